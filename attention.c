@@ -1,0 +1,286 @@
+/* attention.c - softmax(scale q.k + bias) v over the KV cache, in tiles, with online softmax.
+ *
+ * Work is cut into tiles of query rows (the heads that share a key/value head, for some positions) by blocks of 64
+ * keys: scores, running maximum and sum, and the weighted values, so the matrix of weights never exists (Dao et al.
+ * 2022, FlashAttention). Keys are taken in spans of SPAN positions: each span has its own maximum and sum, and spans
+ * are merged in ascending order. Blocks and spans lie at fixed positions of the sequence and every row is computed
+ * alone, so the bits do not depend on how rows are grouped: prefill in any chunks and decoding agree. With few rows the
+ * spans of one head are work for several threads; with many, each thread walks them in order.
+ *
+ * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row whose keys are
+ * all masked in a block adds nothing; it never sees -inf - -inf.
+ */
+#include <math.h>
+#include <string.h>
+
+#include "model.h"
+
+enum { SPAN = 512, TILE_ROWS = 64, FEW_ROWS = 4 };
+
+/* Online softmax of some rows: the largest score, the sum of exp(score - max) and the weighted values so far. */
+typedef struct {
+    float *max, *sum; // (rows)
+    float *out;       // (rows, value_dim)
+} Soft;
+
+/* One tile: rows = n_pos * group query rows, row r at position pos + r / group, head first_head + r % group. */
+typedef struct {
+    Session *s;
+    int layer, seq, kv_head, group;
+    int pos, n_pos, rows;
+    const float *q; // (rows, key_dim)
+    float *scores;  // (rows, KV_BLOCK)
+    float *keys, *values; // scratch for a block in float: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
+} Tile;
+
+static size_t soft_floats(size_t rows, size_t value_dim)
+{
+    return rows * (value_dim + 2);
+}
+
+static Soft soft_at(float *p, size_t rows)
+{
+    return (Soft){p, p + rows, p + 2 * rows};
+}
+
+static void soft_clear(Soft *f, int rows, int value_dim)
+{
+    for (int r = 0; r < rows; r++) {
+        f->max[r] = -INFINITY;
+        f->sum[r] = 0;
+    }
+    memset(f->out, 0, (size_t)rows * (size_t)value_dim * sizeof *f->out);
+}
+
+/* Scores of one row against a block -> weights exp(score - max) in place; keys outside [from, to) get 0. */
+static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, int to)
+{
+    const Config *c = &t->s->model->config;
+    const Kernels *k = t->s->k;
+    const LayerConfig *l = &c->layers[t->layer];
+    float *x = t->scores + (size_t)r * KV_BLOCK, *out = f->out + (size_t)r * (size_t)c->value_dim;
+    if (from >= to) {
+        memset(x, 0, KV_BLOCK * sizeof *x);
+        return;
+    }
+    for (int j = 0; j < KV_BLOCK; j++)
+        x[j] *= l->attn_scale;
+    if (c->attn_soft_cap > 0)
+        k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
+    if (c->pos == POS_ALIBI) {
+        int head = t->kv_head * t->group + r % t->group, pos = t->pos + r / t->group;
+        float slope = t->s->alibi_slopes[t->layer * t->s->max_heads + head];
+        for (int j = 0; j < KV_BLOCK; j++)
+            x[j] += slope * (float)(first_key + j - pos);
+    }
+    float max = f->max[r];
+    for (int j = 0; j < KV_BLOCK; j++) {
+        x[j] = j >= from && j < to ? x[j] : -INFINITY;
+        max = x[j] > max ? x[j] : max;
+    }
+    float old = f->max[r], shrink = k->exp_sum(&old, 1, max); // exp(old max - max), 0 at first
+    f->sum[r] = f->sum[r] * shrink + k->exp_sum(x, KV_BLOCK, max);
+    f->max[r] = max;
+    if (shrink != 1)
+        for (int i = 0; i < c->value_dim; i++)
+            out[i] *= shrink;
+}
+
+/* All keys of one span that the tile's rows can see, into `f`. */
+static void attend_span(Tile *t, int span, Soft *f)
+{
+    Session *s = t->s;
+    const Config *c = &s->model->config;
+    const LayerConfig *l = &c->layers[t->layer];
+    size_t rows = (size_t)t->rows, key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
+    int window = l->mask == MASK_WINDOW ? l->window : 0, last = t->pos + t->n_pos; // keys end before `last`
+    int oldest = window && t->pos - window + 1 > 0 ? t->pos - window + 1 : 0;      // that any row sees
+    soft_clear(f, t->rows, c->value_dim);
+    for (int block = span * (SPAN / KV_BLOCK); block < (span + 1) * (SPAN / KV_BLOCK); block++) {
+        int first = block * KV_BLOCK, n_keys = last - first < KV_BLOCK ? last - first : KV_BLOCK;
+        if (n_keys <= 0)
+            break;
+        if (first + KV_BLOCK <= oldest)
+            continue;
+        const void *keys = session_keys(s, t->layer, t->kv_head, t->seq, block);
+        const void *values = session_values(s, t->layer, t->kv_head, t->seq, block);
+        bool half = s->params.kv_type == KV_F16;
+        if (half && t->rows > FEW_ROWS * 2) { // worth converting once
+            s->k->dequantize[TYPE_F16](keys, t->keys, key_dim * KV_BLOCK);
+            s->k->dequantize[TYPE_F16](values, t->values, (size_t)n_keys * value_dim);
+            keys = t->keys;
+            values = t->values;
+            half = false;
+        }
+        memset(t->scores, 0, rows * KV_BLOCK * sizeof *t->scores);
+        if (half)
+            s->k->gemm_add_f16(rows, key_dim, KV_BLOCK, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+        else
+            s->k->gemm_add(rows, key_dim, KV_BLOCK, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+        for (int r = 0; r < t->rows; r++) {
+            int pos = t->pos + r / t->group, from = window ? pos - window + 1 - first : 0, to = pos + 1 - first;
+            weigh_row(t, f, r, first, from > 0 ? from : 0, to < KV_BLOCK ? to : KV_BLOCK);
+        }
+        if (half)
+            s->k->gemm_add_f16(rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
+        else
+            s->k->gemm_add(rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
+    }
+}
+
+/* Merge the next span into the total. */
+static void soft_merge(const Kernels *k, Soft *total, const Soft *next, int rows, int value_dim)
+{
+    for (int r = 0; r < rows; r++) {
+        float *a = total->out + (size_t)r * (size_t)value_dim;
+        const float *b = next->out + (size_t)r * (size_t)value_dim;
+        if (next->sum[r] == 0)
+            continue;
+        float max = total->max[r] > next->max[r] ? total->max[r] : next->max[r];
+        float keep = total->max[r], take = next->max[r];
+        keep = k->exp_sum(&keep, 1, max);
+        take = k->exp_sum(&take, 1, max);
+        for (int i = 0; i < value_dim; i++)
+            a[i] = a[i] * keep + b[i] * take;
+        total->sum[r] = total->sum[r] * keep + next->sum[r] * take;
+        total->max[r] = max;
+    }
+}
+
+/* Rows of a finished tile -> out (n_rows, n_heads, value_dim), whose first row is position `base`. */
+static void write_rows(const Tile *t, const Soft *f, int base, float *out)
+{
+    const Config *c = &t->s->model->config;
+    size_t n_heads = (size_t)c->layers[t->layer].n_heads, value_dim = (size_t)c->value_dim;
+    for (int r = 0; r < t->rows; r++) {
+        size_t row = (size_t)(t->pos - base + r / t->group), head = (size_t)(t->kv_head * t->group + r % t->group);
+        float *y = out + (row * n_heads + head) * value_dim, scale = f->sum[r] > 0 ? 1 / f->sum[r] : 0;
+        const float *x = f->out + (size_t)r * value_dim;
+        for (size_t i = 0; i < value_dim; i++)
+            y[i] = x[i] * scale;
+    }
+}
+
+static int max_group(const Config *c)
+{
+    int group = 1;
+    for (int i = 0; i < c->n_layers; i++) {
+        int g = c->layers[i].n_heads / c->layers[i].n_kv_heads;
+        group = g > group ? g : group;
+    }
+    return group;
+}
+
+static int tile_positions(int group)
+{
+    return group >= TILE_ROWS ? 1 : TILE_ROWS / group;
+}
+
+static size_t align16(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}
+
+/* Rows of the largest tile. */
+static size_t max_rows(const Config *c)
+{
+    int group = max_group(c), rows = group * (tile_positions(group) > FEW_ROWS ? tile_positions(group) : FEW_ROWS);
+    return (size_t)(rows > TILE_ROWS ? rows : TILE_ROWS);
+}
+
+size_t attention_scratch(const Config *c)
+{
+    size_t rows = max_rows(c), key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
+    return align16(rows * key_dim) + rows * KV_BLOCK + key_dim * KV_BLOCK + KV_BLOCK * value_dim
+         + 2 * align16(soft_floats(rows, value_dim)) + 64;
+}
+
+size_t attention_partial(const Config *c, int seq_len)
+{
+    size_t spans = (size_t)(seq_len + SPAN - 1) / SPAN, n_heads = 1;
+    for (int i = 0; i < c->n_layers; i++)
+        n_heads = (size_t)c->layers[i].n_heads > n_heads ? (size_t)c->layers[i].n_heads : n_heads;
+    return spans * soft_floats(FEW_ROWS * n_heads, (size_t)c->value_dim);
+}
+
+/* Fill a tile's header, cut its scratch and gather its queries from q, whose first row is position `base`. Returns the
+ * rest of the scratch. */
+static float *tile_init(Tile *t, int base, const float *q, float *scratch)
+{
+    const Config *c = &t->s->model->config;
+    size_t key_dim = (size_t)c->key_dim, n_heads = (size_t)c->layers[t->layer].n_heads;
+    size_t group = (size_t)t->group;
+    t->rows = t->n_pos * t->group;
+    float *copy = scratch;
+    t->scores = copy + align16((size_t)t->rows * key_dim);
+    t->keys = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->values = t->keys + key_dim * KV_BLOCK;
+    t->q = copy;
+    for (int i = 0; i < t->n_pos; i++)
+        memcpy(copy + (size_t)i * group * key_dim,
+               q + ((size_t)(t->pos - base + i) * n_heads + (size_t)t->kv_head * group) * key_dim,
+               group * key_dim * sizeof *copy);
+    return t->values + KV_BLOCK * (size_t)c->value_dim;
+}
+
+/* Few rows: every span of every head is a task of its own; then each head's spans are merged. */
+static void attend_few(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
+{
+    const Config *c = &s->model->config;
+    const LayerConfig *l = &c->layers[layer];
+    int group = l->n_heads / l->n_kv_heads, rows = n_rows * group;
+    int n_spans = (pos + n_rows + SPAN - 1) / SPAN;
+    size_t size = soft_floats((size_t)rows, (size_t)c->value_dim);
+#pragma omp parallel num_threads(s->params.n_threads) if (l->n_kv_heads * n_spans > 1)
+    {
+        float *scratch = s->scratch + (size_t)thread_index() * s->scratch_floats;
+#pragma omp for schedule(dynamic)
+        for (int task = 0; task < l->n_kv_heads * n_spans; task++) {
+            Tile t = {.s = s, .layer = layer, .seq = seq, .kv_head = task / n_spans, .group = group, .pos = pos, .n_pos = n_rows};
+            tile_init(&t, pos, q, scratch);
+            Soft f = soft_at(s->partial + (size_t)task * size, (size_t)rows);
+            attend_span(&t, task % n_spans, &f);
+        }
+#pragma omp for schedule(static)
+        for (int h = 0; h < l->n_kv_heads; h++) {
+            Tile t = {.s = s, .layer = layer, .kv_head = h, .group = group, .pos = pos, .n_pos = n_rows, .rows = rows};
+            Soft total = soft_at(s->partial + (size_t)(h * n_spans) * size, (size_t)rows);
+            for (int span = 1; span < n_spans; span++) {
+                Soft next = soft_at(s->partial + (size_t)(h * n_spans + span) * size, (size_t)rows);
+                soft_merge(s->k, &total, &next, rows, c->value_dim);
+            }
+            write_rows(&t, &total, pos, out);
+        }
+    }
+}
+
+/* Many rows: a task is a tile of positions of one head, all its spans in order. */
+static void attend_many(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
+{
+    const Config *c = &s->model->config;
+    const LayerConfig *l = &c->layers[layer];
+    int group = l->n_heads / l->n_kv_heads, step = tile_positions(group), n_tiles = (n_rows + step - 1) / step;
+#pragma omp parallel for schedule(dynamic) num_threads(s->params.n_threads)
+    for (int task = 0; task < l->n_kv_heads * n_tiles; task++) {
+        int i = (n_tiles - 1 - task / l->n_kv_heads) * step; // the longest rows first
+        Tile t = {.s = s, .layer = layer, .seq = seq, .kv_head = task % l->n_kv_heads, .group = group, .pos = pos + i,
+                  .n_pos = n_rows - i < step ? n_rows - i : step};
+        float *rest = tile_init(&t, pos, q, s->scratch + (size_t)thread_index() * s->scratch_floats);
+        Soft total = soft_at(rest, (size_t)t.rows);
+        Soft next = soft_at(rest + align16(soft_floats((size_t)t.rows, (size_t)c->value_dim)), (size_t)t.rows);
+        attend_span(&t, 0, &total);
+        for (int span = 1; span * SPAN < t.pos + t.n_pos; span++) {
+            attend_span(&t, span, &next);
+            soft_merge(s->k, &total, &next, t.rows, c->value_dim);
+        }
+        write_rows(&t, &total, pos, out);
+    }
+}
+
+void attention(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
+{
+    if (n_rows <= FEW_ROWS)
+        attend_few(s, layer, seq, pos, n_rows, q, out);
+    else
+        attend_many(s, layer, seq, pos, n_rows, q, out);
+}

@@ -1,0 +1,49 @@
+/* kernels.h - the table of inner loops, one table for each instruction set.
+ *
+ * kernels.c holds the portable table, which is complete and the reference; kernels_avx2.c, kernels_avx512.c and
+ * kernels_neon.c hold faster ones. kernels_select() picks at run time. Kernels work on one thread, allocate nothing
+ * and give, for every output, the same bits however the work around it is split into rows and columns.
+ */
+#ifndef KERNELS_H
+#define KERNELS_H
+
+#include "gguf.h"
+
+typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_COUNT } Act;
+typedef enum { NORM_RMS, NORM_LAYER, NORM_COUNT } NormType;
+
+typedef struct {
+    const char *name; // as in RUN_CPU
+
+    /* n values of a tensor row -> dst (n,). NULL for types that we do not read. */
+    void (*dequantize[TYPE_COUNT])(const void *src, float *dst, size_t n);
+
+    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading dimensions in floats. */
+    void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
+                 size_t ldy);
+
+    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
+     * The second form reads b as IEEE halves. */
+    void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
+                     float *y, size_t ldy);
+    void (*gemm_add_f16)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const uint16_t *b, size_t ldb,
+                         float *y, size_t ldy);
+
+    /* y = x normalised over n, times w, plus b; w and b (n,) may be NULL; y may be x. */
+    void (*norm[NORM_COUNT])(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
+
+    void (*act[ACT_COUNT])(float *x, size_t n);           // in place
+    void (*mul)(float *x, const float *y, size_t n);      // x *= y
+    void (*soft_cap)(float *x, size_t n, float cap);      // x = cap tanh(x / cap)
+    float (*exp_sum)(float *x, size_t n, float max);      // x = exp(x - max), returns the sum; exp(-inf) is 0
+    void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
+} Kernels;
+
+/* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that name ("scalar",
+ * "avx2", "avx512", "neon"). NULL and an Err (EXIT_USAGE) when the name is unknown or the machine lacks it. */
+const Kernels *kernels_select(const char *cap, Err *e);
+
+/* Tables by index for tests and benchmarks, NULL past the end; ones this machine cannot run are left out. */
+const Kernels *kernels_at(int index);
+
+#endif

@@ -1,0 +1,138 @@
+/* kernels_simd.h - the matrix products, written once against a small vector vocabulary.
+ *
+ * The includer (kernels_avx2.c, kernels_avx512.c, kernels_neon.c) defines:
+ *   V, VL                     a vector of VL floats
+ *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
+ *   v_fma(a, b, c) = a b + c    v_sum(v)    v_load_f16(p) v_load_f16_n(p, n)
+ *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
+ *   ADD_ROWS x ADD_VECS       tile of gemm_add
+ *
+ * gemm: lanes along k, one accumulator for each output whatever the tile, so one column and many give the same bits.
+ * gemm_add: lanes along the width, k ascending, so rows may be grouped in any way.
+ */
+
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
+INLINE void gemm_tile(const int rows, const int cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx,
+                      float *y, size_t ldy)
+{
+    V acc[ROWS_1 > ROWS ? ROWS_1 : ROWS][COLS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int c = 0; c < cols; c++)
+            acc[r][c] = v_zero();
+    size_t k = 0;
+    for (; k + VL <= n; k += VL) {
+        V b[COLS];
+        UNROLL for (int c = 0; c < cols; c++)
+            b[c] = v_load(x + (size_t)c * ldx + k);
+        UNROLL for (int r = 0; r < rows; r++) {
+            V a = v_load(w + (size_t)r * ldw + k);
+            UNROLL for (int c = 0; c < cols; c++)
+                acc[r][c] = v_fma(a, b[c], acc[r][c]);
+        }
+    }
+    if (k < n) {
+        V b[COLS];
+        UNROLL for (int c = 0; c < cols; c++)
+            b[c] = v_load_n(x + (size_t)c * ldx + k, n - k);
+        UNROLL for (int r = 0; r < rows; r++) {
+            V a = v_load_n(w + (size_t)r * ldw + k, n - k);
+            UNROLL for (int c = 0; c < cols; c++)
+                acc[r][c] = v_fma(a, b[c], acc[r][c]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int c = 0; c < cols; c++)
+            y[(size_t)c * ldy + (size_t)r] = v_sum(acc[r][c]);
+}
+
+static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
+                 size_t ldy)
+{
+    size_t c = 0;
+    for (; c + COLS <= cols; c += COLS) {
+        size_t r = 0;
+        for (; r + ROWS <= rows; r += ROWS)
+            gemm_tile(ROWS, COLS, n, w + r * ldw, ldw, x + c * ldx, ldx, y + c * ldy + r, ldy);
+        for (; r < rows; r++)
+            gemm_tile(1, COLS, n, w + r * ldw, ldw, x + c * ldx, ldx, y + c * ldy + r, ldy);
+    }
+    for (; c < cols; c++) {
+        size_t r = 0;
+        for (; r + ROWS_1 <= rows; r += ROWS_1)
+            gemm_tile(ROWS_1, 1, n, w + r * ldw, ldw, x + c * ldx, ldx, y + c * ldy + r, ldy);
+        for (; r < rows; r++)
+            gemm_tile(1, 1, n, w + r * ldw, ldw, x + c * ldx, ldx, y + c * ldy + r, ldy);
+    }
+}
+
+/* One tile of gemm_add: `rows` rows and `vecs` vectors of the width; `last` lanes of the last vector count (VL = all).
+ * b is float or, when half, IEEE halves. */
+INLINE void add_tile(const int rows, const int vecs, const int half, const int partial, size_t n, const float *a,
+                     size_t lda, const void *b, size_t ldb, float *y, size_t ldy, size_t last)
+{
+    V acc[ADD_ROWS][ADD_VECS];
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vecs; v++) {
+            const float *p = y + (size_t)r * ldy + (size_t)v * VL;
+            acc[r][v] = partial ? v_load_n(p, last) : v_load(p);
+        }
+    for (size_t k = 0; k < n; k++) {
+        V m[ADD_VECS];
+        UNROLL for (int v = 0; v < vecs; v++) {
+            size_t at = k * ldb + (size_t)v * VL;
+            const float *p = (const float *)b + at;
+            const uint16_t *h = (const uint16_t *)b + at;
+            m[v] = half ? (partial ? v_load_f16_n(h, last) : v_load_f16(h)) : partial ? v_load_n(p, last) : v_load(p);
+        }
+        UNROLL for (int r = 0; r < rows; r++) {
+            V s = v_set1(a[(size_t)r * lda + k]);
+            UNROLL for (int v = 0; v < vecs; v++)
+                acc[r][v] = v_fma(s, m[v], acc[r][v]);
+        }
+    }
+    UNROLL for (int r = 0; r < rows; r++)
+        UNROLL for (int v = 0; v < vecs; v++) {
+            float *p = y + (size_t)r * ldy + (size_t)v * VL;
+            if (partial)
+                v_store_n(p, acc[r][v], last);
+            else
+                v_store(p, acc[r][v]);
+        }
+}
+
+/* All rows of one strip of the width. */
+INLINE void add_strip(const int vecs, const int half, const int partial, size_t rows, size_t n, const float *a,
+                      size_t lda, const void *b, size_t ldb, float *y, size_t ldy, size_t last)
+{
+    size_t r = 0;
+    for (; r + ADD_ROWS <= rows; r += ADD_ROWS)
+        add_tile(ADD_ROWS, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+    for (; r < rows; r++)
+        add_tile(1, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+}
+
+INLINE void add_any(const int half, size_t rows, size_t n, size_t width, const float *a, size_t lda, const void *b,
+                    size_t ldb, float *y, size_t ldy)
+{
+    size_t size = half ? 2 : 4, i = 0;
+    for (; i + ADD_VECS * VL <= width; i += ADD_VECS * VL)
+        add_strip(ADD_VECS, half, 0, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, VL);
+    for (; i + VL <= width; i += VL)
+        add_strip(1, half, 0, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, VL);
+    if (i < width)
+        add_strip(1, half, 1, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, width - i);
+}
+
+static void gemm_add(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
+                     float *y, size_t ldy)
+{
+    add_any(0, rows, n, width, a, lda, b, ldb, y, ldy);
+}
+
+static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, size_t lda, const uint16_t *b, size_t ldb,
+                         float *y, size_t ldy)
+{
+    add_any(1, rows, n, width, a, lda, b, ldb, y, ldy);
+}

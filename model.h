@@ -1,0 +1,249 @@
+/* model.h - the engine's structs and calls, and every shape.
+ *
+ * A Model is what the file says: configuration, weights, tokenizer; immutable once open. A Session is one use of it:
+ * scratch memory and the KV cache of one or more sequences, in one allocation. forward() is the only way through:
+ * prefill, decoding, parallel decoding and scoring are batches of rows.
+ *
+ * Shapes are written outermost first. The one matmul convention: W (d, n) @ x (T, n) -> y (T, d).
+ */
+#ifndef MODEL_H
+#define MODEL_H
+
+#include "gguf.h"
+#include "kernels.h"
+#include "tokenizer.h"
+
+/* ---- configuration ----------------------------------------------------------------------------------------- */
+
+typedef enum { NO, YES, MAYBE } Need; // whether tensors exist; MAYBE: as the file has it
+typedef enum { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_HEADS, QK_NORM_FULL } QkNorm;
+typedef enum { POS_NONE, POS_ROPE, POS_LEARNED, POS_ALIBI } PosType;
+typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing; // pairs (2i, 2i+1) or (i, i + rope_dim/2)
+typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
+typedef enum { MASK_CAUSAL, MASK_WINDOW } Mask; // MASK_NONE comes with encoders
+
+/* One set of rotation frequencies: base^(-2i / rope_dim), scaled. */
+typedef struct {
+    float base;
+    RopeScaling scaling;
+    float factor;               // context stretch of linear and yarn, 1 = none
+    float attn_factor;          // multiplies cos and sin (yarn's own 1 + 0.1 ln factor comes on top)
+    float beta_fast, beta_slow; // yarn
+    int orig_seq_len;           // of yarn and longrope
+    bool use_factors;           // divide the frequencies by the tensors rope_freqs or rope_factors_*
+} Rope;
+
+typedef struct {
+    int n_heads, n_kv_heads, hidden_dim;
+    Mask mask;
+    int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
+    int rope;         // index into Config.ropes, -1 for none in this layer
+    float attn_scale; // multiplies q.k
+} LayerConfig;
+
+typedef struct {
+    char arch[64];
+    int dim, n_layers, vocab_size, seq_len; // seq_len: the context the model was made for
+    int key_dim, value_dim;                 // widths of one head
+
+    NormType norm;
+    float norm_eps;
+    Need norm_affine, norm_bias; // affine: YES or NO
+    bool pre_norm, post_norm;    // around attention and FFN; post: before the residual is added
+    bool embd_norm, final_norm;
+    QkNorm qk_norm; // of type `norm`, before rope
+    Need qk_norm_need, qk_norm_bias;
+
+    Need qkv_bias, wo_bias, ffn_bias, output_bias;
+    Need tied; // output weights are the token embedding
+    Act act;
+    bool gated, fused_gate_up; // fused: w_up's tensor holds the gate's rows, then its own
+    bool parallel;             // attention and FFN read the same residual
+    Need shared_norm;          // parallel: attn_norm feeds the FFN too, there is no ffn_norm
+    bool attn_norm_2;          // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
+
+    PosType pos;
+    int pos_offset; // row of position 0 in the learned table
+    RopePairing rope_pairing;
+    int rope_dim; // of each head's first values; even
+    Rope ropes[2];
+    float alibi_max;
+
+    float embd_scale, residual_scale, logit_scale;
+    float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
+    LayerConfig *layers;                            // (n_layers)
+} Config;
+
+/* Read and check everything. The Config is freed with config_free(), also after an error. */
+int config_read(Config *c, const Gguf *g, Err *e);
+void config_free(Config *c);
+
+/* Names of the known architectures, one after another, NULL past the last. */
+const char *config_arch_at(int index);
+
+/* ---- weights ----------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const void *data; // NULL: absent
+    Type type;
+    size_t rows, cols; // (d, n)
+    size_t row_bytes;
+} Tensor;
+
+typedef struct {
+    Tensor w;       // (d, n)
+    const float *b; // (d,) or NULL
+} Linear;
+
+typedef struct {
+    bool on;            // false: the identity
+    const float *w, *b; // (n,) or NULL
+} Norm;
+
+typedef struct {
+    Norm attn_norm;      // (dim)
+    Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads * value_dim, dim)
+    Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
+    Linear wo;           // (dim, n_heads * value_dim)
+    Norm attn_post_norm; // (dim)
+    Norm ffn_norm;       // (dim); off with a shared norm
+    Linear w_gate, w_up; // (hidden_dim, dim)
+    Linear w_down;       // (dim, hidden_dim)
+    Norm ffn_post_norm;  // (dim)
+} Layer;
+
+typedef struct {
+    Gguf file;
+    Config config;
+    Tokenizer *tokenizer;
+    Tensor token_embd;            // (vocab_size, dim)
+    Tensor pos_embd;              // (rows, dim) or absent
+    Norm embd_norm, final_norm;   // (dim)
+    Linear output;                // (vocab_size, dim)
+    const float *rope_factors[2]; // (rope_dim / 2): short (or the only one) and long; NULL where absent
+    Layer *layers;                // (n_layers)
+    float **owned;                // vectors that were converted to float
+    size_t n_owned;
+    size_t n_params;
+} Model;
+
+/* Open a model file. 0, or -1 with nothing left open. */
+int model_open(Model *m, const char *path, Err *e);
+void model_close(Model *m);
+
+/* ---- session ----------------------------------------------------------------------------------------------- */
+
+enum { KV_BLOCK = 64 }; // positions in a cache block
+typedef enum { KV_F16, KV_F32 } KvType;
+
+typedef struct {
+    int seq_len;    // positions each sequence can hold
+    int n_seqs;     // sequences, at least 1
+    int max_batch;  // rows of one forward()
+    int max_logits; // rows of one forward() with logits
+    int n_threads;
+    KvType kv_type;
+    const Kernels *kernels;
+} SessionParams;
+
+typedef struct {
+    int n_pos;   // positions held
+    int *blocks; // (max_blocks) indices into the pool, -1 where none
+} Sequence;
+
+typedef struct Session {
+    const Model *model;
+    SessionParams params;
+    const Kernels *k;
+    Arena arena;
+
+    /* The KV cache: a pool of blocks, each with every layer's keys and values of 64 positions of one sequence. */
+    Sequence *seqs; // (n_seqs)
+    int max_blocks; // of one sequence
+    int n_blocks;   // in the pool
+    int *refs;      // (n_blocks) sequences that hold the block
+    char *pool;     // (n_blocks, block_bytes)
+    size_t block_bytes;
+    size_t *layer_offset; // (n_layers) bytes from a block's start
+
+    /* Activations of one forward(), T = max_batch rows. */
+    int *pos;            // (T) position of each row
+    float *x, *xn;       // (T, dim) residual stream; its normalised copy
+    float *q, *k_new, *v_new; // (T, n_heads * key_dim), (T, n_kv_heads * key_dim), (T, n_kv_heads * value_dim)
+    float *att;          // (T, n_heads * value_dim)
+    float *attn_out;     // (T, dim)
+    float *hidden, *gate; // (T, hidden_dim)
+    float *logits;       // (max_logits, vocab_size): of the rows that wanted them, in batch order
+    float *inv_freq;     // (2, rope_dim / 2)
+    float *cos_sin;      // (2, T, rope_dim / 2, 2)
+    float *rope_scale;   // (2) multiplies cos and sin
+    int max_heads;       // of any layer
+    float *alibi_slopes; // (n_layers, max_heads)
+    float *partial;      // attention's results per key span, see attention.c
+    float *scratch;      // (n_threads, scratch_floats) of matmul and attention
+    size_t scratch_floats;
+} Session;
+
+/* 0, or -1 with nothing left allocated (EXIT_MEMORY). */
+int session_init(Session *s, const Model *m, const SessionParams *p, Err *e);
+void session_free(Session *s);
+
+/* Keep the first n positions of a sequence (n = 0 empties it). */
+void session_truncate(Session *s, int seq, int n);
+
+/* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a part is copied.
+ * -1 when the pool has no block left. */
+int session_fork(Session *s, int dst, int src, int n);
+
+/* Bytes that session_init would reserve (most of it touched only when used). */
+size_t session_bytes(const Model *m, const SessionParams *p);
+
+/* For attention.c: keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block, in kv_type. */
+const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block);
+const void *session_values(const Session *s, int layer, int kv_head, int seq, int block);
+
+/* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first; and store one
+ * position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
+int session_grow(Session *s, int seq, int n, Err *e);
+void session_store(Session *s, int layer, int seq, int pos, const float *k, const float *v);
+
+/* ---- forward ----------------------------------------------------------------------------------------------- */
+
+/* Rows of one call. Rows of the same sequence stand together, positions ascending by one from the sequence's n_pos. */
+typedef struct {
+    int n;
+    const int *tokens;  // (n) ids, or NULL when embd is given
+    const float *embd;  // (n, dim) input vectors instead of tokens
+    const int *seqs;    // (n) sequence of each row; NULL: all 0
+    const bool *wanted; // (n) whether its logits are wanted; NULL: the last row only
+} Batch;
+
+/* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in
+ * s->logits, or -1 (a full context or pool, a token out of range). Never allocates. */
+int forward(Session *s, const Batch *b, Err *e);
+
+/* ---- the parts of forward, one file each ------------------------------------------------------------------- */
+
+/* One product: y (T, d) = x (T, n) W^T + b. */
+typedef struct {
+    const Linear *w;
+    float *y;
+} MatmulOut;
+
+enum { MATMUL_PANEL = 32 }; // rows of W that a thread unpacks at a time; its scratch is so many rows wide
+
+/* Several products of the same x (n_rows, n), as one parallel job. */
+void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs);
+
+/* Attention of n_rows rows of one sequence starting at position pos: q (n_rows, n_heads, key_dim) ->
+ * out (n_rows, n_heads, value_dim). */
+void attention(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out);
+size_t attention_scratch(const Config *c); // floats of scratch for one thread
+size_t attention_partial(const Config *c, int seq_len); // floats of Session.partial
+
+/* ops.c: y may be x. */
+void norm_rows(const Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
+void rope_init(const Model *m, int seq_len, int index, float *inv_freq, float *scale);
+void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim, RopePairing pairing);
+
+#endif

@@ -1,0 +1,61 @@
+/* ops.c - norms over rows and rotary positions. */
+#include <math.h>
+
+#include "model.h"
+
+void norm_rows(const Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
+{
+    const Config *c = &s->model->config;
+#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (n_rows > 8)
+    for (int t = 0; t < n_rows; t++)
+        s->k->norm[c->norm](y + (size_t)t * (size_t)width, x + (size_t)t * (size_t)width, n->w, n->b, (size_t)width,
+                            c->norm_eps);
+}
+
+/* The pair index whose wavelength makes `turns` turns within the original context (Peng et al. 2023, YaRN, eq. 18). */
+static double yarn_pair(const Config *c, const Rope *r, double turns)
+{
+    return c->rope_dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846)) / (2 * log(r->base));
+}
+
+/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. longrope's long factors hold
+ * when the session is longer than the original context. */
+void rope_init(const Model *m, int seq_len, int index, float *inv_freq, float *scale)
+{
+    const Config *c = &m->config;
+    const Rope *r = &c->ropes[index];
+    bool is_long = r->scaling == ROPE_LONGROPE && seq_len > r->orig_seq_len;
+    const float *factors = r->use_factors ? m->rope_factors[is_long] : NULL;
+    double low = 0, high = 0;
+    *scale = r->attn_factor;
+    if (r->scaling == ROPE_YARN) {
+        low = fmax(floor(yarn_pair(c, r, r->beta_fast)), 0);
+        high = fmin(ceil(yarn_pair(c, r, r->beta_slow)), c->rope_dim - 1);
+        *scale = (float)(r->attn_factor * (1 + 0.1 * log(r->factor)));
+    }
+    for (int i = 0; i < c->rope_dim / 2; i++) {
+        double f = pow(r->base, -2.0 * i / c->rope_dim);
+        if (factors)
+            f /= factors[i];
+        if (r->scaling == ROPE_LINEAR) {
+            f /= r->factor;
+        } else if (r->scaling == ROPE_YARN) { // between the plain and the stretched frequency
+            double ramp = fmin(fmax((i - low) / fmax(high - low, 0.001), 0), 1);
+            f = f / r->factor * ramp + f * (1 - ramp);
+        }
+        inv_freq[i] = (float)f;
+    }
+}
+
+/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2, 2). */
+void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim, RopePairing pairing)
+{
+    int half = rope_dim / 2, step = pairing == ROPE_HALF ? 1 : 2, apart = pairing == ROPE_HALF ? half : 1;
+    for (int h = 0; h < n_heads; h++, x += head_dim)
+        for (int i = 0; i < half; i++) {
+            float c = cos_sin[2 * i], s = cos_sin[2 * i + 1];
+            float a = x[i * step], b = x[i * step + apart];
+            x[i * step] = a * c - b * s;
+            x[i * step + apart] = b * c + a * s;
+        }
+}

@@ -1,0 +1,445 @@
+/* run.c - the program: reads the command line, runs one mode, turns an Err into one line and an exit status.
+ *
+ * Results go to standard output and nothing else does. Only this file exits.
+ */
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "cpu.h"
+#include "json.h"
+#include "npy.h"
+#include "options.h"
+
+/* The signal that asked us to stop, 0 for none. The second one finds the default action. */
+static volatile sig_atomic_t stop_signal;
+
+static void on_signal(int number)
+{
+    stop_signal = number;
+}
+
+static void catch_signals(void)
+{
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    sigemptyset(&a.sa_mask);
+    sigaction(SIGINT, &a, NULL);
+    sigaction(SIGTERM, &a, NULL);
+}
+
+/* ---- prompt ------------------------------------------------------------------------------------------------ */
+
+static int hex_digits(const char *p, int n, uint32_t *out)
+{
+    *out = 0;
+    for (int i = 0; i < n; i++) {
+        const char *digits = "0123456789abcdef", *at = p[i] ? strchr(digits, p[i] | 32) : NULL;
+        if (!at || (p[i] >= 'P' && p[i] <= 'Y')) // | 32 would turn control bytes and P..Y into digits
+            return -1;
+        *out = *out << 4 | (uint32_t)(at - digits);
+    }
+    return 0;
+}
+
+/* Append `text` with \n \t \r \\ \" \' \xHH \uHHHH read; any other backslash stays. */
+static void add_escaped(Buf *out, const char *text)
+{
+    static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
+    for (; *text; text++) {
+        const char *plain = text[0] == '\\' && text[1] ? strchr(from, text[1]) : NULL;
+        uint32_t code;
+        char utf8[4];
+        if (plain) {
+            buf_add(out, &to[plain - from], 1);
+            text++;
+        } else if (text[0] == '\\' && text[1] == 'x' && !hex_digits(text + 2, 2, &code)) {
+            utf8[0] = (char)code; // a byte, not a code point
+            buf_add(out, utf8, 1);
+            text += 3;
+        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code)) {
+            buf_add(out, utf8, utf8_encode(code, utf8));
+            text += 5;
+        } else {
+            buf_add(out, text, 1);
+        }
+    }
+}
+
+static int read_prompt(const Options *o, Buf *out, Err *e)
+{
+    if (!o->n_parts) {
+        if (isatty(STDIN_FILENO))
+            return err_set(e, EXIT_USAGE, "got no prompt, want one: ./run %.200s -i \"Once upon a time\"", o->model);
+        return file_read("-", out, e);
+    }
+    for (int i = 0; i < o->n_parts; i++) {
+        const PromptPart *p = &o->parts[i];
+        if (p->is_file && file_read(p->text, out, e))
+            return -1;
+        if (!p->is_file && o->escape)
+            add_escaped(out, p->text);
+        else if (!p->is_file)
+            buf_add(out, p->text, strlen(p->text));
+    }
+    return out->failed ? err_set(e, EXIT_MEMORY, "out of memory for the prompt") : 0;
+}
+
+static int encode_prompt(const Options *o, const Tokenizer *t, TokenList *ids, Err *e)
+{
+    Buf text = {0};
+    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
+    int rc = read_prompt(o, &text, e) || tokenizer_encode(t, text.ptr ? text.ptr : "", text.len, flags, ids, e);
+    buf_free(&text);
+    return rc ? -1 : 0;
+}
+
+/* ---- output ------------------------------------------------------------------------------------------------ */
+
+static int stdout_failed(Err *e)
+{
+    err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+    return -1;
+}
+
+/* Generated text on its way out: bytes that may be the beginning of a stop text wait for what follows. */
+typedef struct {
+    const Options *o;
+    Decoder decoder;
+    Buf text; // decoded, not printed yet
+    char last; // printed byte
+} Printer;
+
+/* Where the first stop text begins in (p, len); len if none does. */
+static size_t find_stop(const Options *o, const char *p, size_t len)
+{
+    size_t first = len;
+    for (int i = 0; i < o->n_stops; i++) {
+        size_t n = strlen(o->stops[i]);
+        for (size_t at = 0; at + n <= len && at < first; at++)
+            if (!memcmp(p + at, o->stops[i], n))
+                first = at;
+    }
+    return first;
+}
+
+/* How many bytes at the end of (p, len) could be the beginning of a stop text. */
+static size_t held_back(const Options *o, const char *p, size_t len)
+{
+    size_t most = 0;
+    for (int i = 0; i < o->n_stops; i++)
+        for (size_t n = strlen(o->stops[i]) - 1; n > most; n--)
+            if (n <= len && !memcmp(p + len - n, o->stops[i], n))
+                most = n;
+    return most;
+}
+
+static int put(Printer *p, const char *bytes, size_t len, Err *e)
+{
+    if (len)
+        p->last = bytes[len - 1];
+    if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout))
+        return stdout_failed(e);
+    return 0;
+}
+
+/* Print what is ready; `at_end` prints all. 1 when a stop text was met, -1 on failure. */
+static int print_ready(Printer *p, bool at_end, Err *e)
+{
+    if (p->text.failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for the text");
+    size_t stop = find_stop(p->o, p->text.ptr, p->text.len), n = stop;
+    bool met = stop < p->text.len;
+    if (!met && !at_end)
+        n -= held_back(p->o, p->text.ptr, p->text.len);
+    if (n && put(p, p->text.ptr, n, e))
+        return -1;
+    memmove(p->text.ptr ? p->text.ptr : &p->last, p->text.ptr ? p->text.ptr + n : &p->last, p->text.len - n);
+    p->text.len -= n;
+    return met;
+}
+
+/* ---- generate ---------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    const Options *o;
+    Model model;
+    Session session;
+    Sampler sampler;
+    NpyFile logits;
+    TokenList prompt;
+    int n_generated;
+    double load_seconds, prompt_seconds, generate_seconds;
+} Run;
+
+static int choose_threads(const Options *o)
+{
+    const char *env = getenv("OMP_NUM_THREADS");
+    int n = o->n_threads ? o->n_threads : env ? atoi(env) : 0;
+#ifndef _OPENMP
+    n = 1;
+#endif
+    return n > 0 ? n : cpu_threads();
+}
+
+/* The context: -c, else the model's, at most 4096, grown to what the prompt and -n need. */
+static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, int *seq_len, Err *e)
+{
+    size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0), model = (size_t)c->seq_len;
+    size_t n = model < 4096 ? model : 4096;
+    if (want > n)
+        n = want < model ? want : model;
+    if (o->seq_len)
+        n = (size_t)o->seq_len;
+    if (n_prompt > n)
+        return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)", n_prompt, n,
+                       o->seq_len ? "-c" : "the model's; -c N allows more");
+    *seq_len = (int)n;
+    return 0;
+}
+
+static void describe(const Run *r, const SessionParams *p)
+{
+    const Config *c = &r->model.config;
+    double file = 0, kv = (double)r->session.block_bytes / KV_BLOCK;
+    for (int i = 0; i < r->model.file.n_maps; i++)
+        file += (double)r->model.file.maps[i].size;
+    fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, %d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
+            c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
+            c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
+    fprintf(stderr, "run: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n", p->kernels->name,
+            p->n_threads, p->seq_len, c->seq_len, p->kv_type == KV_F32 ? "f32" : "f16", kv / 1e3,
+            (unsigned long long)r->o->sampler.seed);
+}
+
+/* Run tokens through the model; logits of the last row only, or of all where they are written to a file. */
+static int run_tokens(Run *r, const int *ids, int n, Err *e)
+{
+    static const bool all[] = {true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true,
+                               true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true};
+    bool writes = r->logits.f != NULL;
+    int step = r->session.params.max_batch;
+    bool progress = n > step && isatty(STDERR_FILENO);
+    for (int i = 0; i < n && !stop_signal; i += step) {
+        int rows = n - i < step ? n - i : step;
+        if (progress)
+            fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
+        if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .wanted = writes ? all : NULL}, e) < 0)
+            return -1;
+        if (writes && npy_rows(&r->logits, r->session.logits, (size_t)rows, e))
+            return -1;
+    }
+    if (progress)
+        fprintf(stderr, "\r\033[K");
+    return 0;
+}
+
+static int generate(Run *r, Printer *p, Err *e)
+{
+    const Options *o = r->o;
+    const Tokenizer *t = r->model.tokenizer;
+    size_t vocab = (size_t)r->model.config.vocab_size;
+    int rows = r->logits.f ? (int)(r->prompt.n - 1) % r->session.params.max_batch : 0, met = 0;
+    while (!met && !stop_signal && (o->n_predict < 0 || r->n_generated < o->n_predict)) {
+        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)rows * vocab);
+        if (!o->ignore_eos && tokenizer_is_end(t, id))
+            break;
+        sampler_accept(&r->sampler, id);
+        r->n_generated++;
+        decoder_feed(&p->decoder, id, &p->text);
+        met = print_ready(p, false, e);
+        if (met || r->session.seqs[0].n_pos == r->session.params.seq_len)
+            break;
+        if (r->n_generated == o->n_predict)
+            break;
+        if (run_tokens(r, &id, 1, e))
+            return -1;
+        rows = 0;
+    }
+    if (!met) {
+        decoder_flush(&p->decoder, &p->text);
+        met = print_ready(p, true, e);
+    }
+    return met < 0 ? -1 : 0;
+}
+
+static int check_biases(const Run *r, Err *e)
+{
+    const SamplerParams *p = &r->o->sampler;
+    for (int i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id >= r->model.config.vocab_size)
+            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d", p->biases[i].id, r->model.config.vocab_size - 1);
+    return 0;
+}
+
+/* Everything between the parsed options and the first token. */
+static int prepare(Run *r, Err *e)
+{
+    const Options *o = r->o;
+    double begin = clock_seconds();
+    SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type,
+                       .n_threads = choose_threads(o)};
+    p.kernels = kernels_select(getenv("RUN_CPU"), e);
+    if (!p.kernels || model_open(&r->model, o->model, e))
+        return -1;
+    r->load_seconds = clock_seconds() - begin;
+    const Tokenizer *t = r->model.tokenizer;
+    if (check_biases(r, e) || encode_prompt(o, t, &r->prompt, e))
+        return -1;
+    if (!r->prompt.n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(&r->prompt, tokenizer_bos(t), e))
+        return -1;
+    if (!r->prompt.n)
+        return err_set(e, EXIT_USAGE, "prompt: got nothing, want some text (%s)",
+                       o->no_bos ? "--no-bos leaves nothing to start from" : "this model has no begin-of-text token");
+    if (choose_seq_len(o, &r->model.config, r->prompt.n, &p.seq_len, e))
+        return -1;
+    if ((size_t)p.max_batch > r->prompt.n)
+        p.max_batch = (int)r->prompt.n;
+    if (o->logits) {
+        p.max_batch = p.max_logits = p.max_batch < 32 ? p.max_batch : 32;
+        if (npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e))
+            return -1;
+    }
+    if (session_init(&r->session, &r->model, &p, e)
+        || sampler_init(&r->sampler, &o->sampler, r->model.config.vocab_size, p.kernels, e))
+        return -1;
+    if (o->verbose)
+        describe(r, &p);
+    return 0;
+}
+
+static int generate_mode(const Options *o, Err *e)
+{
+    Run r = {.o = o};
+    Printer p = {.o = o, .last = '\n'};
+    Err closing;
+    int rc = prepare(&r, e);
+    if (!rc) {
+        const Tokenizer *t = r.model.tokenizer;
+        size_t first = o->echo && r.prompt.n && tokenizer_type(t, r.prompt.ids[0]) == TOKEN_CONTROL;
+        decoder_init(&p.decoder, t, o->echo, o->special);
+        for (size_t i = first; o->echo && i < r.prompt.n; i++)
+            decoder_feed(&p.decoder, r.prompt.ids[i], &p.text);
+        if (p.text.len) { // stop texts are looked for in what is generated only
+            rc = put(&p, p.text.ptr, p.text.len, e);
+            p.text.len = 0;
+        }
+        for (size_t i = 0; i < r.prompt.n; i++)
+            sampler_accept(&r.sampler, r.prompt.ids[i]);
+        double begin = clock_seconds();
+        rc = rc || run_tokens(&r, r.prompt.ids, (int)r.prompt.n, e);
+        r.prompt_seconds = clock_seconds() - begin;
+        rc = rc || (!stop_signal && generate(&r, &p, e));
+        r.generate_seconds = clock_seconds() - begin - r.prompt_seconds;
+        if (p.last != '\n' && isatty(STDOUT_FILENO))
+            putchar('\n');
+        if (!rc && fflush(stdout))
+            rc = stdout_failed(e);
+        if (o->verbose && !rc)
+            fprintf(stderr, "prompt: %zu tokens in %.3f s, %.1f tokens/s\ngenerated: %d tokens in %.3f s, %.1f tokens/s\n",
+                    r.prompt.n, r.prompt_seconds, (double)r.prompt.n / r.prompt_seconds, r.n_generated, r.generate_seconds,
+                    r.n_generated > 1 ? (r.n_generated - 1) / r.generate_seconds : 0.0);
+    }
+    if (npy_close(&r.logits, rc ? &closing : e))
+        rc = -1;
+    buf_free(&p.text);
+    tokens_free(&r.prompt);
+    sampler_free(&r.sampler);
+    session_free(&r.session);
+    model_close(&r.model);
+    return rc ? -1 : 0;
+}
+
+/* ---- tokenize ---------------------------------------------------------------------------------------------- */
+
+static void tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out)
+{
+    buf_add(out, "{\"ids\": [", 9);
+    for (size_t i = 0; i < ids->n; i++) {
+        buf_add(out, ", ", i ? 2 : 0);
+        json_int(out, ids->ids[i]);
+    }
+    buf_add(out, "], \"pieces\": [", 14);
+    for (size_t i = 0; i < ids->n; i++) {
+        buf_add(out, ", ", i ? 2 : 0);
+        json_string(out, tokenizer_piece(t, ids->ids[i]));
+    }
+    buf_add(out, "]}\n", 3);
+}
+
+static void tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out)
+{
+    char shown[400], line[440];
+    for (size_t i = 0; i < ids->n; i++) {
+        Str piece = tokenizer_piece(t, ids->ids[i]);
+        int n = snprintf(line, sizeof line, "%6d  \"%s\"\n", ids->ids[i], str_escape(piece, shown, sizeof shown));
+        buf_add(out, line, (size_t)n);
+    }
+}
+
+static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *ids, Err *e)
+{
+    Buf out = {0};
+    (o->json ? tokens_json : tokens_text)(t, ids, &out);
+    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokens") : 0;
+    if (!rc && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
+        rc = stdout_failed(e);
+    buf_free(&out);
+    return rc;
+}
+
+static int tokenize_mode(const Options *o, Err *e)
+{
+    Gguf file;
+    TokenList ids = {0};
+    if (gguf_open(&file, o->model, e))
+        return -1;
+    Tokenizer *t = tokenizer_open(&file, e);
+    int rc = t ? encode_prompt(o, t, &ids, e) || print_tokens(o, t, &ids, e) : err_prefix(e, o->model);
+    tokens_free(&ids);
+    tokenizer_close(t);
+    gguf_close(&file);
+    return rc ? -1 : 0;
+}
+
+/* ---- main -------------------------------------------------------------------------------------------------- */
+
+static int text_mode(const Options *o, Err *e)
+{
+    if (o->mode == MODE_HELP)
+        options_help(stdout);
+    else if (o->mode == MODE_MAN)
+        options_man(stdout);
+    else if (o->mode == MODE_COMPLETION)
+        options_completion(stdout);
+    else
+        printf("attn.c %s\n", RUN_VERSION);
+    return fflush(stdout) ? stdout_failed(e) : 0;
+}
+
+int main(int argc, char **argv)
+{
+    Options o;
+    Err e = {0};
+    catch_signals();
+    int rc = options_parse(&o, argc, argv, &e);
+    if (!rc) {
+        if (!o.has_seed) {
+            struct timespec now;
+            clock_gettime(CLOCK_REALTIME, &now);
+            o.sampler.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec ^ (uint64_t)getpid() << 40;
+        }
+        rc = o.mode == MODE_GENERATE ? generate_mode(&o, &e) : o.mode == MODE_TOKENIZE ? tokenize_mode(&o, &e) : text_mode(&o, &e);
+    }
+    options_free(&o);
+    if (stop_signal) { // end as the signal would have ended us, so that a shell loop stops
+        fflush(stdout);
+        signal(stop_signal, SIG_DFL);
+        raise(stop_signal);
+    }
+    if (rc)
+        fprintf(stderr, "run: %s\n", e.text);
+    return rc ? e.code : EXIT_OK;
+}

@@ -1,0 +1,234 @@
+/* test_kernels.c - every kernel of every table that this machine can run, against the portable table or libm.
+ *
+ * Tolerances: what is compiled from kernels_body.h must give the same bits everywhere. Matrix products differ from a
+ * double-precision sum by rounding only: at most n * 2^-24 of the sum of absolute products (the textbook bound for
+ * any order of n additions). exp, tanh and erf: the errors that kernels_body.h documents.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "check.h"
+#include "kernels.h"
+
+static uint64_t state = 1;
+
+static uint32_t random_u32(void)
+{
+    state = state * 6364136223846793005u + 1442695040888963407u;
+    return (uint32_t)(state >> 32);
+}
+
+static float random_float(void) // about -2 .. 2
+{
+    return (float)random_u32() * 0x1p-30f - 2.0f;
+}
+
+static float *floats(size_t n)
+{
+    float *x = malloc((n ? n : 1) * sizeof *x);
+    for (size_t i = 0; i < n; i++)
+        x[i] = random_float();
+    return x;
+}
+
+/* Random blocks dequantise to the same bits as in the portable table. Halves that are inf or NaN are avoided: only
+ * their sign and payload may differ. */
+static void test_dequantize(const Kernels *k)
+{
+    const Kernels *ref = kernels_at(0);
+    for (uint32_t type = 0; type < TYPE_COUNT; type++) {
+        if (!ref->dequantize[type])
+            continue;
+        const TypeInfo *ti = type_info(type);
+        size_t blocks = 64, n = blocks * ti->block, bytes = blocks * ti->bytes;
+        uint8_t *src = malloc(bytes + 1);
+        float *a = malloc(n * sizeof *a), *b = malloc(n * sizeof *b);
+        for (int round = 0; round < 50; round++) {
+            for (size_t i = 0; i < bytes + 1; i++)
+                src[i] = (uint8_t)random_u32();
+            for (size_t i = 0; i + 1 < bytes + 1; i++)
+                if ((src[i + 1] & 0x7c) == 0x7c)
+                    src[i + 1] &= 0xbf;
+            int shift = round % 2; // unaligned too
+            ref->dequantize[type](src + shift, a, n);
+            k->dequantize[type](src + shift, b, n);
+            CHECK(!memcmp(a, b, n * sizeof *a), "%s %s", k->name, ti->name);
+        }
+        free(src);
+        free(a);
+        free(b);
+    }
+}
+
+static void test_gemm(const Kernels *k)
+{
+    static const size_t sizes[][3] = {{1, 1, 1}, {8, 1, 64}, {9, 2, 33}, {32, 7, 576}, {5, 13, 100}, {31, 6, 17}, {3, 4, 1000}, {33, 25, 15}};
+    for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
+        size_t rows = sizes[c][0], cols = sizes[c][1], n = sizes[c][2], ldw = n + 3, ldx = n + 1, ldy = rows + 2;
+        float *w = floats(rows * ldw), *x = floats(cols * ldx), *y = floats(cols * ldy), *one = floats(ldy);
+        k->gemm(rows, cols, n, w, ldw, x, ldx, y, ldy);
+        for (size_t t = 0; t < cols; t++) {
+            k->gemm(rows, 1, n, w, ldw, x + t * ldx, ldx, one, ldy);
+            CHECK(!memcmp(one, y + t * ldy, rows * sizeof *y), "%s gemm: one column and many differ, n %zu", k->name, n);
+            for (size_t r = 0; r < rows; r++) {
+                double sum = 0, size = 0;
+                for (size_t i = 0; i < n; i++) {
+                    sum += (double)w[r * ldw + i] * x[t * ldx + i];
+                    size += fabs((double)w[r * ldw + i] * x[t * ldx + i]);
+                }
+                CHECK(fabs(sum - y[t * ldy + r]) <= size * (double)n * 0x1p-24 + 1e-30, "%s gemm (%zu, %zu, %zu): %g, want %g", k->name,
+                      rows, cols, n, y[t * ldy + r], sum);
+                float alone;
+                k->gemm(1, 1, n, w + r * ldw, ldw, x + t * ldx, ldx, &alone, 1);
+                CHECK(alone == y[t * ldy + r], "%s gemm: one row and many differ, n %zu", k->name, n);
+            }
+        }
+        free(w);
+        free(x);
+        free(y);
+        free(one);
+    }
+}
+
+static void test_gemm_add(const Kernels *k)
+{
+    static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}};
+    for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
+        size_t rows = sizes[c][0], n = sizes[c][1], width = sizes[c][2], lda = n + 1, ldb = width + 5, ldy = width + 3;
+        float *a = floats(rows * lda), *b = floats(n * ldb), *y = floats(rows * ldy), *h = floats(rows * ldy);
+        float *start = malloc(rows * ldy * sizeof *start), *alone = malloc(ldy * sizeof *alone);
+        uint16_t *half = malloc(n * ldb * sizeof *half);
+        k->f32_to_f16(b, half, n * ldb);
+        k->dequantize[TYPE_F16](half, b, n * ldb); // so that both forms multiply the same numbers
+        memcpy(start, y, rows * ldy * sizeof *y);
+        memcpy(h, y, rows * ldy * sizeof *y);
+        k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
+        k->gemm_add_f16(rows, n, width, a, lda, half, ldb, h, ldy);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: halves and floats differ", k->name);
+        for (size_t r = 0; r < rows; r++) {
+            memcpy(alone, start + r * ldy, ldy * sizeof *alone);
+            k->gemm_add(1, n, width, a + r * lda, lda, b, ldb, alone, ldy);
+            CHECK(!memcmp(alone, y + r * ldy, ldy * sizeof *alone), "%s gemm_add: one row and many differ, or bytes beyond the width changed",
+                  k->name);
+            for (size_t i = 0; i < width; i++) {
+                double sum = start[r * ldy + i], size = fabs(sum);
+                for (size_t j = 0; j < n; j++) {
+                    sum += (double)a[r * lda + j] * b[j * ldb + i];
+                    size += fabs((double)a[r * lda + j] * b[j * ldb + i]);
+                }
+                CHECK(fabs(sum - y[r * ldy + i]) <= size * (double)(n + 1) * 0x1p-24, "%s gemm_add: %g, want %g", k->name,
+                      y[r * ldy + i], sum);
+            }
+        }
+        free(a); free(b); free(y); free(h); free(start); free(alone); free(half);
+    }
+}
+
+/* The kernels that every table compiles from the same source: same bits as the portable ones. */
+static void test_same_bits(const Kernels *k)
+{
+    const Kernels *ref = kernels_at(0);
+    for (size_t n = 1; n < 200; n += 7) {
+        float *x = floats(n), *w = floats(n), *b = floats(n), *y = malloc(n * sizeof *y), *z = malloc(n * sizeof *z);
+        uint16_t *hy = malloc(n * 2), *hz = malloc(n * 2);
+        for (int norm = 0; norm < NORM_COUNT; norm++)
+            for (int with = 0; with < 3; with++) {
+                ref->norm[norm](y, x, with ? w : NULL, with > 1 ? b : NULL, n, 1e-5f);
+                k->norm[norm](z, x, with ? w : NULL, with > 1 ? b : NULL, n, 1e-5f);
+                CHECK(!memcmp(y, z, n * sizeof *y), "%s norm %d of %zu", k->name, norm, n);
+            }
+        for (int act = 0; act < ACT_COUNT; act++) {
+            memcpy(y, x, n * sizeof *x);
+            memcpy(z, x, n * sizeof *x);
+            ref->act[act](y, n);
+            k->act[act](z, n);
+            CHECK(!memcmp(y, z, n * sizeof *y), "%s act %d", k->name, act);
+        }
+        memcpy(y, x, n * sizeof *x);
+        memcpy(z, x, n * sizeof *x);
+        y[0] = z[0] = -INFINITY;
+        float sy = ref->exp_sum(y, n, 2), sz = k->exp_sum(z, n, 2);
+        CHECK(sy == sz && y[0] == 0 && !memcmp(y, z, n * sizeof *y), "%s exp_sum", k->name);
+        ref->f32_to_f16(x, hy, n);
+        k->f32_to_f16(x, hz, n);
+        CHECK(!memcmp(hy, hz, n * 2), "%s f32_to_f16", k->name);
+        free(x); free(w); free(b); free(y); free(z); free(hy); free(hz);
+    }
+}
+
+/* Norms and activations against double arithmetic, on ordinary and extreme values. */
+static void test_meaning(const Kernels *k)
+{
+    enum { N = 4001 };
+    static float x[N], y[N];
+    double worst[ACT_COUNT] = {0};
+    for (int act = 0; act < ACT_COUNT; act++) {
+        for (int i = 0; i < N; i++)
+            y[i] = x[i] = (float)(i - N / 2) * 0.01f;
+        y[0] = x[0] = -1e4f;
+        y[1] = x[1] = 1e4f;
+        k->act[act](y, N);
+        for (int i = 0; i < N; i++) {
+            double v = x[i], want = act == ACT_SILU ? v / (1 + exp(-v)) : act == ACT_GELU ? v / 2 * erfc(-v / sqrt(2))
+                                  : act == ACT_GELU_TANH ? v / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (v + 0.044715 * v * v * v)))
+                                  : v > 0 ? (act == ACT_RELU ? v : v * v) : 0;
+            double error = fabs(want - y[i]) / fmax(1, fabs(want));
+            worst[act] = fmax(worst[act], error);
+        }
+        CHECK(worst[act] < 5e-7, "%s act %d: error %g", k->name, act, worst[act]); // x/2 times the 2e-7 of erf and tanh, relative
+    }
+    double worst_exp = 0, worst_cap = 0;
+    for (int i = -8700; i <= 0; i++) {
+        float v = (float)i * 0.01f, e = v;
+        k->exp_sum(&e, 1, 0);
+        worst_exp = fmax(worst_exp, fabs(e / exp((double)v) - 1));
+    }
+    for (int i = -1000; i <= 1000; i++) {
+        float v = (float)i * 0.1f, e = v;
+        k->soft_cap(&e, 1, 30);
+        worst_cap = fmax(worst_cap, fabs(e - 30 * tanh((double)v / 30)));
+    }
+    CHECK(worst_exp < 2.5e-7, "%s exp: %g", k->name, worst_exp); // 2 ulp
+    CHECK(worst_cap < 30 * 2e-7, "%s soft cap: %g", k->name, worst_cap);
+    float zero = 3;
+    CHECK(k->exp_sum(&zero, 1, 3) == 1, "exp(0) is 1");
+}
+
+/* All 65,536 halves come back from float, and floats between and beyond round as they should. */
+static void test_halves(const Kernels *k)
+{
+    for (uint32_t h = 0; h < 65536; h++) {
+        uint16_t in = (uint16_t)h, out;
+        float f;
+        k->dequantize[TYPE_F16](&in, &f, 1);
+        if ((h & 0x7c00) == 0x7c00)
+            continue;
+        double want = ldexp((h & 0x3ff) + ((h >> 10 & 31) ? 1024 : 0), ((h >> 10 & 31) ? (int)(h >> 10 & 31) : 1) - 25);
+        CHECK(f == (float)(h >> 15 ? -want : want), "half %04x is %g", h, f);
+        k->f32_to_f16(&f, &out, 1);
+        CHECK(out == in, "half %04x became %04x", h, out);
+    }
+    static const float in[] = {1e9f, -1e9f, INFINITY, 65519, 65520, 0x1p-25f, 0x1.8p-24f, 1.00048828125f, 1.00146484375f};
+    static const uint16_t want[] = {0x7bff, 0xfbff, 0x7bff, 0x7bff, 0x7bff, 0, 2, 0x3c00, 0x3c02}; // saturates; ties to even
+    for (int i = 0; i < 9; i++) {
+        uint16_t out;
+        k->f32_to_f16(&in[i], &out, 1);
+        CHECK(out == want[i], "%s: %g became %04x, want %04x", k->name, in[i], out, want[i]);
+    }
+}
+
+int main(void)
+{
+    const Kernels *k;
+    for (int i = 0; (k = kernels_at(i)); i++) {
+        test_dequantize(k);
+        test_gemm(k);
+        test_gemm_add(k);
+        test_same_bits(k);
+        test_meaning(k);
+        test_halves(k);
+        printf("kernels %s tested\n", k->name);
+    }
+    return check_done("test_kernels");
+}
