@@ -45,8 +45,40 @@ $(BUILD)/%: tests/%.c $(LIB_OBJ) | $(BUILD)
 $(BUILD):
 	mkdir -p $@
 
+# ---- tests ---------------------------------------------------------------------------------------------------------
+
+PYTHON ?= python3
+VENV := .venv
+UNIT := $(patsubst tests/%.c,%,$(wildcard tests/test_*.c))
+DRIVERS := $(patsubst tests/%.c,$(BUILD)/%,$(wildcard tests/*_driver.c))
+SANITIZE := BUILD=build-sanitize RUN=build-sanitize/run OMP=0 \
+	CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# torch comes first: its CPU build then satisfies what the rest asks for.
+$(VENV)/done: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+test: $(VENV)/done variants unit-test sanitize-test $(RUN) $(DRIVERS)
+	$(VENV)/bin/python -m pytest -q tests
+
+unit-test: $(UNIT:%=$(BUILD)/%)
+	for t in $^; do $$t || exit 1; done
+
+# The unit tests under sanitizers; pytest runs the hostile inputs against build-sanitize/run as well.
+sanitize-test:
+	$(MAKE) $(SANITIZE) build-sanitize/run unit-test
+
+# Every compiler that is here, with and without OpenMP: no warnings.
+variants:
+	for cc in gcc clang; do command -v $$cc > /dev/null || continue; for omp in 0 1; do \
+		$(MAKE) --no-print-directory CC=$$cc OMP=$$omp BUILD=build-$$cc-$$omp RUN=build-$$cc-$$omp/run CFLAGS="-O1 -Werror" > /dev/null \
+		|| { echo "make: warnings or errors with $$cc, OMP=$$omp"; exit 1; }; done; done
+
 clean:
 	rm -rf build build-* run
 
-.PHONY: clean
+.PHONY: test unit-test sanitize-test variants clean
 -include $(wildcard $(BUILD)/*.d)

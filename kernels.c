@@ -39,7 +39,8 @@ static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, si
 }
 
 static const Kernels kernels_scalar = {
-    .name = "scalar", PORTABLE_KERNELS, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE,
+    .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };
 
 #if defined(__x86_64__)

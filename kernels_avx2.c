@@ -41,8 +41,27 @@ static inline float v_sum(V v)
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
 }
 
+static inline V widen8(__m128i q) // the low 8 bytes as floats
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
+}
+
+static inline void put16(float *dst, __m128i q, float d)
+{
+    v_store(dst, _mm256_mul_ps(widen8(q), v_set1(d)));
+    v_store(dst + 8, _mm256_mul_ps(widen8(_mm_srli_si128(q, 8)), v_set1(d)));
+}
+
+static inline void put16_min(float *dst, __m128i q, float d, float m)
+{
+    v_store(dst, _mm256_add_ps(_mm256_mul_ps(widen8(q), v_set1(d)), v_set1(m)));
+    v_store(dst + 8, _mm256_add_ps(_mm256_mul_ps(widen8(_mm_srli_si128(q, 8)), v_set1(d)), v_set1(m)));
+}
+
 #include "kernels_simd.h"
+#include "kernels_x86.h"
 
 const Kernels kernels_avx2 = {
-    .name = "avx2", PORTABLE_KERNELS, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .name = "avx2", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
+    .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

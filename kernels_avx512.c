@@ -24,8 +24,20 @@ typedef __m512 V;
 #define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
 #define v_load_f16_n(p, n) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p))
 
+static inline void put16(float *dst, __m128i q, float d)
+{
+    v_store(dst, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)));
+}
+
+static inline void put16_min(float *dst, __m128i q, float d, float m)
+{
+    v_store(dst, _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)), v_set1(m)));
+}
+
 #include "kernels_simd.h"
+#include "kernels_x86.h"
 
 const Kernels kernels_avx512 = {
-    .name = "avx512", PORTABLE_KERNELS, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
+    .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

@@ -1,8 +1,7 @@
 /* kernels_body.h - the portable kernels, compiled once for each instruction set that includes it.
  *
  * Plain C in loops that compilers vectorise. Sums are kept in LANES partial sums that are folded in halves, so every
- * compilation of this file gives the same bits (contraction is off; no fma here). The includer may define
- * F16_LOAD/F16_STORE loops of its own through the table afterwards.
+ * compilation of this file gives the same bits (contraction is off; no fma here).
  *
  * exp, tanh and erf are our own: polynomials fitted to the exact functions with weighted least squares (Lawson's
  * iteration) and rounded to float. Largest errors, measured over all floats of the range by tests/test_kernels.c:
@@ -182,14 +181,15 @@ static void f32_to_f16(const float *src, uint16_t *dst, size_t n)
         dst[i] = f32_f16(src[i]);
 }
 
-/* Everything but the three matrix products, which each table brings itself. */
+#define PORTABLE_DEQUANTIZE \
+    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = dequantize_f16, [TYPE_BF16] = dequantize_bf16, \
+     [TYPE_Q8_0] = dequantize_q8_0, [TYPE_Q4_0] = dequantize_q4_0, [TYPE_Q4_1] = dequantize_q4_1, \
+     [TYPE_Q5_0] = dequantize_q5_0, [TYPE_Q5_1] = dequantize_q5_1, [TYPE_Q2_K] = dequantize_q2_k, \
+     [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \
+     [TYPE_Q6_K] = dequantize_q6_k, [TYPE_IQ4_NL] = dequantize_iq4_nl, [TYPE_IQ4_XS] = dequantize_iq4_xs}
+
+/* What every table takes from here; dequantisation and the matrix products it may bring itself. */
 #define PORTABLE_KERNELS \
-    .dequantize = {[TYPE_F32] = dequantize_f32, [TYPE_F16] = dequantize_f16, [TYPE_BF16] = dequantize_bf16, \
-                   [TYPE_Q8_0] = dequantize_q8_0, [TYPE_Q4_0] = dequantize_q4_0, [TYPE_Q4_1] = dequantize_q4_1, \
-                   [TYPE_Q5_0] = dequantize_q5_0, [TYPE_Q5_1] = dequantize_q5_1, [TYPE_Q2_K] = dequantize_q2_k, \
-                   [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \
-                   [TYPE_Q6_K] = dequantize_q6_k, [TYPE_IQ4_NL] = dequantize_iq4_nl, \
-                   [TYPE_IQ4_XS] = dequantize_iq4_xs}, \
     .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
     .act = {[ACT_SILU] = act_silu, [ACT_GELU] = act_gelu, [ACT_GELU_TANH] = act_gelu_tanh, [ACT_RELU] = act_relu, \
             [ACT_RELU2] = act_relu2}, \

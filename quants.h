@@ -66,21 +66,21 @@ static inline float load_f16(const uint8_t *p)
 
 /* ---- plain types ------------------------------------------------------------------------------------------- */
 
-static inline void dequantize_f32(const void *src, float *dst, size_t n)
+static inline void dequantize_f32(const void *restrict src, float *restrict dst, size_t n)
 {
     memcpy(dst, src, n * sizeof *dst);
 }
 
-static inline void dequantize_f16(const void *src, float *dst, size_t n)
+static inline void dequantize_f16(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t i = 0; i < n; i++)
         dst[i] = load_f16(p + 2 * i);
 }
 
-static inline void dequantize_bf16(const void *src, float *dst, size_t n)
+static inline void dequantize_bf16(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t i = 0; i < n; i++)
         dst[i] = bits_f32((uint32_t)load_u16(p + 2 * i) << 16);
 }
@@ -88,9 +88,9 @@ static inline void dequantize_bf16(const void *src, float *dst, size_t n)
 /* ---- 32 values a block ------------------------------------------------------------------------------------- */
 
 /* {f16 d; i8 q[32]}: w = d q */
-static inline void dequantize_q8_0(const void *src, float *dst, size_t n)
+static inline void dequantize_q8_0(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 34, dst += 32) {
         float d = load_f16(p);
         const int8_t *q = (const int8_t *)(p + 2);
@@ -100,9 +100,9 @@ static inline void dequantize_q8_0(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d; u8 q[16]}: w = d (q - 8); low nibbles are values 0..15, high ones 16..31, as in all 4-bit blocks of 32 */
-static inline void dequantize_q4_0(const void *src, float *dst, size_t n)
+static inline void dequantize_q4_0(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 18, dst += 32) {
         float d = load_f16(p);
         for (int i = 0; i < 16; i++) {
@@ -113,9 +113,9 @@ static inline void dequantize_q4_0(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d, m; u8 q[16]}: w = d q + m */
-static inline void dequantize_q4_1(const void *src, float *dst, size_t n)
+static inline void dequantize_q4_1(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 20, dst += 32) {
         float d = load_f16(p), m = load_f16(p + 2);
         for (int i = 0; i < 16; i++) {
@@ -126,9 +126,9 @@ static inline void dequantize_q4_1(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d; u32 h; u8 q[16]}: bit i of h is the fifth bit of value i; w = d (q - 16) */
-static inline void dequantize_q5_0(const void *src, float *dst, size_t n)
+static inline void dequantize_q5_0(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 22, dst += 32) {
         float d = load_f16(p);
         uint32_t h = load_u32(p + 2);
@@ -140,9 +140,9 @@ static inline void dequantize_q5_0(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d, m; u32 h; u8 q[16]}: w = d q + m */
-static inline void dequantize_q5_1(const void *src, float *dst, size_t n)
+static inline void dequantize_q5_1(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 24, dst += 32) {
         float d = load_f16(p), m = load_f16(p + 2);
         uint32_t h = load_u32(p + 4);
@@ -156,9 +156,9 @@ static inline void dequantize_q5_1(const void *src, float *dst, size_t n)
 static const int8_t iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
 /* {f16 d; u8 q[16]}: w = d iq4_values[q] */
-static inline void dequantize_iq4_nl(const void *src, float *dst, size_t n)
+static inline void dequantize_iq4_nl(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 32, p += 18, dst += 32) {
         float d = load_f16(p);
         for (int i = 0; i < 16; i++) {
@@ -171,9 +171,9 @@ static inline void dequantize_iq4_nl(const void *src, float *dst, size_t n)
 /* ---- 256 values a block ------------------------------------------------------------------------------------ */
 
 /* {u8 scales[16]; u8 q[64]; f16 d, dmin}: groups of 16 with a 4-bit scale and min; w = d sc q - dmin m */
-static inline void dequantize_q2_k(const void *src, float *dst, size_t n)
+static inline void dequantize_q2_k(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 84) {
         float d = load_f16(p + 80), dmin = load_f16(p + 82);
         for (int g = 0; g < 16; g++, dst += 16) { // group g: half g/8, bit pair (g%8)/2, bytes 16*(g%2)
@@ -187,9 +187,9 @@ static inline void dequantize_q2_k(const void *src, float *dst, size_t n)
 }
 
 /* {u8 high[32]; u8 q[64]; u8 scales[12]; f16 d}: groups of 16 with a 6-bit scale; w = d (sc - 32) (q - 4 unless high) */
-static inline void dequantize_q3_k(const void *src, float *dst, size_t n)
+static inline void dequantize_q3_k(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 110) {
         float d = load_f16(p + 108);
         const uint8_t *s = p + 96;
@@ -212,9 +212,9 @@ static inline void unpack_k4(const uint8_t *s, int j, int *scale, int *min)
 }
 
 /* {f16 d, dmin; u8 scales[12]; u8 q[128]}: groups of 32; w = d sc q - dmin m */
-static inline void dequantize_q4_k(const void *src, float *dst, size_t n)
+static inline void dequantize_q4_k(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 144) {
         float d = load_f16(p), dmin = load_f16(p + 2);
         for (int g = 0; g < 8; g++, dst += 32) {
@@ -229,9 +229,9 @@ static inline void dequantize_q4_k(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d, dmin; u8 scales[12]; u8 high[32]; u8 q[128]} */
-static inline void dequantize_q5_k(const void *src, float *dst, size_t n)
+static inline void dequantize_q5_k(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 176) {
         float d = load_f16(p), dmin = load_f16(p + 2);
         for (int g = 0; g < 8; g++, dst += 32) {
@@ -246,9 +246,9 @@ static inline void dequantize_q5_k(const void *src, float *dst, size_t n)
 }
 
 /* {u8 low[128]; u8 high[64]; i8 scales[16]; f16 d}: groups of 16; w = d sc (q - 32) */
-static inline void dequantize_q6_k(const void *src, float *dst, size_t n)
+static inline void dequantize_q6_k(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 210) {
         float d = load_f16(p + 208);
         for (int g = 0; g < 16; g++, dst += 16) { // group g: half g/8, 32 values each for (g%8)/2 = 0..3
@@ -264,9 +264,9 @@ static inline void dequantize_q6_k(const void *src, float *dst, size_t n)
 }
 
 /* {f16 d; u16 scales_h; u8 scales_l[4]; u8 q[128]}: groups of 32 with a 6-bit scale; w = d (sc - 32) iq4_values[q] */
-static inline void dequantize_iq4_xs(const void *src, float *dst, size_t n)
+static inline void dequantize_iq4_xs(const void *restrict src, float *restrict dst, size_t n)
 {
-    const uint8_t *p = src;
+    const uint8_t *restrict p = src;
     for (size_t b = 0; b < n; b += 256, p += 136) {
         float d = load_f16(p);
         uint16_t scales_h = load_u16(p + 2);

@@ -1,0 +1,187 @@
+/* kernels_x86.h - dequantisation for AVX2 and AVX-512: sixteen values at a time, the bits of quants.h.
+ *
+ * Bytes are unpacked with 128-bit operations, then put16() or put16_min() widens them, converts and scales. The
+ * includer defines put16(dst, q, d): dst = q d, and put16_min(dst, q, d, m): dst = q d + m, for 16 signed bytes q, with
+ * a multiplication and an addition as in quants.h, not an fma. Formats that are not here keep the portable form.
+ */
+#include <immintrin.h>
+
+#define LOAD16(p) _mm_loadu_si128((const void *)(p))
+
+static inline float half_at(const uint8_t *p)
+{
+    return _cvtsh_ss(load_u16(p));
+}
+
+static inline __m128i low_nibbles(__m128i x)
+{
+    return _mm_and_si128(x, _mm_set1_epi8(15));
+}
+
+static inline __m128i high_nibbles(__m128i x)
+{
+    return _mm_and_si128(_mm_srli_epi16(x, 4), _mm_set1_epi8(15));
+}
+
+/* (x >> n) & mask for bytes, mask small enough that no bit of the neighbour byte stays. */
+static inline __m128i shift_bytes(__m128i x, int n, int mask)
+{
+    return _mm_and_si128(_mm_srl_epi16(x, _mm_cvtsi32_si128(n)), _mm_set1_epi8((char)mask));
+}
+
+/* Bit i of h -> byte i: 16 where it is set, 0 where not. */
+static inline __m128i fifth_bits(uint32_t h)
+{
+    __m128i spread = _mm_shuffle_epi8(_mm_cvtsi32_si128((int)h), _mm_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1));
+    __m128i bit = _mm_set1_epi64x((long long)0x8040201008040201u);
+    return _mm_and_si128(_mm_cmpeq_epi8(_mm_and_si128(spread, bit), bit), _mm_set1_epi8(16));
+}
+
+static void x86_q8_0(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 32, p += 34, dst += 32) {
+        float d = half_at(p);
+        put16(dst, LOAD16(p + 2), d);
+        put16(dst + 16, LOAD16(p + 18), d);
+    }
+}
+
+static void x86_q4_0(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 32, p += 18, dst += 32) {
+        float d = half_at(p);
+        __m128i q = LOAD16(p + 2), eight = _mm_set1_epi8(8);
+        put16(dst, _mm_sub_epi8(low_nibbles(q), eight), d);
+        put16(dst + 16, _mm_sub_epi8(high_nibbles(q), eight), d);
+    }
+}
+
+static void x86_q4_1(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 32, p += 20, dst += 32) {
+        float d = half_at(p), m = half_at(p + 2);
+        __m128i q = LOAD16(p + 4);
+        put16_min(dst, low_nibbles(q), d, m);
+        put16_min(dst + 16, high_nibbles(q), d, m);
+    }
+}
+
+static void x86_q5_0(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 32, p += 22, dst += 32) {
+        float d = half_at(p);
+        uint32_t h = load_u32(p + 2);
+        __m128i q = LOAD16(p + 6), sixteen = _mm_set1_epi8(16);
+        put16(dst, _mm_sub_epi8(_mm_or_si128(low_nibbles(q), fifth_bits(h)), sixteen), d);
+        put16(dst + 16, _mm_sub_epi8(_mm_or_si128(high_nibbles(q), fifth_bits(h >> 16)), sixteen), d);
+    }
+}
+
+static void x86_q5_1(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 32, p += 24, dst += 32) {
+        float d = half_at(p), m = half_at(p + 2);
+        uint32_t h = load_u32(p + 4);
+        __m128i q = LOAD16(p + 8);
+        put16_min(dst, _mm_or_si128(low_nibbles(q), fifth_bits(h)), d, m);
+        put16_min(dst + 16, _mm_or_si128(high_nibbles(q), fifth_bits(h >> 16)), d, m);
+    }
+}
+
+static void x86_iq4_nl(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    __m128i values = LOAD16(iq4_values);
+    for (size_t b = 0; b < n; b += 32, p += 18, dst += 32) {
+        float d = half_at(p);
+        __m128i q = LOAD16(p + 2);
+        put16(dst, _mm_shuffle_epi8(values, low_nibbles(q)), d);
+        put16(dst + 16, _mm_shuffle_epi8(values, high_nibbles(q)), d);
+    }
+}
+
+static void x86_q4_k(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 256, p += 144) {
+        float d = half_at(p), dmin = half_at(p + 2);
+        for (int g = 0; g < 8; g++, dst += 32) {
+            const uint8_t *q = p + 16 + 32 * (g / 2);
+            int sc, m;
+            unpack_k4(p + 4, g, &sc, &m);
+            float dl = d * (float)sc, ml = -(dmin * (float)m); // a - b and a + -b are the same number
+            put16_min(dst, shift_bytes(LOAD16(q), 4 * (g % 2), 15), dl, ml);
+            put16_min(dst + 16, shift_bytes(LOAD16(q + 16), 4 * (g % 2), 15), dl, ml);
+        }
+    }
+}
+
+static void x86_q5_k(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 256, p += 176) {
+        float d = half_at(p), dmin = half_at(p + 2);
+        for (int g = 0; g < 8; g++, dst += 32) {
+            const uint8_t *q = p + 48 + 32 * (g / 2), *high = p + 16;
+            int sc, m;
+            unpack_k4(p + 4, g, &sc, &m);
+            float dl = d * (float)sc, ml = -(dmin * (float)m);
+            for (int i = 0; i < 32; i += 16) {
+                __m128i fifth = _mm_slli_epi16(shift_bytes(LOAD16(high + i), g, 1), 4);
+                put16_min(dst + i, _mm_or_si128(shift_bytes(LOAD16(q + i), 4 * (g % 2), 15), fifth), dl, ml);
+            }
+        }
+    }
+}
+
+static void x86_q6_k(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t b = 0; b < n; b += 256, p += 210) {
+        float d = half_at(p + 208);
+        for (int g = 0; g < 16; g++, dst += 16) {
+            int part = g % 8 / 2;
+            __m128i low = LOAD16(p + 64 * (g / 8) + 32 * (part % 2) + 16 * (g % 2));
+            __m128i high = LOAD16(p + 128 + 32 * (g / 8) + 16 * (g % 2));
+            __m128i q = _mm_or_si128(shift_bytes(low, 4 * (part / 2), 15), _mm_slli_epi16(shift_bytes(high, 2 * part, 3), 4));
+            put16(dst, _mm_sub_epi8(q, _mm_set1_epi8(32)), d * (float)(int8_t)p[192 + g]);
+        }
+    }
+}
+
+static void x86_iq4_xs(const void *src, float *dst, size_t n)
+{
+    const uint8_t *p = src;
+    __m128i values = LOAD16(iq4_values);
+    for (size_t b = 0; b < n; b += 256, p += 136) {
+        float d = half_at(p);
+        uint16_t scales_h = load_u16(p + 2);
+        for (int g = 0; g < 8; g++, dst += 32) {
+            __m128i q = LOAD16(p + 8 + 16 * g);
+            int sc = (p[4 + g / 2] >> 4 * (g % 2) & 15) | (scales_h >> 2 * g & 3) << 4;
+            float dl = d * (float)(sc - 32);
+            put16(dst, _mm_shuffle_epi8(values, low_nibbles(q)), dl);
+            put16(dst + 16, _mm_shuffle_epi8(values, high_nibbles(q)), dl);
+        }
+    }
+}
+
+static void x86_f16(const void *src, float *dst, size_t n)
+{
+    const uint16_t *p = src;
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(dst + i, v_load_f16(p + i));
+    dequantize_f16(p + i, dst + i, n - i);
+}
+
+#define X86_DEQUANTIZE \
+    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = x86_f16, [TYPE_BF16] = dequantize_bf16, [TYPE_Q8_0] = x86_q8_0, \
+     [TYPE_Q4_0] = x86_q4_0, [TYPE_Q4_1] = x86_q4_1, [TYPE_Q5_0] = x86_q5_0, [TYPE_Q5_1] = x86_q5_1, \
+     [TYPE_Q2_K] = dequantize_q2_k, [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = x86_q4_k, [TYPE_Q5_K] = x86_q5_k, \
+     [TYPE_Q6_K] = x86_q6_k, [TYPE_IQ4_NL] = x86_iq4_nl, [TYPE_IQ4_XS] = x86_iq4_xs}

