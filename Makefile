@@ -17,7 +17,6 @@ OMP ?= $(shell mkdir -p $(BUILD) && echo '#include <omp.h>' > $(BUILD)/probe.c &
 ifeq ($(OMP),1)
 BASE += -fopenmp
 else
-BASE += -Wno-unknown-pragmas
 $(info make: building without OpenMP (one thread))
 endif
 
@@ -29,7 +28,7 @@ endif
 $(BUILD)/kernels_avx2.o: ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512
 
-LIB := util.c gguf.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pretokenize.c tokenizer.c \
+LIB := util.c threads.c gguf.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pretokenize.c tokenizer.c \
 	json.c sampler.c cpu.c npy.c
 LIB_OBJ := $(LIB:%.c=$(BUILD)/%.o)
 
@@ -69,7 +68,7 @@ unit-test: $(UNIT:%=$(BUILD)/%)
 
 # The unit tests under sanitizers; pytest runs the hostile inputs against build-sanitize/run as well.
 sanitize-test:
-	$(MAKE) $(SANITIZE) build-sanitize/run unit-test
+	$(MAKE) $(SANITIZE) build-sanitize/run $(DRIVERS:$(BUILD)/%=build-sanitize/%) unit-test
 
 # Every compiler that is here, with and without OpenMP: no warnings.
 variants:

@@ -203,14 +203,13 @@ size_t attention_partial(const Config *c, int seq_len)
     return spans * soft_floats(FEW_ROWS * n_heads, (size_t)c->value_dim);
 }
 
-/* Fill a tile's header, cut its scratch and gather its queries from q, whose first row is position `base`. Returns the
+/* Cut a tile's scratch and gather its queries from q, whose first row is position `base`. Returns the
  * rest of the scratch. */
 static float *tile_init(Tile *t, int base, const float *q, float *scratch)
 {
     const Config *c = &t->s->model->config;
     size_t key_dim = (size_t)c->key_dim, n_heads = (size_t)c->layers[t->layer].n_heads;
     size_t group = (size_t)t->group;
-    t->rows = t->n_pos * t->group;
     float *copy = scratch;
     t->scores = copy + align16((size_t)t->rows * key_dim);
     t->keys = t->scores + (size_t)t->rows * KV_BLOCK;
@@ -223,64 +222,88 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
     return t->values + KV_BLOCK * (size_t)c->value_dim;
 }
 
-/* Few rows: every span of every head is a task of its own; then each head's spans are merged. */
-static void attend_few(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
+/* One call of attention(); rows are shared out as heads, spans or tiles. */
+typedef struct {
+    Session *s;
+    int layer, seq, pos, n_rows;
+    const float *q; // (n_rows, n_heads, key_dim)
+    float *out;     // (n_rows, n_heads, value_dim)
+    int group, n_kv_heads, n_spans, n_tiles;
+} Job;
+
+static Tile tile_of(const Job *j, int kv_head, int first, int n)
 {
-    const Config *c = &s->model->config;
-    const LayerConfig *l = &c->layers[layer];
-    int group = l->n_heads / l->n_kv_heads, rows = n_rows * group;
-    int n_spans = (pos + n_rows + SPAN - 1) / SPAN;
-    size_t size = soft_floats((size_t)rows, (size_t)c->value_dim);
-#pragma omp parallel num_threads(s->params.n_threads) if (l->n_kv_heads * n_spans > 1)
-    {
-        float *scratch = s->scratch + (size_t)thread_index() * s->scratch_floats;
-#pragma omp for schedule(dynamic)
-        for (int task = 0; task < l->n_kv_heads * n_spans; task++) {
-            Tile t = {.s = s, .layer = layer, .seq = seq, .kv_head = task / n_spans, .group = group, .pos = pos, .n_pos = n_rows};
-            tile_init(&t, pos, q, scratch);
-            Soft f = soft_at(s->partial + (size_t)task * size, (size_t)rows);
-            attend_span(&t, task % n_spans, &f);
-        }
-#pragma omp for schedule(static)
-        for (int h = 0; h < l->n_kv_heads; h++) {
-            Tile t = {.s = s, .layer = layer, .kv_head = h, .group = group, .pos = pos, .n_pos = n_rows, .rows = rows};
-            Soft total = soft_at(s->partial + (size_t)(h * n_spans) * size, (size_t)rows);
-            for (int span = 1; span < n_spans; span++) {
-                Soft next = soft_at(s->partial + (size_t)(h * n_spans + span) * size, (size_t)rows);
-                soft_merge(s->k, &total, &next, rows, c->value_dim);
-            }
-            write_rows(&t, &total, pos, out);
-        }
+    return (Tile){.s = j->s, .layer = j->layer, .seq = j->seq, .kv_head = kv_head, .group = j->group, .pos = j->pos + first,
+                  .n_pos = n, .rows = n * j->group};
+}
+
+/* Results of head h, span i in Session.partial. */
+static Soft partial_at(const Job *j, int h, int i)
+{
+    size_t rows = (size_t)(j->n_rows * j->group), size = soft_floats(rows, (size_t)j->s->model->config.value_dim);
+    return soft_at(j->s->partial + (size_t)(h * j->n_spans + i) * size, rows);
+}
+
+/* Few rows: every span of every head is an item; item = head * n_spans + span. */
+static void attend_spans(void *context, int from, int to, int thread)
+{
+    const Job *j = context;
+    for (int item = from; item < to; item++) {
+        Tile t = tile_of(j, item / j->n_spans, 0, j->n_rows);
+        tile_init(&t, j->pos, j->q, session_scratch(j->s, thread));
+        Soft f = partial_at(j, item / j->n_spans, item % j->n_spans);
+        attend_span(&t, item % j->n_spans, &f);
+        if (j->n_spans == 1)
+            write_rows(&t, &f, j->pos, j->out);
     }
 }
 
-/* Many rows: a task is a tile of positions of one head, all its spans in order. */
-static void attend_many(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
+static void merge_heads(void *context, int from, int to, int thread)
 {
-    const Config *c = &s->model->config;
-    const LayerConfig *l = &c->layers[layer];
-    int group = l->n_heads / l->n_kv_heads, step = tile_positions(group), n_tiles = (n_rows + step - 1) / step;
-#pragma omp parallel for schedule(dynamic) num_threads(s->params.n_threads)
-    for (int task = 0; task < l->n_kv_heads * n_tiles; task++) {
-        int i = (n_tiles - 1 - task / l->n_kv_heads) * step; // the longest rows first
-        Tile t = {.s = s, .layer = layer, .seq = seq, .kv_head = task % l->n_kv_heads, .group = group, .pos = pos + i,
-                  .n_pos = n_rows - i < step ? n_rows - i : step};
-        float *rest = tile_init(&t, pos, q, s->scratch + (size_t)thread_index() * s->scratch_floats);
+    const Job *j = context;
+    (void)thread;
+    for (int h = from; h < to; h++) {
+        Tile t = tile_of(j, h, 0, j->n_rows);
+        Soft total = partial_at(j, h, 0);
+        for (int span = 1; span < j->n_spans; span++) {
+            Soft next = partial_at(j, h, span);
+            soft_merge(j->s->k, &total, &next, t.rows, j->s->model->config.value_dim);
+        }
+        write_rows(&t, &total, j->pos, j->out);
+    }
+}
+
+/* Many rows: an item is a tile of positions of one head, all its spans in order; the longest rows come first. */
+static void attend_tiles(void *context, int from, int to, int thread)
+{
+    const Job *j = context;
+    int step = tile_positions(j->group), value_dim = j->s->model->config.value_dim;
+    for (int item = from; item < to; item++) {
+        int first = (j->n_tiles - 1 - item / j->n_kv_heads) * step, left = j->n_rows - first;
+        Tile t = tile_of(j, item % j->n_kv_heads, first, left < step ? left : step);
+        float *rest = tile_init(&t, j->pos, j->q, session_scratch(j->s, thread));
         Soft total = soft_at(rest, (size_t)t.rows);
-        Soft next = soft_at(rest + align16(soft_floats((size_t)t.rows, (size_t)c->value_dim)), (size_t)t.rows);
+        Soft next = soft_at(rest + align16(soft_floats((size_t)t.rows, (size_t)value_dim)), (size_t)t.rows);
         attend_span(&t, 0, &total);
         for (int span = 1; span * SPAN < t.pos + t.n_pos; span++) {
             attend_span(&t, span, &next);
-            soft_merge(s->k, &total, &next, t.rows, c->value_dim);
+            soft_merge(j->s->k, &total, &next, t.rows, value_dim);
         }
-        write_rows(&t, &total, pos, out);
+        write_rows(&t, &total, j->pos, j->out);
     }
 }
 
 void attention(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out)
 {
-    if (n_rows <= FEW_ROWS)
-        attend_few(s, layer, seq, pos, n_rows, q, out);
-    else
-        attend_many(s, layer, seq, pos, n_rows, q, out);
+    const LayerConfig *l = &s->model->config.layers[layer];
+    Job j = {s, layer, seq, pos, n_rows, q, out, l->n_heads / l->n_kv_heads, l->n_kv_heads, 0, 0};
+    j.n_spans = (pos + n_rows + SPAN - 1) / SPAN;
+    j.n_tiles = (n_rows + tile_positions(j.group) - 1) / tile_positions(j.group);
+    if (n_rows > FEW_ROWS) {
+        threads_run(&s->threads, j.n_kv_heads * j.n_tiles, 1, attend_tiles, &j);
+        return;
+    }
+    threads_run(&s->threads, j.n_kv_heads * j.n_spans, 1, attend_spans, &j);
+    if (j.n_spans > 1)
+        threads_run(&s->threads, j.n_kv_heads, 1, merge_heads, &j);
 }

@@ -199,7 +199,12 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
                 (unsigned long long)found->n, n_layers);
         return NAN;
     }
-    return gguf_number(found, found->is_array ? (uint64_t)i : 0);
+    double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
+    if (isnan(v)) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got NaN, want a number", key);
+    }
+    return v;
 }
 
 static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo, int hi, int fallback)

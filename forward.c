@@ -18,14 +18,28 @@
 
 #include "model.h"
 
-/* Embeddings of the rows -> s->x (T, dim). */
-static void embed(Session *s, const Batch *b, const int *pos)
+/* What a range of rows needs to know. */
+typedef struct {
+    Session *s;
+    const Batch *b;
+    int layer;
+} Rows;
+
+static int seq_of(const Batch *b, int t)
 {
+    return b->seqs ? b->seqs[t] : 0;
+}
+
+/* Embeddings of the rows -> s->x (T, dim). */
+static void embed_rows(void *context, int from, int to, int thread)
+{
+    Session *s = ((Rows *)context)->s;
+    const Batch *b = ((Rows *)context)->b;
     const Model *m = s->model;
     const Config *c = &m->config;
     size_t dim = (size_t)c->dim;
-#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (b->n > 8)
-    for (int t = 0; t < b->n; t++) {
+    (void)thread;
+    for (int t = from; t < to; t++) {
         float *x = s->x + (size_t)t * dim, *row = s->xn + (size_t)t * dim;
         if (b->embd) {
             memcpy(x, b->embd + (size_t)t * dim, dim * sizeof *x);
@@ -36,27 +50,25 @@ static void embed(Session *s, const Batch *b, const int *pos)
                 x[i] *= c->embd_scale;
         }
         if (m->pos_embd.data) {
-            size_t at = (size_t)(pos[t] + c->pos_offset);
+            size_t at = (size_t)(s->pos[t] + c->pos_offset);
             s->k->dequantize[m->pos_embd.type]((const char *)m->pos_embd.data + at * m->pos_embd.row_bytes, row, dim);
             for (size_t i = 0; i < dim; i++)
                 x[i] += row[i];
         }
     }
-    if (m->embd_norm.on)
-        norm_rows(s, &m->embd_norm, s->x, s->x, b->n, c->dim);
 }
 
-/* cos and sin of each row's angles. The angle is formed in float, as transformers does. */
-static void turn(Session *s, const int *pos, int n)
+/* cos and sin of each row's angles -> s->cos_sin. The angle is formed in float, as transformers does. */
+static void turn_rows(void *context, int from, int to, int thread)
 {
-    const Config *c = &s->model->config;
-    int half = c->rope_dim / 2;
-#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (n > 8)
-    for (int t = 0; t < n; t++)
+    Session *s = ((Rows *)context)->s;
+    int half = s->model->config.rope_dim / 2;
+    (void)thread;
+    for (int t = from; t < to; t++)
         for (int r = 0; r < 2; r++) {
             float *out = s->cos_sin + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
             for (int i = 0; i < half; i++) {
-                double angle = (float)pos[t] * s->inv_freq[r * half + i];
+                double angle = (float)s->pos[t] * s->inv_freq[r * half + i];
                 out[2 * i] = (float)cos(angle) * s->rope_scale[r];
                 out[2 * i + 1] = (float)sin(angle) * s->rope_scale[r];
             }
@@ -84,19 +96,19 @@ static void norm_heads(const Session *s, const Norm *n, float *x, int n_heads)
     }
 }
 
-/* Attention of layer i over h (T, dim) -> s->attn_out (T, dim). */
-static void attend(Session *s, int i, const float *h, const Batch *b, const int *pos)
+/* Fresh queries and keys: clamp, norm, rotate; keys and values go to the cache. */
+static void place_rows(void *context, int from, int to, int thread)
 {
-    const Model *m = s->model;
-    const Config *c = &m->config;
-    const Layer *l = &m->layers[i];
-    const LayerConfig *lc = &c->layers[i];
+    Session *s = ((Rows *)context)->s;
+    const Batch *b = ((Rows *)context)->b;
+    int layer = ((Rows *)context)->layer;
+    const Config *c = &s->model->config;
+    const Layer *l = &s->model->layers[layer];
+    const LayerConfig *lc = &c->layers[layer];
     size_t nq = (size_t)(lc->n_heads * c->key_dim), nk = (size_t)(lc->n_kv_heads * c->key_dim);
-    size_t nv = (size_t)(lc->n_kv_heads * c->value_dim), na = (size_t)(lc->n_heads * c->value_dim);
-
-    matmul(s, h, b->n, (MatmulOut[]){{&l->wq, s->q}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
-#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (b->n > 8)
-    for (int t = 0; t < b->n; t++) {
+    size_t nv = (size_t)(lc->n_kv_heads * c->value_dim);
+    (void)thread;
+    for (int t = from; t < to; t++) {
         float *q = s->q + (size_t)t * nq, *k = s->k_new + (size_t)t * nk, *v = s->v_new + (size_t)t * nv;
         if (c->clamp_qkv > 0) {
             clamp(q, nq, c->clamp_qkv);
@@ -113,39 +125,54 @@ static void attend(Session *s, int i, const float *h, const Batch *b, const int 
             rope_rotate(q, cs, lc->n_heads, c->key_dim, c->rope_dim, c->rope_pairing);
             rope_rotate(k, cs, lc->n_kv_heads, c->key_dim, c->rope_dim, c->rope_pairing);
         }
-        session_store(s, i, b->seqs ? b->seqs[t] : 0, pos[t], k, v);
+        session_store(s, layer, seq_of(b, t), s->pos[t], k, v);
     }
+}
+
+/* Attention of layer i over h (T, dim) -> s->attn_out (T, dim). */
+static void attend(Session *s, int i, const float *h, const Batch *b)
+{
+    const Config *c = &s->model->config;
+    const Layer *l = &s->model->layers[i];
+    const LayerConfig *lc = &c->layers[i];
+    size_t nq = (size_t)(lc->n_heads * c->key_dim), na = (size_t)(lc->n_heads * c->value_dim);
+    matmul(s, h, b->n, (MatmulOut[]){{&l->wq, s->q}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
+    threads_run(&s->threads, b->n, ROW_GRAIN, place_rows, &(Rows){s, b, i});
     for (int t = 0, n; t < b->n; t += n) { // one call for each sequence's rows
-        int seq = b->seqs ? b->seqs[t] : 0;
-        for (n = 1; t + n < b->n && (!b->seqs || b->seqs[t + n] == seq); n++)
+        for (n = 1; t + n < b->n && seq_of(b, t + n) == seq_of(b, t); n++)
             ;
-        attention(s, i, seq, pos[t], n, s->q + (size_t)t * nq, s->att + (size_t)t * na);
+        attention(s, i, seq_of(b, t), s->pos[t], n, s->q + (size_t)t * nq, s->att + (size_t)t * na);
     }
     matmul(s, s->att, b->n, (MatmulOut[]){{&l->wo, s->attn_out}}, 1);
     if (l->attn_post_norm.on)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, b->n, c->dim);
 }
 
-/* FFN of layer i over h (n, dim) -> out (n, dim), which may be h. */
-static void ffn(Session *s, int i, const float *h, float *out, int n)
+/* act(up), or act(gate) * up, in s->hidden. */
+static void activate_rows(void *context, int from, int to, int thread)
 {
+    Session *s = ((Rows *)context)->s;
     const Config *c = &s->model->config;
-    const Layer *l = &s->model->layers[i];
-    size_t hidden = (size_t)c->layers[i].hidden_dim;
-    if (c->gated)
-        matmul(s, h, n, (MatmulOut[]){{&l->w_gate, s->gate}, {&l->w_up, s->hidden}}, 2);
-    else
-        matmul(s, h, n, (MatmulOut[]){{&l->w_up, s->hidden}}, 1);
-#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (n > 8)
-    for (int t = 0; t < n; t++) {
-        float *up = s->hidden + (size_t)t * hidden, *gate = s->gate + (size_t)t * hidden;
+    size_t hidden = (size_t)c->layers[((Rows *)context)->layer].hidden_dim;
+    (void)thread;
+    for (size_t t = (size_t)from; t < (size_t)to; t++) {
+        float *up = s->hidden + t * hidden, *gate = s->gate + t * hidden;
         s->k->act[c->act](c->gated ? gate : up, hidden);
         if (c->gated)
             s->k->mul(up, gate, hidden);
     }
+}
+
+/* FFN of layer i over h (n, dim) -> out (n, dim), which may be h. */
+static void ffn(Session *s, int i, const float *h, float *out, int n)
+{
+    const Layer *l = &s->model->layers[i];
+    MatmulOut in[] = {{&l->w_up, s->hidden}, {&l->w_gate, s->gate}};
+    matmul(s, h, n, in, s->model->config.gated ? 2 : 1);
+    threads_run(&s->threads, n, ROW_GRAIN, activate_rows, &(Rows){s, NULL, i});
     matmul(s, s->hidden, n, (MatmulOut[]){{&l->w_down, out}}, 1);
     if (l->ffn_post_norm.on)
-        norm_rows(s, &l->ffn_post_norm, out, out, n, c->dim);
+        norm_rows(s, &l->ffn_post_norm, out, out, n, s->model->config.dim);
 }
 
 static void add(Session *s, const float *y, int n)
@@ -165,12 +192,12 @@ static const float *normed(Session *s, const Norm *norm, int n)
     return s->xn;
 }
 
-static void run_layer(Session *s, int i, const Batch *b, const int *pos)
+static void run_layer(Session *s, int i, const Batch *b)
 {
     const Config *c = &s->model->config;
     const Layer *l = &s->model->layers[i];
     const float *h = normed(s, &l->attn_norm, b->n);
-    attend(s, i, h, b, pos);
+    attend(s, i, h, b);
     if (!c->parallel)
         add(s, s->attn_out, b->n);
     if (!c->parallel || l->ffn_norm.on)
@@ -210,10 +237,10 @@ static int place(Session *s, const Batch *b, Err *e)
     if (b->n < 1 || b->n > s->params.max_batch)
         return err_set(e, EXIT_USAGE, "batch: got %d rows, want 1 to %d", b->n, s->params.max_batch);
     for (int t = 0; t < b->n; t++) {
-        int seq = b->seqs ? b->seqs[t] : 0;
+        int seq = seq_of(b, t);
         if (b->tokens && (b->tokens[t] < 0 || b->tokens[t] >= s->model->config.vocab_size))
             return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t], s->model->config.vocab_size - 1);
-        bool follows = t > 0 && seq == (b->seqs ? b->seqs[t - 1] : 0);
+        bool follows = t > 0 && seq == seq_of(b, t - 1);
         s->pos[t] = follows ? s->pos[t - 1] + 1 : s->seqs[seq].n_pos;
         n_wanted += b->wanted && b->wanted[t];
         if (session_grow(s, seq, s->pos[t] + 1, e))
@@ -224,16 +251,35 @@ static int place(Session *s, const Batch *b, Err *e)
     return 0;
 }
 
+typedef struct {
+    Session *s;
+    const Batch *b;
+    int n_logits;
+} Graph;
+
+static void run_graph(void *context)
+{
+    Graph *g = context;
+    Session *s = g->s;
+    const Model *m = s->model;
+    Rows rows = {s, g->b, 0};
+    threads_run(&s->threads, g->b->n, ROW_GRAIN, embed_rows, &rows);
+    if (m->embd_norm.on)
+        norm_rows(s, &m->embd_norm, s->x, s->x, g->b->n, m->config.dim);
+    if (m->config.pos == POS_ROPE)
+        threads_run(&s->threads, g->b->n, ROW_GRAIN, turn_rows, &rows);
+    for (int i = 0; i < m->config.n_layers; i++)
+        run_layer(s, i, g->b);
+    g->n_logits = head(s, g->b);
+}
+
 int forward(Session *s, const Batch *b, Err *e)
 {
+    Graph g = {s, b, 0};
     if (place(s, b, e))
         return -1;
-    embed(s, b, s->pos);
-    if (s->model->config.pos == POS_ROPE)
-        turn(s, s->pos, b->n);
-    for (int i = 0; i < s->model->config.n_layers; i++)
-        run_layer(s, i, b, s->pos);
+    threads_team(&s->threads, run_graph, &g);
     for (int t = 0; t < b->n; t++)
-        s->seqs[b->seqs ? b->seqs[t] : 0].n_pos = s->pos[t] + 1;
-    return head(s, b);
+        s->seqs[seq_of(b, t)].n_pos = s->pos[t] + 1;
+    return g.n_logits;
 }

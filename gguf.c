@@ -171,7 +171,7 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
 
 static int map_file(GgufMap *m, const char *path, Err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe without a writer would block
     struct stat st;
     if (fd < 0 || fstat(fd, &st)) {
         err_set(e, EXIT_IO, "cannot open: %s", strerror(errno));
@@ -255,7 +255,7 @@ static int parse_map(Gguf *g, int index, Err *e)
     for (uint64_t i = 0; !rc && i < n_keys; i++)
         if (str_eq(keys[i].name, "general.alignment")) {
             double v = keys[i].type == GGUF_STRING || keys[i].is_array ? 0 : gguf_number(&keys[i], 0);
-            if (v < 1 || v > 1 << 20 || ((uint64_t)v & ((uint64_t)v - 1)))
+            if (!(v >= 1 && v <= 1 << 20) || v != (uint32_t)v || ((uint32_t)v & ((uint32_t)v - 1)))
                 rc = err_set(e, EXIT_MODEL, "key general.alignment: got %g, want a power of two up to 1048576", v);
             else
                 alignment = (uint64_t)v;

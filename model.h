@@ -11,6 +11,7 @@
 
 #include "gguf.h"
 #include "kernels.h"
+#include "threads.h"
 #include "tokenizer.h"
 
 /* ---- configuration ----------------------------------------------------------------------------------------- */
@@ -155,6 +156,7 @@ typedef struct Session {
     const Model *model;
     SessionParams params;
     const Kernels *k;
+    Threads threads;
     Arena arena;
 
     /* The KV cache: a pool of blocks, each with every layer's keys and values of 64 positions of one sequence. */
@@ -180,7 +182,7 @@ typedef struct Session {
     int max_heads;       // of any layer
     float *alibi_slopes; // (n_layers, max_heads)
     float *partial;      // attention's results per key span, see attention.c
-    float *scratch;      // (n_threads, scratch_floats) of matmul and attention
+    float *scratch;      // (n_threads, scratch_floats) of matmul and attention: session_scratch()
     size_t scratch_floats;
 } Session;
 
@@ -201,6 +203,9 @@ size_t session_bytes(const Model *m, const SessionParams *p);
 /* For attention.c: keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block, in kv_type. */
 const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block);
 const void *session_values(const Session *s, int layer, int kv_head, int seq, int block);
+
+/* The scratch of one thread: scratch_floats floats. */
+float *session_scratch(const Session *s, int thread);
 
 /* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first; and store one
  * position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
@@ -241,8 +246,10 @@ void attention(Session *s, int layer, int seq, int pos, int n_rows, const float 
 size_t attention_scratch(const Config *c); // floats of scratch for one thread
 size_t attention_partial(const Config *c, int seq_len); // floats of Session.partial
 
+enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth another thread
+
 /* ops.c: y may be x. */
-void norm_rows(const Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
+void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
 void rope_init(const Model *m, int seq_len, int index, float *inv_freq, float *scale);
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim, RopePairing pairing);
 

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 
 enum { HEADER = 128 }; // a multiple of 64 with room for any shape
 
@@ -28,14 +29,21 @@ static int write_header(NpyFile *n)
 
 int npy_open(NpyFile *n, const char *path, size_t cols, Err *e)
 {
-    *n = (NpyFile){.f = fopen(path, "wb"), .path = path, .cols = cols};
+    struct stat st;
+    *n = (NpyFile){.path = path, .cols = cols};
+    if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+        err_set(e, EXIT_IO, "got a %s, want a regular file (its header is written last)",
+                S_ISDIR(st.st_mode) ? "folder" : "pipe or device");
+        return err_prefix(e, path);
+    }
+    n->f = fopen(path, "wb");
     if (!n->f)
         return io_error(n, e);
-    if (write_header(n) || fseek(n->f, 0, SEEK_END) || ftell(n->f) != HEADER) {
-        err_set(e, EXIT_IO, "got a pipe or device, want a regular file (its header is written last)");
+    if (write_header(n)) {
+        io_error(n, e);
         fclose(n->f);
         n->f = NULL;
-        return err_prefix(e, path);
+        return -1;
     }
     return 0;
 }

@@ -3,13 +3,26 @@
 
 #include "model.h"
 
-void norm_rows(const Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
+typedef struct {
+    const Session *s;
+    const Norm *norm;
+    float *y;
+    const float *x; // (n_rows, width)
+    size_t width;
+} NormJob;
+
+static void norm_range(void *context, int from, int to, int thread)
 {
-    const Config *c = &s->model->config;
-#pragma omp parallel for schedule(static) num_threads(s->params.n_threads) if (n_rows > 8)
-    for (int t = 0; t < n_rows; t++)
-        s->k->norm[c->norm](y + (size_t)t * (size_t)width, x + (size_t)t * (size_t)width, n->w, n->b, (size_t)width,
-                            c->norm_eps);
+    const NormJob *j = context;
+    const Config *c = &j->s->model->config;
+    (void)thread;
+    for (size_t t = (size_t)from; t < (size_t)to; t++)
+        j->s->k->norm[c->norm](j->y + t * j->width, j->x + t * j->width, j->norm->w, j->norm->b, j->width, c->norm_eps);
+}
+
+void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
+{
+    threads_run(&s->threads, n_rows, ROW_GRAIN, norm_range, &(NormJob){s, n, y, x, (size_t)width});
 }
 
 /* The pair index whose wavelength makes `turns` turns within the original context (Peng et al. 2023, YaRN, eq. 18). */

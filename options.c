@@ -136,7 +136,8 @@ static int unknown(const char *arg, size_t len, Err *e)
             return err_set(e, EXIT_USAGE, "%s: no such flag here: %s", seen, llama2c_hints[i][1]);
     for (int i = 0; i < N_OPTIONS; i++)
         for (int j = 0; table[i].names && name_at(&table[i], j, &name); j++) {
-            int d = distance(arg, len, name, name_at(&table[i], j, &name));
+            size_t n = name_at(&table[i], j, &name), shorter = n < len ? n : len;
+            int d = shorter > 4 && !memcmp(arg, name, shorter) ? 1 : distance(arg, len, name, n); // --temperature
             if (d < best) {
                 best = d;
                 nearest = name;
@@ -165,7 +166,8 @@ static int read_number(const Option *o, const char *flag, const char *value, dou
     bool whole = o->kind == OPT_INT;
     *out = strtod(value, &end);
     snprintf(want, sizeof want, "%s from %.10g to %.10g", whole ? "a whole number" : "a number", o->min, o->max);
-    if (end == value || *end || !(*out >= o->min && *out <= o->max) || (whole && *out != floor(*out)))
+    bool llama2c = o->offset == AT(n_threads) && strchr(value, '.'); // -t 1.0 was a temperature
+    if (end == value || *end || !(*out >= o->min && *out <= o->max) || (whole && *out != floor(*out)) || llama2c)
         return bad(o, flag, value, want, e);
     return 0;
 }
@@ -188,6 +190,14 @@ static int read_bias(Options *p, const Option *o, const char *flag, const char *
     biases[p->sampler.n_biases++] = (LogitBias){(int)id, (float)bias};
     p->sampler.biases = biases;
     return 0;
+}
+
+/* llama2.c's `-p 0.9`, which would be a prompt here. */
+static bool is_top_p(const char *flag, const char *value)
+{
+    char *end;
+    double v = strtod(value, &end);
+    return !strcmp(flag, "-p") && strchr(value, '.') && !*end && v >= 0 && v <= 1;
 }
 
 static int add_part(Options *p, const char *text, bool is_file, Err *e)
@@ -240,11 +250,14 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
         errno = 0;
         p->sampler.seed = strtoull(value, &end, 10);
         p->has_seed = true;
-        return *value && !*end && !errno && *value != '-' ? 0 : bad(o, flag, value, "a whole number of up to 64 bits", e);
+        return *value >= '0' && *value <= '9' && !*end && !errno ? 0 : bad(o, flag, value, "a whole number of up to 64 bits", e);
     case OPT_KV:
         p->kv_type = strcmp(value, "f32") ? KV_F16 : KV_F32;
         return strcmp(value, "f32") && strcmp(value, "f16") ? bad(o, flag, value, "f16 or f32", e) : 0;
-    case OPT_PROMPT: return add_part(p, value, false, e);
+    case OPT_PROMPT:
+        if (is_top_p(flag, value))
+            return bad(o, flag, value, "a prompt (llama2.c's -p is --top-p here; -i takes any text)", e);
+        return add_part(p, value, false, e);
     case OPT_FILE: return add_part(p, value, true, e);
     case OPT_STOP: return add_stop(p, value, e);
     case OPT_BIAS: return read_bias(p, o, flag, value, e);
@@ -261,8 +274,10 @@ int options_parse(Options *o, int argc, char **argv, Err *e)
     for (int i = 1; i < argc; i++) {
         const char *arg = argv[i], *value = NULL;
         if (only_names || arg[0] != '-' || !arg[1]) {
+            char seen[80];
             if (o->model)
-                return err_set(e, EXIT_USAGE, "\"%.60s\": got a second model or a text without -i, want one model file", arg);
+                return err_set(e, EXIT_USAGE, "\"%s\": got a second model or a text without -i, want one model file",
+                               str_escape((Str){arg, strlen(arg)}, seen, sizeof seen));
             o->model = arg;
             continue;
         }

@@ -3,6 +3,7 @@
  * Results go to standard output and nothing else does. Only this file exits.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,10 +25,21 @@ static void on_signal(int number)
 
 static void catch_signals(void)
 {
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
+    static const int signals[] = {SIGINT, SIGTERM};
+    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, old;
     sigemptyset(&a.sa_mask);
-    sigaction(SIGINT, &a, NULL);
-    sigaction(SIGTERM, &a, NULL);
+    for (int i = 0; i < 2; i++)
+        if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) // nohup and `run &` in a script ignore them
+            sigaction(signals[i], &a, NULL);
+}
+
+/* A file opened while descriptor 1 is closed would receive our standard output. Closed ones are held by a file that
+ * can do neither what they are for nor harm. */
+static void hold_standard_files(void)
+{
+    for (int fd = 0; fd <= 2; fd++)
+        if (fcntl(fd, F_GETFD) < 0)
+            open("/dev/null", fd ? O_RDONLY : O_WRONLY);
 }
 
 /* ---- prompt ------------------------------------------------------------------------------------------------ */
@@ -36,10 +48,11 @@ static int hex_digits(const char *p, int n, uint32_t *out)
 {
     *out = 0;
     for (int i = 0; i < n; i++) {
-        const char *digits = "0123456789abcdef", *at = p[i] ? strchr(digits, p[i] | 32) : NULL;
-        if (!at || (p[i] >= 'P' && p[i] <= 'Y')) // | 32 would turn control bytes and P..Y into digits
+        static const char digits[] = "0123456789abcdefABCDEF";
+        const char *at = p[i] ? strchr(digits, p[i]) : NULL;
+        if (!at)
             return -1;
-        *out = *out << 4 | (uint32_t)(at - digits);
+        *out = *out << 4 | (uint32_t)(at - digits < 16 ? at - digits : at - digits - 6);
     }
     return 0;
 }
@@ -50,7 +63,7 @@ static void add_escaped(Buf *out, const char *text)
     static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
     for (; *text; text++) {
         const char *plain = text[0] == '\\' && text[1] ? strchr(from, text[1]) : NULL;
-        uint32_t code;
+        uint32_t code, low;
         char utf8[4];
         if (plain) {
             buf_add(out, &to[plain - from], 1);
@@ -59,9 +72,13 @@ static void add_escaped(Buf *out, const char *text)
             utf8[0] = (char)code; // a byte, not a code point
             buf_add(out, utf8, 1);
             text += 3;
-        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code)) {
+        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code) && code >> 11 != 0xd800 >> 11) {
             buf_add(out, utf8, utf8_encode(code, utf8));
             text += 5;
+        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code) && code >> 10 == 0xd800 >> 10
+                   && text[6] == '\\' && text[7] == 'u' && !hex_digits(text + 8, 4, &low) && low >> 10 == 0xdc00 >> 10) {
+            buf_add(out, utf8, utf8_encode(0x10000 + ((code & 0x3ff) << 10) + (low & 0x3ff), utf8)); // a surrogate pair
+            text += 11;
         } else {
             buf_add(out, text, 1);
         }
@@ -71,8 +88,10 @@ static void add_escaped(Buf *out, const char *text)
 static int read_prompt(const Options *o, Buf *out, Err *e)
 {
     if (!o->n_parts) {
+        char model[200];
+        str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
         if (isatty(STDIN_FILENO))
-            return err_set(e, EXIT_USAGE, "got no prompt, want one: ./run %.200s -i \"Once upon a time\"", o->model);
+            return err_set(e, EXIT_USAGE, "got no prompt, want one: ./run %s -i \"Once upon a time\"", model);
         return file_read("-", out, e);
     }
     for (int i = 0; i < o->n_parts; i++) {
@@ -181,7 +200,7 @@ static int choose_threads(const Options *o)
 #ifndef _OPENMP
     n = 1;
 #endif
-    return n > 0 ? n : cpu_threads();
+    return n > 0 && n <= 1024 ? n : cpu_threads();
 }
 
 /* The context: -c, else the model's, at most 4096, grown to what the prompt and -n need. */
@@ -244,6 +263,8 @@ static int generate(Run *r, Printer *p, Err *e)
     int rows = r->logits.f ? (int)(r->prompt.n - 1) % r->session.params.max_batch : 0, met = 0;
     while (!met && !stop_signal && (o->n_predict < 0 || r->n_generated < o->n_predict)) {
         int id = sampler_pick(&r->sampler, r->session.logits + (size_t)rows * vocab);
+        if (id < 0)
+            return err_set(e, EXIT_IO, "sampling: got no token with a finite logit (a damaged model, or --logit-bias left none)");
         if (!o->ignore_eos && tokenizer_is_end(t, id))
             break;
         sampler_accept(&r->sampler, id);
@@ -416,13 +437,14 @@ static int text_mode(const Options *o, Err *e)
         options_completion(stdout);
     else
         printf("attn.c %s\n", RUN_VERSION);
-    return fflush(stdout) ? stdout_failed(e) : 0;
+    return fflush(stdout) || ferror(stdout) ? stdout_failed(e) : 0;
 }
 
 int main(int argc, char **argv)
 {
     Options o;
     Err e = {0};
+    hold_standard_files();
     catch_signals();
     int rc = options_parse(&o, argc, argv, &e);
     if (!rc) {

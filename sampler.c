@@ -6,6 +6,7 @@
  */
 #include "sampler.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,13 +50,13 @@ void sampler_accept(Sampler *s, int id)
     }
 }
 
-static float uniform(Sampler *s) // [0, 1) in steps of 2^-24
+static double uniform(Sampler *s) // [0, 1) in steps of 2^-53
 {
     uint64_t z = s->state += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     z ^= z >> 31;
-    return (float)(z >> 40) * 0x1p-24f;
+    return (double)(z >> 11) * 0x1p-53;
 }
 
 static void penalise(const Sampler *s, float *logits)
@@ -109,33 +110,43 @@ static void take_best(Sampler *s, const float *logits, int k)
     qsort(h, (size_t)n, sizeof *h, better);
 }
 
+/* Weights exp((logit - best) / temp) of the first n candidates -> s->probs; returns their sum. */
+static double weigh(Sampler *s, int n, float temp)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        s->probs[i] = (s->candidates[i].logit - s->candidates[0].logit) / temp;
+    s->kernels->exp_sum(s->probs, (size_t)n, 0);
+    for (int i = 0; i < n; i++)
+        sum += s->probs[i];
+    return sum;
+}
+
 int sampler_pick(Sampler *s, float *logits)
 {
     const SamplerParams *p = &s->params;
     penalise(s, logits);
-    if (p->temp <= 0 || p->top_k == 1) {
-        int best = 0;
-        for (int id = 1; id < s->vocab_size; id++)
-            if (logits[id] > logits[best])
-                best = id;
-        return best;
+    int best = 0;
+    for (int id = 0; id < s->vocab_size; id++) {
+        if (isnan(logits[id]))
+            logits[id] = -INFINITY;
+        best = logits[id] > logits[best] ? id : best;
     }
+    if (logits[best] == -INFINITY)
+        return -1;
+    if (p->temp <= 0 || p->top_k == 1 || logits[best] == INFINITY)
+        return best;
     int n = p->top_k > 0 && p->top_k < s->vocab_size ? p->top_k : s->vocab_size;
     take_best(s, logits, n);
-    for (int i = 0; i < n; i++)
-        s->probs[i] = s->candidates[i].logit;
-    float best = s->probs[0];
     if (p->top_p < 1 || p->min_p > 0) {
-        float total = s->kernels->exp_sum(s->probs, (size_t)n, best), sum = 0;
+        double total = weigh(s, n, 1), sum = 0;
         int keep = 0;
-        while (keep < n && (keep == 0 || (sum < p->top_p * total && s->probs[keep] >= p->min_p * s->probs[0])))
+        while (keep < n && (keep == 0 || ((p->top_p >= 1 || sum < p->top_p * total) && s->probs[keep] >= p->min_p)))
             sum += s->probs[keep++];
         n = keep;
     }
-    for (int i = 0; i < n; i++)
-        s->probs[i] = s->candidates[i].logit / p->temp;
-    float total = s->kernels->exp_sum(s->probs, (size_t)n, best / p->temp), at = uniform(s) * total, sum = 0;
-    for (int i = 0; i < n; i++)
+    double at = uniform(s) * weigh(s, n, p->temp), sum = 0;
+    for (int i = 0; i < n - 1; i++)
         if (at < (sum += s->probs[i]))
             return s->candidates[i].id;
     return s->candidates[n - 1].id;

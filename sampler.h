@@ -43,7 +43,8 @@ void sampler_free(Sampler *s);
 /* Tell the sampler of a token of the text (prompt or generated), for the penalties. */
 void sampler_accept(Sampler *s, int id);
 
-/* Choose from logits (vocab_size), which are changed. The same seed, calls and logits give the same ids everywhere. */
+/* Choose from logits (vocab_size), which are changed. The same seed, calls and logits give the same ids everywhere.
+ * NaN is never chosen; -1 if nothing but NaN and -inf is there. */
 int sampler_pick(Sampler *s, float *logits);
 
 #endif

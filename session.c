@@ -114,6 +114,7 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     if (arena_commit(&s->arena, e))
         return -1;
     plan(s);
+    s->threads.n_threads = p->n_threads;
 
     size_t item = p->kv_type == KV_F32 ? 4 : 2, offset = 0;
     s->max_heads = (int)max_of(m, head_count);
@@ -136,6 +137,11 @@ void session_free(Session *s)
 {
     arena_free(&s->arena);
     *s = (Session){0};
+}
+
+float *session_scratch(const Session *s, int thread)
+{
+    return s->scratch + (size_t)thread * s->scratch_floats;
 }
 
 /* ---- blocks ------------------------------------------------------------------------------------------------ */
@@ -167,8 +173,7 @@ static int block_copy(Session *s, int id)
 void session_truncate(Session *s, int seq, int n)
 {
     Sequence *q = &s->seqs[seq];
-    if (n >= q->n_pos)
-        return;
+    n = n < q->n_pos ? n : q->n_pos;
     for (int b = (n + KV_BLOCK - 1) / KV_BLOCK; b < s->max_blocks && q->blocks[b] >= 0; b++) {
         s->refs[q->blocks[b]]--;
         q->blocks[b] = -1;

@@ -8,10 +8,6 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#ifdef _OPENMP
-#include <omp.h>
-#endif
-
 int err_set(Err *e, int code, const char *fmt, ...)
 {
     va_list ap;
@@ -27,7 +23,7 @@ int err_prefix(Err *e, const char *prefix)
     Err old = *e;
     char name[200];
     str_escape((Str){prefix, strlen(prefix)}, name, sizeof name);
-    int n = snprintf(e->text, sizeof e->text, "%s: ", name);
+    int n = snprintf(e->text, sizeof e->text, "%s: ", *name ? name : "\"\"");
     snprintf(e->text + n, sizeof e->text - (size_t)n, "%.*s", (int)(sizeof e->text - (size_t)n - 1), old.text);
     return -1;
 }
@@ -231,15 +227,6 @@ double clock_seconds(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-int thread_index(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
 }
 
 int file_read(const char *path, Buf *out, Err *e)

@@ -84,8 +84,6 @@ size_t utf8_complete(const char *p, size_t len);
 
 double clock_seconds(void); // monotonic
 
-int thread_index(void); // of the caller within the present OpenMP team; 0 without OpenMP
-
 /* Read a whole file, "-" being standard input, into `out`. */
 int file_read(const char *path, Buf *out, Err *e);
 

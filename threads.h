@@ -1,0 +1,41 @@
+/* threads.h - ranges of work shared by the threads of one forward().
+ *
+ * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling thread with the others
+ * standing by, and inside it threads_run() hands out ranges of work. A thread that the machine has taken away from us
+ * delays nothing but the range it is in the middle of: the others take all that is left, and nobody waits for a thread
+ * that has not begun. (An OpenMP loop ends in a barrier for all; two hundred of them a token on a busy machine made
+ * decoding twelve times slower than with one thread.)
+ */
+#ifndef THREADS_H
+#define THREADS_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* Work on items from .. to - 1, as thread number `thread` of the team (0 is the caller). */
+typedef void (*RangeFn)(void *context, int from, int to, int thread);
+
+typedef struct {
+    _Atomic(RangeFn) fn;
+    _Atomic(void *) context;
+    atomic_int n_items, n_ranges;
+} ThreadJob;
+
+typedef struct {
+    int n_threads;
+    bool open; // inside threads_team()
+    ThreadJob jobs[2];
+    _Alignas(64) atomic_uint_fast64_t ticket; // number of the present job << 32 | its next range
+    _Alignas(64) atomic_int done;             // ranges of the present job that are finished
+    _Alignas(64) atomic_bool closing;
+} Threads;
+
+/* Run body(context) with up to t->n_threads threads at hand. */
+void threads_team(Threads *t, void (*body)(void *context), void *context);
+
+/* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done. Results must not
+ * depend on the cut. Outside a team it is one call of fn. */
+void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context);
+
+#endif
