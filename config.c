@@ -26,13 +26,14 @@ typedef struct {
     RopePairing pairing;
     float alibi_max; // 0: from the key, or no bias at all
     bool parallel, parallel_key; // parallel_key: the key use_parallel_residual decides
-    Need shared_norm;
+    Need shared_norm; // MAYBE: the file's tensors say, and with them `parallel`
     bool attn_norm_2;
     bool embd_scale_sqrt_dim;  // embeddings are multiplied by sqrt(dim)
     bool divide_logits;        // logit_scale is a divisor
     int window, window_period; // default window; every window_period-th layer is global (0: none is)
     float local_rope_base;     // of windowed layers, 0: the same as elsewhere
     bool plain_local_rope;     // windowed layers are not rescaled
+    bool plain_own_base;       // windowed layers are not rescaled if the file gives them a base of their own
     int no_rope_period;        // every so-many-th layer has no rope, 0: none
     int big_layers;            // a model of so many layers scales attention by (dim / n_heads)^-1/2 (Gemma 27B)
 } Family;
@@ -74,7 +75,7 @@ static const Family families[] = {
      .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ALIBI, .alibi_max = 8},
     {.name = "mpt", .norm = NORM_LAYER, .norm_bias = MAYBE, .qk_norm = QK_NORM_FULL, .qk_norm_need = MAYBE,
      .qk_norm_bias = MAYBE, .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .act = ACT_GELU, .pos = POS_ALIBI},
-    {.name = "gpt"},
+    {.name = "gpt", .plain_own_base = true},
 };
 
 enum { N_FAMILIES = sizeof families / sizeof *families };
@@ -253,6 +254,10 @@ static void from_family(Config *c, const Family *f, Keys *k)
     c->fused_gate_up = f->fused_gate_up;
     c->parallel = f->parallel_key ? key_flag(k, "use_parallel_residual", 1) : f->parallel;
     c->shared_norm = f->shared_norm;
+    if (f->shared_norm == MAYBE) { // a file without ffn_norm has the parallel form
+        c->shared_norm = gguf_tensor(k->g, "blk.0.ffn_norm.weight") ? NO : YES;
+        c->parallel = c->shared_norm == YES;
+    }
     c->attn_norm_2 = f->attn_norm_2;
     c->pos = f->pos;
     c->rope_pairing = f->pairing;
@@ -349,7 +354,7 @@ static void read_rope(Config *c, const Family *f, Keys *k)
         }
     c->ropes[1] = *r;
     c->ropes[1].base = key_float(k, "rope.freq_base_swa", f->local_rope_base > 0 ? f->local_rope_base : r->base);
-    if (f->plain_local_rope) {
+    if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
         c->ropes[1].scaling = ROPE_PLAIN;
         c->ropes[1].factor = c->ropes[1].attn_factor = 1;
     }

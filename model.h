@@ -60,7 +60,7 @@ typedef struct {
     Act act;
     bool gated, fused_gate_up; // fused: w_up's tensor holds the gate's rows, then its own
     bool parallel;             // attention and FFN read the same residual
-    Need shared_norm;          // parallel: attn_norm feeds the FFN too, there is no ffn_norm
+    Need shared_norm;          // YES or NO; parallel: attn_norm feeds the FFN too, there is no ffn_norm
     bool attn_norm_2;          // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
 
     PosType pos;

@@ -207,7 +207,7 @@ static void bind_layer(Binder *b, int i)
     }
     bind_linear(b, &l->wo, "attn_output", dim, (size_t)lc->n_heads * (size_t)c->value_dim, c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? YES : NO);
-    bind_norm(b, &l->ffn_norm, "ffn_norm", dim, !c->pre_norm || c->shared_norm == YES ? NO : c->shared_norm == NO ? YES : MAYBE);
+    bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && c->shared_norm == NO ? YES : NO);
     bind_ffn(b, l, (size_t)lc->hidden_dim);
     bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? YES : NO);
     if (c->attn_norm_2) { // Falcon 40B: this one feeds attention, attn_norm the FFN
