@@ -468,7 +468,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     else
         from_family(c, f, &k);
     c->residual_scale = key_float(&k, "residual_scale", 1);
-    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", key_float(&k, "attention.logit_softcapping", 0));
+    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", 0);
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", 0);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
     if (c->pos == POS_ROPE && !k.failed)

@@ -281,8 +281,8 @@ CONVENTIONS: dict[str, Convention] = {
     "gemma2": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
         "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
-        "attention.logit_softcapping": SET, "final_logit_softcapping": SET}, tied="must",
-        keys=lambda s: window_keys(s) | {k: s[k] for k in ("attention.logit_softcapping", "final_logit_softcapping")}),
+        "attn_logit_softcapping": SET, "final_logit_softcapping": SET}, tied="must",
+        keys=lambda s: window_keys(s) | {k: s[k] for k in ("attn_logit_softcapping", "final_logit_softcapping")}),
     "gemma3": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.qk_norm": "head", "attention.scale": gemma_scale(62),
         "attention.sliding_window": ANY, "attention.sliding_window_pattern": lambda s: every(6, s["block_count"]),

@@ -61,8 +61,8 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
             smooth = min(max((rotations - low) / (high - low), 0.0), 1.0)
             divisors.append(1 / ((1 - smooth) / factor + smooth))
         return out | {"rope_factors": {"rope_freqs.weight": divisors}}
-    out |= {"rope.scaling.type": kind, "rope.scaling.factor": factor, "rope.scaling.original_context_length": original}
-    if kind == "longrope":
+    out |= {"rope.scaling.type": kind, "rope.scaling.original_context_length": original}
+    if kind == "longrope":  # without a factor: llama.cpp would divide the frequencies by it
         for which in ("long", "short"):
             values = p.get(f"{which}_factor")
             if not isinstance(values, list) or len(values) != rot // 2 or \
@@ -73,6 +73,7 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
             attn = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         return out | {"rope.scaling.attn_factor": attn}
     p.refuse("truncate", (None, True), "yarn without truncation is not supported")
+    out["rope.scaling.factor"] = factor
     usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0  # what a yarn engine multiplies by on its own
     mscale, all_dim = p.num("mscale"), p.num("mscale_all_dim")
     if attn is None and mscale and all_dim:
@@ -146,7 +147,7 @@ def gemma(c: Config) -> Spec:
     out |= {"ffn.activation": c.activation("hidden_activation"), "norm.post": True,
             "final_logit_softcapping": c.num("final_logit_softcapping")}
     if kind == "gemma2":
-        cap = {"attention.logit_softcapping": c.num("attn_logit_softcapping")}
+        cap = {"attn_logit_softcapping": c.num("attn_logit_softcapping")}
         return rope(c) | out | cap | windows(c, lambda i: i % 2 == 0, keep=True)
     c.refuse("attn_logit_softcapping", (None,), "Gemma 3 has no attention soft cap")
     step = c.int("sliding_window_pattern", c.get("_sliding_window_pattern") or 6)

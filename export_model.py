@@ -46,7 +46,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
     "residual_scale": (F32, 1.0), "embedding_scale": (F32, 1.0), "logit_scale": (F32, 1.0),
-    "attention.scale": (F32, None), "attention.logit_softcapping": (F32, None), "final_logit_softcapping": (F32, None),
+    "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None), "final_logit_softcapping": (F32, None),
     "attention.clamp_kqv": (F32, None), "attention.max_alibi_bias": (F32, None),
     "position": (STR, "rope"), "position.offset": (U32, 0),
     "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None), "rope.freq_base": (F32, 10000.0),

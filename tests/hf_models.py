@@ -390,7 +390,7 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int]) -> Tens
             q, k = rotate(q, cos, sin, s["rope.pairing"]), rotate(k, cos, sin, s["rope.pairing"])
         scale = s["attention.scale"]
         scale = scale[layer] if isinstance(scale, list) else kd ** -0.5 if scale is None else scale
-        scores = cap(q @ k.transpose(1, 2) * scale, s["attention.logit_softcapping"])
+        scores = cap(q @ k.transpose(1, 2) * scale, s["attn_logit_softcapping"])
         back = positions[:, None] - positions[None, :]
         if s["position"] == "alibi":
             scores = scores - alibi_slopes(h, s["attention.max_alibi_bias"])[:, None, None] * back
@@ -471,8 +471,8 @@ GPT_CASES = [
                              "attention.sliding_window_pattern": [True, False, True]},
             {"window": {"attention.sliding_window_pattern": [False] * 3}, "slopes": {"attention.max_alibi_bias": 8.0}}),
     GptCase("scales-caps", {"attention.scale": [0.2, 0.5, 0.9], "embedding_scale": 3.0, "logit_scale": 0.3, "output_bias": True,
-                            "attention.logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attention.clamp_kqv": 1.5},
-            {"per layer": {"attention.scale": 0.2}, "cap": {"attention.logit_softcapping": None}, "logit": {"logit_scale": 1.0},
+                            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attention.clamp_kqv": 1.5},
+            {"per layer": {"attention.scale": 0.2}, "cap": {"attn_logit_softcapping": None}, "logit": {"logit_scale": 1.0},
              "final cap": {"final_logit_softcapping": None}, "clamp": {"attention.clamp_kqv": None}}),
     GptCase("local-base-yarn", {"rope.freq_base_swa": 100.0, "attention.sliding_window": 9, "rope.scaling.type": "yarn",
                                 "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32,
