@@ -1,0 +1,19 @@
+/* json.h - writing JSON.
+ *
+ * Values are appended to a Buf, which remembers a failed growth; commas and brackets are the caller's.
+ */
+#ifndef JSON_H
+#define JSON_H
+
+#include "util.h"
+
+/* A string in quotes. Control characters, quotes and backslashes are escaped, other characters stand for themselves;
+ * a byte that is no UTF-8 becomes U+FFFD. */
+void json_string(Buf *out, Str s);
+
+void json_int(Buf *out, int64_t v);
+
+/* A number with as many digits as a float needs to be read back the same; null if it is not finite. */
+void json_float(Buf *out, float v);
+
+#endif

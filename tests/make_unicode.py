@@ -1,0 +1,115 @@
+"""Write unicode_tables.h: python tests/make_unicode.py > unicode_tables.h
+
+The truth is what Hugging Face tokenizers does, so the tables are read off the `tokenizers` package itself:
+general categories as its regular expression engine (Oniguruma) sees them, which is Unicode 16.0 in tokenizers 0.23,
+and NFC as its older normaliser does it, which knows Unicode 9.0: decompositions and combining classes come from the
+standard library's unicodedata and are dropped where tokenizers does not apply them.
+"""
+import sys
+import unicodedata
+
+import tokenizers
+from tokenizers import Regex, normalizers, pre_tokenizers
+
+# Order and names are those of the table in pattern.c. Cw is our own: the control characters that are white space.
+NAMES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
+         "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cw", "Cf", "Cs", "Co", "Cn"]
+WORD = 32  # added for what [\w] matches; Oniguruma's \w alone matches a little more
+ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
+TEXT = "".join(map(chr, ALL))
+BLOCK = 128
+
+
+def members(pattern):
+    """The code points that tokenizers' engine matches with a one-character pattern."""
+    split = pre_tokenizers.Split(Regex(f"(?:{pattern})+"), "removed")
+    out = set(ALL)
+    for _, (start, end) in split.pre_tokenize_str(TEXT):
+        out.difference_update(ALL[start:end])
+    return out
+
+
+def categories():
+    cat = [NAMES.index("Cn")] * 0x110000
+    for name in NAMES:
+        if name not in ("Cw", "Cs", "Cn"):
+            for c in members(rf"\p{{{name}}}"):
+                cat[c] = NAMES.index(name)
+    for c in range(0xD800, 0xE000):
+        cat[c] = NAMES.index("Cs")
+    space = members(r"\s")
+    for c in space:
+        if cat[c] == NAMES.index("Cc"):
+            cat[c] = NAMES.index("Cw")
+    # What pattern.c takes \s for; fails if an update of tokenizers changes it.
+    assert space == {c for c in ALL if NAMES[cat[c]] in ("Zs", "Zl", "Zp", "Cw")}
+    for c in members(r"[\w]"):
+        cat[c] |= WORD
+    return cat
+
+
+def nfc_data():
+    nfc, nfd = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
+    ccc, pairs, quick = [0] * 0x110000, [], [0] * 0x110000
+    for c in ALL:
+        ch = chr(c)
+        n = unicodedata.combining(ch)
+        # A mark that tokenizers knows is reordered with one of a lower or of a higher class.
+        if n and (nfd("a\u0345" + ch) != "a\u0345" + ch or nfd("a" + ch + "\u0334") != "a" + ch + "\u0334"):
+            ccc[c] = n
+        d = unicodedata.decomposition(ch)
+        if d and not d.startswith("<") and nfd(ch) != ch:
+            parts = [int(x, 16) for x in d.split()] + [0]
+            composes = parts[1] and nfc(ch) == ch
+            pairs.append((c, parts[0], parts[1], int(bool(composes))))
+            quick[c] |= not composes
+            if composes:
+                quick[parts[1]] = 1
+    for c in list(range(0x1161, 0x1176)) + list(range(0x11A8, 0x11C3)):  # Hangul vowels and finals may compose
+        quick[c] = 1
+    return ccc, pairs, quick
+
+
+def two_stage(values):
+    blocks, index = {}, []
+    for i in range(0, 0x110000, BLOCK):
+        index.append(blocks.setdefault(tuple(values[i:i + BLOCK]), len(blocks)))
+    return index, [v for b in blocks for v in b]
+
+
+def array(kind, name, values):
+    print(f"static const {kind} {name}[{len(values)}] = {{")
+    line = "   "
+    for v in values:
+        if len(line) + len(str(v)) + 2 > 118:
+            print(line)
+            line = "   "
+        line += f" {v},"
+    print(line + "\n};\n")
+
+
+def main():
+    cat = categories()
+    ccc, pairs, quick = nfc_data()
+    # ccc is 0 to 240; 255 marks a starter that normalisation must look at.
+    attention = [k or (255 if q else 0) for k, q in zip(ccc, quick)]
+    print(f"/* unicode_tables.h - made by tests/make_unicode.py from tokenizers {tokenizers.__version__}; do not edit.\n"
+          " *\n"
+          " * unicode_category: the general category of a code point, numbered as in pattern.c, + 32 for a word\n"
+          " * character (Unicode 16.0).\n"
+          " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may change or join to the one\n"
+          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by code point (Unicode 9.0).\n"
+          " * Both tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
+          f"#define UNICODE_BLOCK {BLOCK}\n")
+    for name, values in (("category", cat), ("ccc", attention)):
+        index, data = two_stage(values)
+        array("uint16_t" if max(index) > 255 else "uint8_t", f"unicode_{name}_index", index)
+        array("uint8_t", f"unicode_{name}_data", data)
+    print(f"static const uint32_t unicode_pairs[{len(pairs)}][4] = {{")
+    for i in range(0, len(pairs), 4):
+        print("    " + " ".join("{%d, %d, %d, %d}," % p for p in pairs[i:i + 4]))
+    print("};")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

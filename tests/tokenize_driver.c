@@ -1,0 +1,213 @@
+/* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
+ *
+ *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded
+ *     tokenize_driver --split PATTERN...   texts -> [ends of the pieces in bytes]
+ *     tokenize_driver --nfc                texts -> "HEX"
+ *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing
+ *     tokenize_driver --time MODEL FLAGS   one text -> {"ids": count, "open": s, "first": s, "second": s}: processor
+ *                                        seconds of opening, encoding, and encoding again
+ *
+ * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is printed for each.
+ */
+#include "../json.h"
+#include "../pretokenize.h"
+#include "../tokenizer.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static int die(const Err *e)
+{
+    fprintf(stderr, "tokenize_driver: %s\n", e->text);
+    return e->code;
+}
+
+/* 1 and the text in *out, 0 at the end of the input. */
+static int read_text(Buf *out)
+{
+    unsigned char head[4], byte[4096];
+    out->len = 0;
+    buf_add(out, "", 0);
+    if (fread(head, 1, 4, stdin) != 4)
+        return 0;
+    size_t len = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+    while (len) {
+        size_t n = fread(byte, 1, len < sizeof byte ? len : sizeof byte, stdin);
+        if (n == 0)
+            return 0;
+        buf_add(out, byte, n);
+        len -= n;
+    }
+    return 1;
+}
+
+static void add_hex(Buf *out, const char *p, size_t len)
+{
+    buf_add(out, "\"", 1);
+    for (size_t i = 0; i < len; i++) {
+        char hex[3];
+        snprintf(hex, sizeof hex, "%02x", (unsigned)(unsigned char)p[i]);
+        buf_add(out, hex, 2);
+    }
+    buf_add(out, "\"", 1);
+}
+
+static void print_line(Buf *line)
+{
+    buf_add(line, "\n", 1);
+    fwrite(line->ptr, 1, line->len, stdout);
+    line->len = 0;
+}
+
+static int split(char **patterns, int n, Err *e)
+{
+    Str list[8];
+    Buf text = {0}, line = {0};
+    Cuts cuts = {0};
+    for (int i = 0; i < n && i < 8; i++)
+        list[i] = (Str){patterns[i], strlen(patterns[i])};
+    Pretok *p = pretok_compile(list, (size_t)n, e);
+    int rc = p ? 0 : -1;
+    while (!rc && read_text(&text)) {
+        rc = pretok_split(p, text.ptr, text.len, &cuts, e);
+        buf_add(&line, "[", 1);
+        for (size_t i = 0; i < cuts.n; i++) {
+            buf_add(&line, ", ", i ? 2 : 0);
+            json_int(&line, (int64_t)cuts.ends[i]);
+        }
+        buf_add(&line, "]", 1);
+        print_line(&line);
+    }
+    pretok_free(p);
+    cuts_free(&cuts);
+    buf_free(&text);
+    buf_free(&line);
+    return rc;
+}
+
+static int normalize(Err *e)
+{
+    Buf text = {0}, out = {0}, line = {0};
+    int rc = 0;
+    while (rc >= 0 && read_text(&text)) {
+        out.len = 0;
+        rc = nfc(text.ptr, text.len, &out, e);
+        add_hex(&line, rc == 1 ? out.ptr : text.ptr, rc == 1 ? out.len : text.len);
+        print_line(&line);
+    }
+    buf_free(&text);
+    buf_free(&out);
+    buf_free(&line);
+    return rc < 0 ? -1 : 0;
+}
+
+static int rule(const char *name)
+{
+    const PreRule *r = pre_rule((Str){name, strlen(name)});
+    Buf line = {0};
+    buf_add(&line, "{\"flags\": ", 10);
+    json_int(&line, r ? (int64_t)r->flags : 0);
+    buf_add(&line, ", \"patterns\": [", 15);
+    for (int i = 0; r && i < PRE_MAX_PATTERNS && r->patterns[i]; i++) {
+        buf_add(&line, ", ", i ? 2 : 0);
+        json_string(&line, (Str){r->patterns[i], strlen(r->patterns[i])});
+    }
+    buf_add(&line, "]}", 2);
+    if (!r) {
+        line.len = 0;
+        buf_add(&line, "null", 4);
+    }
+    print_line(&line);
+    buf_free(&line);
+    return 0;
+}
+
+static double processor_seconds(void)
+{
+    return (double)clock() / CLOCKS_PER_SEC;
+}
+
+static int time_it(const char *path, unsigned flags, Err *e)
+{
+    Gguf g = {0};
+    Buf text = {0};
+    TokenList list = {0};
+    if (gguf_open(&g, path, e))
+        return -1;
+    read_text(&text);
+    double t0 = processor_seconds();
+    Tokenizer *t = tokenizer_open(&g, e);
+    double t1 = processor_seconds();
+    int rc = t ? tokenizer_encode(t, text.ptr, text.len, flags, &list, e) : -1;
+    double t2 = processor_seconds();
+    list.n = 0;
+    rc = rc ? rc : tokenizer_encode(t, text.ptr, text.len, flags, &list, e);
+    double t3 = processor_seconds();
+    if (!rc)
+        printf("{\"ids\": %zu, \"open\": %.6f, \"first\": %.6f, \"second\": %.6f}\n", list.n, t1 - t0, t2 - t1, t3 - t2);
+    tokens_free(&list);
+    buf_free(&text);
+    tokenizer_close(t);
+    gguf_close(&g);
+    return rc;
+}
+
+static int tokenize(const char *path, unsigned flags, Err *e)
+{
+    Gguf g = {0};
+    Buf text = {0}, line = {0}, bytes = {0};
+    TokenList list = {0};
+    if (gguf_open(&g, path, e))
+        return -1;
+    Tokenizer *t = tokenizer_open(&g, e);
+    int rc = t ? 0 : -1;
+    while (!rc && read_text(&text)) {
+        Decoder d;
+        list.n = 0;
+        bytes.len = 0;
+        rc = tokenizer_encode(t, text.ptr, text.len, flags, &list, e);
+        if (rc)
+            break;
+        decoder_init(&d, t, true, flags & ENCODE_SPECIAL);
+        buf_add(&line, "{\"ids\": [", 9);
+        for (size_t i = 0; i < list.n; i++) {
+            buf_add(&line, ", ", i ? 2 : 0);
+            json_int(&line, list.ids[i]);
+            decoder_feed(&d, list.ids[i], &bytes);
+        }
+        decoder_flush(&d, &bytes);
+        buf_add(&line, "], \"bytes\": ", 12);
+        add_hex(&line, bytes.ptr, bytes.len);
+        buf_add(&line, "}", 1);
+        print_line(&line);
+    }
+    tokens_free(&list);
+    buf_free(&text);
+    buf_free(&line);
+    buf_free(&bytes);
+    tokenizer_close(t);
+    gguf_close(&g);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    Err e = {0};
+    int rc;
+    if (argc >= 2 && strcmp(argv[1], "--split") == 0)
+        rc = split(argv + 2, argc - 2, &e);
+    else if (argc == 2 && strcmp(argv[1], "--nfc") == 0)
+        rc = normalize(&e);
+    else if (argc == 3 && strcmp(argv[1], "--rule") == 0)
+        rc = rule(argv[2]);
+    else if (argc == 4 && strcmp(argv[1], "--time") == 0)
+        rc = time_it(argv[2], (unsigned)atoi(argv[3]), &e);
+    else if (argc == 3)
+        rc = tokenize(argv[1], (unsigned)atoi(argv[2]), &e);
+    else {
+        fprintf(stderr, "usage: see the head of tests/tokenize_driver.c\n");
+        return EXIT_USAGE;
+    }
+    return rc ? die(&e) : 0;
+}

@@ -1,0 +1,999 @@
+/* tokenizer.c - see tokenizer.h.
+ *
+ * One merging loop serves both kinds of BPE: a heap of candidate pairs, best first, leftmost among equals. What
+ * differs is how the first symbols are made (bytes, or UTF-8 characters) and what a pair is worth: its rank in the
+ * merge list, or the score of the piece it makes. Pieces stay where they are in the file; loading builds one hash
+ * table of (tag, id) and, for merge lists, one of pairs of ids, and allocates nothing per token.
+ */
+#include "tokenizer.h"
+#include "pretokenize.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define SPACE_MARK "\xe2\x96\x81" // U+2581, SentencePiece's space
+
+typedef struct {
+    uint32_t left, right; // token ids
+    uint32_t rank;
+    uint32_t id1; // id of the joined token + 1; 0 for an empty slot
+} Merge;
+
+/* Tokens that are matched in the text itself. */
+typedef struct {
+    Str text;
+    int id;
+} Literal;
+
+typedef struct {
+    Literal *items; // sorted by text, then id
+    size_t n;
+    bool first[256]; // whether one starts with this byte
+} Literals;
+
+/* What encoding needs and decoding does not. */
+typedef struct {
+    bool ready;
+    uint64_t *slots; // hash table of pieces: tag << 32 | id + 1
+    size_t n_slots;  // a power of two, as n_merge_slots
+    size_t max_len;  // of a piece
+    Merge *merges;
+    size_t n_merge_slots;
+    int bytes[256];         // token of a single byte, -1 if there is none
+    Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN (and for byte-level BPE USER_DEFINED too)
+    Buf texts;              // of user-defined pieces with the space marked
+} Tables;
+
+struct Tokenizer {
+    int n;
+    Str *pieces;        // n views into the file
+    const GgufKey *types, *scores, *merges; // NULL if absent
+    bool byte_level;    // else pieces are UTF-8 with SPACE_MARK for the space
+    bool by_score;      // else by merge list
+    bool nfc, ignore_merges, space_prefix, remove_extra_spaces, adds_bos, adds_eos;
+    int bos, eos, unknown; // -1 if there is none
+    uint8_t *is_end;       // n
+    Pretok *pretok;        // NULL: no cutting
+    Tables *tables;
+};
+
+/* ---- lists ---------------------------------------------------------------------------------------------------- */
+
+int tokens_add(TokenList *list, int id, Err *e)
+{
+    if (list->n == list->cap) {
+        size_t cap = list->cap ? 2 * list->cap : 256;
+        int *grown = mem_grow(list->ids, cap, sizeof *grown);
+        if (!grown)
+            return err_set(e, EXIT_MEMORY, "out of memory for the tokens of the text");
+        list->ids = grown;
+        list->cap = cap;
+    }
+    list->ids[list->n++] = id;
+    return 0;
+}
+
+void tokens_free(TokenList *list)
+{
+    free(list->ids);
+    *list = (TokenList){0};
+}
+
+/* ---- tokens --------------------------------------------------------------------------------------------------- */
+
+/* The byte that a piece like <0x0A> stands for, or -1. */
+static int named_byte(Str piece)
+{
+    int v = 0;
+    if (piece.len != 6 || memcmp(piece.ptr, "<0x", 3) != 0 || piece.ptr[5] != '>')
+        return -1;
+    for (int i = 3; i < 5; i++) {
+        char c = piece.ptr[i];
+        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        if (digit < 0)
+            return -1;
+        v = 16 * v + digit;
+    }
+    return v;
+}
+
+/* Byte-level BPE writes every byte as one visible character: itself where Latin-1 has a visible one, else the next
+ * free one from U+0100 on (GPT-2, bytes_to_unicode). */
+static uint32_t byte_to_char(int b)
+{
+    if (b < 33)
+        return 256 + (uint32_t)b;
+    if (b >= 127 && b <= 160)
+        return 256 + 33 + (uint32_t)(b - 127);
+    return b == 173 ? 256 + 67 : (uint32_t)b;
+}
+
+/* The inverse; -1 for a character that stands for no byte. */
+static int char_to_byte(uint32_t cp)
+{
+    int b = cp < 256 ? (int)cp : cp < 256 + 33 ? (int)cp - 256 : cp < 256 + 67 ? (int)cp - 256 - 33 + 127 : 173;
+    return cp <= 256 + 67 && byte_to_char(b) == cp ? b : -1;
+}
+
+int tokenizer_vocab_size(const Tokenizer *t)
+{
+    return t->n;
+}
+
+int tokenizer_bos(const Tokenizer *t)
+{
+    return t->bos;
+}
+
+int tokenizer_eos(const Tokenizer *t)
+{
+    return t->eos;
+}
+
+bool tokenizer_adds_bos(const Tokenizer *t)
+{
+    return t->adds_bos;
+}
+
+bool tokenizer_is_end(const Tokenizer *t, int id)
+{
+    return id >= 0 && id < t->n && t->is_end[id];
+}
+
+Str tokenizer_piece(const Tokenizer *t, int id)
+{
+    return id >= 0 && id < t->n ? t->pieces[id] : (Str){"", 0};
+}
+
+TokenType tokenizer_type(const Tokenizer *t, int id)
+{
+    int32_t type;
+    if (id < 0 || id >= t->n)
+        return TOKEN_UNDEFINED;
+    if (t->types) {
+        memcpy(&type, t->types->data + 4 * (size_t)id, 4);
+        return type >= TOKEN_UNDEFINED && type <= TOKEN_BYTE ? (TokenType)type : TOKEN_UNDEFINED;
+    }
+    if (id == t->bos || id == t->eos)
+        return TOKEN_CONTROL;
+    if (id == t->unknown)
+        return TOKEN_UNKNOWN;
+    return !t->byte_level && named_byte(t->pieces[id]) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------- */
+
+/* An array of `type` with at least `n` items; 1 and *out, 0 if absent, -1 on failure. */
+static int array_key(const Gguf *g, const char *name, GgufType type, const char *want, uint64_t n, const GgufKey **out, Err *e)
+{
+    const GgufKey *k = gguf_key(g, name);
+    *out = k;
+    if (!k)
+        return 0;
+    bool ok = k->is_array && (k->type == type || (type == GGUF_I32 && k->type == GGUF_U32));
+    if (!ok)
+        return err_set(e, EXIT_MODEL, "key %s: got another kind of value, want an array of %s", name, want);
+    if (k->n < n)
+        return err_set(e, EXIT_MODEL, "key %s: got %llu items, want %llu", name, (unsigned long long)k->n, (unsigned long long)n);
+    return 1;
+}
+
+/* The id in an optional key, checked; *id stays as it is when the key is absent. */
+static int id_key(const Tokenizer *t, const Gguf *g, const char *name, int *id, Err *e)
+{
+    uint32_t v;
+    int rc = gguf_u32(g, name, &v, e);
+    if (rc <= 0)
+        return rc;
+    if (v >= (uint32_t)t->n)
+        return err_set(e, EXIT_MODEL, "key %s: got %u, want less than the %d tokens", name, v, t->n);
+    *id = (int)v;
+    return 0;
+}
+
+/* Names that end a text where they are CONTROL tokens: of turns and texts, and the file separators that models of code
+ * put between files (the list is llama.cpp's). */
+static const char *const end_names[] = {
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>",
+    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>", "<fim_pad>",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"};
+enum { N_END_NAMES = sizeof end_names / sizeof *end_names };
+
+static int find_end_tokens(Tokenizer *t, const Gguf *g, Err *e)
+{
+    static const char *const keys[] = {"eot", "eom", "fim_pad", "fim_rep", "fim_sep"};
+    t->is_end = mem_zalloc((size_t)t->n, 1);
+    if (!t->is_end)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+
+    /* By name. In the harmony and solar formats <|end|> only ends a message, others end the turn. */
+    int end = -1, call = -1, turn = -1;
+    bool starts[256] = {false};
+    for (int k = 0; k < N_END_NAMES; k++)
+        starts[(unsigned char)end_names[k][0]] = true;
+    for (int id = 0; id < t->n; id++) {
+        Str s = t->pieces[id];
+        if (s.len == 0 || !starts[(unsigned char)*s.ptr] || (t->types && tokenizer_type(t, id) != TOKEN_CONTROL))
+            continue;
+        for (int k = 0; k < N_END_NAMES; k++)
+            if (str_eq(s, end_names[k])) {
+                t->is_end[id] = 1;
+                end = k == 2 ? id : end;
+                call = k == 4 || k == 5 ? id : call;
+                turn = k == 3 || k == 6 ? id : turn;
+            }
+    }
+    if (end >= 0 && call >= 0 && turn >= 0)
+        t->is_end[end] = 0;
+
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
+        char name[64];
+        int id = -1;
+        snprintf(name, sizeof name, "tokenizer.ggml.%s_token_id", keys[i]);
+        if (id_key(t, g, name, &id, e))
+            return -1;
+        if (id >= 0)
+            t->is_end[id] = 1;
+    }
+    if (t->eos >= 0)
+        t->is_end[t->eos] = 1;
+    const GgufKey *ids;
+    if (array_key(g, "tokenizer.ggml.eos_token_ids", GGUF_I32, "32-bit integers", 0, &ids, e) < 0)
+        return -1;
+    for (uint64_t i = 0; ids && i < ids->n; i++) {
+        double v = gguf_number(ids, i);
+        if (v < 0 || v >= t->n)
+            return err_set(e, EXIT_MODEL, "key tokenizer.ggml.eos_token_ids: got %.0f, want less than the %d tokens", v, t->n);
+        t->is_end[(int)v] = 1;
+    }
+    return 0;
+}
+
+/* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the architecture's. */
+static int open_pretokenizer(Tokenizer *t, const Gguf *g, unsigned *flags, Err *e)
+{
+    Str name = {0}, arch = {0}, normalizer = {0};
+    const GgufKey *own;
+    char shown[80];
+    int has_name = gguf_str(g, "tokenizer.ggml.pre", &name, e);
+    int has_own = array_key(g, "tokenizer.attnc.pre_patterns", GGUF_STRING, "strings", 0, &own, e);
+    int has_normalizer = gguf_str(g, "tokenizer.attnc.normalizer", &normalizer, e);
+    if (has_name < 0 || has_own < 0 || has_normalizer < 0 || gguf_str(g, "general.architecture", &arch, e) < 0)
+        return -1;
+    if (!has_name && str_eq(arch, "gpt2"))
+        name = (Str){"gpt-2", 5};
+    if (!has_name && str_eq(arch, "gptneox"))
+        name = (Str){"olmo", 4}; // GPT-2's pattern after NFC, as in Pythia's tokenizer.json
+    const PreRule *rule = name.len ? pre_rule(name) : NULL;
+    if (rule)
+        *flags = rule->flags;
+    else if (!has_own && !has_name)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.pre: missing, want it for byte-level BPE (architecture \"%s\" has no "
+                       "default)", str_escape(arch, shown, sizeof shown));
+    else if (!has_own)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.pre: got \"%s\", want a pre-tokenizer that we know, such as gpt-2, "
+                       "llama-bpe, qwen2, smollm or tekken", str_escape(name, shown, sizeof shown));
+    if (has_normalizer && !str_eq(normalizer, "nfc") && !str_eq(normalizer, "none"))
+        return err_set(e, EXIT_MODEL, "key tokenizer.attnc.normalizer: got \"%s\", want \"none\" or \"nfc\"",
+                       str_escape(normalizer, shown, sizeof shown));
+    if (has_normalizer || has_own)
+        *flags = (*flags & ~(unsigned)PRE_NFC) | (str_eq(normalizer, "nfc") ? PRE_NFC : 0);
+
+    Str known[PRE_MAX_PATTERNS], *patterns = has_own ? gguf_strings(own) : known;
+    size_t n = has_own ? (size_t)own->n : 0;
+    if (!patterns)
+        return err_set(e, EXIT_MEMORY, "out of memory for the pre-tokenizer");
+    for (; !has_own && n < PRE_MAX_PATTERNS && rule->patterns[n]; n++)
+        known[n] = (Str){rule->patterns[n], strlen(rule->patterns[n])};
+    t->pretok = pretok_compile(patterns, n, e);
+    if (has_own)
+        free(patterns);
+    return t->pretok ? 0 : -1;
+}
+
+static int open_model(Tokenizer *t, const Gguf *g, unsigned *flags, Err *e)
+{
+    static const struct {
+        const char *model, *what;
+    } refused[] = {{"t5", "Unigram"}, {"bert", "WordPiece"}, {"rwkv", "RWKV"}, {"plamo2", "PLaMo 2"}, {"none", "no tokenizer"},
+                   {"no_vocab", "no tokenizer"}, {"hybriddna", "DNA k-mers"}, {"whitespace", "words"}};
+    Str model = {0};
+    int rc = gguf_str(g, "tokenizer.ggml.model", &model, e);
+    char shown[80];
+    if (rc == 0)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.model: missing, want gpt2, llama or gemma4");
+    if (rc < 0)
+        return -1;
+    t->by_score = str_eq(model, "llama");
+    if (str_eq(model, "gpt2")) {
+        if (open_pretokenizer(t, g, flags, e))
+            return -1;
+        t->byte_level = !(*flags & PRE_ESCAPE);
+        return 0;
+    }
+    if (str_eq(model, "gemma4"))
+        *flags = PRE_ESCAPE | PRE_BOS;
+    if (str_eq(model, "gemma4") || t->by_score)
+        return 0;
+    const char *what = "unknown to us";
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
+        if (str_eq(model, refused[i].model))
+            what = refused[i].what;
+    return err_set(e, EXIT_MODEL, "key tokenizer.ggml.model: got \"%s\" (%s), want gpt2, llama or gemma4",
+                   str_escape(model, shown, sizeof shown), what);
+}
+
+static int open_keys(Tokenizer *t, const Gguf *g, Err *e)
+{
+    const GgufKey *tokens, *map;
+    unsigned flags = 0;
+    int rc = array_key(g, "tokenizer.ggml.tokens", GGUF_STRING, "strings", 1, &tokens, e);
+    if (rc <= 0)
+        return rc < 0 ? -1 : err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: missing, want the vocabulary");
+    if (tokens->n > INT32_MAX / 2)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: got %llu items, want at most %d", (unsigned long long)tokens->n,
+                       INT32_MAX / 2);
+    t->n = (int)tokens->n;
+    t->pieces = gguf_strings(tokens);
+    if (!t->pieces)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    if (open_model(t, g, &flags, e)
+        || array_key(g, "tokenizer.ggml.token_type", GGUF_I32, "32-bit integers", tokens->n, &t->types, e) < 0
+        || array_key(g, "tokenizer.ggml.scores", GGUF_F32, "32-bit floats", t->by_score ? tokens->n : 0, &t->scores, e) < 0
+        || array_key(g, "tokenizer.ggml.merges", GGUF_STRING, "strings", 0, &t->merges, e) < 0
+        || array_key(g, "tokenizer.ggml.precompiled_charsmap", GGUF_U8, "bytes", 0, &map, e) < 0)
+        return -1;
+    if (t->by_score && !t->scores)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.scores: missing, want one for each of the %d tokens", t->n);
+    if (!t->by_score && !t->merges)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: missing, want the merge list");
+    if (map && map->n > 0)
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.precompiled_charsmap: got a text normalisation, want none");
+
+    t->nfc = flags & PRE_NFC;
+    t->ignore_merges = flags & PRE_IGNORE_MERGES;
+    t->adds_bos = t->by_score || flags & PRE_BOS;
+    t->space_prefix = t->by_score;
+    // SentencePiece's own defaults, unless the types say that these are plain tokens
+    t->bos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 1) == TOKEN_CONTROL) ? 1 : -1;
+    t->eos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 2) == TOKEN_CONTROL) ? 2 : -1;
+    t->unknown = t->by_score && (!t->types || tokenizer_type(t, 0) == TOKEN_UNKNOWN) ? 0 : -1;
+    if (id_key(t, g, "tokenizer.ggml.bos_token_id", &t->bos, e) || id_key(t, g, "tokenizer.ggml.eos_token_id", &t->eos, e)
+        || id_key(t, g, "tokenizer.ggml.unknown_token_id", &t->unknown, e)
+        || gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->adds_bos, e) < 0
+        || gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->adds_eos, e) < 0
+        || gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0
+        || gguf_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &t->remove_extra_spaces, e) < 0
+        || gguf_bool(g, "tokenizer.attnc.ignore_merges", &t->ignore_merges, e) < 0)
+        return -1;
+    Str arch = {0};
+    if (gguf_str(g, "general.architecture", &arch, e) < 0)
+        return -1;
+    bool gemma4 = arch.len >= 6 && memcmp(arch.ptr, "gemma4", 6) == 0; // whose files say false and mean true
+    t->adds_bos = (t->adds_bos || gemma4) && t->bos >= 0;
+    t->adds_eos = t->adds_eos && t->eos >= 0;
+    return find_end_tokens(t, g, e);
+}
+
+Tokenizer *tokenizer_open(const Gguf *g, Err *e)
+{
+    Tokenizer *t = mem_zalloc(1, sizeof *t);
+    if (t)
+        t->tables = mem_zalloc(1, sizeof *t->tables);
+    if (!t || !t->tables)
+        err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    else if (open_keys(t, g, e) == 0)
+        return t;
+    tokenizer_close(t);
+    return NULL;
+}
+
+void tokenizer_close(Tokenizer *t)
+{
+    if (!t)
+        return;
+    if (t->tables) {
+        free(t->tables->slots);
+        free(t->tables->merges);
+        free(t->tables->user.items);
+        free(t->tables->special.items);
+        buf_free(&t->tables->texts);
+        free(t->tables);
+    }
+    free(t->pieces);
+    free(t->is_end);
+    pretok_free(t->pretok);
+    free(t);
+}
+
+/* ---- tables for encoding -------------------------------------------------------------------------------------- */
+
+static uint64_t load(const char *p, size_t n)
+{
+    uint64_t v = 0;
+    memcpy(&v, p, n);
+    return v;
+}
+
+/* A quick hash of a few bytes; both halves of the result are well mixed. */
+static uint64_t hash_bytes(const char *p, size_t len)
+{
+    const uint64_t k = 0x9e3779b97f4a7c15u;
+    uint64_t h = len * k, v;
+    if (len >= 8) {
+        for (size_t i = 0; i + 8 < len; i += 8)
+            h = ((h ^ load(p + i, 8)) * k) ^ (h >> 29);
+        v = load(p + len - 8, 8);
+    } else if (len >= 4)
+        v = load(p, 4) | load(p + len - 4, 4) << 32;
+    else
+        v = len ? (uint64_t)(unsigned char)p[0] | (uint64_t)(unsigned char)p[len / 2] << 8 | (uint64_t)(unsigned char)p[len - 1] << 16 : 0;
+    h = (h ^ v) * k;
+    h = (h ^ h >> 32) * k;
+    return h ^ h >> 29;
+}
+
+/* The slot that holds `s`, or the empty one where it belongs. */
+static uint64_t *find_slot(const Tokenizer *t, const char *s, size_t len, uint64_t hash)
+{
+    const Tables *x = t->tables;
+    size_t i = hash & (x->n_slots - 1);
+    for (; x->slots[i]; i = (i + 1) & (x->n_slots - 1)) {
+        Str found = t->pieces[(uint32_t)x->slots[i] - 1];
+        if (x->slots[i] >> 32 == hash >> 32 && found.len == len && memcmp(found.ptr, s, len) == 0)
+            break;
+    }
+    return &x->slots[i];
+}
+
+static int find(const Tokenizer *t, const char *s, size_t len)
+{
+    return len > t->tables->max_len ? -1 : (int)((uint32_t)*find_slot(t, s, len, hash_bytes(s, len))) - 1;
+}
+
+/* Id of a piece that ordinary text may become, or -1. */
+static int find_text(const Tokenizer *t, const char *s, size_t len)
+{
+    int id = find(t, s, len);
+    TokenType type = id >= 0 ? tokenizer_type(t, id) : TOKEN_CONTROL;
+    return type == TOKEN_NORMAL || type == TOKEN_UNDEFINED || type == TOKEN_USER_DEFINED ? id : -1;
+}
+
+static size_t table_size(size_t n)
+{
+    size_t size = 16;
+    while (size < n + n / 2)
+        size *= 2;
+    return size;
+}
+
+/* All pieces by text; of equal ones the last counts, as in a JSON vocabulary. */
+static int build_pieces(const Tokenizer *t, Err *e)
+{
+    Tables *x = t->tables;
+    x->n_slots = table_size((size_t)t->n);
+    x->slots = mem_zalloc(x->n_slots, sizeof *x->slots);
+    if (!x->slots)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    for (int id = 0; id < t->n; id++) {
+        Str s = t->pieces[id];
+        if (s.len == 0)
+            continue;
+        uint64_t hash = hash_bytes(s.ptr, s.len);
+        *find_slot(t, s.ptr, s.len, hash) = hash >> 32 << 32 | ((uint32_t)id + 1);
+        x->max_len = s.len > x->max_len ? s.len : x->max_len;
+    }
+    return 0;
+}
+
+static Merge *find_merge(const Tables *x, uint32_t left, uint32_t right)
+{
+    uint64_t h = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;
+    size_t i = (h ^ h >> 32) & (x->n_merge_slots - 1);
+    while (x->merges[i].id1 && (x->merges[i].left != left || x->merges[i].right != right))
+        i = (i + 1) & (x->n_merge_slots - 1);
+    return &x->merges[i];
+}
+
+/* The merge list "left right" as pairs of ids; of equal pairs the last counts, as in Hugging Face's BPE. */
+static int build_merges(const Tokenizer *t, Err *e)
+{
+    Tables *x = t->tables;
+    Str *list = gguf_strings(t->merges);
+    size_t n = (size_t)t->merges->n;
+    x->n_merge_slots = table_size(n);
+    x->merges = mem_zalloc(x->n_merge_slots, sizeof *x->merges);
+    char *joined = mem_alloc(x->max_len, 1);
+    int rc = list && x->merges && joined ? 0 : err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    for (size_t i = 0; i < n && !rc; i++) {
+        Str s = list[i];
+        const char *space = s.len > 2 ? memchr(s.ptr + 1, ' ', s.len - 2) : NULL;
+        int left = -1, right = -1, id = -1;
+        if (space && s.len - 1 <= x->max_len) {
+            size_t n_left = (size_t)(space - s.ptr), n_right = s.len - n_left - 1;
+            left = find(t, s.ptr, n_left);
+            right = find(t, space + 1, n_right);
+            memcpy(joined, s.ptr, n_left);
+            memcpy(joined + n_left, space + 1, n_right);
+            id = find(t, joined, n_left + n_right);
+        }
+        if (left < 0 || right < 0 || id < 0) {
+            char shown[80];
+            rc = err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: got \"%s\" at %zu, want two tokens that join to a third",
+                         str_escape(s, shown, sizeof shown), i);
+        } else
+            *find_merge(x, (uint32_t)left, (uint32_t)right) = (Merge){(uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)id + 1};
+    }
+    free(joined);
+    free(list);
+    return rc;
+}
+
+static int compare_literals(const void *a, const void *b)
+{
+    const Literal *x = a, *y = b;
+    int c = str_cmp(x->text, y->text);
+    return c ? c : (x->id > y->id) - (x->id < y->id);
+}
+
+/* The tokens whose type is in `mask`, sorted. `mark`: with their spaces marked, as the text will be. */
+static int build_literals(const Tokenizer *t, unsigned mask, bool mark, Literals *out, Err *e)
+{
+    Buf *texts = &t->tables->texts;
+    size_t bytes = 0, n = 0;
+    for (int id = 0; id < t->n; id++)
+        if (mask >> tokenizer_type(t, id) & 1) {
+            bytes += mark ? 3 * t->pieces[id].len : 0;
+            n++;
+        }
+    out->items = mem_alloc(n, sizeof *out->items);
+    if (bytes) { // grow once, so that what the items point to stays where it is
+        texts->ptr = mem_alloc(bytes + 1, 1);
+        texts->cap = texts->ptr ? bytes + 1 : 0;
+    }
+    if (!out->items || (bytes && !texts->ptr))
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    for (int id = 0; id < t->n; id++) {
+        Str s = t->pieces[id];
+        if (!(mask >> tokenizer_type(t, id) & 1) || s.len == 0)
+            continue;
+        if (mark && memchr(s.ptr, ' ', s.len)) {
+            size_t from = texts->len;
+            for (size_t i = 0; i < s.len; i++)
+                buf_add(texts, s.ptr[i] == ' ' ? SPACE_MARK : s.ptr + i, s.ptr[i] == ' ' ? 3 : 1);
+            s = (Str){texts->ptr + from, texts->len - from};
+        }
+        out->first[(unsigned char)*s.ptr] = true;
+        out->items[out->n++] = (Literal){s, id};
+    }
+    qsort(out->items, out->n, sizeof *out->items, compare_literals);
+    return 0;
+}
+
+static int build_tables(const Tokenizer *t, Err *e)
+{
+    Tables *x = t->tables;
+    unsigned user = 1u << TOKEN_USER_DEFINED, special = 1u << TOKEN_CONTROL | 1u << TOKEN_UNKNOWN;
+    if (x->ready)
+        return 0;
+    free(x->slots); // an earlier attempt may have failed halfway
+    free(x->merges);
+    free(x->user.items);
+    free(x->special.items);
+    buf_free(&x->texts);
+    memset(x, 0, sizeof *x);
+    if (build_pieces(t, e) || (!t->by_score && build_merges(t, e)) || build_literals(t, user, !t->byte_level, &x->user, e)
+        || build_literals(t, t->byte_level ? user | special : special, false, &x->special, e))
+        return -1;
+    for (int b = 0; b < 256; b++) {
+        char name[8];
+        if (t->byte_level)
+            x->bytes[b] = find(t, name, utf8_encode(byte_to_char(b), name));
+        else {
+            snprintf(name, sizeof name, "<0x%02X>", (unsigned)b);
+            int id = find(t, name, 6);
+            x->bytes[b] = id >= 0 && tokenizer_type(t, id) == TOKEN_BYTE ? id : -1;
+        }
+    }
+    x->ready = true;
+    return 0;
+}
+
+int tokenizer_find(const Tokenizer *t, Str piece, Err *e)
+{
+    return build_tables(t, e) ? -1 : find(t, piece.ptr, piece.len);
+}
+
+/* ---- encoding ------------------------------------------------------------------------------------------------- */
+
+typedef struct {
+    int id;         // -1: no token (yet)
+    int prev, next; // -1 at the ends
+    uint32_t start, len; // in the text; len = 0 once it was joined to its left neighbour
+} Symbol;
+
+/* Joining the symbol `key & 0xffffffff` and its right neighbour; the smallest key goes first. */
+typedef struct {
+    uint64_t key;  // rank << 32 | left symbol
+    uint32_t size; // bytes of both when it was found; something else by now means it is out of date
+    int id;        // of the joined token
+} Candidate;
+
+typedef struct {
+    const Tokenizer *t;
+    TokenList *out;
+    const char *text;
+    Symbol *symbols;
+    size_t cap_symbols;
+    Candidate *heap;
+    size_t n_heap, cap_heap;
+    Buf mapped; // a piece in byte-level characters
+    Cuts cuts;
+    Err *e;
+} Encoder;
+
+static int no_memory(Encoder *c)
+{
+    return err_set(c->e, EXIT_MEMORY, "out of memory while tokenizing the text");
+}
+
+static int heap_push(Encoder *c, Candidate x)
+{
+    if (c->n_heap == c->cap_heap) {
+        size_t cap = c->cap_heap ? 2 * c->cap_heap : 256;
+        Candidate *grown = mem_grow(c->heap, cap, sizeof *grown);
+        if (!grown)
+            return no_memory(c);
+        c->heap = grown;
+        c->cap_heap = cap;
+    }
+    size_t i = c->n_heap++;
+    for (; i > 0 && c->heap[(i - 1) / 2].key > x.key; i = (i - 1) / 2)
+        c->heap[i] = c->heap[(i - 1) / 2];
+    c->heap[i] = x;
+    return 0;
+}
+
+static Candidate heap_pop(Encoder *c)
+{
+    Candidate top = c->heap[0], x = c->heap[--c->n_heap];
+    size_t i = 0, n = c->n_heap;
+    for (size_t child; (child = 2 * i + 1) < n; i = child) {
+        if (child + 1 < n && c->heap[child + 1].key < c->heap[child].key)
+            child++;
+        if (x.key <= c->heap[child].key)
+            break;
+        c->heap[i] = c->heap[child];
+    }
+    c->heap[i] = x;
+    return top;
+}
+
+/* A number that sorts like the score, the highest first. */
+static uint32_t score_rank(const Tokenizer *t, int id)
+{
+    float score;
+    uint32_t u;
+    memcpy(&score, t->scores->data + 4 * (size_t)id, 4);
+    score += 0.0f; // -0 is 0
+    memcpy(&u, &score, 4);
+    return ~(u >> 31 ? ~u : u | 0x80000000u);
+}
+
+/* Put the pair that starts at symbol `left` on the heap if it makes a token. */
+static int consider(Encoder *c, int left)
+{
+    const Tokenizer *t = c->t;
+    int right = left < 0 ? -1 : c->symbols[left].next;
+    if (right < 0)
+        return 0;
+    Symbol a = c->symbols[left], b = c->symbols[right];
+    uint32_t rank;
+    int id;
+    if (t->by_score) {
+        id = find_text(t, c->text + a.start, a.len + b.len);
+        rank = id < 0 ? 0 : score_rank(t, id);
+    } else {
+        const Merge *m = a.id < 0 || b.id < 0 ? NULL : find_merge(t->tables, (uint32_t)a.id, (uint32_t)b.id);
+        id = m ? (int)m->id1 - 1 : -1;
+        rank = m ? m->rank : 0;
+    }
+    return id < 0 ? 0 : heap_push(c, (Candidate){(uint64_t)rank << 32 | (uint32_t)left, a.len + b.len, id});
+}
+
+/* Join the first n symbols as far as they go. */
+static int join_symbols(Encoder *c, int n)
+{
+    c->n_heap = 0;
+    for (int i = 0; i + 1 < n; i++)
+        if (consider(c, i))
+            return -1;
+    while (c->n_heap) {
+        Candidate best = heap_pop(c);
+        int left = (int)(uint32_t)best.key;
+        Symbol *a = &c->symbols[left], *b = a->next < 0 ? NULL : &c->symbols[a->next];
+        if (a->len == 0 || !b || a->len + b->len != best.size)
+            continue;
+        a->id = best.id;
+        a->len += b->len;
+        b->len = 0;
+        a->next = b->next;
+        if (a->next >= 0)
+            c->symbols[a->next].prev = left;
+        if (consider(c, a->prev) || consider(c, left))
+            return -1;
+    }
+    return 0;
+}
+
+/* Symbols that are no token: their bytes where the vocabulary has them, else the unknown token, one for a run. */
+static int add_unknown(Encoder *c, const Symbol *s, bool *last_unknown)
+{
+    const Tokenizer *t = c->t;
+    bool bytes = true;
+    for (uint32_t i = 0; i < s->len; i++)
+        bytes = bytes && t->tables->bytes[(unsigned char)c->text[s->start + i]] >= 0;
+    for (uint32_t i = 0; bytes && i < s->len; i++)
+        if (tokens_add(c->out, t->tables->bytes[(unsigned char)c->text[s->start + i]], c->e))
+            return -1;
+    if (!bytes && t->unknown >= 0 && !*last_unknown && tokens_add(c->out, t->unknown, c->e))
+        return -1;
+    *last_unknown = !bytes;
+    return 0;
+}
+
+/* Tokens of text[from, to), one pre-token or the whole text. */
+static int encode_piece(Encoder *c, size_t from, size_t to)
+{
+    const Tokenizer *t = c->t;
+    int n = 0;
+    if (t->ignore_merges && t->byte_level) {
+        c->mapped.len = 0;
+        for (size_t i = from; i < to; i++) {
+            char utf8[4];
+            buf_add(&c->mapped, utf8, utf8_encode(byte_to_char((unsigned char)c->text[i]), utf8));
+        }
+        if (c->mapped.failed)
+            return no_memory(c);
+        int id = find_text(t, c->mapped.ptr, c->mapped.len);
+        if (id >= 0 && tokenizer_type(t, id) != TOKEN_USER_DEFINED)
+            return tokens_add(c->out, id, c->e);
+    }
+    if (to - from > c->cap_symbols) {
+        size_t cap = to - from + 64;
+        Symbol *grown = mem_grow(c->symbols, cap, sizeof *grown);
+        if (!grown)
+            return no_memory(c);
+        c->symbols = grown;
+        c->cap_symbols = cap;
+    }
+    for (size_t i = from, len; i < to; i += len) {
+        uint32_t cp;
+        len = t->byte_level ? 1 : utf8_decode(c->text + i, c->text + to, &cp);
+        int id = t->byte_level ? t->tables->bytes[(unsigned char)c->text[i]] : find_text(t, c->text + i, len);
+        if (id < 0 && t->byte_level)
+            continue; // a byte without a token is left out, as in Hugging Face's BPE
+        c->symbols[n] = (Symbol){id, n - 1, n + 1, (uint32_t)i, (uint32_t)len};
+        n++;
+    }
+    if (n == 0)
+        return 0;
+    c->symbols[n - 1].next = -1;
+    if (join_symbols(c, n))
+        return -1;
+    bool last_unknown = false;
+    for (int i = 0; i >= 0; i = c->symbols[i].next) {
+        if (c->symbols[i].id < 0) {
+            if (add_unknown(c, &c->symbols[i], &last_unknown))
+                return -1;
+            continue;
+        }
+        last_unknown = false;
+        if (tokens_add(c->out, c->symbols[i].id, c->e))
+            return -1;
+    }
+    return 0;
+}
+
+/* The longest literal that (text, len) begins with; NULL if there is none. */
+static const Literal *match_literal(const Literals *list, const char *text, size_t len)
+{
+    const Literal *best = NULL;
+    size_t lo = 0, hi = list->n; // those that agree with the first `depth` bytes
+    if (len == 0 || !list->first[(unsigned char)*text])
+        return NULL;
+    for (size_t depth = 0; lo < hi; depth++) {
+        for (; lo < hi && list->items[lo].text.len == depth; lo++)
+            best = &list->items[lo];
+        if (depth == len)
+            break;
+        unsigned char byte = (unsigned char)text[depth];
+        size_t ends[2]; // first item whose next byte is >= byte, and > byte
+        for (int k = 0; k < 2; k++) {
+            size_t a = k ? ends[0] : lo, b = hi;
+            while (a < b) {
+                size_t mid = (a + b) / 2;
+                unsigned char x = (unsigned char)list->items[mid].text.ptr[depth];
+                if (x < byte || (k && x == byte))
+                    a = mid + 1;
+                else
+                    b = mid;
+            }
+            ends[k] = a;
+        }
+        lo = ends[0];
+        hi = ends[1];
+    }
+    return best;
+}
+
+/* The next place in text[from, len) where a literal stands; len and *found = NULL if there is none. */
+static size_t next_literal(const Literals *list, const char *text, size_t from, size_t len, const Literal **found)
+{
+    *found = NULL;
+    for (size_t i = from; list->n && i < len; i++)
+        if ((*found = match_literal(list, text + i, len - i)))
+            return i;
+    return len;
+}
+
+/* Text between parsed tokens, byte-level BPE. */
+static int encode_bytes(Encoder *c, const char *text, size_t len)
+{
+    const Tokenizer *t = c->t;
+    Buf prefixed = {0}, normal = {0};
+    if (t->space_prefix && *text != ' ') {
+        buf_add(&prefixed, " ", 1);
+        buf_add(&prefixed, text, len);
+        text = prefixed.ptr;
+        len = prefixed.len;
+    }
+    int rc = prefixed.failed ? no_memory(c) : t->nfc ? nfc(text, len, &normal, c->e) : 0;
+    c->text = rc == 1 ? normal.ptr : text;
+    rc = rc < 0 ? rc : pretok_split(t->pretok, c->text, rc == 1 ? normal.len : len, &c->cuts, c->e);
+    for (size_t i = 0, from = 0; i < c->cuts.n && !rc; from = c->cuts.ends[i++])
+        rc = encode_piece(c, from, c->cuts.ends[i]);
+    buf_free(&prefixed);
+    buf_free(&normal);
+    return rc;
+}
+
+/* Text between parsed tokens, SentencePiece: spaces are marked, then user-defined tokens cut the text. `prefix`: a
+ * space goes in front. */
+static int encode_marked(Encoder *c, const char *text, size_t len, bool prefix)
+{
+    const Tokenizer *t = c->t;
+    Buf marked = {0};
+    bool squeeze = t->remove_extra_spaces;
+    while (squeeze && len && text[len - 1] == ' ')
+        len--;
+    while (squeeze && len && *text == ' ')
+        text++, len--;
+    if (prefix && len)
+        buf_add(&marked, SPACE_MARK, 3);
+    for (size_t i = 0, plain; i < len; i += plain) {
+        const char *space = memchr(text + i, ' ', len - i);
+        plain = space ? (size_t)(space - text) - i : len - i;
+        buf_add(&marked, text + i, plain);
+        if (space) {
+            buf_add(&marked, SPACE_MARK, 3);
+            while (++plain < len - i && squeeze && text[i + plain] == ' ') {}
+        }
+    }
+    int rc = marked.failed ? no_memory(c) : marked.len >= INT32_MAX
+        ? err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len) : 0;
+    c->text = marked.ptr;
+    for (size_t i = 0; i < marked.len && !rc;) {
+        const Literal *user;
+        size_t to = next_literal(&t->tables->user, marked.ptr, i, marked.len, &user);
+        rc = to > i ? encode_piece(c, i, to) : 0;
+        if (user && !rc)
+            rc = tokens_add(c->out, user->id, c->e);
+        i = user ? to + user->text.len : to;
+    }
+    buf_free(&marked);
+    return rc;
+}
+
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e)
+{
+    Encoder c = {.t = t, .out = out, .e = e};
+    size_t before = out->n;
+    if (len >= INT32_MAX)
+        return err_set(e, EXIT_USAGE, "text: got %zu bytes, want less than 2 GB", len);
+    if (build_tables(t, e))
+        return -1;
+    int rc = flags & ENCODE_BOS && t->adds_bos ? tokens_add(out, t->bos, e) : 0;
+    static const Literals none = {0};
+    const Literals *list = flags & ENCODE_SPECIAL ? &t->tables->special : t->byte_level ? &t->tables->user : &none;
+    bool prefix = t->space_prefix; // at the start, and after a parsed token, as Hugging Face's Llama tokenizer does
+    for (size_t i = 0; i < len && !rc;) {
+        const Literal *found;
+        size_t to = next_literal(list, text, i, len, &found);
+        if (to > i) {
+            rc = t->byte_level ? encode_bytes(&c, text + i, to - i) : encode_marked(&c, text + i, to - i, prefix);
+            prefix = false;
+        }
+        if (found && !rc) {
+            rc = tokens_add(out, found->id, e);
+            prefix = t->space_prefix;
+        }
+        i = found ? to + found->text.len : to;
+    }
+    if (!rc && flags & ENCODE_BOS && t->adds_eos)
+        rc = tokens_add(out, t->eos, e);
+    free(c.symbols);
+    free(c.heap);
+    buf_free(&c.mapped);
+    cuts_free(&c.cuts);
+    out->n = rc ? before : out->n;
+    return rc;
+}
+
+/* ---- decoding ------------------------------------------------------------------------------------------------- */
+
+void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
+{
+    Str s = tokenizer_piece(t, id);
+    TokenType type = tokenizer_type(t, id);
+    const char *end = s.ptr + s.len;
+    size_t before = out->len;
+    if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) {
+        if (special)
+            buf_add(out, s.ptr, s.len);
+    } else if (t->byte_level && type != TOKEN_USER_DEFINED) {
+        for (const char *p = s.ptr; p < end;) {
+            uint32_t cp;
+            p += utf8_decode(p, end, &cp);
+            int b = char_to_byte(cp);
+            if (b < 0) { // a piece that is not in byte-level characters stands for itself
+                out->len = before;
+                buf_add(out, s.ptr, s.len);
+                return;
+            }
+            buf_add(out, &(char){(char)b}, 1);
+        }
+    } else if (!t->byte_level && type == TOKEN_BYTE && named_byte(s) >= 0)
+        buf_add(out, &(char){(char)named_byte(s)}, 1);
+    else if (t->byte_level)
+        buf_add(out, s.ptr, s.len);
+    else
+        for (const char *p = s.ptr; p < end;) {
+            bool mark = end - p >= 3 && memcmp(p, SPACE_MARK, 3) == 0;
+            buf_add(out, mark ? " " : p, 1);
+            p += mark ? 3 : 1;
+        }
+}
+
+void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special)
+{
+    *d = (Decoder){.t = t, .special = special, .at_start = at_start && t->space_prefix && !t->byte_level};
+}
+
+void decoder_feed(Decoder *d, int id, Buf *out)
+{
+    size_t from = out->len;
+    decoder_flush(d, out);
+    size_t fresh = out->len;
+    tokenizer_bytes(d->t, id, d->special, out);
+    if (out->failed)
+        return;
+    if (d->at_start && out->len > fresh) {
+        d->at_start = false;
+        if (out->ptr[fresh] == ' ' && tokenizer_type(d->t, id) != TOKEN_CONTROL) {
+            memmove(out->ptr + fresh, out->ptr + fresh + 1, out->len - fresh - 1);
+            out->len--;
+        }
+    }
+    size_t ready = utf8_complete(out->ptr + from, out->len - from);
+    d->n_held = out->len - from - ready;
+    memcpy(d->held, out->ptr + from + ready, d->n_held);
+    out->len = from + ready;
+}
+
+void decoder_flush(Decoder *d, Buf *out)
+{
+    buf_add(out, d->held, d->n_held);
+    d->n_held = 0;
+}
