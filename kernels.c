@@ -56,8 +56,6 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
 }
-#elif defined(__aarch64__)
-extern const Kernels kernels_neon;
 #endif
 
 const Kernels *kernels_at(int index)
@@ -70,8 +68,6 @@ const Kernels *kernels_at(int index)
         found[n++] = &kernels_avx2;
     if (has_avx512())
         found[n++] = &kernels_avx512;
-#elif defined(__aarch64__)
-    found[n++] = &kernels_neon;
 #endif
     return index >= 0 && index < n ? found[index] : NULL;
 }

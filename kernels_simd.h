@@ -1,6 +1,6 @@
 /* kernels_simd.h - the matrix products, written once against a small vector vocabulary.
  *
- * The includer (kernels_avx2.c, kernels_avx512.c, kernels_neon.c) defines:
+ * The includer (kernels_avx2.c, kernels_avx512.c) defines:
  *   V, VL                     a vector of VL floats
  *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
  *   v_fma(a, b, c) = a b + c    v_sum(v)    v_load_f16(p) v_load_f16_n(p, n)
