@@ -84,7 +84,7 @@ static int take_str(Cursor *c, Str *out, const char *what, Err *e)
     if (take_u64(c, &len, what, e))
         return -1;
     if (len > (uint64_t)(c->end - c->p))
-        return err_set(e, EXIT_MODEL, "%s: got a text of %" PRIu64 " bytes, want at most the %zu that are left", what,
+        return err_set(e, EXIT_MODEL, "%s: got a text of %" PRIu64 " bytes, want at most the %zu that are left (a truncated or damaged file?)", what,
                        len, (size_t)(c->end - c->p));
     *out = (Str){(const char *)take(c, (size_t)len), (size_t)len};
     return 0;
@@ -115,7 +115,7 @@ static int take_key(Cursor *c, GgufKey *k, Err *e)
     k->data = c->p;
     size_t size = item_size(type), left = (size_t)(c->end - c->p);
     if (k->n > left / (size ? size : 8)) // a string takes 8 bytes at least
-        return err_set(e, EXIT_MODEL, "%s: got %" PRIu64 " items, want at most the %zu bytes that are left", what, k->n,
+        return err_set(e, EXIT_MODEL, "%s: got %" PRIu64 " items, want no more than fit into the %zu bytes that are left", what, k->n,
                        left);
     if (size) {
         take(c, (size_t)k->n * size);
@@ -238,9 +238,11 @@ static int parse_map(Gguf *g, int index, Err *e)
         return -1;
     size_t left = (size_t)(c.end - c.p);
     if (n_keys > left / 13) // the shortest key: empty name (8), type (4), one byte
-        return err_set(e, EXIT_MODEL, "metadata count: got %" PRIu64 ", want at most what %zu bytes can hold", n_keys, left);
+        return err_set(e, EXIT_MODEL, "metadata count: got %" PRIu64 " keys, want at most the %zu that %zu bytes can hold (a "
+                       "truncated or damaged file?)", n_keys, left / 13, left);
     if (n_tensors > left / 32) // the shortest tensor: empty name (8), dims (4), one dim (8), type (4), offset (8)
-        return err_set(e, EXIT_MODEL, "tensor count: got %" PRIu64 ", want at most what %zu bytes can hold", n_tensors, left);
+        return err_set(e, EXIT_MODEL, "tensor count: got %" PRIu64 ", want at most the %zu that %zu bytes can hold (a truncated or "
+                       "damaged file?)", n_tensors, left / 32, left);
 
     GgufKey *keys = mem_zalloc((size_t)n_keys, sizeof *keys);
     uint64_t *offsets = mem_alloc((size_t)n_tensors, sizeof *offsets);

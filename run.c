@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -110,7 +111,9 @@ static int encode_prompt(const Options *o, const Tokenizer *t, TokenList *ids, E
 {
     Buf text = {0};
     unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
-    int rc = read_prompt(o, &text, e) || tokenizer_encode(t, text.ptr ? text.ptr : "", text.len, flags, ids, e);
+    int rc = read_prompt(o, &text, e);
+    if (!rc && (rc = tokenizer_encode(t, text.ptr ? text.ptr : "", text.len, flags, ids, e)) && e->code == EXIT_MODEL)
+        err_prefix(e, o->model); // its tables are built, and so checked, on first use
     buf_free(&text);
     return rc ? -1 : 0;
 }
@@ -228,7 +231,7 @@ static void describe(const Run *r, const SessionParams *p)
     fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, %d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
             c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
             c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
-    fprintf(stderr, "run: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n", p->kernels->name,
+    fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n", p->kernels->name,
             p->n_threads, p->seq_len, c->seq_len, p->kv_type == KV_F32 ? "f32" : "f16", kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
@@ -286,6 +289,12 @@ static int generate(Run *r, Printer *p, Err *e)
     return met < 0 ? -1 : 0;
 }
 
+static bool same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 static int check_biases(const Run *r, Err *e)
 {
     const SamplerParams *p = &r->o->sampler;
@@ -320,6 +329,8 @@ static int prepare(Run *r, Err *e)
         p.max_batch = (int)r->prompt.n;
     if (o->logits) {
         p.max_batch = p.max_logits = p.max_batch < 32 ? p.max_batch : 32;
+        if (same_file(o->logits, o->model))
+            return err_set(e, EXIT_USAGE, "--logits: got the model's own file, want another");
         if (npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e))
             return -1;
     }
@@ -405,7 +416,7 @@ static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *i
     Buf out = {0};
     (o->json ? tokens_json : tokens_text)(t, ids, &out);
     int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokens") : 0;
-    if (!rc && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
+    if (!rc && out.len && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
         rc = stdout_failed(e);
     buf_free(&out);
     return rc;

@@ -46,7 +46,8 @@ char *str_escape(Str s, char *out, size_t size)
     for (size_t i = 0; i < s.len;) {
         uint32_t cp;
         size_t len = utf8_decode(s.ptr + i, s.ptr + s.len, &cp);
-        bool plain = cp >= 0x20 && cp != '"' && cp != '\\' && !(cp >= 0x7f && cp < 0xa0) && !(cp & UTF8_INVALID);
+        bool moves = (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069); // to another line or direction
+        bool plain = cp >= 0x20 && cp != '"' && cp != '\\' && !(cp >= 0x7f && cp < 0xa0) && !moves && !(cp & UTF8_INVALID);
         if (n + 8 >= size) { // room for one more escape and the dots is gone
             if (n + 4 <= size)
                 n += (size_t)snprintf(out + n, size - n, "...");
@@ -236,8 +237,10 @@ int file_read(const char *path, Buf *out, Err *e)
     char chunk[65536];
     size_t n;
     if (f)
-        while ((n = fread(chunk, 1, sizeof chunk, f)) > 0)
+        do { // not beyond an error: a signal that interrupts the reading ends it
+            n = fread(chunk, 1, sizeof chunk, f);
             buf_add(out, chunk, n);
+        } while (n == sizeof chunk);
     int code = 0;
     if (!f || ferror(f)) {
         err_set(e, EXIT_IO, "cannot read: %s", strerror(errno));

@@ -60,7 +60,7 @@ static void add_list(Buf *b, const char *name, const char *const *items, size_t 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 /* Byte-level BPE: a few letters, the bytes of U+1F600 and of e-acute, an end token, a user-defined one. */
-static const char *const bpe_tokens[] = {"a", "b", "ab", "\xc4\xa0", "\xc4\xa0" "ab", "\xc3\xb0", "\xc5\x81", "\xc4\xba", "\xc4\xa2",
+static const char *const bpe_tokens[] = {"a", "b", "ab", "\xc4\xa0", ("\xc4\xa0" "ab"), "\xc3\xb0", "\xc5\x81", "\xc4\xba", "\xc4\xa2",
                                          "\xc3\x83", "\xc2\xa9", "<|im_end|>", "<tag>", "1", "11"};
 static const int32_t bpe_types[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4, 1, 1};
 static const char *const bpe_merges[] = {"a b", "\xc4\xa0 ab", "1 1"};

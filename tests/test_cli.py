@@ -1,0 +1,601 @@
+"""The command line as a user meets it: flags, prompts, standard streams, exit statuses, signals, and the promise that
+the bytes do not depend on threads, batches or the output's form."""
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from command import TIMEOUT, error_of, printable, run, text_of
+from images import I32, STR, U32, byte_level, smallest
+
+GREEDY = ["--temp", "0"]
+VOCAB = 260
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that claims a long context, for runs that are interrupted."""
+    path = tmp_path_factory.mktemp("long") / "long.gguf"
+    tiny.write_model(path, context=1 << 20)
+    return path
+
+
+@pytest.fixture(scope="module")
+def story(run_bin: Path, tiny_model: Path) -> bytes:
+    """60 greedy tokens after "the"."""
+    return text_of(run_bin, tiny_model, "-i", "the", "-n", "60", *GREEDY)
+
+
+def echo(exe: Path, model: Path, *args: str | bytes, **more) -> bytes:
+    """The prompt that the program understood, byte for byte."""
+    return text_of(exe, model, "--echo", "-n", "0", *args, **more)
+
+
+# ---- usage errors ------------------------------------------------------------------------------------------------
+
+USAGE = [
+    ([], "got no model, want: ./run MODEL -i"),
+    (["-i", "x"], "got no model, want"),
+    (["--"], "got no model, want"),
+    (["M", "N"], '"N": got a second model or a text without -i, want one model file'),
+    (["M", "\x1b[31mred\n"], r'"\x1b[31mred\x0a": got a second model'),
+    (["M", "--", "-i"], '"-i": got a second model'),
+    (["M", "-i"], "-i: got nothing, want TEXT"),
+    (["M", "--temp"], "--temp: got nothing, want T"),
+    # unknown flags
+    (["M", "--tmp", "1"], "--tmp: no such flag, did you mean --temp?"),
+    (["M", "--temperature", "1"], "--temperature: no such flag, did you mean --temp?"),
+    (["M", "--top_k", "1"], "--top_k: no such flag, did you mean --top-k?"),
+    (["M", "--topp=0.9"], "--topp: no such flag, did you mean --top-p?"),
+    (["M", "--n-predict", "1"], "--n-predict: no such flag, did you mean --predict?"),
+    (["M", "--ctx", "1"], "--ctx: no such flag, did you mean --ctx-size?"),
+    (["M", "--promt", "1"], "--promt: no such flag, did you mean --prompt?"),
+    (["M", "-n5"], "-n5: no such flag, did you mean -n?"),
+    (["M", "-x"], "-x: no such flag; --help lists them"),
+    (["M", "--xyzzy-quux"], "--xyzzy-quux: no such flag; --help lists them"),
+    (["M", "--\x1b[31m"], r"--\x1b[31m: no such flag"),
+    (["M", "--" + "x" * 5000], "no such flag"),
+    # llama2.c's flags
+    (["M", "-z", "tok.bin"], "-z: no such flag here: the tokenizer is in the model file"),
+    (["M", "-m", "chat"], "-m: no such flag here: the model is the first argument"),
+    (["M", "-y", "x"], "-y: no such flag here"),
+    (["M", "-t", "0.9"], '-t: got "0.9", want a whole number from 1 to 1024 (-t is threads here; the temperature is --temp)'),
+    (["M", "-t", "1.0"], '-t: got "1.0", want a whole number'),
+    (["M", "-p", "0.9"], '-p: got "0.9", want a prompt (llama2.c\'s -p is --top-p here; -i takes any text)'),
+    # numbers
+    *[(["M", flag, v], f'{flag}: got "{v}", want') for flag in ("--temp", "--top-p", "-n") for v in ("", "x", "nan", "inf", "1e999", "0x", "1x", "-2", "1 ")],
+    (["M", "-n", "1.5"], '-n: got "1.5", want a whole number from -1 to'),
+    (["M", "-c", "0"], '-c: got "0", want a whole number from 1 to'),
+    (["M", "-c", "-1"], '-c: got "-1"'),
+    (["M", "-b", "0"], '-b: got "0"'),
+    (["M", "-t", "0"], '-t: got "0"'),
+    (["M", "-t", "99999999999"], '-t: got "99999999999"'),
+    (["M", "--top-k", "-1"], '--top-k: got "-1"'),
+    (["M", "--top-p", "1.01"], '--top-p: got "1.01", want a number from 0 to 1'),
+    (["M", "--min-p", "-0.1"], '--min-p: got "-0.1"'),
+    (["M", "--repeat-penalty", "0"], '--repeat-penalty: got "0"'),
+    (["M", "--repeat-last-n", "-2"], '--repeat-last-n: got "-2"'),
+    *[(["M", "-s", v], f'-s: got "{v}", want a whole number of up to 64 bits') for v in ("", "-1", " 1", "1.5", "18446744073709551616", "x")],
+    (["M", "--temp", "\x1b[2J"], r'--temp: got "\x1b[2J", want'),
+    (["M", "--temp", "9" * 5000], "--temp: got"),
+    # other values
+    (["M", "--kv", "q8"], '--kv: got "q8", want f16 or f32'),
+    (["M", "--kv", ""], '--kv: got "", want f16 or f32'),
+    (["M", "--stop", ""], "--stop: got an empty text, want at least one character"),
+    *[(["M", "--logit-bias", v], f'--logit-bias: got "{v}", want ID+BIAS or ID-BIAS') for v in
+      ("", "5", "5+", "+1", "-1+1", "5*2", "5+x", "5+nan", "5+1x", "99999999999999999999+1", "a+1", "5 +1")],
+    (["M", "--echo=1"], "--echo: got a value, want none"),
+    (["M", "--json"], "--json: got it without --tokenize, want both"),
+]
+
+
+@pytest.mark.parametrize("args, want", USAGE, ids=[" ".join(a)[:40].encode("unicode_escape").decode() for a, _ in USAGE])
+def test_usage(run_bin: Path, args: list[str], want: str) -> None:
+    assert want in error_of(run_bin, *args, code=2)
+
+
+def test_usage_under_sanitizers(any_run: Path) -> None:
+    for args, want in USAGE[::3]:
+        assert want in error_of(any_run, *args, code=2)
+
+
+def test_flags_are_read_in_any_order(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    n = len(text_of(any_run, tiny_model, "-i", "the", "-n", "6", *GREEDY))
+    want = story[:n]
+    for args in (["-n", "6", "--temp", "0", "-i", "the", tiny_model], ["-n", "6", tiny_model, "--temp=0", "--prompt=the"],
+                 ["--predict=6", "--temp=0", "-p", "the", "--", tiny_model], [tiny_model, "-n", "99", "--temp", "5", "-i", "the", "-n", "6", "--temp", "0"],
+                 [tiny_model, "-i", "the", "-n", "6e0", "--temp", "0.0", "--top-k", "40"]):
+        assert text_of(any_run, *args) == want
+
+
+# ---- prompts -----------------------------------------------------------------------------------------------------
+
+
+def test_escapes(any_run: Path, tiny_model: Path) -> None:
+    for typed, want in {
+        r"a\nb\tc\rd\\e\"f\'g": b"a\nb\tc\rd\\e\"f'g", r"\x41\x00\xff\xC3": b"A\0\xff\xc3", r"\u00e9\u20ac\u0000": "é€\0".encode(),
+        r"\ud83d\ude00": "😀".encode(), r"\ud83d": rb"\ud83d", r"\ude00\ud83d": rb"\ude00\ud83d", r"\ud83d\u0041": rb"\ud83dA",
+        "\\": b"\\", "a\\": b"a\\", r"\x": rb"\x", r"\x4": rb"\x4", r"\xg1": rb"\xg1", r"\u12": rb"\u12", r"\u123": rb"\u123", r"\u": rb"\u",
+        r"\q\0\a": rb"\q\0\a", r"\\n": rb"\n", "\\x\x11\x12": b"\\x\x11\x12", "\\xPQ": b"\\xPQ", r"\xAbC": b"\xabC", "": b"",
+    }.items():
+        assert echo(any_run, tiny_model, "-e", "-i", typed) == want, typed
+    assert echo(any_run, tiny_model, "-i", r"a\nb") == rb"a\nb"  # literal without -e
+
+
+def test_parts_are_joined_in_order(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    odd = b"\0\xff\xc3\r\n\xed\xa0\x80 end"
+    (tmp_path / "f").write_bytes(odd)
+    (tmp_path / "empty").write_bytes(b"")
+    assert echo(any_run, tiny_model, "-i", "a", "-f", tmp_path / "f", "-p", "b", "--prompt", "c") == b"a" + odd + b"bc"
+    assert echo(any_run, tiny_model, "-f", "-", "-i", "a", "-f", "-", stdin=b"piped\0") == b"piped\0a"  # read once, then at its end
+    assert echo(any_run, tiny_model, "-e", "-f", tmp_path / "f", "-i", r"\n") == odd + b"\n"
+    assert echo(any_run, tiny_model, "-f", tmp_path / "empty") == b""
+    assert "missing: cannot read: No such file" in error_of(any_run, tiny_model, "-f", tmp_path / "missing", code=1)
+    assert "cannot read: Is a directory" in error_of(any_run, tiny_model, "-f", tmp_path, code=1)
+
+
+def test_bytes_of_every_kind_pass_through(any_run: Path, tiny_model: Path) -> None:
+    everything = bytes(range(256)) + bytes(reversed(range(256)))
+    assert echo(any_run, tiny_model, "-c", "600", stdin=everything) == everything
+
+
+def test_stdin_is_the_prompt_without_i(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    assert text_of(any_run, tiny_model, "-n", "60", *GREEDY, stdin=b"the") == story
+    assert text_of(any_run, tiny_model, "-n", "3", *GREEDY) == text_of(any_run, tiny_model, "-n", "3", "-i", "", *GREEDY)  # starts from BOS
+
+
+def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A program that eats the loop's input breaks `while read`."""
+    (tmp_path / "f").write_text("a")
+    for args in (["-i", "a"], ["-f", tmp_path / "f"], ["-i", "a", "--tokenize"]):
+        out, into = os.pipe()
+        os.write(into, b"one\ntwo\n")
+        os.close(into)
+        assert run(any_run, tiny_model, "-n", "1", *args, stdin=out).returncode == 0
+        assert os.read(out, 100) == b"one\ntwo\n"
+        os.close(out)
+    script = 'while read -r x; do "$0" "$1" -i "$x" -n 0 --echo; echo; done'
+    done = subprocess.run(["bash", "-c", script, any_run, tiny_model], input=b"a\nb\nc\n", capture_output=True, timeout=TIMEOUT)
+    assert (done.stdout, done.stderr) == (b"a\nb\nc\n", b"")
+
+
+def test_no_prompt_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
+    parent, child = pty.openpty()
+    line = error_of(any_run, tiny_model, stdin=child, code=2)
+    assert line == f'got no prompt, want one: ./run {tiny_model} -i "Once upon a time"'
+    os.close(child)
+    os.close(parent)
+
+
+def test_closed_stdin(any_run: Path, tiny_model: Path) -> None:
+    done = subprocess.run(["bash", "-c", '"$0" "$1" <&-', any_run, tiny_model], capture_output=True, timeout=TIMEOUT)
+    assert (done.returncode, done.stdout) == (1, b"") and done.stderr == b"run: standard input: cannot read: Bad file descriptor\n"
+
+
+def test_empty_prompts(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    assert text_of(any_run, tiny_model, "-i", "", "-n", "2", *GREEDY)
+    assert "got nothing, want some text (--no-bos leaves nothing to start from)" in error_of(any_run, tiny_model, "-i", "", "--no-bos", code=2)
+    assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize") == b""
+    assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize", "--json") == b'{"ids": [], "pieces": []}\n'
+    (tmp_path / "m").write_bytes(byte_level().build())
+    assert "this model has no begin-of-text token" in error_of(any_run, tmp_path / "m", "-i", "", code=2)
+
+
+def test_prompts_beyond_the_context(any_run: Path, tiny_model: Path) -> None:
+    """The tiny model has 256 positions and BOS takes one."""
+    assert text_of(any_run, tiny_model, "-i", "a" * 255, "-n", "0") == b""
+    assert error_of(any_run, tiny_model, "-i", "a" * 256, code=2) == \
+        "prompt: got 257 tokens, want at most the context's 256 (the model's; -c N allows more)"
+    assert text_of(any_run, tiny_model, "-i", "a" * 256, "-c", "257", "-n", "0") == b""
+    assert error_of(any_run, tiny_model, "-i", "aaaa", "-c", "4", code=2) == "prompt: got 5 tokens, want at most the context's 4 (-c)"
+    full = text_of(any_run, tiny_model, "-i", "aaaa", "-c", "9", "--ignore-eos", *GREEDY)
+    assert full == text_of(any_run, tiny_model, "-i", "aaaa", "-n", "5", "--ignore-eos", *GREEDY)  # 4 run, 1 more chosen
+
+
+def test_learned_positions_end(any_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "m").write_bytes(byte_level(context=16).build())
+    assert text_of(any_run, tmp_path / "m", "-i", "aa", "-c", "16", *GREEDY)
+    assert "context: got 17 positions, want at most the 16 that the model has learned" in \
+        error_of(any_run, tmp_path / "m", "-i", "aa", "-c", "17", code=2)
+    assert "want at most the context's 16" in error_of(any_run, tmp_path / "m", "-i", "a" * 17, code=2)
+
+
+@pytest.mark.parametrize("letters", [b"a", b" ", b"the", b"\n", "é".encode(), b"\xff"], ids=repr)
+def test_a_megabyte(run_bin: Path, tiny_model: Path, letters: bytes) -> None:
+    """It is tokenised in about a second, and then too long. The limit is ten times the goal."""
+    begin = time.monotonic()
+    line = error_of(run_bin, tiny_model, stdin=letters * (1_000_000 // len(letters)), code=2)
+    assert re.match(r"prompt: got \d{6,7} tokens, want at most the context's 256", line)
+    assert time.monotonic() - begin < 10
+
+
+def test_control_tokens_are_text_unless_special(any_run: Path, tiny_model: Path) -> None:
+    def ids(*args: str) -> list[int]:
+        return json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", *args))["ids"]
+
+    assert ids("-i", "<|end|>") != [0, 1] and len(ids("-i", "<|end|>")) == 8
+    assert ids("-i", "<|end|>", "--special") == [0, 1]
+    assert ids("-i", "<|end|>", "--special", "--no-bos") == [1]
+    assert ids("-i", "the") == [0, 259]
+    done = text_of(any_run, tiny_model, "--tokenize", "-i", "the\n")
+    assert done.decode().split("\n") == ['     0  "<|bos|>"', '   259  "the"', '    12  "Ċ"', ""]
+
+
+# ---- standard output ---------------------------------------------------------------------------------------------
+
+
+def on_terminal(exe: Path, *args: str | os.PathLike) -> bytes:
+    """Standard output of a run whose output is a terminal (its \r\n made \n again)."""
+    parent, child = pty.openpty()
+    done = run(exe, *args, stdout=child)
+    os.close(child)
+    out = b""
+    try:
+        while chunk := os.read(parent, 65536):
+            out += chunk
+    except OSError:  # Linux's end of file on a terminal
+        pass
+    os.close(parent)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return out.replace(b"\r\n", b"\n")
+
+
+def test_a_final_newline_only_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
+    args = [tiny_model, "-n", "0", "--echo"]
+    assert on_terminal(any_run, *args, "-i", "abc") == b"abc\n"
+    assert on_terminal(any_run, *args, "-e", "-i", r"abc\n") == b"abc\n"
+    assert on_terminal(any_run, tiny_model, "-n", "0", "-i", "abc") == b""
+    assert text_of(any_run, *args, "-i", "abc") == b"abc"
+
+
+def test_output_that_cannot_be_written(any_run: Path, tiny_model: Path) -> None:
+    tries = ([tiny_model, "-i", "the", "-n", "5"], [tiny_model, "-i", "the", "--tokenize"], ["--help"], ["--man"], ["--version"], ["--completion"],
+             [tiny_model, "-i", "the", "-n", "0", "--echo"])
+    for args in tries:
+        with open("/dev/full", "wb") as full:
+            assert error_of(any_run, *args, stdout=full, code=1) == "standard output: cannot write: No space left on device"
+        closed = run(Path("/bin/bash"), "-c", 'exec "$@" >&-', "-", any_run, *args)
+        assert (closed.returncode, closed.stderr) == (1, b"run: standard output: cannot write: Bad file descriptor\n")
+    with open("/dev/full", "wb") as full:  # nothing to write
+        assert run(any_run, tiny_model, "-i", "the", "-n", "0", stdout=full).returncode == 0
+
+
+def test_a_closed_pipe(run_bin: Path, long_model: Path) -> None:
+    """`./run … | head -c 1` ends by SIGPIPE; where that is ignored, with an error."""
+    script = '"$0" "$1" -i the -c 100000 --ignore-eos {}| head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}'
+    done = run(Path("/bin/bash"), "-c", script.format(""), run_bin, long_model)
+    assert (done.stdout, done.stderr) == (b"141\n", b"")
+    done = run(Path("/bin/bash"), "-c", 'trap "" PIPE; ' + script.format(""), run_bin, long_model)
+    assert (done.stdout, done.stderr) == (b"1\n", b"run: standard output: cannot write: Broken pipe\n")
+
+
+def test_closed_stdout_does_not_become_the_logits(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A file opened while descriptor 1 is closed would get it."""
+    npy = tmp_path / "l.npy"
+    done = run(Path("/bin/bash"), "-c", '"$0" "$1" -i the --echo -n 3 --logits "$2" >&-', run_bin, tiny_model, npy)
+    assert done.returncode == 1
+    assert np.load(npy).shape[1] == VOCAB
+
+
+def test_echo(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    assert text_of(any_run, tiny_model, "-i", "the", "-n", "60", "--echo", *GREEDY) == b"the" + story
+    assert echo(any_run, tiny_model, "-i", "x" * 200) == b"x" * 200
+
+
+def test_n_0_prints_nothing(any_run: Path, tiny_model: Path) -> None:
+    assert text_of(any_run, tiny_model, "-i", "the", "-n", "0") == b""
+
+
+def test_verbose_is_on_stderr(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    done = run(any_run, tiny_model, "-i", "the", "-n", "60", "-v", "-s", "42", *GREEDY)
+    assert (done.returncode, done.stdout) == (0, story)
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 4 and "llama" in lines[0] and "seed 42" in lines[1]
+    assert re.match(r"prompt: 2 tokens in [\d.]+ s, [\d.]+ tokens/s", lines[2]) and "generated: 60 tokens" in lines[3]
+
+
+# ---- stop texts --------------------------------------------------------------------------------------------------
+
+
+def stoppable(story: bytes) -> list[tuple[int, int]]:
+    """Slices of a story that make stop texts: no zeros, several tokens, ending where a character may end."""
+    return [(a, b) for a, b in ((0, 1), (3, 7), (10, 20), (len(story) - 6, len(story))) if b"\0" not in story[a:b]]
+
+
+def test_stop(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    args = [tiny_model, "-i", "the", "-n", "60", *GREEDY]
+    assert len(stoppable(story)) >= 3
+    for a, b in stoppable(story):
+        stop = story[a:b]
+        assert text_of(any_run, *args, "--stop", stop) == story[:story.find(stop)]
+        assert text_of(any_run, *args, "--stop", stop, "--echo") == b"the" + story[:story.find(stop)]
+        assert text_of(any_run, *args, "--stop", stop + b"\x01zz") == story  # only begun: printed after all
+    (a, b), (c, d) = stoppable(story)[1:3]
+    first = min(story.find(story[a:b]), story.find(story[c:d]))
+    assert text_of(any_run, *args, "--stop", story[c:d], "--stop", story[a:b], "--stop", "never") == story[:first]
+    inner = story[a + 1:a + 3]  # within a longer one that begins earlier but is never completed
+    assert text_of(any_run, *args, "--stop", story[a:a + 3] + b"\x01", "--stop", inner) == story[:story.find(inner)]
+    assert text_of(any_run, *args, "--stop", "the") == story[:story.find(b"the")] if b"the" in story else story  # not looked for in the prompt
+
+
+# ---- end tokens, sampling ----------------------------------------------------------------------------------------
+
+
+def test_end_tokens(any_run: Path, tiny_model: Path) -> None:
+    args = [tiny_model, "-i", "the", "-n", "4", *GREEDY]
+    assert text_of(any_run, *args, "--logit-bias", "1+inf") == b""
+    assert text_of(any_run, *args, "--logit-bias", "1+inf", "--ignore-eos") == b""  # control tokens print nothing
+    assert text_of(any_run, *args, "--logit-bias", "1+inf", "--ignore-eos", "--special") == b"<|end|>" * 4
+
+
+def test_logit_bias(any_run: Path, tiny_model: Path) -> None:
+    a = 2 + ord("a")
+    for mode in (GREEDY, ["--temp", "3"], ["--top-p", "1", "--min-p", "0", "--top-k", "0"], ["--temp", "1e-30"]):
+        assert text_of(any_run, tiny_model, "-i", "x", "-n", "5", *mode, "--logit-bias", f"{a}+inf") == b"aaaaa"
+        assert text_of(any_run, tiny_model, "-i", "x", "-n", "5", *mode, "--logit-bias", f"{a}+1e30") == b"aaaaa"
+    free = text_of(any_run, tiny_model, "-i", "x", "-n", "1", *GREEDY)
+    assert text_of(any_run, tiny_model, "-i", "x", "-n", "1", *GREEDY, "--logit-bias", f"{2 + free[0]}-inf") != free
+    assert text_of(any_run, tiny_model, "-i", "x", "-n", "1", *GREEDY, "--logit-bias", "259+0") == free
+    for v in ("260+1", "268435456-1"):
+        assert f"--logit-bias: got token {int(re.split('[+-]', v)[0])}, want 0 to 259" == error_of(any_run, tiny_model, "-i", "x", "--logit-bias", v, code=2)
+    none = [x for i in range(VOCAB) for x in ("--logit-bias", f"{i}-inf")]
+    assert "got no token with a finite logit" in error_of(any_run, tiny_model, "-i", "x", "-n", "1", *none, code=1)
+
+
+def test_seeds(any_run: Path, tiny_model: Path) -> None:
+    args = [tiny_model, "-i", "the", "-n", "40"]
+    one = text_of(any_run, *args, "-s", "1")
+    assert one == text_of(any_run, *args, "--seed=1")
+    assert one != text_of(any_run, *args, "-s", "2")
+    assert text_of(any_run, *args, "-s", "18446744073709551615")
+    assert len({text_of(any_run, *args) for _ in range(3)}) > 1  # without -s the seed is random
+    shown = re.search(rb"seed (\d+)", run(any_run, *args, "-v").stderr)
+    done = run(any_run, *args, "-v", "-s", shown[1].decode())
+    assert shown[0] in done.stderr
+
+
+def test_greedy(any_run: Path, tiny_model: Path, story: bytes, tmp_path: Path) -> None:
+    """--temp 0 takes the largest logit, as do top-k 1, top-p 0, min-p 1 and a vanishing temperature."""
+    args = [tiny_model, "-i", "the", "-n", "60"]
+    for same in (["--top-k", "1"], ["--top-p", "0"], ["--min-p", "1"], ["--temp", "1e-30", "--top-p", "1", "--min-p", "0", "--top-k", "0"]):
+        assert text_of(any_run, *args, *same) == story
+    path = tmp_path / "l.npy"
+    assert text_of(any_run, *args, *GREEDY, "--logits", path) == story
+    logits = np.load(path)
+    assert logits.shape == (2 + 60 - 1, VOCAB) and logits.dtype == np.float32 and np.isfinite(logits).all()
+    ids = logits[1:].argmax(axis=1)  # of the last prompt token and of every token that was run
+    names = json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", stdin=bytes(range(256))))["ids"][1:]
+    piece = {i: bytes([b]) for b, i in enumerate(names)} | {0: b"", 1: b"", 258: b"th", 259: b"the"}
+    assert b"".join(piece[i] for i in ids) == story
+
+
+def test_penalties_change_the_text(any_run: Path, tiny_model: Path) -> None:
+    """Their arithmetic is tested in test_sampler.c; here, that the flags arrive and the prompt counts."""
+    args = [tiny_model, "-i", "aaaa", "-n", "30", *GREEDY, "--ignore-eos"]
+    plain = text_of(any_run, *args)
+    for flags in (["--presence-penalty", "50"], ["--frequency-penalty", "50"], ["--repeat-penalty", "1000"]):
+        assert text_of(any_run, *args, *flags) != plain
+        assert text_of(any_run, *args, *flags, "--repeat-last-n", "0") == plain
+    never_twice = text_of(any_run, *args, "--presence-penalty", "1e6", "--repeat-last-n", "-1", "--logit-bias", "258-inf", "--logit-bias", "259-inf")
+    assert b"a" not in never_twice and len(set(never_twice)) == len(never_twice)
+
+
+# ---- logits, and that nothing depends on the form ------------------------------------------------------------------
+
+
+def logits_of(exe: Path, model: Path, path: Path, *args: str, **more) -> tuple[bytes, np.ndarray]:
+    out = text_of(exe, model, "--logits", path, *args, **more)
+    return out, np.load(path)
+
+
+PROMPT = "the quick brown fox jumps over the lazy dog and " * 4
+
+
+def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l.npy"
+    args = ["-i", PROMPT, "-n", "30", "-s", "5", "--ignore-eos"]
+    for kv in ("f16", "f32"):
+        _, want = logits_of(any_run, tiny_model, path, *args, "--kv", kv)
+        text = text_of(any_run, tiny_model, *args, "--kv", kv)
+        assert len(want) == len(json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", "-i", PROMPT))["ids"]) + 29
+        for form in (["-t", "1"], ["-t", "2"], ["-t", "3"], ["-b", "1"], ["-b", "7"], ["-b", "32"], ["-b", "64"], ["-b", "65536"], ["-t", "2", "-b", "5"],
+                     ["-c", "250"], ["-c", "5000"], ["--exact"]):
+            got_text, got = logits_of(any_run, tiny_model, path, *args, "--kv", kv, *form)
+            assert got_text == text and got.tobytes() == want.tobytes(), (kv, form)
+            assert text_of(any_run, tiny_model, *args, "--kv", kv, *form) == text, (kv, form)
+
+
+def test_kv_types(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Halves have 11 bits: the logits (deviation about 5) move by about 1e-3, and not by nothing."""
+    path = tmp_path / "l.npy"
+    _, half = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0")
+    _, default = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f16")
+    _, full = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f32")
+    assert half.tobytes() == default.tobytes()
+    assert 0 < np.abs(half - full).max() < 2e-2 * full.std()
+
+
+@pytest.mark.parametrize("table", ["scalar", "avx2", "avx512"])
+def test_kernel_tables(run_bin: Path, tiny_model: Path, tmp_path: Path, table: str) -> None:
+    """Tables sum in different orders: at most about sqrt(64) * 2^-24 relative for each of 14 products in a row, with
+    growth through two layers; 1e-4 of the deviation is a hundred times that and far below any mistake."""
+    path = tmp_path / "l.npy"
+    _, want = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f32", env={"RUN_CPU": "scalar"})
+    done = run(run_bin, tiny_model, "-i", PROMPT, "-n", "0", "-v", "--kv", "f32", "--logits", path, env={"RUN_CPU": table})
+    if done.returncode == 2 and table != "scalar":
+        assert f'RUN_CPU: got "{table}", want one of: scalar' in done.stderr.decode()
+        pytest.skip(f"this machine has no {table}")
+    assert f"kernels {table}," in done.stderr.decode()
+    assert np.abs(np.load(path) - want).max() < 1e-4 * want.std()
+
+
+def test_run_cpu(any_run: Path, tiny_model: Path) -> None:
+    assert 'RUN_CPU: got "sse\\x1b", want one of: scalar' in error_of(any_run, tiny_model, "-i", "a", env={"RUN_CPU": "sse\x1b"}, code=2)
+    assert run(any_run, tiny_model, "-i", "a", "-n", "1", env={"RUN_CPU": ""}).returncode == 0
+
+
+def test_omp_num_threads(run_bin: Path, tiny_model: Path, story: bytes) -> None:
+    for v, threads in (("3", 3), ("2,4", 2), ("garbage", None), ("-4", None), ("", None), ("99999999", None), ("0", None)):
+        done = run(run_bin, tiny_model, "-i", "the", "-n", "60", *GREEDY, "-v", env={"OMP_NUM_THREADS": v})
+        assert (done.returncode, done.stdout) == (0, story)
+        ours = [line for line in done.stderr.decode().splitlines() if line and not line.startswith("libgomp")]
+        shown = int(re.search(r", (\d+) threads,", done.stderr.decode())[1])
+        assert len(ours) == 4 and (shown == threads if threads else 1 <= shown <= os.cpu_count())
+    done = run(run_bin, tiny_model, "-i", "the", "-n", "1", "-v", "-t", "2", env={"OMP_NUM_THREADS": "1"})
+    assert b" 2 threads," in done.stderr
+
+
+def test_logits_to_the_wrong_place(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    args = [tiny_model, "-i", "the", "-n", "1", "--logits"]
+    pipe = error_of(any_run, *args, "/dev/stdout", code=1)
+    assert pipe == "/dev/stdout: got a pipe or device, want a regular file (its header is written last)"
+    assert run(any_run, *args, "/dev/stdout").stdout == b""
+    assert "want a regular file" in error_of(any_run, *args, "/dev/full", code=1)
+    assert "got a folder, want a regular file" in error_of(any_run, *args, tmp_path, code=1)
+    assert "l.npy: cannot write: No such file or directory" in error_of(any_run, *args, tmp_path / "no" / "l.npy", code=1)
+    assert '"": cannot write: No such file' in error_of(any_run, *args, "", code=1)
+    limited = ["-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", any_run, tiny_model, "-i", PROMPT, "-n", "9", "--logits", tmp_path / "l.npy"]
+    assert "l.npy: cannot write: File too large" in error_of(Path("/bin/bash"), *limited, code=1)
+
+
+def test_a_failed_run_leaves_old_logits(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l.npy"
+    path.write_text("old")
+    error_of(any_run, tiny_model, "-i", "a" * 300, "--logits", path, code=2)
+    assert path.read_text() == "old"
+
+
+# ---- signals -----------------------------------------------------------------------------------------------------
+
+
+def start(exe: Path, *args: str | os.PathLike, **more) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([exe, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, **{"stdin": subprocess.DEVNULL, **more})
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_generating(any_run: Path, long_model: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """What was generated stays printed, files are whole, and the process dies by that signal."""
+    path = tmp_path / "l.npy"
+    p = start(any_run, long_model, "-i", "the", "-c", "1000000", "-s", "1", "--ignore-eos", "--logits", path)
+    first = p.stdout.read(20)
+    p.send_signal(number)
+    rest, stderr = p.communicate(timeout=TIMEOUT)
+    assert (p.returncode, stderr) == (-number, b"")
+    logits = np.load(path)
+    assert logits.shape[1] == VOCAB and len(logits) >= 20 // 3 and len(first + rest) >= 20
+    whole = text_of(any_run, long_model, "-i", "the", "-n", "5", "-s", "1", "--ignore-eos")
+    assert (first + rest).startswith(whole)
+
+
+def test_signal_in_a_long_prompt(any_run: Path, long_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "l.npy"
+    (tmp_path / "f").write_bytes(b"a b " * 50_000)
+    p = start(any_run, long_model, "-f", tmp_path / "f", "-b", "16", "--logits", path)
+    while not path.exists() or path.stat().st_size < 100_000:
+        assert p.poll() is None
+        time.sleep(0.01)
+    p.send_signal(signal.SIGINT)
+    assert p.communicate(timeout=TIMEOUT) == (b"", b"") and p.returncode == -signal.SIGINT
+    logits = np.load(path)
+    assert 10 < len(logits) < 200_000 and logits.shape[1] == VOCAB and np.isfinite(logits).all()
+
+
+def test_signal_while_waiting_for_stdin(any_run: Path, tiny_model: Path) -> None:
+    p = start(any_run, tiny_model, stdin=subprocess.PIPE)
+    p.stdin.write(b"half a prompt")
+    p.stdin.flush()
+    time.sleep(0.3)
+    assert p.poll() is None
+    p.send_signal(signal.SIGINT)
+    assert p.wait(TIMEOUT) == -signal.SIGINT
+    assert (p.stdout.read(), p.stderr.read()) == (b"", b"")
+    for stream in (p.stdin, p.stdout, p.stderr):
+        stream.close()
+
+
+def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> None:
+    """As under nohup, or in the background of a script."""
+    p = start(run_bin, long_model, "-i", "the", "-c", "1000000", "--ignore-eos", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    p.stdout.read(10)
+    p.send_signal(signal.SIGINT)
+    assert len(p.stdout.read(2000)) == 2000 and p.poll() is None
+    p.terminate()
+    p.communicate(timeout=TIMEOUT)
+    assert p.returncode == -signal.SIGTERM
+
+
+# ---- help, man page, completion ----------------------------------------------------------------------------------
+
+
+def all_flags(exe: Path) -> list[str]:
+    return sorted(set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", "\n".join(
+        line[:27] for line in text_of(exe, "--help").decode().splitlines() if line.startswith("  -")))))
+
+
+def test_help(any_run: Path) -> None:
+    text = text_of(any_run, "--help").decode()
+    assert text == text_of(any_run, "-h").decode() == text_of(any_run, "--help", "--temp", "1").decode()
+    assert text.startswith("usage: run MODEL -i TEXT") and "Exit status: 0 done" in text and max(map(len, text.splitlines())) < 120
+    flags = all_flags(any_run)
+    assert {"-i", "-f", "-n", "-c", "-t", "-b", "-s", "--temp", "--stop", "--logit-bias", "--kv", "--help"} <= set(flags)
+    readable = [line for line in text.splitlines() if line.startswith("  -") and not re.match(r"  \S.{23,}? {1,}\S", line)]
+    assert not readable  # every flag has a text
+
+
+def test_version(any_run: Path) -> None:
+    assert re.fullmatch(r"attn\.c \d+\.\d+\.\d+\n", text_of(any_run, "--version").decode())
+
+
+def test_man_page(any_run: Path) -> None:
+    page = text_of(any_run, "--man").decode()
+    lines = page.splitlines()
+    assert lines[0].startswith(".TH RUN 1 ") and page.isascii()
+    sections = [line[4:] for line in lines if line.startswith(".SH ")]
+    assert sections[:3] == ["NAME", "SYNOPSIS", "DESCRIPTION"] and {"EXIT STATUS", "ENVIRONMENT", "EXAMPLES"} <= set(sections)
+    assert re.fullmatch(r"run \\- .+", lines[lines.index(".SH NAME") + 1])  # what whatis(1) reads
+    for line in lines:
+        assert re.match(r"\.(TH|SH|SS|TP|B|nf|fi|PP)\b", line) if line.startswith((".", "'")) else line, line
+    for flag in all_flags(any_run):
+        assert re.search(re.escape(flag.replace("-", "\\-")) + r"(?![\w\\])", page), flag
+    bare = re.sub(r"\\[-e]|\\f[BRIP]|\\&", "", page)
+    assert "\\" not in bare, [line for line in bare.splitlines() if "\\" in line]  # no other escapes
+    if shutil.which("groff"):
+        done = subprocess.run(["groff", "-man", "-Tascii", "-ww", "-z"], input=page.encode(), capture_output=True, timeout=TIMEOUT)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_completion(any_run: Path) -> None:
+    script = text_of(any_run, "--completion").decode()
+    assert subprocess.run(["bash", "-n"], input=script.encode(), capture_output=True, timeout=TIMEOUT).stderr == b""
+    ask = script + "\nCOMP_WORDS=(./run --te); COMP_CWORD=1; _run; echo ${COMPREPLY[@]}; COMP_WORDS=(./run -); _run; echo ${COMPREPLY[@]}"
+    one, everything = subprocess.run(["bash"], input=ask.encode(), capture_output=True, timeout=TIMEOUT).stdout.decode().splitlines()
+    assert one == "--temp"
+    assert set(all_flags(any_run)) <= set(everything.split())
+
+
+# ---- small models ------------------------------------------------------------------------------------------------
+
+
+def test_json_pieces(any_run: Path, tmp_path: Path) -> None:
+    """Pieces of any bytes make valid JSON and one printable line each."""
+    odd = ["<unk>", "<s>", "</s>", "▁", "a", "\"\\\x01\n\x7f\u2028\u202e", "é"]
+    m = smallest().array("tokenizer.ggml.tokens", STR, odd)
+    m.array("tokenizer.ggml.token_type", I32, [2, 3, 3, 1, 1, 4, 1])  # user-defined: matches as it stands
+    (tmp_path / "m").write_bytes(m.build())
+    text = "a" + odd[5] + "é" + odd[5]
+    done = json.loads(text_of(any_run, tmp_path / "m", "--tokenize", "--json", stdin=text.encode()))
+    assert done == {"ids": [1, 3, 4, 5, 6, 5], "pieces": [odd[i] for i in (1, 3, 4, 5, 6, 5)]}
+    shown = text_of(any_run, tmp_path / "m", "--tokenize", stdin=text.encode()).decode()
+    assert len(shown.split("\n")) == 7 and printable(shown.replace("\n", "")) and r'"\x22\x5c\x01\x0a\x7f\xe2\x80\xa8\xe2\x80\xae"' in shown
+    (tmp_path / "n").write_bytes(smallest().set("llama.context_length", U32, 1).build())
+    assert text_of(any_run, tmp_path / "n", "-i", "", "-n", "5", *GREEDY) == text_of(any_run, tmp_path / "n", "-i", "", "-n", "1", *GREEDY)

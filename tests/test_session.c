@@ -1,0 +1,575 @@
+/* test_session.c - the promise that bytes do not depend on how the rows came: chunks, threads, reused prefixes, forks
+ * and batch neighbours; and the bookkeeping of cache blocks behind it.
+ *
+ * The models are random, tiny and of the architecture `gpt`, written to a temporary file: each variant has another
+ * kind of position, mask and head sharing. Texts are 600 tokens, beyond the 512 positions where attention starts to
+ * merge spans. Everything is compared bit for bit, and once with a computation by the textbook.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "check.h"
+#include "model.h"
+
+enum { DIM = 24, VOCAB = 40, LAYERS = 2, HIDDEN = 40, KEY = 6, VALUE = 5, TEXT = 600, CONTEXT = 640 };
+
+typedef struct {
+    const char *name, *position;
+    int heads, kv_heads, window; // window: of the first layer
+    bool parallel;
+} Variant;
+
+static const Variant variants[] = {
+    {"rope, grouped heads", "rope", 4, 2, 0, false},
+    {"rope, window 70, one key head", "rope", 3, 1, 70, true},
+    {"alibi", "alibi", 3, 3, 0, false},
+    {"learned, window 5", "learned", 4, 4, 5, false},
+};
+
+/* ---- the file ---------------------------------------------------------------------------------------------- */
+
+static uint32_t state;
+
+static float random_float(void) // -1 .. 1
+{
+    state = state * 1664525u + 1013904223u;
+    return (float)(state >> 8) * 0x1p-23f - 1;
+}
+
+typedef struct {
+    Buf keys, infos, data;
+    uint64_t n_keys, n_tensors;
+} Writer;
+
+static void put(Buf *b, uint64_t v, size_t bytes)
+{
+    buf_add(b, &v, bytes); // little-endian, as the machines that this runs on
+}
+
+static void put_text(Buf *b, const char *s)
+{
+    put(b, strlen(s), 8);
+    buf_add(b, s, strlen(s));
+}
+
+static void key(Writer *w, const char *name, GgufType type)
+{
+    put_text(&w->keys, name);
+    put(&w->keys, type, 4);
+    w->n_keys++;
+}
+
+static void key_text(Writer *w, const char *name, const char *value)
+{
+    key(w, name, GGUF_STRING);
+    put_text(&w->keys, value);
+}
+
+static void key_u32(Writer *w, const char *name, int value)
+{
+    key(w, name, GGUF_U32);
+    put(&w->keys, (uint32_t)value, 4);
+}
+
+static void key_flag(Writer *w, const char *name, bool value)
+{
+    key(w, name, GGUF_BOOL);
+    put(&w->keys, value, 1);
+}
+
+static void key_float(Writer *w, const char *name, float value)
+{
+    key(w, name, GGUF_F32);
+    buf_add(&w->keys, &value, 4);
+}
+
+static void key_array(Writer *w, const char *name, GgufType type, int n)
+{
+    key(w, name, GGUF_ARRAY);
+    put(&w->keys, type, 4);
+    put(&w->keys, (uint64_t)n, 8);
+}
+
+static void tensor(Writer *w, const char *name, int rows, int cols, float size)
+{
+    while (w->data.len % 32)
+        put(&w->data, 0, 1);
+    put_text(&w->infos, name);
+    put(&w->infos, rows ? 2 : 1, 4);
+    put(&w->infos, (uint64_t)cols, 8);
+    if (rows)
+        put(&w->infos, (uint64_t)rows, 8);
+    put(&w->infos, TYPE_F32, 4);
+    put(&w->infos, w->data.len, 8);
+    w->n_tensors++;
+    for (int i = 0; i < (rows ? rows : 1) * cols; i++) {
+        float v = rows ? size * random_float() : 1 + size * random_float();
+        buf_add(&w->data, &v, 4);
+    }
+}
+
+static void write_keys(Writer *w, const Variant *v)
+{
+    static const char *const off[] = {"gpt.norm.bias", "gpt.norm.post", "gpt.norm.embedding", "gpt.attention.bias",
+                                      "gpt.attention.output_bias", "gpt.ffn.bias"};
+    key_text(w, "general.architecture", "gpt");
+    key_u32(w, "gpt.embedding_length", DIM);
+    key_u32(w, "gpt.block_count", LAYERS);
+    key_u32(w, "gpt.context_length", CONTEXT);
+    key_u32(w, "gpt.feed_forward_length", HIDDEN);
+    key_u32(w, "gpt.attention.head_count", v->heads);
+    key_u32(w, "gpt.attention.head_count_kv", v->kv_heads);
+    key_u32(w, "gpt.attention.key_length", KEY);
+    key_u32(w, "gpt.attention.value_length", VALUE);
+    key_text(w, "gpt.norm.type", "rms");
+    key_float(w, "gpt.norm.epsilon", 1e-5f);
+    key_flag(w, "gpt.norm.affine", true);
+    key_flag(w, "gpt.norm.pre", true);
+    key_flag(w, "gpt.norm.final", true);
+    for (size_t i = 0; i < sizeof off / sizeof *off; i++)
+        key_flag(w, off[i], false);
+    key_text(w, "gpt.attention.qk_norm", "none");
+    key_flag(w, "gpt.tied", true);
+    key_flag(w, "gpt.ffn.gated", false);
+    key_text(w, "gpt.ffn.activation", "gelu");
+    key_text(w, "gpt.residual", v->parallel ? "parallel" : "sequential");
+    key_text(w, "gpt.position", v->position);
+    if (!strcmp(v->position, "rope"))
+        key_text(w, "gpt.rope.pairing", "half");
+    if (!strcmp(v->position, "alibi"))
+        key_float(w, "gpt.attention.max_alibi_bias", 8);
+    if (v->window) {
+        key_u32(w, "gpt.attention.sliding_window", v->window);
+        key_array(w, "gpt.attention.sliding_window_pattern", GGUF_BOOL, LAYERS);
+        for (int i = 0; i < LAYERS; i++)
+            put(&w->keys, i == 0, 1);
+    }
+    key_text(w, "tokenizer.ggml.model", "llama");
+    key_array(w, "tokenizer.ggml.tokens", GGUF_STRING, VOCAB);
+    for (int i = 0; i < VOCAB; i++)
+        put_text(&w->keys, (char[]){'a', (char)('a' + i / 26), (char)('a' + i % 26), 0});
+    key_array(w, "tokenizer.ggml.scores", GGUF_F32, VOCAB);
+    for (int i = 0; i < VOCAB; i++)
+        put(&w->keys, 0, 4);
+}
+
+static void write_model(const Variant *v, const char *path)
+{
+    Writer w = {0};
+    Buf head = {0};
+    state = 1;
+    write_keys(&w, v);
+    tensor(&w, "token_embd.weight", VOCAB, DIM, 1);
+    tensor(&w, "output_norm.weight", 0, DIM, 0.3f);
+    if (!strcmp(v->position, "learned"))
+        tensor(&w, "position_embd.weight", CONTEXT, DIM, 1);
+    for (int i = 0; i < LAYERS; i++) {
+        const struct { const char *name; int rows, cols; } parts[] = {
+            {"attn_norm", 0, DIM}, {"attn_q", v->heads * KEY, DIM}, {"attn_k", v->kv_heads * KEY, DIM}, {"attn_v", v->kv_heads * VALUE, DIM},
+            {"attn_output", DIM, v->heads * VALUE}, {"ffn_norm", 0, DIM}, {"ffn_up", HIDDEN, DIM}, {"ffn_down", DIM, HIDDEN}};
+        for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[j].name);
+            tensor(&w, name, parts[j].rows, parts[j].cols, 0.5f);
+        }
+    }
+    buf_add(&head, "GGUF", 4);
+    put(&head, 3, 4);
+    put(&head, w.n_tensors, 8);
+    put(&head, w.n_keys, 8);
+    buf_add(&head, w.keys.ptr, w.keys.len);
+    buf_add(&head, w.infos.ptr, w.infos.len);
+    while (head.len % 32)
+        put(&head, 0, 1);
+    buf_add(&head, w.data.ptr, w.data.len);
+    FILE *f = fopen(path, "wb");
+    CHECK(f && fwrite(head.ptr, 1, head.len, f) == head.len && !fclose(f), "%s", path);
+    buf_free(&head);
+    buf_free(&w.keys);
+    buf_free(&w.infos);
+    buf_free(&w.data);
+}
+
+/* ---- helpers ----------------------------------------------------------------------------------------------- */
+
+static Model model;
+static int text[TEXT], other[TEXT]; // two texts, without a common beginning
+static float *want;                 // (TEXT, VOCAB) logits of `text` after one prefill
+static bool all[TEXT];
+static const Kernels *kernels;
+static KvType kv_type;
+static char label[96];
+
+static void open_session(Session *s, int n_seqs, int n_threads)
+{
+    Err e = {0};
+    SessionParams p = {.seq_len = CONTEXT, .n_seqs = n_seqs, .max_batch = TEXT, .max_logits = TEXT, .n_threads = n_threads,
+                       .kv_type = kv_type, .kernels = kernels};
+    CHECK(!session_init(s, &model, &p, &e), "%s: %s", label, e.text);
+    CHECK(session_bytes(&model, &p) == s->arena.size, "%s: session_bytes says %zu, it is %zu", label, session_bytes(&model, &p), s->arena.size);
+}
+
+/* Run tokens of one sequence, all logits wanted, in chunks. */
+static void run(Session *s, int seq, const int *ids, int n, int chunk, float *out)
+{
+    int seqs[TEXT];
+    Err e = {0};
+    for (int i = 0; i < TEXT; i++)
+        seqs[i] = seq;
+    for (int i = 0; i < n; i += chunk) {
+        int rows = n - i < chunk ? n - i : chunk;
+        int got = forward(s, &(Batch){.n = rows, .tokens = ids + i, .seqs = seqs, .wanted = all}, &e);
+        CHECK(got == rows, "%s: %d rows of logits, want %d: %s", label, got, rows, e.text);
+        if (out && got > 0)
+            memcpy(out + (size_t)i * VOCAB, s->logits, (size_t)got * VOCAB * sizeof *out);
+    }
+}
+
+/* Run text[from, to) and compare with the reference. */
+static void check_run(Session *s, int seq, int from, int to, int chunk, const char *what)
+{
+    static float out[TEXT * VOCAB];
+    run(s, seq, text + from, to - from, chunk, out);
+    for (int i = from; i < to; i++)
+        if (memcmp(out + (size_t)(i - from) * VOCAB, want + (size_t)i * VOCAB, VOCAB * sizeof *out)) {
+            CHECK(false, "%s: %s: position %d differs", label, what, i);
+            return;
+        }
+    CHECK(s->seqs[seq].n_pos == to, "%s: %s: the sequence has %d positions, want %d", label, what, s->seqs[seq].n_pos, to);
+}
+
+/* Every block is counted once for each sequence that holds it. */
+static void check_blocks(const Session *s, const char *what)
+{
+    int held[256] = {0};
+    for (int i = 0; i < s->params.n_seqs; i++)
+        for (int b = 0; b < s->max_blocks; b++) {
+            int id = s->seqs[i].blocks[b];
+            if (id >= 0)
+                held[id]++;
+            CHECK(id >= 0 || b * KV_BLOCK >= s->seqs[i].n_pos, "%s: %s: sequence %d lacks block %d", label, what, i, b);
+        }
+    for (int i = 0; i < s->n_blocks; i++)
+        CHECK(held[i] == s->refs[i], "%s: %s: block %d has count %d, is held %d times", label, what, i, s->refs[i], held[i]);
+}
+
+/* ---- the same by the textbook ------------------------------------------------------------------------------- */
+
+static void ref_linear(const Tensor *w, const double *x, double *y)
+{
+    const float *row = w->data;
+    for (size_t r = 0; r < w->rows; r++, row += w->cols) {
+        y[r] = 0;
+        for (size_t i = 0; i < w->cols; i++)
+            y[r] += row[i] * x[i];
+    }
+}
+
+static void ref_norm(const Norm *n, const double *x, double *y)
+{
+    double sum = 0;
+    for (int i = 0; i < DIM; i++)
+        sum += x[i] * x[i];
+    for (int i = 0; i < DIM; i++)
+        y[i] = x[i] / sqrt(sum / DIM + 1e-5) * n->w[i];
+}
+
+static void ref_rope(double *x, int heads, int pos)
+{
+    for (int h = 0; h < heads; h++, x += KEY)
+        for (int i = 0; i < KEY / 2; i++) {
+            double angle = pos * pow(10000, -2.0 * i / KEY), a = x[i], b = x[i + KEY / 2];
+            x[i] = a * cos(angle) - b * sin(angle);
+            x[i + KEY / 2] = b * cos(angle) + a * sin(angle);
+        }
+}
+
+/* One query row: softmax(q.k / sqrt(KEY) + bias) v over the keys that it sees, without tiles or spans. */
+static void ref_attend(const Variant *v, int layer, int pos, const double *q, const double *k, const double *values, double *out)
+{
+    static const double slopes[] = {1.0 / 16, 1.0 / 256, 1.0 / 4}; // of three heads, Press et al. 2022
+    static double weight[TEXT];
+    int from = layer == 0 && v->window && pos >= v->window ? pos - v->window + 1 : 0;
+    for (int h = 0; h < v->heads; h++) {
+        int kv = h / (v->heads / v->kv_heads);
+        double sum = 0;
+        for (int j = from; j <= pos; j++) {
+            double score = 0;
+            for (int i = 0; i < KEY; i++)
+                score += q[h * KEY + i] * k[(j * v->kv_heads + kv) * KEY + i];
+            score = score / sqrt(KEY) + (strcmp(v->position, "alibi") ? 0 : slopes[h] * (j - pos));
+            sum += weight[j] = exp(score); // small models: no overflow
+        }
+        for (int i = 0; i < VALUE; i++) {
+            out[h * VALUE + i] = 0;
+            for (int j = from; j <= pos; j++)
+                out[h * VALUE + i] += weight[j] / sum * values[(j * v->kv_heads + kv) * VALUE + i];
+        }
+    }
+}
+
+static void ref_ffn(const Layer *l, const double *x, double *out)
+{
+    double h[DIM], up[HIDDEN];
+    ref_norm(&l->ffn_norm, x, h);
+    ref_linear(&l->w_up.w, h, up);
+    for (int i = 0; i < HIDDEN; i++)
+        up[i] *= 0.5 * (1 + erf(up[i] / sqrt(2)));
+    ref_linear(&l->w_down.w, up, out);
+}
+
+/* Compare `want` with every position in double precision. Each layer's sums have at most 600 terms and float's rounding
+ * of 2^-24; measured are 1.1e-5 of logits of up to 10, the bound is ten times that. */
+static void check_reference(const Variant *v)
+{
+    static double k[LAYERS][TEXT * 4 * KEY], values[LAYERS][TEXT * 4 * VALUE];
+    const float *embd = model.token_embd.data, *learned = model.pos_embd.data;
+    bool rope = !strcmp(v->position, "rope");
+    double worst = 0;
+    for (int pos = 0; pos < TEXT; pos++) {
+        double x[DIM], h[DIM], q[4 * KEY], att[4 * VALUE], a[DIM], f[DIM], logits[VOCAB];
+        for (int i = 0; i < DIM; i++)
+            x[i] = embd[text[pos] * DIM + i] + (learned ? learned[pos * DIM + i] : 0);
+        for (int n = 0; n < LAYERS; n++) {
+            const Layer *l = &model.layers[n];
+            double *own = k[n] + pos * v->kv_heads * KEY;
+            ref_norm(&l->attn_norm, x, h);
+            ref_linear(&l->wq.w, h, q);
+            ref_linear(&l->wk.w, h, own);
+            ref_linear(&l->wv.w, h, values[n] + pos * v->kv_heads * VALUE);
+            if (rope) {
+                ref_rope(q, v->heads, pos);
+                ref_rope(own, v->kv_heads, pos);
+            }
+            ref_attend(v, n, pos, q, k[n], values[n], att);
+            ref_linear(&l->wo.w, att, a);
+            ref_ffn(l, x, f); // parallel: of the same x
+            for (int i = 0; i < DIM; i++)
+                x[i] += a[i];
+            if (!v->parallel)
+                ref_ffn(l, x, f);
+            for (int i = 0; i < DIM; i++)
+                x[i] += f[i];
+        }
+        ref_norm(&model.final_norm, x, h);
+        ref_linear(&model.token_embd, h, logits);
+        for (int i = 0; i < VOCAB; i++)
+            worst = fmax(worst, fabs(logits[i] - want[pos * VOCAB + i]));
+    }
+    CHECK(worst < 1.1e-4, "%s: a logit is %g from the textbook's", label, worst);
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------- */
+
+static void test_chunks(void)
+{
+    static const int chunks[] = {1, 4, 7, 32, 64, 100}; // up to 4 rows attention takes another way
+    for (size_t i = 0; i < sizeof chunks / sizeof *chunks; i++) {
+        Session s;
+        char what[40];
+        int threads = 1 + 2 * (int)(i % 2);
+        open_session(&s, 1, threads);
+        snprintf(what, sizeof what, "chunks of %d, %d threads", chunks[i], threads);
+        check_run(&s, 0, 0, TEXT, chunks[i], what);
+        session_free(&s);
+    }
+}
+
+static void test_truncate(void)
+{
+    static const int points[] = {0, 1, 63, 64, 65, 512, 599};
+    Session s;
+    open_session(&s, 1, 2);
+    check_run(&s, 0, 0, TEXT, TEXT, "at once");
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        int n = points[i];
+        session_truncate(&s, 0, n);
+        CHECK(s.seqs[0].n_pos == n, "%s: truncated to %d, want %d", label, s.seqs[0].n_pos, n);
+        run(&s, 0, other, TEXT - n < 90 ? TEXT - n : 90, 90, NULL); // leaves other keys and values behind
+        session_truncate(&s, 0, n);
+        check_blocks(&s, "truncated");
+        check_run(&s, 0, n, TEXT, 64, "prefix kept");
+        session_truncate(&s, 0, TEXT + 5); // more than there is: nothing happens
+        CHECK(s.seqs[0].n_pos == TEXT, "%s: truncating upwards", label);
+        check_blocks(&s, "truncated upwards");
+    }
+    session_free(&s);
+}
+
+static void test_fork(void)
+{
+    static const int points[] = {0, 1, 64, 130, 511, 600};
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        int n = points[i], half = n / 2, end = n + 100 < TEXT ? n + 100 : TEXT;
+        Session s;
+        open_session(&s, 3, 2);
+        check_run(&s, 0, 0, n, TEXT, "the source");
+        run(&s, 1, other, 150, 150, NULL); // forking empties it
+        CHECK(!session_fork(&s, 1, 0, n) && s.seqs[1].n_pos == n, "%s: fork at %d", label, n);
+        check_blocks(&s, "forked");
+        int shared = 0;
+        for (int b = 0; b < n / KV_BLOCK; b++)
+            shared += s.seqs[0].blocks[b] == s.seqs[1].blocks[b];
+        CHECK(shared == n / KV_BLOCK, "%s: fork at %d shares %d blocks", label, n, shared);
+        run(&s, 1, other, end - n, 50, NULL); // must not reach the source
+        check_blocks(&s, "the fork went on");
+        check_run(&s, 0, n, end, 64, "the source after its fork went on");
+        session_truncate(&s, 1, n);
+        check_run(&s, 1, n, end, 50, "the fork");
+
+        CHECK(!session_fork(&s, 2, 0, n), "%s: second fork at %d", label, n);
+        session_truncate(&s, 2, half); // its last block may be shared now: writing must copy it
+        run(&s, 2, other, 30, 30, NULL);
+        check_blocks(&s, "a shared block was written");
+        session_truncate(&s, 0, n);
+        check_run(&s, 0, n, end, TEXT, "the source after a shared block was written");
+        session_truncate(&s, 0, half); // the source gives up blocks that others hold
+        run(&s, 0, other, 30, 30, NULL);
+        session_truncate(&s, 1, n);
+        check_run(&s, 1, n, end, TEXT, "the fork after its source was rewritten");
+        CHECK(!session_fork(&s, 0, 1, TEXT + 1) && s.seqs[0].n_pos == end, "%s: fork of more than there is", label);
+        CHECK(!session_fork(&s, 0, 0, 3) && s.seqs[0].n_pos == end, "%s: fork of itself", label);
+        for (int q = 0; q < 3; q++)
+            session_truncate(&s, q, 0);
+        check_blocks(&s, "emptied");
+        for (int b = 0; b < s.n_blocks; b++)
+            CHECK(s.refs[b] == 0, "%s: block %d is still counted", label, b);
+        session_free(&s);
+    }
+}
+
+/* Three sequences at different positions advance in the same calls; the middle one runs another text. */
+static void test_neighbours(void)
+{
+    static const int starts[] = {0, 100, 513}, rows[] = {9, 5, 1};
+    for (int threads = 1; threads <= 3; threads += 2) {
+        Session s;
+        int at[3], ids[16], seqs[16];
+        Err e = {0};
+        open_session(&s, 3, threads);
+        for (int q = 0; q < 3; q++) {
+            at[q] = starts[q];
+            run(&s, q, q == 1 ? other : text, starts[q], 100, NULL);
+        }
+        for (int round = 0; round < 8; round++) {
+            int n = 0;
+            for (int q = 0; q < 3; q++)
+                for (int i = 0; i < rows[q]; i++, n++) {
+                    ids[n] = (q == 1 ? other : text)[at[q] + i];
+                    seqs[n] = q;
+                }
+            CHECK(forward(&s, &(Batch){.n = n, .tokens = ids, .seqs = seqs, .wanted = all}, &e) == n, "%s: %s", label, e.text);
+            for (int i = 0; i < n; i++) {
+                int pos = at[seqs[i]] + i - (seqs[i] == 0 ? 0 : seqs[i] == 1 ? rows[0] : rows[0] + rows[1]);
+                CHECK(seqs[i] == 1 || !memcmp(s.logits + (size_t)i * VOCAB, want + (size_t)pos * VOCAB, VOCAB * sizeof *want),
+                      "%s: a neighbour changed sequence %d at %d", label, seqs[i], pos);
+            }
+            for (int q = 0; q < 3; q++)
+                at[q] += rows[q];
+        }
+        session_free(&s);
+    }
+}
+
+/* Which rows have logits, vectors instead of tokens, and calls that must fail without changing anything. */
+static void test_calls(void)
+{
+    Session s;
+    Err e = {0};
+    bool some[TEXT] = {false};
+    static float vectors[70 * DIM];
+    open_session(&s, 2, 1);
+    some[3] = some[69] = true;
+    CHECK(forward(&s, &(Batch){.n = 70, .tokens = text, .wanted = some}, &e) == 2, "%s: two rows wanted", label);
+    CHECK(!memcmp(s.logits, want + 3 * VOCAB, VOCAB * sizeof *want) && !memcmp(s.logits + VOCAB, want + 69 * VOCAB, VOCAB * sizeof *want),
+          "%s: the wanted rows", label);
+    CHECK(forward(&s, &(Batch){.n = 30, .tokens = text + 70}, &e) == 1, "%s: the last row", label);
+    CHECK(!memcmp(s.logits, want + 99 * VOCAB, VOCAB * sizeof *want), "%s: the last row's logits", label);
+    some[3] = some[69] = false;
+    CHECK(forward(&s, &(Batch){.n = 28, .tokens = text + 100, .wanted = some}, &e) == 0, "%s: no row wanted", label);
+
+    int bad[] = {1, 2, VOCAB, 4}, worse[] = {1, -1}, two[] = {0, 1}, firsts[] = {1, 1, 1, 1};
+    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad}, &e) == -1 && e.code == EXIT_USAGE, "%s: token %d", label, VOCAB);
+    CHECK(forward(&s, &(Batch){.n = 2, .tokens = worse}, &e) == -1, "%s: token -1", label);
+    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad, .seqs = firsts}, &e) == -1, "%s: a bad token in an empty sequence", label);
+    CHECK(s.seqs[0].n_pos == 128 && s.seqs[1].n_pos == 0, "%s: a failed call moved a sequence", label);
+    CHECK(!session_fork(&s, 1, 0, 100), "%s: fork after a failed call", label);
+    check_blocks(&s, "after failed calls");
+    session_truncate(&s, 1, 0);
+    CHECK(forward(&s, &(Batch){.n = 0, .tokens = text}, &e) == -1, "%s: no rows", label);
+    CHECK(forward(&s, &(Batch){.n = TEXT + 1, .tokens = text}, &e) == -1, "%s: too many rows", label);
+    check_run(&s, 0, 128, TEXT, TEXT, "after failed calls");
+    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT + 1, .tokens = text}, &e) == -1 && e.code == EXIT_USAGE, "%s: a full context", label);
+    CHECK(s.seqs[0].n_pos == TEXT, "%s: a full context moved the sequence", label);
+    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT, .tokens = text}, &e) == 1, "%s: the last place", label);
+    CHECK(forward(&s, &(Batch){.n = 2, .tokens = text, .seqs = two}, &e) == -1, "%s: one of two contexts is full", label);
+    CHECK(s.seqs[1].n_pos == 0, "%s: a neighbour's full context moved a sequence", label);
+
+    for (int i = 0; i < 70; i++)
+        memcpy(vectors + i * DIM, (const float *)model.token_embd.data + text[i] * DIM, DIM * sizeof *vectors);
+    session_truncate(&s, 0, 0);
+    CHECK(forward(&s, &(Batch){.n = 70, .embd = vectors, .wanted = all}, &e) == 70, "%s: %s", label, e.text);
+    CHECK(!memcmp(s.logits, want, 70 * VOCAB * sizeof *want), "%s: vectors and tokens differ", label);
+    session_free(&s);
+    session_free(&s); // a freed one is fine
+
+    SessionParams p = {.seq_len = CONTEXT, .n_seqs = 1, .max_batch = 8, .max_logits = 2, .n_threads = 1, .kv_type = kv_type, .kernels = kernels};
+    CHECK(!session_init(&s, &model, &p, &e), "%s: %s", label, e.text);
+    CHECK(forward(&s, &(Batch){.n = 3, .tokens = text, .wanted = all}, &e) == -1, "%s: more logits than there is room for", label);
+    session_free(&s);
+    p.seq_len = CONTEXT + 1;
+    bool fits = !session_init(&s, &model, &p, &e);
+    CHECK(fits == !model.pos_embd.data, "%s: a context beyond the learned positions", label);
+    if (fits)
+        session_free(&s);
+}
+
+static void test_variant(int number)
+{
+    const Variant *v = &variants[number];
+    char path[] = "/tmp/test_session.XXXXXX";
+    Err e = {0};
+    int fd = mkstemp(path);
+    CHECK(fd >= 0, "%s", path);
+    write_model(v, path);
+    CHECK(!model_open(&model, path, &e), "%s", e.text);
+    for (int i = 0; (kernels = kernels_at(i)); i++)
+        for (int kv = 0; kv < 2 && model.layers; kv++) {
+            Session s;
+            kv_type = kv ? KV_F32 : KV_F16;
+            snprintf(label, sizeof label, "%s, %s, %s", v->name, kernels->name, kv ? "f32" : "f16");
+            open_session(&s, 1, 1);
+            run(&s, 0, text, TEXT, TEXT, want);
+            CHECK(memcmp(want, want + VOCAB, VOCAB * sizeof *want) && want[0] == want[0], "%s: the logits say nothing", label);
+            session_free(&s);
+            if (kv_type == KV_F32)
+                check_reference(v);
+            test_chunks();
+            if (kernels_at(i + 1) || kv == number % 2) // the bookkeeping is the same for all kernels
+                continue;
+            test_truncate();
+            test_fork();
+            test_neighbours();
+            test_calls();
+        }
+    model_close(&model);
+    close(fd);
+    unlink(path);
+}
+
+int main(void)
+{
+    want = malloc(TEXT * VOCAB * sizeof *want);
+    state = 7;
+    for (int i = 0; i < TEXT; i++) {
+        text[i] = (int)((random_float() + 1) * 0.4999f * VOCAB);
+        other[i] = (text[i] + 1 + i % 5) % VOCAB;
+        all[i] = true;
+    }
+    for (int i = 0; i < (int)(sizeof variants / sizeof *variants); i++)
+        test_variant(i);
+    free(want);
+    return check_done("test_session");
+}
