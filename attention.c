@@ -4,8 +4,9 @@
  * keys: scores, running maximum and sum, and the weighted values, so the matrix of weights never exists (Dao et al.
  * 2022, FlashAttention). Keys are taken in spans of SPAN positions: each span has its own maximum and sum, and spans
  * are merged in ascending order. Blocks and spans lie at fixed positions of the sequence and every row is computed
- * alone, so the bits do not depend on how rows are grouped: prefill in any chunks and decoding agree. With few rows the
- * spans of one head are work for several threads; with many, each thread walks them in order.
+ * alone, so the bits do not depend on how rows are grouped: prefill in any chunks and decoding agree (while values are
+ * finite: a masked key has weight 0, and 0 * NaN is NaN). With few rows the spans of one head are work for several
+ * threads; with many, each thread walks them in order.
  *
  * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row whose keys are
  * all masked in a block adds nothing; it never sees -inf - -inf.
@@ -23,7 +24,7 @@ typedef struct {
     float *out;       // (rows, value_dim)
 } Soft;
 
-/* One tile: rows = n_pos * group query rows, row r at position pos + r / group, head first_head + r % group. */
+/* One tile: rows = n_pos * group query rows, row r at position pos + r / group, head kv_head * group + r % group. */
 typedef struct {
     Session *s;
     int layer, seq, kv_head, group;
@@ -240,8 +241,8 @@ static Tile tile_of(const Job *j, int kv_head, int first, int n)
 /* Results of head h, span i in Session.partial. */
 static Soft partial_at(const Job *j, int h, int i)
 {
-    size_t rows = (size_t)(j->n_rows * j->group), size = soft_floats(rows, (size_t)j->s->model->config.value_dim);
-    return soft_at(j->s->partial + (size_t)(h * j->n_spans + i) * size, rows);
+    size_t rows = (size_t)j->n_rows * (size_t)j->group, size = soft_floats(rows, (size_t)j->s->model->config.value_dim);
+    return soft_at(j->s->partial + ((size_t)h * (size_t)j->n_spans + (size_t)i) * size, rows);
 }
 
 /* Few rows: every span of every head is an item; item = head * n_spans + span. */

@@ -14,6 +14,7 @@
 
 typedef struct {
     const char *name;
+    bool all_keys; // no convention: every choice is a key (docs/gpt-keys.md), the columns up to the windows say nothing
     NormType norm;
     Need norm_bias;
     bool no_pre_norm, post_norm, embd_norm;
@@ -75,7 +76,7 @@ static const Family families[] = {
      .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ALIBI, .alibi_max = 8},
     {.name = "mpt", .norm = NORM_LAYER, .norm_bias = MAYBE, .qk_norm = QK_NORM_FULL, .qk_norm_need = MAYBE,
      .qk_norm_bias = MAYBE, .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .act = ACT_GELU, .pos = POS_ALIBI},
-    {.name = "gpt", .plain_own_base = true},
+    {.name = "gpt", .all_keys = true, .plain_own_base = true},
 };
 
 enum { N_FAMILIES = sizeof families / sizeof *families };
@@ -329,7 +330,8 @@ static void read_rope(Config *c, const Family *f, Keys *k)
                 c->rope_dim);
     }
     r->base = key_float(k, "rope.freq_base", 10000);
-    r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings, ROPE_LINEAR);
+    bool two_sets = gguf_tensor(k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
+    r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings, two_sets ? ROPE_LONGROPE : ROPE_LINEAR);
     r->factor = key_float(k, "rope.scaling.factor", key_float(k, "rope.scale_linear", 1));
     if (r->factor == 0)
         r->factor = 1;
@@ -357,6 +359,7 @@ static void read_rope(Config *c, const Family *f, Keys *k)
     if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
         c->ropes[1].scaling = ROPE_PLAIN;
         c->ropes[1].factor = c->ropes[1].attn_factor = 1;
+        c->ropes[1].use_factors = false;
     }
 }
 
@@ -444,7 +447,6 @@ int config_read(Config *c, const Gguf *g, Err *e)
     if (!f)
         return -1;
     snprintf(c->arch, sizeof c->arch, "%s", f->name);
-    bool is_gpt = f == &families[N_FAMILIES - 1];
     Keys k = {g, f->name, e, false};
 
     c->dim = key_int(&k, "embedding_length", 1, MAX_DIM, -1);
@@ -463,7 +465,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     int width = !k.failed && c->dim % heads == 0 ? c->dim / heads : -1; // no default where it does not divide
     c->key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
     c->value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
-    if (is_gpt)
+    if (f->all_keys)
         from_gpt_keys(c, &k);
     else
         from_family(c, f, &k);

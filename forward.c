@@ -105,8 +105,7 @@ static void place_rows(void *context, int from, int to, int thread)
     const Config *c = &s->model->config;
     const Layer *l = &s->model->layers[layer];
     const LayerConfig *lc = &c->layers[layer];
-    size_t nq = (size_t)(lc->n_heads * c->key_dim), nk = (size_t)(lc->n_kv_heads * c->key_dim);
-    size_t nv = (size_t)(lc->n_kv_heads * c->value_dim);
+    size_t nq = q_width(c, lc), nk = k_width(c, lc), nv = v_width(c, lc);
     (void)thread;
     for (int t = from; t < to; t++) {
         float *q = s->q + (size_t)t * nq, *k = s->k_new + (size_t)t * nk, *v = s->v_new + (size_t)t * nv;
@@ -135,7 +134,7 @@ static void attend(Session *s, int i, const float *h, const Batch *b)
     const Config *c = &s->model->config;
     const Layer *l = &s->model->layers[i];
     const LayerConfig *lc = &c->layers[i];
-    size_t nq = (size_t)(lc->n_heads * c->key_dim), na = (size_t)(lc->n_heads * c->value_dim);
+    size_t nq = q_width(c, lc), na = att_width(c, lc);
     matmul(s, h, b->n, (MatmulOut[]){{&l->wq, s->q}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
     threads_run(&s->threads, b->n, ROW_GRAIN, place_rows, &(Rows){s, b, i});
     for (int t = 0, n; t < b->n; t += n) { // one call for each sequence's rows

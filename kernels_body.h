@@ -54,7 +54,7 @@ static inline float tanh_f32(float x)
     p = p * s - 3.3333284e-1f;
     float small = x + x * s * p;
     float big = 1.0f - 2.0f / (exp_f32(2.0f * (a < 20.0f ? a : 20.0f)) + 1.0f);
-    return a < 0.625f ? small : x < 0 ? -big : big;
+    return !(a >= 0.625f) ? small : x < 0 ? -big : big; // NaN passes through
 }
 
 /* erf(x): an odd polynomial up to 1, 1 - exp(-q(|x|)) beyond, q fitted to -log(erfc). */
@@ -77,7 +77,7 @@ static inline float erf_f32(float x)
     q = q * t + 1.1295785f;
     q = q * t - 1.8803969e-4f;
     float big = 1.0f - exp_f32(-q);
-    return a < 1.0f ? x * p : x < 0 ? -big : big;
+    return !(a >= 1.0f) ? x * p : x < 0 ? -big : big;
 }
 
 static void act_silu(float *x, size_t n)
@@ -101,13 +101,13 @@ static void act_gelu_tanh(float *x, size_t n)
 static void act_relu(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = x[i] > 0 ? x[i] : 0;
+        x[i] = x[i] < 0 ? 0 : x[i]; // NaN stays
 }
 
 static void act_relu2(float *x, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        x[i] = x[i] > 0 ? x[i] * x[i] : 0;
+        x[i] = x[i] < 0 ? 0 : x[i] * x[i];
 }
 
 static void mul_f32(float *x, const float *y, size_t n)

@@ -75,6 +75,12 @@ typedef struct {
     LayerConfig *layers;                            // (n_layers)
 } Config;
 
+/* Widths of a layer's rows: queries, keys, values, attention's output. */
+static inline size_t q_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_heads * (size_t)c->key_dim; }
+static inline size_t k_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_kv_heads * (size_t)c->key_dim; }
+static inline size_t v_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_kv_heads * (size_t)c->value_dim; }
+static inline size_t att_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_heads * (size_t)c->value_dim; }
+
 /* Read and check everything. The Config is freed with config_free(), also after an error. */
 int config_read(Config *c, const Gguf *g, Err *e);
 void config_free(Config *c);

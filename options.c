@@ -349,7 +349,7 @@ void options_help(FILE *f)
                "RUN_CPU=scalar|avx2|avx512 chooses the kernels.\n");
 }
 
-/* Text for roff: backslashes and leading dots are escaped, minus signs stay minus signs. */
+/* Text for roff: backslashes are escaped, minus signs stay minus signs. */
 static void roff(FILE *f, const char *text)
 {
     for (; *text; text++)

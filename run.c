@@ -289,10 +289,13 @@ static int generate(Run *r, Printer *p, Err *e)
     return met < 0 ? -1 : 0;
 }
 
-static bool same_file(const char *a, const char *b)
+static bool is_model_file(const Gguf *g, const char *path)
 {
-    struct stat x, y;
-    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    struct stat a, b;
+    for (int i = 0; i < g->n_maps; i++)
+        if (!stat(path, &a) && !stat(g->maps[i].path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+            return true;
+    return false;
 }
 
 static int check_biases(const Run *r, Err *e)
@@ -329,7 +332,7 @@ static int prepare(Run *r, Err *e)
         p.max_batch = (int)r->prompt.n;
     if (o->logits) {
         p.max_batch = p.max_logits = p.max_batch < 32 ? p.max_batch : 32;
-        if (same_file(o->logits, o->model))
+        if (is_model_file(&r->model.file, o->logits))
             return err_set(e, EXIT_USAGE, "--logits: got the model's own file, want another");
         if (npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e))
             return -1;
@@ -342,41 +345,70 @@ static int prepare(Run *r, Err *e)
     return 0;
 }
 
+/* Prompt and generation, as one body for the team of threads: they stand by from the first token to the last. */
+typedef struct {
+    Run *r;
+    Printer *p;
+    Err *e;
+    int rc;
+} Work;
+
+static void work(void *context)
+{
+    Work *w = context;
+    Run *r = w->r;
+    double begin = clock_seconds();
+    w->rc = run_tokens(r, r->prompt.ids, (int)r->prompt.n, w->e);
+    r->prompt_seconds = clock_seconds() - begin;
+    if (!w->rc && !stop_signal)
+        w->rc = generate(r, w->p, w->e);
+    r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
+}
+
+/* --echo: the prompt's own text; a control token in front (BOS) is none of it. */
+static int print_prompt(Run *r, Printer *p, Err *e)
+{
+    const Tokenizer *t = r->model.tokenizer;
+    size_t first = tokenizer_type(t, r->prompt.ids[0]) == TOKEN_CONTROL;
+    for (size_t i = first; i < r->prompt.n; i++)
+        decoder_feed(&p->decoder, r->prompt.ids[i], &p->text);
+    int rc = p->text.len ? put(p, p->text.ptr, p->text.len, e) : 0;
+    p->text.len = 0; // stop texts are looked for in what is generated only
+    return rc;
+}
+
+static int run_and_print(Run *r, Err *e)
+{
+    const Options *o = r->o;
+    Printer p = {.o = o, .last = '\n'};
+    Work w = {r, &p, e, 0};
+    decoder_init(&p.decoder, r->model.tokenizer, o->echo, o->special);
+    int rc = o->echo ? print_prompt(r, &p, e) : 0;
+    for (size_t i = 0; i < r->prompt.n; i++)
+        sampler_accept(&r->sampler, r->prompt.ids[i]);
+    if (!rc) {
+        threads_team(&r->session.threads, work, &w);
+        rc = w.rc;
+    }
+    if (p.last != '\n' && isatty(STDOUT_FILENO))
+        putchar('\n');
+    if (!rc && fflush(stdout))
+        rc = stdout_failed(e);
+    if (o->verbose && !rc)
+        fprintf(stderr, "prompt: %zu tokens in %.3f s, %.1f tokens/s\ngenerated: %d tokens in %.3f s, %.1f tokens/s\n",
+                r->prompt.n, r->prompt_seconds, (double)r->prompt.n / r->prompt_seconds, r->n_generated, r->generate_seconds,
+                r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0.0);
+    buf_free(&p.text);
+    return rc;
+}
+
 static int generate_mode(const Options *o, Err *e)
 {
     Run r = {.o = o};
-    Printer p = {.o = o, .last = '\n'};
     Err closing;
-    int rc = prepare(&r, e);
-    if (!rc) {
-        const Tokenizer *t = r.model.tokenizer;
-        size_t first = o->echo && r.prompt.n && tokenizer_type(t, r.prompt.ids[0]) == TOKEN_CONTROL;
-        decoder_init(&p.decoder, t, o->echo, o->special);
-        for (size_t i = first; o->echo && i < r.prompt.n; i++)
-            decoder_feed(&p.decoder, r.prompt.ids[i], &p.text);
-        if (p.text.len) { // stop texts are looked for in what is generated only
-            rc = put(&p, p.text.ptr, p.text.len, e);
-            p.text.len = 0;
-        }
-        for (size_t i = 0; i < r.prompt.n; i++)
-            sampler_accept(&r.sampler, r.prompt.ids[i]);
-        double begin = clock_seconds();
-        rc = rc || run_tokens(&r, r.prompt.ids, (int)r.prompt.n, e);
-        r.prompt_seconds = clock_seconds() - begin;
-        rc = rc || (!stop_signal && generate(&r, &p, e));
-        r.generate_seconds = clock_seconds() - begin - r.prompt_seconds;
-        if (p.last != '\n' && isatty(STDOUT_FILENO))
-            putchar('\n');
-        if (!rc && fflush(stdout))
-            rc = stdout_failed(e);
-        if (o->verbose && !rc)
-            fprintf(stderr, "prompt: %zu tokens in %.3f s, %.1f tokens/s\ngenerated: %d tokens in %.3f s, %.1f tokens/s\n",
-                    r.prompt.n, r.prompt_seconds, (double)r.prompt.n / r.prompt_seconds, r.n_generated, r.generate_seconds,
-                    r.n_generated > 1 ? (r.n_generated - 1) / r.generate_seconds : 0.0);
-    }
+    int rc = prepare(&r, e) || run_and_print(&r, e);
     if (npy_close(&r.logits, rc ? &closing : e))
         rc = -1;
-    buf_free(&p.text);
     tokens_free(&r.prompt);
     sampler_free(&r.sampler);
     session_free(&r.session);

@@ -22,10 +22,6 @@ static size_t max_of(const Model *m, size_t (*get)(const Config *, const LayerCo
     return max;
 }
 
-static size_t q_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_heads * (size_t)c->key_dim; }
-static size_t k_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_kv_heads * (size_t)c->key_dim; }
-static size_t v_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_kv_heads * (size_t)c->value_dim; }
-static size_t att_width(const Config *c, const LayerConfig *l) { return (size_t)l->n_heads * (size_t)c->value_dim; }
 static size_t ffn_width(const Config *c, const LayerConfig *l) { (void)c; return (size_t)l->hidden_dim; }
 static size_t head_count(const Config *c, const LayerConfig *l) { (void)c; return (size_t)l->n_heads; }
 
@@ -72,14 +68,22 @@ static void plan(Session *s)
     s->scratch = arena_reserve(a, (size_t)p->n_threads * s->scratch_floats, f);
 }
 
+static size_t item_bytes(KvType t)
+{
+    return t == KV_F32 ? 4 : 2;
+}
+
+/* A layer's part of a block. */
+static size_t layer_bytes(const Config *c, const LayerConfig *l, KvType t)
+{
+    return (k_width(c, l) + v_width(c, l)) * KV_BLOCK * item_bytes(t);
+}
+
 static void set_sizes(Session *s, const Model *m, const SessionParams *p)
 {
     *s = (Session){.model = m, .params = *p, .k = p->kernels};
-    size_t item = p->kv_type == KV_F32 ? 4 : 2;
-    for (int i = 0; i < m->config.n_layers; i++) {
-        const LayerConfig *l = &m->config.layers[i];
-        s->block_bytes += (k_width(&m->config, l) + v_width(&m->config, l)) * KV_BLOCK * item;
-    }
+    for (int i = 0; i < m->config.n_layers; i++)
+        s->block_bytes += layer_bytes(&m->config, &m->config.layers[i], p->kv_type);
     s->max_blocks = (p->seq_len + KV_BLOCK - 1) / KV_BLOCK;
     s->n_blocks = s->max_blocks * p->n_seqs;
 }
@@ -116,12 +120,12 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     plan(s);
     s->threads.n_threads = p->n_threads;
 
-    size_t item = p->kv_type == KV_F32 ? 4 : 2, offset = 0;
+    size_t offset = 0;
     s->max_heads = (int)max_of(m, head_count);
     for (int i = 0; i < c->n_layers; i++) {
         const LayerConfig *l = &c->layers[i];
         s->layer_offset[i] = offset;
-        offset += (k_width(c, l) + v_width(c, l)) * KV_BLOCK * item;
+        offset += layer_bytes(c, l, p->kv_type);
         for (int h = 0; c->pos == POS_ALIBI && h < l->n_heads; h++)
             s->alibi_slopes[i * s->max_heads + h] = alibi_slope(h, l->n_heads, c->alibi_max);
     }
@@ -229,13 +233,13 @@ static size_t head_offset(const Config *c, int kv_head)
 
 const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block)
 {
-    size_t item = s->params.kv_type == KV_F32 ? 4 : 2;
+    size_t item = item_bytes(s->params.kv_type);
     return block_at(s, s->seqs[seq].blocks[block]) + s->layer_offset[layer] + head_offset(&s->model->config, kv_head) * item;
 }
 
 const void *session_values(const Session *s, int layer, int kv_head, int seq, int block)
 {
-    size_t item = s->params.kv_type == KV_F32 ? 4 : 2;
+    size_t item = item_bytes(s->params.kv_type);
     const char *keys = session_keys(s, layer, kv_head, seq, block);
     return keys + (size_t)s->model->config.key_dim * KV_BLOCK * item;
 }

@@ -2,22 +2,27 @@
 #include "threads.h"
 
 #include <sched.h>
+#include <time.h>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-enum { RANGES_PER_THREAD = 8, SPINS = 1000 };
+enum { RANGES_PER_THREAD = 8, PAUSES = 1000, YIELDS = 10000 };
 
-/* One step of waiting: first a pause, later the processor is offered to others. */
-static void wait_step(int *spins)
+/* One step of waiting: first pauses, then the processor is offered to others, after some milliseconds short sleeps. */
+static void wait_step(int *steps)
 {
-    if (++*spins > SPINS)
+    if (++*steps > PAUSES + YIELDS) {
+        *steps = PAUSES + YIELDS;
+        nanosleep(&(struct timespec){.tv_nsec = 100000}, NULL);
+    } else if (*steps > PAUSES) {
         sched_yield();
+    } else {
 #if defined(__x86_64__)
-    else
         __builtin_ia32_pause();
 #endif
+    }
 }
 
 /* Take one range of the present job and run it; false when none is left to take. A thread that read an old job finds the
@@ -43,21 +48,25 @@ static bool take_range(Threads *t, int thread)
 
 void threads_team(Threads *t, void (*body)(void *context), void *context)
 {
+    if (t->open) { // the caller keeps a team over several calls
+        body(context);
+        return;
+    }
     t->open = t->n_threads > 1;
     atomic_store(&t->closing, false);
 #ifdef _OPENMP
 #pragma omp parallel num_threads(t->n_threads) if (t->n_threads > 1)
     {
-        int thread = omp_get_thread_num(), spins = 0;
+        int thread = omp_get_thread_num(), steps = 0;
         if (thread == 0) {
             body(context);
             atomic_store_explicit(&t->closing, true, memory_order_release);
         } else {
             while (!atomic_load_explicit(&t->closing, memory_order_acquire))
                 if (take_range(t, thread))
-                    spins = 0;
+                    steps = 0;
                 else
-                    wait_step(&spins);
+                    wait_step(&steps);
         }
     }
 #else
@@ -85,6 +94,6 @@ void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)
     atomic_store_explicit(&t->ticket, number << 32, memory_order_release);
     while (take_range(t, 0))
         ;
-    for (int spins = 0; atomic_load_explicit(&t->done, memory_order_acquire) < n_ranges;)
-        wait_step(&spins);
+    for (int steps = 0; atomic_load_explicit(&t->done, memory_order_acquire) < n_ranges;)
+        wait_step(&steps);
 }

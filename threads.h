@@ -2,8 +2,8 @@
  *
  * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling thread with the others
  * standing by, and inside it threads_run() hands out ranges of work. A thread that the machine has taken away from us
- * delays nothing but the range it is in the middle of: the others take all that is left, and nobody waits for a thread
- * that has not begun. (An OpenMP loop ends in a barrier for all; two hundred of them a token on a busy machine made
+ * delays nothing but the range it is in the middle of: the others take all that is left. Only the end of a team waits for
+ * every thread, so a caller that runs many tokens keeps one team over all of them. (An OpenMP loop ends in a barrier for all; two hundred of them a token on a busy machine made
  * decoding twelve times slower than with one thread.)
  */
 #ifndef THREADS_H
@@ -31,7 +31,8 @@ typedef struct {
     _Alignas(64) atomic_bool closing;
 } Threads;
 
-/* Run body(context) with up to t->n_threads threads at hand. */
+/* Run body(context) with up to t->n_threads threads at hand; within a team it is a plain call. Waiting threads go to
+ * sleep after some milliseconds. */
 void threads_team(Threads *t, void (*body)(void *context), void *context);
 
 /* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done. Results must not

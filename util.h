@@ -51,7 +51,7 @@ void *mem_grow(void *p, size_t n, size_t size);
 
 /* One zero-filled allocation cut into pieces of 64-byte alignment. Plan with arena_reserve() while `base` is NULL
  * (it only adds up), call arena_commit(), then make the same calls again to receive the pieces. Pages are touched
- * only when used, so a large plan costs address space, not memory. */
+ * only when used, so a large plan costs address space first and memory as it fills. */
 typedef struct {
     char *base;
     size_t used, size;
