@@ -10,6 +10,7 @@ import json
 import pickle
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from typing import Callable
 
@@ -237,3 +238,16 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
         (tmp_path / "text").write_bytes(text.encode())
         got = json.loads(run(run_bin, path, "--tokenize", "--json", "-f", tmp_path / "text"))["ids"]
         assert got == theirs.encode(text, add_special_tokens=False).ids, repr(text)
+
+
+def test_longrope_without_a_type(run_bin: Path, tok: dict, tmp_path: Path) -> None:
+    """llama.cpp's converter writes Phi-3's long and short factors without rope.scaling.type: the same logits."""
+    case = next(c for c in hf.CASES if c.name == "phi3-longrope")
+    typed, untyped = tmp_path / "typed.bin", tmp_path / "untyped.bin"
+    assert export.main([str(hf.save(case.build(), tok, tmp_path / "hf")), "-o", str(typed), "--dtype", "f32"]) == 0
+    subprocess.run([Path(sys.executable).parent / "gguf-new-metadata", "--force", "--remove-metadata", "phi3.rope.scaling.type", typed, untyped],
+                   check=True, capture_output=True)
+    text = prompt_of(tok, case.length)
+    for path in (typed, untyped):
+        run(run_bin, path, "-i", text, "-n", 0, "-c", case.context, "--logits", path.with_suffix(".npy"))
+    assert np.array_equal(np.load(typed.with_suffix(".npy")), np.load(untyped.with_suffix(".npy")))
