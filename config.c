@@ -43,8 +43,8 @@ typedef struct {
 static const Family families[] = {
     {.name = "llama", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE},
     {.name = "qwen2", .qkv_bias = YES, .output_bias = MAYBE, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "qwen3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES, .gated = true, .pos = POS_ROPE,
-     .pairing = ROPE_HALF},
+    {.name = "qwen3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES, .gated = true,
+     .pos = POS_ROPE, .pairing = ROPE_HALF},
     {.name = "gemma", .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
      .embd_scale_sqrt_dim = true},
     {.name = "gemma2", .post_norm = true, .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
@@ -476,7 +476,8 @@ int config_read(Config *c, const Gguf *g, Err *e)
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k);
     read_layers(c, f, &k);
-    if (!k.failed && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0 || c->alibi_max < 0))
+    if (!k.failed && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
+                      || c->alibi_max < 0))
         return err_set(e, EXIT_MODEL, "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
     if (!k.failed && key_int(&k, "expert_count", 0, 65536, 0) > 0)
         return err_set(e, EXIT_MODEL, "key %s.expert_count: mixtures of experts are not supported yet", f->name);

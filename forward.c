@@ -30,6 +30,11 @@ static int seq_of(const Batch *b, int t)
     return b->seqs ? b->seqs[t] : 0;
 }
 
+static bool wants_logits(const Batch *b, int t)
+{
+    return b->wanted ? b->wanted[t] : b->want_all || t == b->n - 1;
+}
+
 /* Embeddings of the rows -> s->x (T, dim). */
 static void embed_rows(void *context, int from, int to, int thread)
 {
@@ -215,7 +220,7 @@ static int head(Session *s, const Batch *b)
     size_t dim = (size_t)c->dim, vocab = (size_t)c->vocab_size;
     int n = 0;
     for (int t = 0; t < b->n; t++)
-        if (b->wanted ? b->wanted[t] : t == b->n - 1)
+        if (wants_logits(b, t))
             memmove(s->x + (size_t)n++ * dim, s->x + (size_t)t * dim, dim * sizeof *s->x);
     if (!n)
         return 0;
@@ -232,7 +237,7 @@ static int head(Session *s, const Batch *b)
 /* Check the rows and give each its position, s->pos (T); nothing is changed on failure but blocks in reserve. */
 static int place(Session *s, const Batch *b, Err *e)
 {
-    int n_wanted = b->wanted ? 0 : 1;
+    int n_wanted = 0;
     if (b->n < 1 || b->n > s->params.max_batch)
         return err_set(e, EXIT_USAGE, "batch: got %d rows, want 1 to %d", b->n, s->params.max_batch);
     for (int t = 0; t < b->n; t++) {
@@ -241,7 +246,7 @@ static int place(Session *s, const Batch *b, Err *e)
             return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t], s->model->config.vocab_size - 1);
         bool follows = t > 0 && seq == seq_of(b, t - 1);
         s->pos[t] = follows ? s->pos[t - 1] + 1 : s->seqs[seq].n_pos;
-        n_wanted += b->wanted && b->wanted[t];
+        n_wanted += wants_logits(b, t);
         if (session_grow(s, seq, s->pos[t] + 1, e))
             return -1;
     }

@@ -84,8 +84,8 @@ static int take_str(Cursor *c, Str *out, const char *what, Err *e)
     if (take_u64(c, &len, what, e))
         return -1;
     if (len > (uint64_t)(c->end - c->p))
-        return err_set(e, EXIT_MODEL, "%s: got a text of %" PRIu64 " bytes, want at most the %zu that are left (a truncated or damaged file?)", what,
-                       len, (size_t)(c->end - c->p));
+        return err_set(e, EXIT_MODEL, "%s: got a text of %" PRIu64 " bytes, want at most the %zu that are left (a truncated or "
+                       "damaged file?)", what, len, (size_t)(c->end - c->p));
     *out = (Str){(const char *)take(c, (size_t)len), (size_t)len};
     return 0;
 }

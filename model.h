@@ -226,7 +226,8 @@ typedef struct {
     const int *tokens;  // (n) ids, or NULL when embd is given
     const float *embd;  // (n, dim) input vectors instead of tokens
     const int *seqs;    // (n) sequence of each row; NULL: all 0
-    const bool *wanted; // (n) whether its logits are wanted; NULL: the last row only
+    const bool *wanted; // (n) whether its logits are wanted; NULL: the last row only,
+    bool want_all;      // or, with this, every row
 } Batch;
 
 /* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in

@@ -228,19 +228,18 @@ static void describe(const Run *r, const SessionParams *p)
     double file = 0, kv = (double)r->session.block_bytes / KV_BLOCK;
     for (int i = 0; i < r->model.file.n_maps; i++)
         file += (double)r->model.file.maps[i].size;
-    fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, %d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
+    fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, %d heads (%d key/value), vocabulary %d, "
+            "loaded in %.0f ms\n",
             c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
             c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
-    fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n", p->kernels->name,
-            p->n_threads, p->seq_len, c->seq_len, p->kv_type == KV_F32 ? "f32" : "f16", kv / 1e3,
+    fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
+            p->kernels->name, p->n_threads, p->seq_len, c->seq_len, p->kv_type == KV_F32 ? "f32" : "f16", kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
 
 /* Run tokens through the model; logits of the last row only, or of all where they are written to a file. */
 static int run_tokens(Run *r, const int *ids, int n, Err *e)
 {
-    static const bool all[] = {true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true,
-                               true, true, true, true, true, true, true, true, true, true, true, true, true, true, true, true};
     bool writes = r->logits.f != NULL;
     int step = r->session.params.max_batch;
     bool progress = n > step && isatty(STDERR_FILENO);
@@ -248,7 +247,7 @@ static int run_tokens(Run *r, const int *ids, int n, Err *e)
         int rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .wanted = writes ? all : NULL}, e) < 0)
+        if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .want_all = writes}, e) < 0)
             return -1;
         if (writes && npy_rows(&r->logits, r->session.logits, (size_t)rows, e))
             return -1;

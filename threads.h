@@ -3,8 +3,8 @@
  * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling thread with the others
  * standing by, and inside it threads_run() hands out ranges of work. A thread that the machine has taken away from us
  * delays nothing but the range it is in the middle of: the others take all that is left. Only the end of a team waits for
- * every thread, so a caller that runs many tokens keeps one team over all of them. (An OpenMP loop ends in a barrier for all; two hundred of them a token on a busy machine made
- * decoding twelve times slower than with one thread.)
+ * every thread, so a caller that runs many tokens keeps one team over all of them. (An OpenMP loop ends in a barrier for
+ * all; two hundred of them a token made decoding on a busy machine twelve times slower than with one thread.)
  */
 #ifndef THREADS_H
 #define THREADS_H

@@ -35,7 +35,8 @@ bool str_eq(Str a, const char *b);
 int str_cmp(Str a, Str b); // bytewise order, shorter first on a tie
 
 /* Copy `s` into `out` (at most `size` bytes with the final zero) for an error line or a label: control and
- * direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what does not fit ends in "...". Returns `out`. */
+ * direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what does not fit ends in "...".
+ * Returns `out`. */
 char *str_escape(Str s, char *out, size_t size);
 
 /* Checked size arithmetic: false, and *out untouched, when the result does not fit. */
