@@ -7,7 +7,7 @@ import re
 import struct
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterable, Iterator
 
 import gguf
 
@@ -88,7 +88,28 @@ def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
     return [] if value is None else value[key] if value.get("type") == "Sequence" else [value]
 
 
-def pre_patterns(pre: Any, path: Path) -> list[str]:
+def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path) -> list[str]:
+    """The steps behind ByteLevel (Falcon's) as patterns on the text itself.
+
+    There they see the stand-ins of bytes. Only digits can be meant, and six bytes of longer characters count as digits
+    too; where no token joins one of these to anything, cutting at them or not makes no difference.
+    """
+    out = []
+    for step in steps:
+        regex = step["pattern"].get("Regex") if isinstance(step.get("pattern"), dict) else None
+        if step.get("type") == "Digits":
+            out.append("[0-9]" if step.get("individual_digits") else "[0-9]+")
+        elif step.get("type") == "Split" and isinstance(regex, str) and re.fullmatch(r"(\[0-9\])+", regex) and \
+                step.get("behavior") == "Isolated" and not step.get("invert"):
+            out.append(regex)
+        else:
+            raise ExportError(f"{path}: pre_tokenizer {short(step, 120)} behind ByteLevel is not supported")
+    if out and any(len(t) > 1 and set(t) & set("\u00b2\u00b3\u00b9\u00bc\u00bd\u00be") for t in vocab):
+        raise ExportError(f"{path}: a pre_tokenizer that cuts inside characters is not supported")
+    return out
+
+
+def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
     """Regular expressions, applied in turn, that cut a text as this byte-level pre_tokenizer does."""
     def refuse(what: Any) -> ExportError:
         return ExportError(f"{path}: pre_tokenizer {short(what, 120)} is not supported")
@@ -97,11 +118,13 @@ def pre_patterns(pre: Any, path: Path) -> list[str]:
         raise ExportError(f"{path}: a BPE without a ByteLevel pre_tokenizer or byte_fallback is not supported")
     steps = steps_of(pre, "pretokenizers")
     out: list[str] = []
-    if not steps or steps[-1].get("type") != "ByteLevel":
+    last = max((k for k, step in enumerate(steps) if step.get("type") == "ByteLevel"), default=None)
+    if last is None:
         raise refuse(pre)
-    for k, step in enumerate(steps):
+    behind = digit_patterns(steps[last + 1:], vocab, path)
+    for k, step in enumerate(steps[:last + 1]):
         kind = step.get("type")
-        if kind == "ByteLevel" and k == len(steps) - 1:
+        if kind == "ByteLevel" and k == last:
             if step.get("add_prefix_space"):
                 raise ExportError(f"{path}: ByteLevel with add_prefix_space is not supported")
             out += [GPT2_SPLIT] if step.get("use_regex", True) else []
@@ -119,7 +142,7 @@ def pre_patterns(pre: Any, path: Path) -> list[str]:
             out.append(regex)
         else:
             raise refuse(step)
-    return out or [NO_SPLIT]
+    return out + behind or [NO_SPLIT]
 
 
 def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -162,7 +185,7 @@ def bpe_vocab_of(tok: dict[str, Any], path: Path) -> Vocab:
         steps = steps_of(tok.get("normalizer"), "normalizers")
         if [step.get("type") for step in steps] not in ([], ["NFC"]):
             raise ExportError(f"{path}: normalizer {short(tok['normalizer'])} is not supported (only NFC)")
-        v.model, v.nfc, v.patterns = "gpt2", bool(steps), tuple(pre_patterns(tok.get("pre_tokenizer"), path))
+        v.model, v.nfc, v.patterns = "gpt2", bool(steps), tuple(pre_patterns(tok.get("pre_tokenizer"), vocab, path))
         v.merges = [" ".join(m) for m in merges]
         alphabet = byte_alphabet()
         lost = [b for b, ch in alphabet.items() if ch not in vocab and b not in (0xC0, 0xC1, *range(0xF5, 0x100))]

@@ -308,6 +308,7 @@ def test_tokenizers_refused(folder: Path, tmp_path: Path, capsys: pytest.Capture
     out.parent.mkdir()
     byte_level = {"type": "ByteLevel", "add_prefix_space": True}
     split = {"type": "Split", "pattern": {"Regex": "x"}, "behavior": "MergedWithNext", "invert": False}
+    digits = {"type": "Digits", "individual_digits": False}
     post = {"type": "TemplateProcessing", "single": [{"Sequence": {"id": "A"}}, {"Sequence": {"id": "B"}}]}
     for change, why in (
             ({"model": {"type": "Unigram", "vocab": [["a", 0.0]]}}, "Unigram"),
@@ -319,6 +320,9 @@ def test_tokenizers_refused(folder: Path, tmp_path: Path, capsys: pytest.Capture
             ({"normalizer": {"type": "Lowercase"}}, "normalizer"), ({"pre_tokenizer": None}, "ByteLevel"),
             ({"pre_tokenizer": byte_level}, "add_prefix_space"), ({"pre_tokenizer": {"type": "Whitespace"}}, "Whitespace"),
             ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [split, byte_level]}}, "MergedWithNext"),
+            ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [byte_level | {"add_prefix_space": False}, split]}}, "behind ByteLevel"),
+            ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [byte_level | {"add_prefix_space": False}, digits]},
+              "model": tok["model"] | {"vocab": tok["model"]["vocab"] | {"\u00c2\u00bd": 1000}}}, "inside characters"),
             ({"post_processor": post}, "template"), ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
             ({"added_tokens": [{"id": 299, "content": "x", "special": False, "lstrip": True}]}, "lstrip"),
             ({"added_tokens": [{"id": 300, "content": "x"}]}, "301 tokens"), ({"added_tokens": [7]}, "added_tokens"),

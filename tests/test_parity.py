@@ -202,11 +202,11 @@ def test_llama_with_sentencepiece(kind: str, run_bin: Path, tmp_path: Path) -> N
 
 TEXTS = [hf.TEXT, hf.PROMPT, " ", "  a", "a  ", "\n\n a\n", "\t\tx = 1;\r\n", "1234567 89 3.14 1/2", "I'll we'd THEY'RE it's 's",
          "\u00e9 e\u0301 \u1e9b\u0323", "\u4f60\u597d\uff0c\u4e16\u754c", "\U0001f469\u200d\U0001f680 ok \U0001f600\U0001f600", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
-         "\u0645\u0631\u062d\u0628\u0627 \u0661\u0662\u0663", "a\u00a0b\u3000c\u2003d", "<|endoftext|> <s>", "...!!! ??? --- ___", "x" * 50, " " * 40 + "y", "\u2581a \u2581"]
+         "\u0645\u0631\u062d\u0628\u0627 \u0661\u0662\u0663", "a\u00a0b\u3000c\u2003d", "\u00bd5 1\u00bd2345 \u00b2\u00b3 x\u00b9\u0132", "<|endoftext|> <s>", "...!!! ??? --- ___", "x" * 50, " " * 40 + "y", "\u2581a \u2581"]
 
 
 @pytest.mark.parametrize("kind", ("gpt2", "gpt2-nfc", "llama3", "llama3-ignore", "qwen2", "digits", "punctuation", "whole",
-                                  "spm-scores", "spm-merges"))
+                                  "falcon", "spm-scores", "spm-merges"))
 def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     """The exported tokenizer against Hugging Face's own, on texts of many kinds."""
     from tokenizers import Tokenizer
@@ -218,6 +218,9 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     first = {"digits": {"type": "Digits", "individual_digits": True}, "punctuation": {"type": "Punctuation", "behavior": "Contiguous"}}
     if kind in first:
         tok["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first[kind], byte_level]}
+    elif kind == "falcon":  # digits are cut behind ByteLevel, where bytes of other characters count as digits too
+        tok["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first["punctuation"], byte_level, {"type": "Digits", "individual_digits": False},
+                                {"type": "Split", "pattern": {"Regex": "[0-9][0-9][0-9]"}, "behavior": "Isolated", "invert": False}]}
     elif kind == "whole":
         tok["pre_tokenizer"] = byte_level | {"use_regex": False}
     elif kind.startswith("spm"):
