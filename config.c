@@ -399,6 +399,7 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         if (!isnan(on))
             roped = roped && on != 0;
         l->rope = !roped ? -1 : windowed;
+        c->n_ropes = l->rope + 1 > c->n_ropes ? l->rope + 1 : c->n_ropes;
 
         double own = key_layer(k, "attention.scale", i, n);
         int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : c->key_dim;

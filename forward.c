@@ -70,7 +70,7 @@ static void turn_rows(void *context, int from, int to, int thread)
     int half = s->model->config.rope_dim / 2;
     (void)thread;
     for (int t = from; t < to; t++)
-        for (int r = 0; r < 2; r++) {
+        for (int r = 0; r < s->model->config.n_ropes; r++) {
             float *out = s->cos_sin + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
             for (int i = 0; i < half; i++) {
                 double angle = (float)s->pos[t] * s->inv_freq[r * half + i];

@@ -68,6 +68,7 @@ typedef struct {
     RopePairing rope_pairing;
     int rope_dim; // of each head's first values; even
     Rope ropes[2];
+    int n_ropes; // how many of them the layers use
     float alibi_max;
 
     float embd_scale, residual_scale, logit_scale;

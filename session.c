@@ -130,7 +130,7 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
             s->alibi_slopes[i * s->max_heads + h] = alibi_slope(h, l->n_heads, c->alibi_max);
     }
     if (c->pos == POS_ROPE)
-        for (int i = 0; i < 2; i++)
+        for (int i = 0; i < c->n_ropes; i++)
             rope_init(m, p->seq_len, i, s->inv_freq + (size_t)i * (size_t)c->rope_dim / 2, &s->rope_scale[i]);
     for (int i = 0; i < p->n_seqs * s->max_blocks; i++)
         s->seqs[0].blocks[i] = -1;

@@ -1,4 +1,4 @@
-/* threads.c - ranges of work shared by the threads of one forward(). The reasons are in threads.h. */
+/* threads.c - ranges of work shared by a team of threads. The reasons are in threads.h. */
 #include "threads.h"
 
 #include <sched.h>

@@ -1,4 +1,4 @@
-/* threads.h - ranges of work shared by the threads of one forward().
+/* threads.h - ranges of work shared by a team of threads.
  *
  * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling thread with the others
  * standing by, and inside it threads_run() hands out ranges of work. A thread that the machine has taken away from us
