@@ -26,7 +26,7 @@ ifeq ($(ARCH),x86_64)
 KERNELS += kernels_avx2.c kernels_avx512.c
 endif
 $(BUILD)/kernels_avx2.o: ISA := -mavx2 -mfma -mf16c
-$(BUILD)/kernels_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mprefer-vector-width=512
+$(BUILD)/kernels_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 
 LIB := util.c threads.c gguf.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
 	json.c sampler.c cpu.c npy.c maps.c stats.c dump.c viewer.c score.c bench.c

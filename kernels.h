@@ -10,7 +10,15 @@
 #include "gguf.h"
 
 typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_COUNT } Act;
+enum { GEMM_ROWS = 32 };
 typedef enum { NORM_RMS, NORM_LAYER, NORM_COUNT } NormType;
+
+/* 32 activations as signed bytes: x = scale q, |q| <= 127. */
+typedef struct {
+    int8_t q[32];
+    float scale, scaled_sum;      // scale times the sum of q
+    int32_t minus_sum, minus_low; // minus the sum of q, and of its first 16
+} Block8;
 
 typedef struct {
     const char *name; // as in RUN_CPU
@@ -21,6 +29,14 @@ typedef struct {
     /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading dimensions in floats. */
     void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
                  size_t ldy);
+
+    /* n activations, a multiple of 32, as bytes -> q (n / 32). */
+    void (*quantize)(const float *x, Block8 *q, size_t n);
+
+    /* The same product for rows of a quantised type, row_bytes apart, with activations x (cols, n / 32). At most
+     * GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not quantised. */
+    void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x, float *y,
+                                size_t ldy, void *scratch);
 
     /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
      * The second form reads b as IEEE halves. */

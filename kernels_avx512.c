@@ -1,4 +1,4 @@
-/* kernels_avx512.c - the kernel table for AVX-512 (F, BW, VL, DQ). Compiled with those flags; run only after a check. */
+/* kernels_avx512.c - the kernel table for AVX-512 (F, BW, VL, DQ, VNNI). Compiled with those flags; run only after a check. */
 #include "kernels_body.h"
 
 #include <immintrin.h>
@@ -10,7 +10,11 @@
 #define ADD_ROWS 6
 #define ADD_VECS 4
 
+#define Q_COLS 5
+#define WIDE 128
+
 typedef __m512 V;
+typedef __m512i VI;
 
 #define v_zero() _mm512_setzero_ps()
 #define v_set1(f) _mm512_set1_ps(f)
@@ -20,24 +24,89 @@ typedef __m512 V;
 #define v_load_n(p, n) _mm512_maskz_loadu_ps(v_mask(n), p)
 #define v_store_n(p, v, n) _mm512_mask_storeu_ps(p, v_mask(n), v)
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_sum(v) _mm512_reduce_add_ps(v)
 #define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
 #define v_load_f16_n(p, n) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p))
 
-static inline void put16(float *dst, __m128i q, float d)
+INLINE void put16(float *dst, __m128i q, float d)
 {
     v_store(dst, _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)));
 }
 
-static inline void put16_min(float *dst, __m128i q, float d, float m)
+INLINE void put16_min(float *dst, __m128i q, float d, float m)
 {
     v_store(dst, _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)), v_set1(m)));
 }
 
-#include "kernels_simd.h"
+#define i_set1(x) _mm512_set1_epi32(x)
+#define i_load(p) _mm512_loadu_si512(p)
+#define i_store(p, v) _mm512_storeu_si512(p, v)
+#define i_and(a, b) _mm512_and_si512(a, b)
+#define i_or(a, b) _mm512_or_si512(a, b)
+#define i_xor(a, b) _mm512_xor_si512(a, b)
+#define i_add(a, b) _mm512_add_epi32(a, b)
+#define i_sub(a, b) _mm512_sub_epi32(a, b)
+#define i_shl(v, n) _mm512_slli_epi32(v, (unsigned)(n))
+#define i_shr(v, n) _mm512_srli_epi32(v, (unsigned)(n))
+#define i_sar(v, n) _mm512_srai_epi32(v, (unsigned)(n))
+#define i_float(v) _mm512_cvtepi32_ps(v)
+#define i_halves(v) _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v))
+#define i_lookup(table, v) _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(table))), v)
+
+INLINE VI i_mul(VI a, VI b)
+{
+    __asm__("" : "+v"(b)); // or a constant is multiplied with shifts
+    return _mm512_mullo_epi32(a, b);
+}
+
+/* vpdpbusd adds to 32-bit sums, so the parts are the sums. */
+#define DOT_STEPS(bits) 8
+#define dot_start(sum) (sum)
+#define dot(part, w, x, bits) ((void)(bits), _mm512_dpbusd_epi32(part, w, x))
+#define flush(sum, part) (part)
+
 #include "kernels_x86.h"
+#include "kernels_rows.h"
+
+INLINE V v_words(const Rows *r, size_t at)
+{
+    return _mm512_cvtph_ps(_mm256_set_epi64x(four_words(r, 3, at), four_words(r, 2, at), four_words(r, 1, at), four_words(r, 0, at)));
+}
+
+INLINE VI i_dwords(const Rows *r, size_t at)
+{
+    __m256i low = _mm256_set_epi64x(two_dwords(r, 1, 2, at), two_dwords(r, 1, 0, at), two_dwords(r, 0, 2, at), two_dwords(r, 0, 0, at));
+    __m256i high = _mm256_set_epi64x(two_dwords(r, 3, 2, at), two_dwords(r, 3, 0, at), two_dwords(r, 2, 2, at), two_dwords(r, 2, 0, at));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
+}
+
+/* Rows i, 4 + i, 8 + i and 12 + i. */
+INLINE VI every_fourth(const Rows *r, int i, size_t at)
+{
+    VI v = _mm512_castsi128_si512(LOAD16(row_of(r, r->p[0], i) + at));
+    v = _mm512_inserti32x4(v, LOAD16(row_of(r, r->p[1], i) + at), 1);
+    v = _mm512_inserti32x4(v, LOAD16(row_of(r, r->p[2], i) + at), 2);
+    return _mm512_inserti32x4(v, LOAD16(row_of(r, r->p[3], i) + at), 3);
+}
+
+/* Fours of rows are transposed within 128 bits. */
+INLINE void i_columns(const Rows *r, size_t at, VI t[4])
+{
+    VI a = every_fourth(r, 0, at), b = every_fourth(r, 1, at), c = every_fourth(r, 2, at), d = every_fourth(r, 3, at);
+    VI ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
+    VI ab2 = _mm512_unpackhi_epi32(a, b), cd2 = _mm512_unpackhi_epi32(c, d);
+    t[0] = _mm512_unpacklo_epi64(ab, cd);
+    t[1] = _mm512_unpackhi_epi64(ab, cd);
+    t[2] = _mm512_unpacklo_epi64(ab2, cd2);
+    t[3] = _mm512_unpackhi_epi64(ab2, cd2);
+}
+
+#include "kernels_simd.h"
+#include "kernels_int8.h"
 
 const Kernels kernels_avx512 = {
     .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

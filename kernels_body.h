@@ -13,6 +13,9 @@
 
 #include "quants.h"
 
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
+
 enum { LANES = 16 };
 
 static inline float fold(float s[LANES])
@@ -181,6 +184,30 @@ static void f32_to_f16(const float *src, uint16_t *dst, size_t n)
         dst[i] = f32_f16(src[i]);
 }
 
+/* The largest magnitude of a block of 32 becomes 127; a NaN or infinity makes all of its products NaN. */
+static void quantize(const float *x, Block8 *q, size_t n)
+{
+    for (; n; n -= 32, x += 32, q++) {
+        uint32_t largest = 0;
+        for (int i = 0; i < 32; i++) {
+            uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
+            largest = a > largest ? a : largest;
+        }
+        float max = bits_f32(largest), inverse = max > 1e-30f && max < INFINITY ? 127.0f / max : 0.0f;
+        int32_t low = 0, high = 0;
+        for (int i = 0; i < 32; i++) // 1.5 * 2^23: the sum's low bits are the integer nearest to the product
+            q->q[i] = (int8_t)(f32_bits((inverse > 0 ? x[i] : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
+        for (int i = 0; i < 16; i++) {
+            low += q->q[i];
+            high += q->q[i + 16];
+        }
+        q->scale = max < INFINITY ? max / 127.0f : NAN;
+        q->scaled_sum = q->scale * (float)(low + high);
+        q->minus_sum = -(low + high);
+        q->minus_low = -low;
+    }
+}
+
 #define PORTABLE_DEQUANTIZE \
     {[TYPE_F32] = dequantize_f32, [TYPE_F16] = dequantize_f16, [TYPE_BF16] = dequantize_bf16, \
      [TYPE_Q8_0] = dequantize_q8_0, [TYPE_Q4_0] = dequantize_q4_0, [TYPE_Q4_1] = dequantize_q4_1, \
@@ -188,9 +215,15 @@ static void f32_to_f16(const float *src, uint16_t *dst, size_t n)
      [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \
      [TYPE_Q6_K] = dequantize_q6_k, [TYPE_IQ4_NL] = dequantize_iq4_nl, [TYPE_IQ4_XS] = dequantize_iq4_xs}
 
+/* The includer's products for quantised types. */
+#define GEMM_Q8_TABLE \
+    {[TYPE_Q8_0] = gemm_q8_0, [TYPE_Q4_0] = gemm_q4_0, [TYPE_Q4_1] = gemm_q4_1, [TYPE_Q5_0] = gemm_q5_0, \
+     [TYPE_Q5_1] = gemm_q5_1, [TYPE_Q2_K] = gemm_q2_k, [TYPE_Q3_K] = gemm_q3_k, [TYPE_Q4_K] = gemm_q4_k, \
+     [TYPE_Q5_K] = gemm_q5_k, [TYPE_Q6_K] = gemm_q6_k, [TYPE_IQ4_NL] = gemm_iq4_nl, [TYPE_IQ4_XS] = gemm_iq4_xs}
+
 /* What every table takes from here; dequantisation and the matrix products it may bring itself. */
 #define PORTABLE_KERNELS \
     .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
     .act = {[ACT_SILU] = act_silu, [ACT_GELU] = act_gelu, [ACT_GELU_TANH] = act_gelu_tanh, [ACT_RELU] = act_relu, \
             [ACT_RELU2] = act_relu2}, \
-    .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16
+    .quantize = quantize, .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16

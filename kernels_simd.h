@@ -11,8 +11,6 @@
  * gemm_add: lanes along the width, k ascending, so rows may be grouped in any way.
  */
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 INLINE void gemm_tile(const int rows, const int cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx,
                       float *y, size_t ldy)

@@ -1,8 +1,10 @@
-/* matmul.c - y = W x for one column or many: tiling and threading, once for every weight format.
+/* matmul.c - y = W x for one column or many: threading and activation quantisation, once for every weight format.
  *
- * A thread takes panels of rows, unpacks each to float in its scratch (floats are used in place) and multiplies it with
- * all columns. Every output is one dot product in one fixed order, whatever the panel, the number of columns and the
- * thread. This is the exact path: float activations, float sums.
+ * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale, quantised once for
+ * all products of the same x; a thread takes panels of rows and the kernel of the format does the rest. With
+ * Session.params.exact, and for float weights, each panel is unpacked to float in the thread's scratch (floats are used in
+ * place) and multiplied as floats: the exact path. Every output is one sum in one fixed order, whatever the panel, the
+ * number of columns and the thread.
  */
 #include "model.h"
 
@@ -18,6 +20,11 @@ static size_t panels(const Job *j, const MatmulOut *out)
     return (out->w->w.rows + j->height - 1) / j->height;
 }
 
+static bool as_bytes(const Session *s, const Tensor *w)
+{
+    return !s->params.exact && s->k->gemm_q8[w->type];
+}
+
 /* One panel: rows row .. row + n - 1 of a product. */
 static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, float *scratch)
 {
@@ -26,13 +33,17 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
     size_t cols = w->cols, rows = w->rows;
     const char *src = (const char *)w->data + row * w->row_bytes;
     const float *panel = (const float *)(const void *)src;
-    if (w->type != TYPE_F32 || (uintptr_t)src % sizeof(float)) {
-        for (size_t r = 0; r < n; r++)
-            k->dequantize[w->type](src + r * w->row_bytes, scratch + r * cols, cols);
-        panel = scratch;
-    }
     float *y = out->y + row;
-    k->gemm(n, j->n_rows, cols, panel, cols, j->x, cols, y, rows);
+    if (as_bytes(j->s, w)) {
+        k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
+    } else {
+        if (w->type != TYPE_F32 || (uintptr_t)src % sizeof(float)) {
+            for (size_t r = 0; r < n; r++)
+                k->dequantize[w->type](src + r * w->row_bytes, scratch + r * cols, cols);
+            panel = scratch;
+        }
+        k->gemm(n, j->n_rows, cols, panel, cols, j->x, cols, y, rows);
+    }
     if (out->w->b)
         for (size_t t = 0; t < j->n_rows; t++)
             for (size_t r = 0; r < n; r++)
@@ -56,12 +67,26 @@ static void multiply_panels(void *context, int from, int to, int thread)
     }
 }
 
+static void quantize_rows(void *context, int from, int to, int thread)
+{
+    const Job *j = context;
+    size_t cols = j->outs->w->w.cols;
+    (void)thread;
+    j->s->k->quantize(j->x + (size_t)from * cols, j->s->x8 + (size_t)from * (cols / 32), (size_t)(to - from) * cols);
+}
+
 void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs)
 {
-    /* One column: the unpacked rows are used once, so they should still be in the first-level cache. */
-    Job job = {s, x, (size_t)n_rows, n_rows == 1 ? 8 : MATMUL_PANEL, outs};
+    Job job = {s, x, (size_t)n_rows, GEMM_ROWS, outs};
     size_t n = 0;
+    bool bytes = false;
+    for (int o = 0; o < n_outs; o++)
+        bytes = bytes || as_bytes(s, &outs[o].w->w);
+    if (n_rows == 1 && !bytes)
+        job.height = 8; // unpacked rows are used once, so they should still be in the first-level cache
     for (int o = 0; o < n_outs; o++)
         n += panels(&job, &outs[o]);
+    if (bytes)
+        threads_run(&s->threads, n_rows, ROW_GRAIN, quantize_rows, &job);
     threads_run(&s->threads, (int)n, 1, multiply_panels, &job);
 }

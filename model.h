@@ -153,6 +153,7 @@ typedef struct {
     int n_threads;
     KvType kv_type;
     bool keep_soft; // Session.soft is wanted
+    bool exact;     // multiply quantised weights with float activations
     const Kernels *kernels;
 } SessionParams;
 
@@ -191,6 +192,7 @@ struct Session {
     float *att;          // (R, n_heads * value_dim)
     float *attn_out;     // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
+    Block8 *x8;          // (R or max_logits, widest input / 32) matmul's input as bytes
     float *soft;         // (T, max_heads, 2) each row's largest score and sum of exp(score - largest); NULL without keep_soft
     float *logits;       // (max_logits, vocab_size): of the rows that wanted them, in batch order
     float *inv_freq;     // (2, rope_dim / 2)
@@ -258,8 +260,6 @@ typedef struct {
     const Linear *w;
     float *y;
 } MatmulOut;
-
-enum { MATMUL_PANEL = 32 }; // rows of W that a thread unpacks at a time; its scratch is so many rows wide
 
 /* Several products of the same x (n_rows, n), as one parallel job. */
 void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs);

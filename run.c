@@ -355,7 +355,7 @@ static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
     double begin = clock_seconds();
-    SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type,
+    SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type, .exact = o->exact,
                        .n_threads = choose_threads(o)};
     p.kernels = kernels_select(getenv("RUN_CPU"), e);
     if (!p.kernels || model_open(&r->model, o->model, e))
@@ -504,7 +504,7 @@ static int perplexity_mode(const Options *o, Err *e)
     Buf text = {0};
     TokenList ids = {0};
     Score score = {0};
-    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .n_threads = choose_threads(o),
+    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
                        .kernels = kernels_select(getenv("RUN_CPU"), e)};
     if (!p.kernels || model_open(&m, o->model, e))
         return -1;
@@ -536,7 +536,7 @@ static int bench_mode(const Options *o, Err *e)
 {
     Model m;
     Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate, .depth = o->bench_depth};
-    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .n_threads = choose_threads(o),
+    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
                        .kernels = kernels_select(getenv("RUN_CPU"), e)};
     if (!p.kernels || model_open(&m, o->model, e))
         return -1;

@@ -65,7 +65,8 @@ static void plan(Session *s)
     s->partial = arena_reserve(a, attention_partial(c, p->seq_len), f);
 
     cols = att > cols ? att : cols;
-    size_t for_matmul = MATMUL_PANEL * cols, for_attention = attention_scratch(c);
+    s->x8 = arena_reserve(a, (R > n_logits ? R : n_logits) * (cols / 32), sizeof *s->x8);
+    size_t for_matmul = GEMM_ROWS * cols, for_attention = attention_scratch(c);
     s->scratch_floats = (for_matmul > for_attention ? for_matmul : for_attention) + 16;
     s->scratch = arena_reserve(a, (size_t)p->n_threads * s->scratch_floats, f);
 }

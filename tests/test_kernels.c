@@ -91,6 +91,87 @@ static void test_gemm(const Kernels *k)
     }
 }
 
+/* Blocks of 32 activations: bytes within half a step, sums as stated, NaN and infinity kept as NaN. */
+static void test_quantize(const Kernels *k)
+{
+    enum { N = 32 * 40 };
+    static float x[N];
+    static Block8 q[N / 32], ref[N / 32];
+    for (int i = 0; i < N; i++)
+        x[i] = random_float() * ldexpf(1, (i / 32 - 20) * 5); // 2^-100 to 2^95
+    memset(x, 0, 32 * sizeof *x);
+    x[40] = INFINITY;
+    x[70] = NAN;
+    k->quantize(x, q, N);
+    kernels_at(0)->quantize(x, ref, N);
+    CHECK(!memcmp(q, ref, sizeof q), "%s quantize: other bits than the portable one", k->name);
+    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s quantize: %g, %g, want NaN", k->name, q[1].scale, q[2].scale);
+    for (int b = 0; b < N / 32; b++) {
+        int sum = 0, low = 0;
+        for (int i = 0; i < 32; i++) {
+            sum += q[b].q[i];
+            low += i < 16 ? q[b].q[i] : 0;
+            CHECK(b == 1 || b == 2 || fabsf(x[b * 32 + i] - q[b].scale * (float)q[b].q[i]) <= q[b].scale * 0.50001f + 1e-30f,
+                  "%s quantize: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i], q[b].scale);
+        }
+        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low, "%s quantize: sums of block %d", k->name, b);
+        CHECK(isnan(q[b].scale) || q[b].scaled_sum == q[b].scale * (float)sum, "%s quantize: scaled sum of block %d", k->name, b);
+    }
+}
+
+/* Rows of every quantised type times activations in bytes. The reference is the sum in double of dequantised weights
+ * and activations; what remains is float rounding: some steps a block, each of at most the block's largest products.
+ * Fills of one byte drive the integer sums to their limits. */
+static void test_gemm_q8(const Kernels *k)
+{
+    static const size_t sizes[][3] = {{32, 1, 2}, {1, 1, 1}, {32, 13, 3}, {17, 7, 2}, {31, 6, 1}, {5, 4, 2}, {16, 3, 1}, {24, 2, 3}, {9, 5, 1}};
+    static const int fills[] = {-1, -1, 0xff, 0x80, 0x7f, 0x00, 0x08};
+    for (uint32_t type = 0; type < TYPE_COUNT; type++)
+        for (size_t round = 0; k->gemm_q8[type] && round < sizeof fills / sizeof *fills * 9; round++) {
+            const TypeInfo *ti = type_info(type);
+            const size_t *size = sizes[round % 9];
+            size_t rows = size[0], cols = size[1], n = size[2] * (ti->block < 64 ? 96 : ti->block), ldy = rows + 3;
+            size_t row_bytes = n / ti->block * ti->bytes;
+            int fill = fills[round / 9];
+            uint8_t *w = malloc(rows * row_bytes);
+            for (size_t i = 0; i < rows * row_bytes; i++)
+                w[i] = (uint8_t)(fill < 0 ? random_u32() : (uint32_t)fill);
+            for (size_t i = 1; i < rows * row_bytes; i++) // no halves that are inf or NaN, wherever they are
+                if ((w[i] & 0x7c) == 0x7c && fill < 0)
+                    w[i] &= 0xbf;
+            for (size_t b = 0; b < rows * row_bytes && fill > 0x70; b += ti->bytes) // of a fill too: they are at either end
+                w[b + 1] = w[b + 3] = w[b + ti->bytes - 1] = w[b + ti->bytes - 3] = 0x3c;
+            float *x = floats(cols * n), *row = malloc(n * sizeof *row), *y = malloc(cols * ldy * sizeof *y);
+            for (size_t i = 0; i < cols * n && fill >= 0; i++)
+                x[i] = round % 2 ? -1 : 1;
+            Block8 *q = malloc(cols * n / 32 * sizeof *q);
+            float *scratch = malloc(GEMM_ROWS * n * sizeof *scratch), one;
+            k->quantize(x, q, cols * n);
+            k->gemm_q8[type](rows, cols, n, w, row_bytes, q, y, ldy, scratch);
+            for (size_t r = 0; r < rows; r++) {
+                kernels_at(0)->dequantize[type](w + r * row_bytes, row, n);
+                for (size_t c = 0; c < cols; c++) {
+                    double sum = 0, bound = 0;
+                    for (size_t b = 0; b < n / 32; b++) {
+                        const Block8 *a = q + c * (n / 32) + b;
+                        double largest = 0;
+                        for (int i = 0; i < 32; i++) {
+                            sum += (double)row[b * 32 + (size_t)i] * a->scale * a->q[i];
+                            largest = fmax(largest, fabs(row[b * 32 + (size_t)i]));
+                        }
+                        bound += 32 * 127 * largest * a->scale;
+                    }
+                    double got = y[c * ldy + r];
+                    CHECK(fabs(sum - got) <= bound * (double)(n / 32 + 8) * 0x1p-24, "%s gemm_q8 %s (%zu, %zu, %zu), fill %d: row %zu: %g, want %g",
+                          k->name, ti->name, rows, cols, n, fill, r, got, sum);
+                    k->gemm_q8[type](1, 1, n, w + r * row_bytes, row_bytes, q + c * (n / 32), &one, 1, scratch);
+                    CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one), "%s gemm_q8 %s: one row and column and many differ", k->name, ti->name);
+                }
+            }
+            free(w); free(x); free(row); free(y); free(q); free(scratch);
+        }
+}
+
 static void test_gemm_add(const Kernels *k)
 {
     static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}};
@@ -224,6 +305,8 @@ int main(void)
     for (int i = 0; (k = kernels_at(i)); i++) {
         test_dequantize(k);
         test_gemm(k);
+        test_quantize(k);
+        test_gemm_q8(k);
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
