@@ -1,6 +1,7 @@
 # make            build ./run (a C compiler and make are all it needs)
 # make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
+# make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
 # make OMP=0      without OpenMP
 
 CC ?= cc
@@ -50,8 +51,18 @@ $(BUILD)/%: tests/%.c $(LIB_OBJ) | $(BUILD)
 $(BUILD)/%: models/%.c $(LIB_OBJ) | $(BUILD)
 	$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
 
+$(BUILD)/%_bench: bench/%.c $(LIB_OBJ) | $(BUILD)
+	$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
+
 $(BUILD):
 	mkdir -p $@
+
+# ---- bench ---------------------------------------------------------------------------------------------------------
+
+MODEL ?= models/tales.bin
+
+bench: $(BUILD)/kernels_bench
+	$< $(MODEL)
 
 # ---- tests ---------------------------------------------------------------------------------------------------------
 
@@ -88,5 +99,5 @@ variants:
 clean:
 	rm -rf build build-* run
 
-.PHONY: test unit-test sanitize-test variants clean
+.PHONY: bench test unit-test sanitize-test variants clean
 -include $(wildcard $(BUILD)/*.d)

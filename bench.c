@@ -50,9 +50,9 @@ static void run_all(void *context)
     int rows = w->s->params.max_batch;
     bool progress = isatty(STDERR_FILENO);
     w->rc = run_tokens(w, 0, w->b->depth, rows, false);
-    for (int i = 0; !w->rc && !*w->stop && i <= BENCH_RUNS; i++) {
+    for (int i = 0; !w->rc && !*w->stop && i <= w->b->n_runs; i++) {
         if (progress)
-            fprintf(stderr, "\rbench: run %d of %d", i, BENCH_RUNS);
+            fprintf(stderr, "\rbench: run %d of %d", i, w->b->n_runs);
         if (w->b->n_prompt)
             w->rc = time_run(w, w->b->n_prompt, rows, i > 0, &w->b->prefill);
         if (!w->rc && w->b->n_generate)

@@ -6,20 +6,21 @@
 
 #include "model.h"
 
-enum { BENCH_RUNS = 5 };
+enum { BENCH_RUNS = 5, BENCH_MAX_RUNS = 100 }; // usual and most timed runs
 
 /* Seconds of each run, ascending; how many were made before *stop. */
 typedef struct {
-    double seconds[BENCH_RUNS];
+    double seconds[BENCH_MAX_RUNS];
     int n;
 } Timing;
 
 typedef struct {
     int n_prompt, n_generate, depth; // tokens of a prefill, of a generation; tokens in the cache before either
+    int n_runs;                      // timed ones of each, 1 to BENCH_MAX_RUNS
     Timing prefill, decode;
 } Bench;
 
-/* Run BENCH_RUNS prefills and generations, one of each first for nothing. A prefill is n_prompt tokens with the last one's
+/* Run n_runs prefills and generations, one of each first for nothing. A prefill is n_prompt tokens with the last one's
  * logits; a generation is n_generate times one token with its logits. Tokens are random, so that nothing depends on a
  * text. `p` has n_threads, kv_type, kernels, and max_batch as the rows of one pass. */
 int bench_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e);

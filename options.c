@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bench.h"
+
 typedef enum {
     OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_TEXT, OPT_SEED, OPT_PROMPT, OPT_FILE, OPT_STOP, OPT_BIAS, OPT_KV, OPT_DUMP, OPT_STATS,
     OPT_REDUCE, OPT_DTYPE, OPT_SCORE, OPT_MODE
@@ -76,6 +78,7 @@ static const Option table[] = {
     {"--pp", "N", OPT_INT, AT(bench_prompt), 0, 1 << 24, "tokens of the bench's prefill (512)"},
     {"--tg", "N", OPT_INT, AT(bench_generate), 0, 1 << 24, "tokens of its generation (64)"},
     {"--depth", "N", OPT_INT, AT(bench_depth), 0, 1 << 24, "tokens in the cache before either (0)"},
+    {"--runs", "N", OPT_INT, AT(bench_runs), 1, BENCH_MAX_RUNS, "timed runs of each (5)"},
     {"--json", NULL, OPT_FLAG, AT(json), 0, 0, "print --tokenize, --perplexity or --bench as JSON"},
     {"--logits", "FILE.npy", OPT_TEXT, AT(logits), 0, 0, "write the logits of every position that was run: (T, vocab) float32"},
     {"-v --verbose", NULL, OPT_FLAG, AT(verbose), 0, 0, "model, seed and speed on standard error"},
@@ -323,7 +326,7 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
 
 int options_parse(Options *o, int argc, char **argv, Err *e)
 {
-    *o = (Options){.n_predict = -1, .batch = 512, .bench_prompt = 512, .bench_generate = 64};
+    *o = (Options){.n_predict = -1, .batch = 512, .bench_prompt = 512, .bench_generate = 64, .bench_runs = BENCH_RUNS};
     o->sampler = (SamplerParams){.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1,
                                  .repeat_last_n = 64};
     bool only_names = false;

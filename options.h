@@ -29,7 +29,7 @@ typedef struct {
     KvType kv_type;
     const char *logits; // file to write, or NULL
     const char *perplexity; // file to read, with MODE_PERPLEXITY
-    int bench_prompt, bench_generate, bench_depth; // tokens, with MODE_BENCH
+    int bench_prompt, bench_generate, bench_depth, bench_runs; // tokens, and timed runs, with MODE_BENCH
     const char **stops;
     int n_stops;
     LogitBias *biases;

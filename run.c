@@ -535,7 +535,8 @@ static void print_timing(const Options *o, const char *name, int n, const Timing
 static int bench_mode(const Options *o, Err *e)
 {
     Model m;
-    Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate, .depth = o->bench_depth};
+    Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate, .depth = o->bench_depth,
+               .n_runs = o->bench_runs};
     SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
                        .kernels = kernels_select(getenv("RUN_CPU"), e)};
     if (!p.kernels || model_open(&m, o->model, e))

@@ -78,6 +78,7 @@ USAGE = [
     (["M", "-c", "0"], '-c: got "0", want a whole number from 1 to'),
     (["M", "-c", "-1"], '-c: got "-1"'),
     (["M", "-b", "0"], '-b: got "0"'),
+    (["M", "--runs", "0"], '--runs: got "0", want a whole number from 1 to 100'),
     (["M", "-t", "0"], '-t: got "0"'),
     (["M", "-t", "99999999999"], '-t: got "99999999999"'),
     (["M", "--top-k", "-1"], '--top-k: got "-1"'),

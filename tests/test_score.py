@@ -90,7 +90,7 @@ def test_bench(run_bin: Path) -> None:
     assert (got["arch"], got["threads"], got["kv"], got["pp"], got["tg"], got["depth"]) == ("gpt", 1, "f32", 40, 3, 70)
     for name in ("prefill_tps", "decode_tps"):
         assert 0 < got[f"{name}_min"] <= got[name] <= got[f"{name}_max"]
-    lines = text_of(run_bin, TALES, "--bench", "--pp", "0", "--tg", "2").decode().splitlines()
-    assert len(lines) == 2 and lines[1].startswith("decode ")
+    lines = text_of(run_bin, TALES, "--bench", "--pp", "0", "--tg", "2", "--runs", "3").decode().splitlines()
+    assert len(lines) == 2 and lines[1].startswith("decode ") and lines[1].endswith("in 3 runs)")
     error_of(run_bin, TALES, "--bench", "--pp", "0", "--tg", "0", code=2)
     error_of(run_bin, TALES, "--bench", "-i", "x", code=2)
