@@ -20,47 +20,6 @@ static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw,
         }
 }
 
-/* Any type: the row as floats times the integers of each block. Sums of 32 products of floats and small integers. */
-static void gemm_q8(Type type, size_t rows, size_t cols, size_t n, const char *w, size_t row_bytes, const Block8 *x, float *y,
-                    size_t ldy, float *row)
-{
-    static void (*const dequantize[TYPE_COUNT])(const void *, float *, size_t) = PORTABLE_DEQUANTIZE;
-    for (size_t r = 0; r < rows; r++) {
-        dequantize[type](w + r * row_bytes, row, n);
-        for (size_t c = 0; c < cols; c++) {
-            const Block8 *b = x + c * (n / 32);
-            float sum = 0;
-            for (size_t k = 0; k < n; k += 32, b++) {
-                float s[LANES] = {0};
-                for (int i = 0; i < 32; i++)
-                    s[i % LANES] += row[k + (size_t)i] * (float)b->q[i];
-                sum += fold(s) * b->scale;
-            }
-            y[c * ldy + r] = sum;
-        }
-    }
-}
-
-#define GEMM_Q8(format, type)                                                                                          \
-    static void gemm_##format(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x,     \
-                              float *y, size_t ldy, void *scratch)                                                     \
-    {                                                                                                                  \
-        gemm_q8(type, rows, cols, n, w, row_bytes, x, y, ldy, scratch);                                                 \
-    }
-
-GEMM_Q8(q8_0, TYPE_Q8_0)
-GEMM_Q8(q4_0, TYPE_Q4_0)
-GEMM_Q8(q4_1, TYPE_Q4_1)
-GEMM_Q8(q5_0, TYPE_Q5_0)
-GEMM_Q8(q5_1, TYPE_Q5_1)
-GEMM_Q8(iq4_nl, TYPE_IQ4_NL)
-GEMM_Q8(q2_k, TYPE_Q2_K)
-GEMM_Q8(q3_k, TYPE_Q3_K)
-GEMM_Q8(q4_k, TYPE_Q4_K)
-GEMM_Q8(q5_k, TYPE_Q5_K)
-GEMM_Q8(q6_k, TYPE_Q6_K)
-GEMM_Q8(iq4_xs, TYPE_IQ4_XS)
-
 static void gemm_add(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
                      float *y, size_t ldy)
 {
@@ -81,7 +40,7 @@ static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, si
 
 static const Kernels kernels_scalar = {
     .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE,
-    .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = quantize, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };
 
 #if defined(__x86_64__)

@@ -34,7 +34,8 @@ typedef struct {
     void (*quantize)(const float *x, Block8 *q, size_t n);
 
     /* The same product for rows of a quantised type, row_bytes apart, with activations x (cols, n / 32). At most
-     * GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not quantised. */
+     * GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not quantised, and in
+     * the portable table, where floats are faster. */
     void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x, float *y,
                                 size_t ldy, void *scratch);
 

@@ -139,5 +139,5 @@ INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 
 const Kernels kernels_avx2 = {
     .name = "avx2", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

@@ -185,7 +185,7 @@ static void f32_to_f16(const float *src, uint16_t *dst, size_t n)
 }
 
 /* The largest magnitude of a block of 32 becomes 127; a NaN or infinity makes all of its products NaN. */
-static void quantize(const float *x, Block8 *q, size_t n)
+static inline void quantize(const float *x, Block8 *q, size_t n)
 {
     for (; n; n -= 32, x += 32, q++) {
         uint32_t largest = 0;
@@ -194,13 +194,15 @@ static void quantize(const float *x, Block8 *q, size_t n)
             largest = a > largest ? a : largest;
         }
         float max = bits_f32(largest), inverse = max > 1e-30f && max < INFINITY ? 127.0f / max : 0.0f;
-        int32_t low = 0, high = 0;
+        int32_t low = 0, high = 0, whole[32];
         for (int i = 0; i < 32; i++) // 1.5 * 2^23: the sum's low bits are the integer nearest to the product
-            q->q[i] = (int8_t)(f32_bits((inverse > 0 ? x[i] : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
+            whole[i] = (int32_t)(f32_bits((inverse > 0 ? x[i] : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
         for (int i = 0; i < 16; i++) {
-            low += q->q[i];
-            high += q->q[i + 16];
+            low += whole[i];
+            high += whole[i + 16];
         }
+        for (int i = 0; i < 32; i++)
+            q->q[i] = (int8_t)whole[i];
         q->scale = max < INFINITY ? max / 127.0f : NAN;
         q->scaled_sum = q->scale * (float)(low + high);
         q->minus_sum = -(low + high);
@@ -215,15 +217,9 @@ static void quantize(const float *x, Block8 *q, size_t n)
      [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \
      [TYPE_Q6_K] = dequantize_q6_k, [TYPE_IQ4_NL] = dequantize_iq4_nl, [TYPE_IQ4_XS] = dequantize_iq4_xs}
 
-/* The includer's products for quantised types. */
-#define GEMM_Q8_TABLE \
-    {[TYPE_Q8_0] = gemm_q8_0, [TYPE_Q4_0] = gemm_q4_0, [TYPE_Q4_1] = gemm_q4_1, [TYPE_Q5_0] = gemm_q5_0, \
-     [TYPE_Q5_1] = gemm_q5_1, [TYPE_Q2_K] = gemm_q2_k, [TYPE_Q3_K] = gemm_q3_k, [TYPE_Q4_K] = gemm_q4_k, \
-     [TYPE_Q5_K] = gemm_q5_k, [TYPE_Q6_K] = gemm_q6_k, [TYPE_IQ4_NL] = gemm_iq4_nl, [TYPE_IQ4_XS] = gemm_iq4_xs}
-
 /* What every table takes from here; dequantisation and the matrix products it may bring itself. */
 #define PORTABLE_KERNELS \
     .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
     .act = {[ACT_SILU] = act_silu, [ACT_GELU] = act_gelu, [ACT_GELU_TANH] = act_gelu_tanh, [ACT_RELU] = act_relu, \
             [ACT_RELU2] = act_relu2}, \
-    .quantize = quantize, .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16
+    .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16

@@ -21,7 +21,11 @@
  *   Q_COLS                    columns of a tile of 2 VL rows
  */
 
-enum { FEW = 4, MIN_PANEL = 6 }; // columns multiplied at once without a panel, and from how many on one is made
+enum {
+    FEW = 4,       // columns multiplied at once without a panel
+    MIN_PANEL = 6, // from so many columns on one is made
+    AHEAD = 4096   // bytes between the rows behind those that are read and what is fetched: measured, 15 % over 0
+};
 
 /* What is known of a format when it is compiled. w = scale (q - 2^shift) [+ min], q of so many bits. */
 typedef struct {
@@ -474,9 +478,9 @@ INLINE void any_columns(Unit *unit, const Form f, size_t block, size_t block_byt
             for (size_t i = 0; i < FEW; i++)
                 s.x[i] = x + (i < wide ? c + i : c) * n_groups;
             if (wide == 1)
-                few_columns(1, unit, block, block_bytes, n, p, from + VL * row_bytes, row_bytes, &s);
+                few_columns(1, unit, block, block_bytes, n, p, from + VL * row_bytes + AHEAD, row_bytes, &s);
             else
-                few_columns(FEW, unit, block, block_bytes, n, p, from + VL * row_bytes, row_bytes, &s);
+                few_columns(FEW, unit, block, block_bytes, n, p, from + VL * row_bytes + AHEAD, row_bytes, &s);
             for (size_t i = 0; i < wide; i++, c++)
                 put(y + c * ldy + r, s.acc[i], rows - r);
         }
@@ -487,7 +491,7 @@ INLINE void any_columns(Unit *unit, const Form f, size_t block, size_t block_byt
             Sink s = {.panel = (V *)scratch + i};
             size_t at = r + i * second;
             few_columns(0, unit, block, block_bytes, n, padded_rows(w + at * row_bytes, rows - at, row_bytes, copy),
-                        w + (at + VL) * row_bytes, row_bytes, &s);
+                        w + (at + VL) * row_bytes + AHEAD, row_bytes, &s);
         }
         V acc[2][Q_COLS];
         for (c = 0; c + Q_COLS <= cols; c += Q_COLS) {
@@ -524,3 +528,8 @@ GEMM_Q8(q4_k, 256, 144)
 GEMM_Q8(q5_k, 256, 176)
 GEMM_Q8(q6_k, 256, 210)
 GEMM_Q8(iq4_xs, 256, 136)
+
+#define GEMM_Q8_TABLE \
+    {[TYPE_Q8_0] = gemm_q8_0, [TYPE_Q4_0] = gemm_q4_0, [TYPE_Q4_1] = gemm_q4_1, [TYPE_Q5_0] = gemm_q5_0, \
+     [TYPE_Q5_1] = gemm_q5_1, [TYPE_Q2_K] = gemm_q2_k, [TYPE_Q3_K] = gemm_q3_k, [TYPE_Q4_K] = gemm_q4_k, \
+     [TYPE_Q5_K] = gemm_q5_k, [TYPE_Q6_K] = gemm_q6_k, [TYPE_IQ4_NL] = gemm_iq4_nl, [TYPE_IQ4_XS] = gemm_iq4_xs}

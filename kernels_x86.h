@@ -180,6 +180,38 @@ static void x86_f16(const void *src, float *dst, size_t n)
     dequantize_f16(p + i, dst + i, n - i);
 }
 
+/* quantize() of kernels_body.h, to the bit: conversion to integers rounds as adding 1.5 * 2^23 does. */
+static void x86_quantize(const float *x, Block8 *q, size_t n)
+{
+    __m256i magnitude = _mm256_set1_epi32(0x7fffffff), order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    for (; n; n -= 32, x += 32, q++) {
+        __m256 v[4];
+        __m256i largest = _mm256_setzero_si256(), whole[4];
+        UNROLL for (int i = 0; i < 4; i++) {
+            v[i] = _mm256_loadu_ps(x + 8 * i);
+            largest = _mm256_max_epu32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+        }
+        __m128i m = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+        m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
+        m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
+        float max = _mm_cvtss_f32(_mm_castsi128_ps(m)), inverse = max > 1e-30f && max < INFINITY ? 127.0f / max : 0.0f;
+        __m256 by = _mm256_set1_ps(inverse), keep = _mm256_cmp_ps(by, _mm256_setzero_ps(), _CMP_GT_OQ);
+        UNROLL for (int i = 0; i < 4; i++)
+            whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_and_ps(v[i], keep), by));
+        __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]), _mm256_packs_epi32(whole[2], whole[3]));
+        bytes = _mm256_permutevar8x32_epi32(bytes, order);
+        _mm256_storeu_si256((void *)q->q, bytes);
+        __m256i sum = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+        sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
+        sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xb1));
+        int32_t low = _mm256_extract_epi32(sum, 0), high = _mm256_extract_epi32(sum, 4);
+        q->scale = max < INFINITY ? max / 127.0f : NAN;
+        q->scaled_sum = q->scale * (float)(low + high);
+        q->minus_sum = -(low + high);
+        q->minus_low = -low;
+    }
+}
+
 #define X86_DEQUANTIZE \
     {[TYPE_F32] = dequantize_f32, [TYPE_F16] = x86_f16, [TYPE_BF16] = dequantize_bf16, [TYPE_Q8_0] = x86_q8_0, \
      [TYPE_Q4_0] = x86_q4_0, [TYPE_Q4_1] = x86_q4_1, [TYPE_Q5_0] = x86_q5_0, [TYPE_Q5_1] = x86_q5_1, \
