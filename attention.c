@@ -16,7 +16,7 @@
 
 #include "model.h"
 
-enum { SPAN = 512, TILE_ROWS = 64, FEW_ROWS = 4 };
+enum { SPAN = 512, TILE_ROWS = 48, FEW_ROWS = 4 };
 
 /* Online softmax of some rows: the largest score, the sum of exp(score - max) and the weighted values so far. */
 typedef struct {
@@ -53,13 +53,15 @@ static void soft_clear(Soft *f, int rows, int value_dim)
     memset(f->out, 0, (size_t)rows * (size_t)value_dim * sizeof *f->out);
 }
 
-/* Products of one row with a block's keys -> scores; those of keys outside [from, to) are -inf. */
-static void score_row(const Tile *t, int r, int first_key, int from, int to)
+/* Products of one row with a block's keys -> scores, in place; what is still to be multiplied with them is returned. */
+static float cap_and_bias(const Tile *t, int r, int first_key)
 {
     const Config *c = &t->s->model->config;
-    float *x = t->scores + (size_t)r * KV_BLOCK;
+    float *x = t->scores + (size_t)r * KV_BLOCK, scale = c->layers[t->layer].attn_scale;
+    if (c->attn_soft_cap <= 0 && c->pos != POS_ALIBI)
+        return scale;
     for (int j = 0; j < KV_BLOCK; j++)
-        x[j] *= c->layers[t->layer].attn_scale;
+        x[j] *= scale;
     if (c->attn_soft_cap > 0)
         t->s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
     if (c->pos == POS_ALIBI) {
@@ -67,11 +69,10 @@ static void score_row(const Tile *t, int r, int first_key, int from, int to)
         for (int j = 0; j < KV_BLOCK; j++)
             x[j] += slope * (float)(first_key + j - (t->pos + r / t->group));
     }
-    for (int j = 0; j < KV_BLOCK; j++)
-        x[j] = j >= from && j < to ? x[j] : -INFINITY;
+    return 1;
 }
 
-/* Scores of one row against a block -> weights exp(score - max) in place; keys outside [from, to) get 0. */
+/* Products of one row with a block -> weights exp(score - max) in place; keys outside [from, to) get 0. */
 static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, int to)
 {
     const Kernels *k = t->s->k;
@@ -81,39 +82,46 @@ static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, in
         memset(x, 0, KV_BLOCK * sizeof *x);
         return;
     }
-    score_row(t, r, first_key, from, to);
-    float max = f->max[r];
-    for (int j = 0; j < KV_BLOCK; j++)
-        max = x[j] > max ? x[j] : max;
-    float old = f->max[r], shrink = k->exp_sum(&old, 1, max); // exp(old max - max), 0 at first
-    f->sum[r] = f->sum[r] * shrink + k->exp_sum(x, KV_BLOCK, max);
-    f->max[r] = max;
-    if (shrink != 1)
+    float scale = cap_and_bias(t, r, first_key), old = f->max[r], max = old;
+    float sum = k->soft(x + from, (size_t)(to - from), scale, &max);
+    memset(x, 0, (size_t)from * sizeof *x);
+    memset(x + to, 0, (size_t)(KV_BLOCK - to) * sizeof *x);
+    if (max != old) {
+        float shrink = k->exp_sum(&old, 1, max); // exp(old max - max), 0 at first
+        f->sum[r] *= shrink;
         for (size_t i = 0; i < value_dim; i++)
             out[i] *= shrink;
+        f->max[r] = max;
+    }
+    f->sum[r] += sum;
 }
 
-/* Products of the tile's queries with a block's keys -> t->scores, before scale and mask. Returns whether the block's
- * keys and values were left as halves: with many rows it is worth converting them once. */
-static bool multiply_keys(Tile *t, int block, const void **values, int n_values)
+/* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and
+ * mask; *values: the block's values, unless NULL. Returns whether both were left as halves: with many rows it is worth
+ * converting them once. */
+static bool multiply_keys(Tile *t, int block, int n_keys, const void **values)
 {
     Session *s = t->s;
     size_t rows = (size_t)t->rows, key_dim = (size_t)s->model->config.key_dim, value_dim = (size_t)s->model->config.value_dim;
+    size_t width = ((size_t)n_keys + 15) & ~(size_t)15;
     const void *keys = session_keys(s, t->layer, t->kv_head, t->seq, block);
-    bool half = s->params.kv_type == KV_F16;
-    *values = session_values(s, t->layer, t->kv_head, t->seq, block);
-    if (half && t->rows > FEW_ROWS * 2) {
+    bool half = s->params.kv_type == KV_F16, convert = half && t->rows > FEW_ROWS * 2;
+    if (values)
+        *values = session_values(s, t->layer, t->kv_head, t->seq, block);
+    if (convert) {
         s->k->dequantize[TYPE_F16](keys, t->keys, key_dim * KV_BLOCK);
-        s->k->dequantize[TYPE_F16](*values, t->values, (size_t)n_values * value_dim);
         keys = t->keys;
-        *values = t->values;
         half = false;
+    }
+    if (convert && values) {
+        s->k->dequantize[TYPE_F16](*values, t->values, (size_t)n_keys * value_dim);
+        *values = t->values;
     }
     memset(t->scores, 0, rows * KV_BLOCK * sizeof *t->scores);
     if (half)
-        s->k->gemm_add_f16(rows, key_dim, KV_BLOCK, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+        s->k->gemm_add_f16(rows, key_dim, width, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
     else
-        s->k->gemm_add(rows, key_dim, KV_BLOCK, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+        s->k->gemm_add(rows, key_dim, width, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
     return half;
 }
 
@@ -142,7 +150,7 @@ static void attend_span(Tile *t, int span, Soft *f)
             break;
         if (first + KV_BLOCK <= oldest)
             continue;
-        bool half = multiply_keys(t, block, &values, n_keys);
+        bool half = multiply_keys(t, block, n_keys, &values);
         for (int r = 0; r < t->rows; r++) {
             int from, to;
             visible(l, t->pos + r / t->group, first, &from, &to);
@@ -348,10 +356,10 @@ void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_
     tile_init(&t, pos, q, session_scratch(s, thread));
     memset(out, 0, (size_t)n_rows * (size_t)n_keys * sizeof *out);
     for (int first = 0; first < pos + n_rows; first += KV_BLOCK) {
-        const void *values;
+        int visible_keys = pos + n_rows - first;
         if (l->mask == MASK_WINDOW && first + KV_BLOCK <= pos - l->window + 1)
             continue;
-        multiply_keys(&t, first / KV_BLOCK, &values, 0);
+        multiply_keys(&t, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK, NULL);
         for (int r = 0; r < n_rows; r++) {
             const float *max_sum = soft + ((size_t)r * (size_t)s->max_heads + (size_t)head) * 2;
             float *x = t.scores + (size_t)r * KV_BLOCK, *y = out + (size_t)r * (size_t)n_keys + first;
@@ -359,8 +367,10 @@ void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_
             visible(l, pos + r, first, &from, &to);
             if (from >= to)
                 continue;
-            score_row(&t, r, first, from, to);
-            s->k->exp_sum(x, KV_BLOCK, max_sum[0]);
+            float scale = cap_and_bias(&t, r, first);
+            for (int j = from; j < to; j++)
+                x[j] *= scale;
+            s->k->exp_sum(x + from, (size_t)(to - from), max_sum[0]);
             for (int j = from; j < to; j++)
                 y[j] = x[j] * (1 / max_sum[1]);
         }

@@ -186,12 +186,26 @@ static void ffn(Rows *r, const float *h, float *out)
         norm_rows(s, &l->ffn_post_norm, out, out, r->n, s->model->config.dim);
 }
 
-static void add(const Session *s, float *x, const float *y, int n)
+/* x += scale * y for some rows of x and y (n, dim). */
+typedef struct {
+    const Session *s;
+    float *x;
+    const float *y;
+} Sum;
+
+static void add_rows(void *context, int from, int to, int thread)
 {
-    float scale = s->model->config.residual_scale;
-    size_t count = (size_t)n * (size_t)s->model->config.dim;
-    for (size_t i = 0; i < count; i++)
-        x[i] += scale * y[i];
+    const Sum *a = context;
+    float scale = a->s->model->config.residual_scale;
+    size_t dim = (size_t)a->s->model->config.dim;
+    (void)thread;
+    for (size_t i = (size_t)from * dim; i < (size_t)to * dim; i++)
+        a->x[i] += scale * a->y[i];
+}
+
+static void add(Session *s, float *x, const float *y, int n)
+{
+    threads_run(&s->threads, n, ROW_GRAIN, add_rows, &(Sum){s, x, y});
 }
 
 /* The normalised input of a sublayer: a copy of x in s->xn, or x itself where there is no norm. */

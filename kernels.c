@@ -38,9 +38,18 @@ static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, si
                 y[r * ldy + i] += a[r * lda + k] * f16_f32(b[k * ldb + i]);
 }
 
+static float soft(float *x, size_t n, float scale, float *max)
+{
+    for (size_t i = 0; i < n; i++) {
+        x[i] *= scale;
+        *max = x[i] > *max ? x[i] : *max;
+    }
+    return exp_sum(x, n, *max);
+}
+
 static const Kernels kernels_scalar = {
     .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE,
-    .quantize = quantize, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = quantize, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };
 
 #if defined(__x86_64__)

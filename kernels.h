@@ -52,6 +52,9 @@ typedef struct {
     void (*act[ACT_COUNT])(float *x, size_t n);           // in place
     void (*mul)(float *x, const float *y, size_t n);      // x *= y
     void (*soft_cap)(float *x, size_t n, float cap);      // x = cap tanh(x / cap)
+    /* A row of products of queries and keys: x = exp(scale x - m), where m, the largest of *max and every scale x, becomes
+     * *max; returns the sum. Weights below 1e-37 are 0. */
+    float (*soft)(float *x, size_t n, float scale, float *max);
     float (*exp_sum)(float *x, size_t n, float max);      // x = exp(x - max), returns the sum; exp(-inf) is 0
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
 } Kernels;

@@ -22,6 +22,10 @@ typedef __m256i VI;
 #define v_store(p, v) _mm256_storeu_ps(p, v)
 #define v_fma(a, b, c) _mm256_fmadd_ps(a, b, c)
 #define v_mul(a, b) _mm256_mul_ps(a, b)
+#define v_add(a, b) _mm256_add_ps(a, b)
+#define v_max(a, b) _mm256_max_ps(a, b)
+#define v_exp2_add(p, t) _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
+#define v_unless_below(y, x, f) _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(f), _CMP_NLT_UQ), y)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
 #define v_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p)))
 #define v_load_n(p, n) _mm256_maskload_ps(p, v_mask(n))
@@ -45,6 +49,13 @@ INLINE float v_sum(V v)
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+INLINE float v_maximum(V v)
+{
+    __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    m = _mm_max_ps(m, _mm_movehl_ps(m, m));
+    return _mm_cvtss_f32(_mm_max_ss(m, _mm_movehdup_ps(m)));
 }
 
 INLINE V widen8(__m128i q) // the low 8 bytes as floats
@@ -139,5 +150,5 @@ INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 
 const Kernels kernels_avx2 = {
     .name = "avx2", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

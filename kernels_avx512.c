@@ -25,6 +25,11 @@ typedef __m512i VI;
 #define v_store_n(p, v, n) _mm512_mask_storeu_ps(p, v_mask(n), v)
 #define v_fma(a, b, c) _mm512_fmadd_ps(a, b, c)
 #define v_mul(a, b) _mm512_mul_ps(a, b)
+#define v_add(a, b) _mm512_add_ps(a, b)
+#define v_max(a, b) _mm512_max_ps(a, b)
+#define v_maximum(v) _mm512_reduce_max_ps(v)
+#define v_exp2_add(p, t) _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)))
+#define v_unless_below(y, x, f) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(f), _CMP_NLT_UQ), y)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_sum(v) _mm512_reduce_add_ps(v)
 #define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
@@ -108,5 +113,5 @@ INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 
 const Kernels kernels_avx512 = {
     .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

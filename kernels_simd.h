@@ -3,7 +3,9 @@
  * The includer (kernels_avx2.c, kernels_avx512.c) defines:
  *   V, VL                     a vector of VL floats
  *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
- *   v_fma(a, b, c) = a b + c    v_sum(v)    v_load_f16(p) v_load_f16_n(p, n)
+ *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v)    v_load_f16(p) v_load_f16_n(p, n)
+ *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
+ *   v_where_above(y, x, f)    y where x > f, 0 elsewhere
  *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
  *   ADD_ROWS x ADD_VECS       tile of gemm_add
  *
@@ -133,4 +135,46 @@ static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, si
                          float *y, size_t ldy)
 {
     add_any(1, rows, n, width, a, lda, b, ldb, y, ldy);
+}
+
+/* exp(x) for x <= 0 as exp_f32 of kernels_body.h computes it, but with fma; 0 below -86. */
+INLINE V v_exp(V x)
+{
+    V clamped = v_max(v_set1(-87.0f), x), t = v_fma(clamped, v_set1(1.44269504f), v_set1(12582912.0f));
+    V n = v_sub(t, v_set1(12582912.0f));
+    V r = v_fma(n, v_set1(2.12194440e-4f), v_fma(n, v_set1(-0.693359375f), clamped));
+    V p = v_fma(v_set1(1.3950476e-3f), r, v_set1(8.368882e-3f));
+    p = v_fma(p, r, v_set1(4.1666206e-2f));
+    p = v_fma(p, r, v_set1(1.6666518e-1f));
+    p = v_fma(p, r, v_set1(0.5f));
+    p = v_fma(p, v_mul(r, r), v_add(r, v_set1(1)));
+    return v_unless_below(v_exp2_add(p, t), x, -86.0f);
+}
+
+static float soft(float *x, size_t n, float scale, float *max)
+{
+    float rest[VL];
+    size_t whole = n / VL * VL;
+    V by = v_set1(scale), most = v_set1(*max), last = most, sum = v_zero();
+    for (size_t i = 0; i < whole; i += VL)
+        most = v_max(most, v_mul(v_load(x + i), by));
+    if (whole < n) {
+        for (size_t i = 0; i < VL; i++)
+            rest[i] = whole + i < n ? x[whole + i] * scale : -INFINITY;
+        last = v_load(rest);
+        most = v_max(most, last);
+    }
+    *max = v_maximum(most);
+    most = v_set1(*max);
+    for (size_t i = 0; i < whole; i += VL) {
+        V e = v_exp(v_sub(v_mul(v_load(x + i), by), most));
+        v_store(x + i, e);
+        sum = v_add(sum, e);
+    }
+    if (whole < n) {
+        V e = v_exp(v_sub(last, most));
+        v_store_n(x + whole, e, n - whole);
+        sum = v_add(sum, e);
+    }
+    return v_sum(sum);
 }
