@@ -30,6 +30,9 @@ typedef struct {
     void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
                  size_t ldy);
 
+    /* The same product for one column and rows of W in their own type, row_bytes apart. NULL for most types. */
+    void (*gemv[TYPE_COUNT])(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x, float *y);
+
     /* n activations, a multiple of 32, as bytes -> q (n / 32). */
     void (*quantize)(const float *x, Block8 *q, size_t n);
 

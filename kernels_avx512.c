@@ -32,6 +32,7 @@ typedef __m512i VI;
 #define v_unless_below(y, x, f) _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, _mm512_set1_ps(f), _CMP_NLT_UQ), y)
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_sum(v) _mm512_reduce_add_ps(v)
+#define v_load_bf16(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(p))), 16))
 #define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
 #define v_load_f16_n(p, n) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p))
 
@@ -113,5 +114,5 @@ INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 
 const Kernels kernels_avx512 = {
     .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
 };

@@ -21,11 +21,7 @@
  *   Q_COLS                    columns of a tile of 2 VL rows
  */
 
-enum {
-    FEW = 4,       // columns multiplied at once without a panel
-    MIN_PANEL = 6, // from so many columns on one is made
-    AHEAD = 4096   // bytes between the rows behind those that are read and what is fetched: measured, 15 % over 0
-};
+enum { FEW = 4, MIN_PANEL = 6 }; // columns multiplied at once without a panel, and from how many on one is made
 
 /* What is known of a format when it is compiled. w = scale (q - 2^shift) [+ min], q of so many bits. */
 typedef struct {

@@ -36,6 +36,8 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
     float *y = out->y + row;
     if (as_bytes(j->s, w)) {
         k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
+    } else if (j->n_rows == 1 && k->gemv[w->type] && (uintptr_t)src % sizeof(float) == 0) {
+        k->gemv[w->type](n, cols, src, w->row_bytes, j->x, y);
     } else {
         if (w->type != TYPE_F32 || (uintptr_t)src % sizeof(float)) {
             for (size_t r = 0; r < n; r++)
