@@ -115,8 +115,8 @@ INLINE V i_halves(VI v)
     return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
 }
 
-#include "kernels_x86.h"
 #include "kernels_rows.h"
+#include "kernels_x86.h"
 
 INLINE V v_words(const Rows *r, size_t at)
 {
@@ -125,7 +125,7 @@ INLINE V v_words(const Rows *r, size_t at)
 
 INLINE VI i_dwords(const Rows *r, size_t at)
 {
-    return _mm256_set_epi64x(two_dwords(r, 1, 2, at), two_dwords(r, 1, 0, at), two_dwords(r, 0, 2, at), two_dwords(r, 0, 0, at));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)), four_dwords(r, 1, at), 1);
 }
 
 /* Rows i and 4 + i. */
@@ -135,15 +135,32 @@ INLINE VI every_fourth(const Rows *r, int i, size_t at)
 }
 
 /* Fours of rows are transposed within 128 bits. */
-INLINE void i_columns(const Rows *r, size_t at, VI t[4])
+INLINE void transpose4(VI a, VI b, VI c, VI d, VI t[4])
 {
-    VI a = every_fourth(r, 0, at), b = every_fourth(r, 1, at), c = every_fourth(r, 2, at), d = every_fourth(r, 3, at);
     VI ab = _mm256_unpacklo_epi32(a, b), cd = _mm256_unpacklo_epi32(c, d);
     VI ab2 = _mm256_unpackhi_epi32(a, b), cd2 = _mm256_unpackhi_epi32(c, d);
     t[0] = _mm256_unpacklo_epi64(ab, cd);
     t[1] = _mm256_unpackhi_epi64(ab, cd);
     t[2] = _mm256_unpacklo_epi64(ab2, cd2);
     t[3] = _mm256_unpackhi_epi64(ab2, cd2);
+}
+
+INLINE void i_columns(const Rows *r, size_t at, VI t[4])
+{
+    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at), every_fourth(r, 3, at), t);
+}
+
+#define ROW32(p, i) _mm256_loadu_si256((const void *)(row_of(r, p, i) + at))
+
+INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
+{
+    VI low[4], high[4];
+    transpose4(ROW32(r->p[0], 0), ROW32(r->p[0], 1), ROW32(r->p[0], 2), ROW32(r->p[0], 3), low);
+    transpose4(ROW32(r->p[1], 0), ROW32(r->p[1], 1), ROW32(r->p[1], 2), ROW32(r->p[1], 3), high);
+    UNROLL for (int j = 0; j < 4; j++) {
+        t[j] = _mm256_permute2x128_si256(low[j], high[j], 0x20);
+        t[j + 4] = _mm256_permute2x128_si256(low[j], high[j], 0x31);
+    }
 }
 
 #include "kernels_simd.h"

@@ -73,8 +73,8 @@ INLINE VI i_mul(VI a, VI b)
 #define dot(part, w, x, bits) ((void)(bits), _mm512_dpbusd_epi32(part, w, x))
 #define flush(sum, part) (part)
 
-#include "kernels_x86.h"
 #include "kernels_rows.h"
+#include "kernels_x86.h"
 
 INLINE V v_words(const Rows *r, size_t at)
 {
@@ -83,8 +83,8 @@ INLINE V v_words(const Rows *r, size_t at)
 
 INLINE VI i_dwords(const Rows *r, size_t at)
 {
-    __m256i low = _mm256_set_epi64x(two_dwords(r, 1, 2, at), two_dwords(r, 1, 0, at), two_dwords(r, 0, 2, at), two_dwords(r, 0, 0, at));
-    __m256i high = _mm256_set_epi64x(two_dwords(r, 3, 2, at), two_dwords(r, 3, 0, at), two_dwords(r, 2, 2, at), two_dwords(r, 2, 0, at));
+    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)), four_dwords(r, 1, at), 1);
+    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 2, at)), four_dwords(r, 3, at), 1);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
@@ -98,15 +98,37 @@ INLINE VI every_fourth(const Rows *r, int i, size_t at)
 }
 
 /* Fours of rows are transposed within 128 bits. */
-INLINE void i_columns(const Rows *r, size_t at, VI t[4])
+INLINE void transpose4(VI a, VI b, VI c, VI d, VI t[4])
 {
-    VI a = every_fourth(r, 0, at), b = every_fourth(r, 1, at), c = every_fourth(r, 2, at), d = every_fourth(r, 3, at);
     VI ab = _mm512_unpacklo_epi32(a, b), cd = _mm512_unpacklo_epi32(c, d);
     VI ab2 = _mm512_unpackhi_epi32(a, b), cd2 = _mm512_unpackhi_epi32(c, d);
     t[0] = _mm512_unpacklo_epi64(ab, cd);
     t[1] = _mm512_unpackhi_epi64(ab, cd);
     t[2] = _mm512_unpacklo_epi64(ab2, cd2);
     t[3] = _mm512_unpackhi_epi64(ab2, cd2);
+}
+
+INLINE void i_columns(const Rows *r, size_t at, VI t[4])
+{
+    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at), every_fourth(r, 3, at), t);
+}
+
+/* 32 bytes of row i of one four and of the next. */
+INLINE VI two_rows(const Rows *r, int four, int i, size_t at)
+{
+    __m256i low = _mm256_loadu_si256((const void *)(row_of(r, r->p[four], i) + at));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_loadu_si256((const void *)(row_of(r, r->p[four + 1], i) + at)), 1);
+}
+
+INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
+{
+    VI low[4], high[4];
+    transpose4(two_rows(r, 0, 0, at), two_rows(r, 0, 1, at), two_rows(r, 0, 2, at), two_rows(r, 0, 3, at), low);
+    transpose4(two_rows(r, 2, 0, at), two_rows(r, 2, 1, at), two_rows(r, 2, 2, at), two_rows(r, 2, 3, at), high);
+    UNROLL for (int j = 0; j < 4; j++) {
+        t[j] = _mm512_shuffle_i32x4(low[j], high[j], 0x88);
+        t[j + 4] = _mm512_shuffle_i32x4(low[j], high[j], 0xdd);
+    }
 }
 
 #include "kernels_simd.h"

@@ -15,6 +15,7 @@
  *   v_words(r, at)            IEEE halves of VL rows (kernels_rows.h), `at` bytes from where they are
  *   i_dwords(r, at)           four bytes of VL rows
  *   i_columns(r, at, t)       16 bytes of VL rows -> four vectors, lane i of t[j] = bytes 4j .. 4j + 3 of row i
+ *   i_columns2(r, at, t)      32 bytes -> eight
  *   DOT_STEPS(bits)           how many dot() of weights of so many bits may be added up before flush()
  *   dot_start(sum) dot(part, w, x, bits) flush(sum, part)    sum += products of four bytes a lane
  *   WIDE                      128: 8-bit weights are multiplied unsigned, with 128 added; 0: as signed bytes
@@ -40,6 +41,8 @@ typedef struct {
     V *panel; // next vector of these rows; those of two row groups alternate
     const Block8 *x[FEW];
     V acc[FEW];
+    const uint8_t *next; // what is fetched while these rows are read
+    size_t step;         // bytes of it with each group
 } Sink;
 
 #define FORM_VECTORS(f) (8 + (f).halves * (1 + (f).has_min))
@@ -80,6 +83,9 @@ INLINE VI dot_four(const int bits, VI sum, const VI *w, const int8_t *x)
 
 INLINE void sink(const int cols, Sink *s, const Form f, const Group *g)
 {
+    for (size_t line = 0; line < s->step; line += 64)
+        __builtin_prefetch(s->next + line, 0, 2);
+    s->next += s->step;
     if (!cols) {
         UNROLL for (int j = 0; j < 8; j++)
             i_store(s->panel + 2 * j, g->q[j]);
@@ -136,8 +142,7 @@ INLINE void unit_q8_0(const int cols, const Rows *r, Sink *s)
 {
     Group g;
     g.scale[0] = v_words(r, 0);
-    i_columns(r, 2, g.q);
-    i_columns(r, 18, g.q + 4);
+    i_columns2(r, 2, g.q);
     UNROLL for (int j = 0; j < 8 && WIDE; j++)
         g.q[j] = i_xor(g.q[j], i_set1((int)0x80808080));
     sink(cols, s, form_q8_0, &g);
@@ -182,12 +187,13 @@ static const Form form_q5_1 = {1, 1, 5, -1};
 INLINE void unit_q5_1(const int cols, const Rows *r, Sink *s)
 {
     Group g;
-    VI t[4], d = i_dwords(r, 0);
-    g.scale[0] = i_halves(d);
-    g.min[0] = high_halves(d);
+    VI head[4], t[4];
+    i_columns(r, 0, head);
+    g.scale[0] = i_halves(head[0]);
+    g.min[0] = high_halves(head[0]);
     i_columns(r, 8, t);
     put_nibbles(&g, t);
-    put_fifth_bits(&g, i_dwords(r, 4));
+    put_fifth_bits(&g, head[1]);
     sink(cols, s, form_q5_1, &g);
 }
 
@@ -226,8 +232,7 @@ INLINE void unit_q2_k(const int cols, const Rows *r, Sink *s)
     V scale = i_halves(d), min = v_sub(v_zero(), high_halves(d));
     i_columns(r, 0, scales);
     for (int half = 0; half < 2; half++) {
-        i_columns(r, 16 + 32 * half, q);
-        i_columns(r, 32 + 32 * half, q + 4);
+        i_columns2(r, 16 + 32 * half, q);
         UNROLL for (int i = 0; i < 4; i++) { // group 4 half + i: bytes 2i and 2i + 1 of the half's eight scales
             Group g;
             VI both = i_shr(half ? scales[2 + i / 2] : scales[i / 2], 16 * (i % 2));
@@ -254,11 +259,9 @@ INLINE void unit_q3_k(const int cols, const Rows *r, Sink *s)
     scales[1] = i_or(i_and(b, NIBBLES), i_and(i_shl(c, 2), top));
     scales[2] = i_or(i_and(i_shr(a, 4), NIBBLES), i_and(c, top));
     scales[3] = i_or(i_and(i_shr(b, 4), NIBBLES), i_and(i_shr(c, 2), top));
-    i_columns(r, 0, high);
-    i_columns(r, 16, high + 4);
+    i_columns2(r, 0, high);
     for (int half = 0; half < 2; half++) {
-        i_columns(r, 32 + 32 * half, q);
-        i_columns(r, 48 + 32 * half, q + 4);
+        i_columns2(r, 32 + 32 * half, q);
         UNROLL for (int i = 0; i < 4; i++) {
             Group g;
             VI both = i_shr(half ? scales[2 + i / 2] : scales[i / 2], 16 * (i % 2));
@@ -302,8 +305,7 @@ INLINE void unit_q4_k(const int cols, const Rows *r, Sink *s)
     HeadK4 head = head_k4(r);
     for (int pair = 0; pair < 4; pair++) {
         VI q[8];
-        i_columns(r, 16 + 32 * pair, q);
-        i_columns(r, 32 + 32 * pair, q + 4);
+        i_columns2(r, 16 + 32 * pair, q);
         UNROLL for (int i = 0; i < 2; i++) {
             Group g;
             scale_k4(&g, &head, pair, i);
@@ -319,12 +321,10 @@ INLINE void unit_q5_k(const int cols, const Rows *r, Sink *s)
 {
     HeadK4 head = head_k4(r);
     VI high[8];
-    i_columns(r, 16, high);
-    i_columns(r, 32, high + 4);
+    i_columns2(r, 16, high);
     for (int pair = 0; pair < 4; pair++) {
         VI q[8];
-        i_columns(r, 48 + 32 * pair, q);
-        i_columns(r, 64 + 32 * pair, q + 4);
+        i_columns2(r, 48 + 32 * pair, q);
         UNROLL for (int i = 0; i < 2; i++) {
             Group g;
             scale_k4(&g, &head, pair, i);
@@ -347,10 +347,9 @@ INLINE void unit_q6_k(const int cols, const Rows *r, Sink *s)
     i_columns(r, 192, scales);
     for (int half = 0; half < 2; half++) {
         VI low[16], high[8];
-        UNROLL for (int j = 0; j < 4; j++)
-            i_columns(r, 64 * half + 16 * j, low + 4 * j);
-        i_columns(r, 128 + 32 * half, high);
-        i_columns(r, 144 + 32 * half, high + 4);
+        UNROLL for (int j = 0; j < 2; j++)
+            i_columns2(r, 64 * half + 32 * j, low + 8 * j);
+        i_columns2(r, 128 + 32 * half, high);
         UNROLL for (int i = 0; i < 4; i++) { // 32 values: low bytes 32 (i % 2), their low or high nibbles; high bits 2i
             Group g;
             VI both = i_shl(half ? scales[2 + i / 2] : scales[i / 2], 16 * (1 - i % 2));
@@ -451,10 +450,9 @@ INLINE void few_columns(const int cols, Unit *unit, size_t block, size_t block_b
                         const uint8_t *next, size_t row_bytes, Sink *s)
 {
     Rows r = rows_at(p, row_bytes);
+    s->next = next;
+    s->step = VL * block_bytes * 32 / block;
     for (size_t i = 0; i < n / block; i++) {
-        for (size_t line = 0; line < VL * block_bytes; line += 64)
-            __builtin_prefetch(next + line, 0, 2);
-        next += VL * block_bytes;
         unit(cols, &r, s);
         rows_skip(&r, block_bytes);
     }

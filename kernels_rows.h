@@ -36,7 +36,7 @@ INLINE const uint8_t *row_of(const Rows *r, const uint8_t *p, int i)
     return i == 0 ? p : i == 1 ? p + r->stride : i == 2 ? p + 2 * r->stride : p + r->stride3;
 }
 
-/* Two bytes of four rows, four bytes of two, put together in general registers, which have time to spare. */
+/* Two bytes of four rows, put together in general registers, which have time to spare. */
 INLINE long long four_words(const Rows *r, int four, size_t at)
 {
     uint64_t x = 0;
@@ -45,11 +45,4 @@ INLINE long long four_words(const Rows *r, int four, size_t at)
         KEEP(x);
     }
     return (long long)x;
-}
-
-INLINE long long two_dwords(const Rows *r, int four, int i, size_t at)
-{
-    uint64_t x = load_u32(row_of(r, r->p[four], i + 1) + at);
-    KEEP(x);
-    return (long long)(x << 32 | load_u32(row_of(r, r->p[four], i) + at));
 }

@@ -8,6 +8,18 @@
 
 #define LOAD16(p) _mm_loadu_si128((const void *)(p))
 
+/* Four bytes of four rows. 16 are loaded: from there, or, at the end of a block, up to there. */
+INLINE __m128i four_dwords(const Rows *r, int four, size_t at)
+{
+    size_t from = at < 12 ? at : at - 12;
+    __m128i x[4];
+    UNROLL for (int i = 0; i < 4; i++)
+        x[i] = LOAD16(row_of(r, r->p[four], i) + from);
+    if (at < 12)
+        return _mm_unpacklo_epi64(_mm_unpacklo_epi32(x[0], x[1]), _mm_unpacklo_epi32(x[2], x[3]));
+    return _mm_unpackhi_epi64(_mm_unpackhi_epi32(x[0], x[1]), _mm_unpackhi_epi32(x[2], x[3]));
+}
+
 static inline float half_at(const uint8_t *p)
 {
     return _cvtsh_ss(load_u16(p));
