@@ -8,6 +8,7 @@
  * it. Kernels work on data that stays in the caches, as the program calls them; peaks are loops of nothing but the
  * instruction. Nothing here judges a speed. --quick shrinks everything: it shows that the tools work, not how fast.
  */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -232,6 +233,13 @@ typedef struct {
     float *scratch; // (GEMM_ROWS * 2048) of gemm_q8
 } Buffers;
 
+/* n items of zeros on a cache line, as a session has them; n * size is a multiple of 64. */
+static void *aligned(size_t n, size_t size)
+{
+    void *p = aligned_alloc(64, n * size);
+    return p ? memset(p, 0, n * size) : NULL;
+}
+
 /* One row of the table. A product is (rows, n) times (n, cols); anything else works on n values. */
 typedef struct Case Case;
 struct Case {
@@ -259,6 +267,17 @@ static bool has_dequantize(const Kernels *k, int type)
 static void run_gemm(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
     k->gemm(c->rows, c->cols, c->n, b->src + call * c->rows * c->n, c->n, b->x, c->n, b->y, c->rows);
+}
+
+static void run_gemv(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+{
+    size_t row_bytes = c->n * type_info((uint32_t)c->which)->bytes;
+    k->gemv[c->which](c->rows, c->n, b->blocks + call * c->rows * row_bytes, row_bytes, b->x, b->y);
+}
+
+static bool has_gemv(const Kernels *k, int type)
+{
+    return k->gemv[type] != NULL;
 }
 
 static void run_gemm_q8(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -308,6 +327,12 @@ static void run_soft_cap(const Kernels *k, const Case *c, const Buffers *b, size
     k->soft_cap(b->x + call * c->n, c->n, 50);
 }
 
+static void run_soft(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+{
+    b->y[call] = -INFINITY;
+    b->y[call] += k->soft(b->x + call * c->n, c->n, 0.125f, &b->y[call]);
+}
+
 static void run_exp_sum(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
     b->y[call] = k->exp_sum(b->x + call * c->n, c->n, 2);
@@ -325,7 +350,7 @@ static void run_f32_to_f16(const Kernels *k, const Case *c, const Buffers *b, si
  * `has` for one row a type. */
 static const Case cases[] = {
     {"dequantize", run_dequantize, has_dequantize, 0, 0, 0, 2048, 64, F32, 0},
-    {"gemm", run_gemm, NULL, 0, 8, 1, 2048, 32, F32, 8 * 2048 * 4},
+    {"gemv", run_gemv, has_gemv, 0, 8, 1, 2048, 32, F32, 0},
     {"gemm", run_gemm, NULL, 0, 32, 512, 2048, 1, F32, 32 * 2048 * 4},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 1, 2048, 16, INT8, 0},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 512, 2048, 1, INT8, 0},
@@ -343,6 +368,7 @@ static const Case cases[] = {
     {"act relu2", run_act, NULL, ACT_RELU2, 0, 0, 5632, 16, F32, 5632 * 8},
     {"mul", run_mul, NULL, 0, 0, 0, 5632, 16, F32, 5632 * 12},
     {"soft_cap", run_soft_cap, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
+    {"soft", run_soft, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"exp_sum", run_exp_sum, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"f32_to_f16", run_f32_to_f16, NULL, 0, 0, 0, 2048, 64, F32, 2048 * 6},
     {0}
@@ -379,6 +405,10 @@ static void print_case(const Settings *s, const Case *c, const Buffers *b, bool 
     if (!s->json)
         printf("%-18s %-15s %-9s", name, shape, unit);
     for (int t = 0; t < MAX_TABLES && (k = kernels_at(t)); t++) {
+        if (c->has && !c->has(k, c->which)) {
+            fputs(s->json ? "" : "        -       -", stdout);
+            continue;
+        }
         double seconds = time_case(s, k, c, b), gb = bytes / seconds * 1e-9;
         rate = ops / seconds * 1e-9;
         peak = s->peak[t][c->kind];
@@ -396,7 +426,9 @@ static void print_case(const Settings *s, const Case *c, const Buffers *b, bool 
 
 static void print_kernels(const Settings *s, const Buffers *b)
 {
-    const Kernels *k, *all = kernels_at(0); // the portable table is complete
+    const Kernels *k, *best = NULL; // the last table has what any has
+    for (int t = 0; t < MAX_TABLES && (k = kernels_at(t)); t++)
+        best = k;
     if (s->json) {
         fputs(", \"kernels\": [", stdout);
     } else {
@@ -413,7 +445,7 @@ static void print_kernels(const Settings *s, const Buffers *b)
             Case one = *c;
             if (c->has)
                 one.which = type;
-            if (!c->has || c->has(all, type))
+            if (!c->has || c->has(best, type))
                 print_case(s, &one, b, c == cases && type == 0);
         }
     fputs(s->json ? "]" : "\n", stdout);
@@ -422,9 +454,9 @@ static void print_kernels(const Settings *s, const Buffers *b)
 static int buffers_init(Buffers *b, Err *e)
 {
     uint32_t state = 1;
-    *b = (Buffers){mem_alloc(SPACE, sizeof(float)), mem_alloc(SPACE, sizeof(float)), mem_zalloc(SPACE, sizeof(float)),
-                   mem_alloc(SPACE, sizeof(uint16_t)), mem_alloc(SPACE, sizeof(float)),
-                   mem_alloc(SPACE / 32, sizeof(Block8)), mem_alloc(GEMM_ROWS * 2048, sizeof(float))};
+    *b = (Buffers){aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(float)),
+                   aligned(SPACE / 32, sizeof(Block8)), aligned(GEMM_ROWS * 2048, sizeof(float))};
     if (!b->src || !b->x || !b->y || !b->half || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < SPACE; i++) {

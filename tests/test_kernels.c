@@ -276,6 +276,55 @@ static void test_meaning(const Kernels *k)
     CHECK(k->exp_sum(&zero, 1, 3) == 1, "exp(0) is 1");
 }
 
+/* A row's softmax before it is divided: every length, masked scores, one NaN. 2 ulp of exp, and of a sum of n. */
+static void test_soft(const Kernels *k)
+{
+    float x[100], w[100];
+    for (size_t n = 1; n <= 100; n++) {
+        double max = 1.5, sum = 0;
+        float scale = 0.3f, most = 1.5f;
+        for (size_t i = 0; i < n; i++) {
+            x[i] = w[i] = n % 3 ? 20 * random_float() : random_float();
+            if (i % 7 == 3)
+                x[i] = w[i] = -INFINITY;
+            max = fmax(max, x[i] * scale);
+        }
+        float got = k->soft(w, n, scale, &most);
+        CHECK(most == (float)max, "%s soft of %zu: maximum %g, want %g", k->name, n, most, max);
+        for (size_t i = 0; i < n; i++) {
+            double want = exp((double)(x[i] * scale - most));
+            sum += want;
+            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s soft of %zu: %g, want %g", k->name, n, w[i], want);
+        }
+        CHECK(fabs(got - sum) <= sum * 5e-7, "%s soft of %zu: sum %g, want %g", k->name, n, got, sum);
+        x[n / 2] = NAN;
+        most = 0;
+        CHECK(isnan(k->soft(x, n, scale, &most)), "%s soft of %zu: a NaN is lost", k->name, n);
+    }
+}
+
+/* One column in the file's own type gives the bits of the float product. */
+static void test_gemv(const Kernels *k)
+{
+    static const size_t sizes[][2] = {{8, 64}, {1, 1}, {9, 100}, {31, 17}, {3, 600}};
+    for (uint32_t type = 0; type < TYPE_COUNT; type++)
+        for (size_t c = 0; k->gemv[type] && c < sizeof sizes / sizeof *sizes; c++) {
+            size_t rows = sizes[c][0], n = sizes[c][1], bytes = type_info(type)->bytes;
+            float *f = floats(rows * n), *x = floats(n), *y = floats(rows), *z = floats(rows);
+            uint16_t *h = malloc(rows * n * 4);
+            memcpy(h, f, rows * n * 4);
+            if (type == TYPE_F16)
+                k->f32_to_f16(f, h, rows * n);
+            for (size_t i = 0; type == TYPE_BF16 && i < rows * n; i++)
+                h[i] = (uint16_t)(0x3f00 + random_u32() % 256 + (random_u32() & 0x8000));
+            k->dequantize[type](h, f, rows * n);
+            k->gemm(rows, 1, n, f, n, x, n, y, rows);
+            k->gemv[type](rows, n, h, n * bytes, x, z);
+            CHECK(!memcmp(y, z, rows * sizeof *y), "%s gemv %s (%zu, %zu): other bits than gemm", k->name, type_info(type)->name, rows, n);
+            free(f); free(x); free(y); free(z); free(h);
+        }
+}
+
 /* All 65,536 halves come back from float, and floats between and beyond round as they should. */
 static void test_halves(const Kernels *k)
 {
@@ -307,6 +356,8 @@ int main(void)
         test_gemm(k);
         test_quantize(k);
         test_gemm_q8(k);
+        test_gemv(k);
+        test_soft(k);
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
