@@ -115,6 +115,18 @@ INLINE V i_halves(VI v)
     return _mm256_cvtph_ps(_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 8)));
 }
 
+/* Lanes 4, 2 and 1 apart are added, as in v_sum(), of more and more vectors at once. */
+INLINE V v_sums(const V x[8])
+{
+    V fours[4], twos[2];
+    UNROLL for (int i = 0; i < 4; i++) // row i of the low half, row i + 4 of the high one
+        fours[i] = _mm256_add_ps(_mm256_permute2f128_ps(x[i], x[i + 4], 0x20), _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
+    UNROLL for (int i = 0; i < 2; i++) // and i + 2 by quarters
+        twos[i] = _mm256_add_ps(_mm256_shuffle_ps(fours[i], fours[i + 2], 0x44), _mm256_shuffle_ps(fours[i], fours[i + 2], 0xee));
+    V sums = _mm256_add_ps(_mm256_shuffle_ps(twos[0], twos[1], 0x88), _mm256_shuffle_ps(twos[0], twos[1], 0xdd));
+    return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
+}
+
 #include "kernels_rows.h"
 #include "kernels_x86.h"
 

@@ -73,6 +73,20 @@ INLINE VI i_mul(VI a, VI b)
 #define dot(part, w, x, bits) ((void)(bits), _mm512_dpbusd_epi32(part, w, x))
 #define flush(sum, part) (part)
 
+/* Lanes 8, 4, 2 and 1 apart are added, as in v_sum(), of more and more vectors at once. */
+INLINE V v_sums(const V x[16])
+{
+    V eights[8], fours[4], twos[2];
+    UNROLL for (int i = 0; i < 8; i++) // row i of the low half, row i + 8 of the high one
+        eights[i] = _mm512_add_ps(_mm512_shuffle_f32x4(x[i], x[i + 8], 0x44), _mm512_shuffle_f32x4(x[i], x[i + 8], 0xee));
+    UNROLL for (int i = 0; i < 4; i++) // rows i, i + 8, i + 4, i + 12 by quarters
+        fours[i] = _mm512_add_ps(_mm512_shuffle_f32x4(eights[i], eights[i + 4], 0x88), _mm512_shuffle_f32x4(eights[i], eights[i + 4], 0xdd));
+    UNROLL for (int i = 0; i < 2; i++) // and i + 2 by eighths
+        twos[i] = _mm512_add_ps(_mm512_shuffle_ps(fours[i], fours[i + 2], 0x44), _mm512_shuffle_ps(fours[i], fours[i + 2], 0xee));
+    V sums = _mm512_add_ps(_mm512_shuffle_ps(twos[0], twos[1], 0x88), _mm512_shuffle_ps(twos[0], twos[1], 0xdd));
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15), sums);
+}
+
 #include "kernels_rows.h"
 #include "kernels_x86.h"
 

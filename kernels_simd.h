@@ -3,7 +3,7 @@
  * The includer (kernels_avx2.c, kernels_avx512.c) defines:
  *   V, VL                     a vector of VL floats
  *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
- *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v)    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p)
+ *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p)
  *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
  *   v_where_above(y, x, f)    y where x > f, 0 elsewhere
  *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
@@ -72,7 +72,7 @@ INLINE void gemm_tile(const Type type, const int rows, const int cols, size_t n,
 /* COLS columns with at most GEMM_ROWS rows, so many values at a time that W's and x's stay in the first-level cache. */
 INLINE void gemm_columns(size_t rows, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y, size_t ldy)
 {
-    enum { STEP = 512 };
+    enum { STEP = 1024 };
     V sums[GEMM_ROWS][COLS];
     for (size_t r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < COLS; c++)
@@ -87,9 +87,17 @@ INLINE void gemm_columns(size_t rows, size_t n, const float *w, size_t ldw, cons
         for (; r < rows; r++)
             gemm_tile(TYPE_F32, 1, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, NULL);
     }
-    for (size_t r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < COLS; c++)
+    for (int c = 0; c < COLS; c++) {
+        size_t r = 0;
+        for (; r + VL <= rows; r += VL) { // the sums of VL rows at once
+            V each[VL];
+            UNROLL for (int i = 0; i < VL; i++)
+                each[i] = sums[r + (size_t)i][c];
+            v_store(y + (size_t)c * ldy + r, v_sums(each));
+        }
+        for (; r < rows; r++)
             y[(size_t)c * ldy + r] = v_sum(sums[r][c]);
+    }
 }
 
 INLINE void gemm_column(const Type type, size_t rows, size_t n, const char *w, size_t row_bytes, const float *x, float *y)
