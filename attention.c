@@ -31,6 +31,7 @@ typedef struct {
     int pos, n_pos, rows;
     const float *q; // (rows, key_dim)
     float *scores;  // (rows, KV_BLOCK)
+    float *sums, *shrink; // (rows) of one block
     float *keys, *values; // scratch for a block in float: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
 } Tile;
 
@@ -53,6 +54,14 @@ static void soft_clear(Soft *f, int rows, int value_dim)
     memset(f->out, 0, (size_t)rows * (size_t)value_dim * sizeof *f->out);
 }
 
+/* The keys from .. to - 1 of a block, first key `first`, that the row at position pos can see. */
+static void visible(const LayerConfig *l, int pos, int first, int *from, int *to)
+{
+    int oldest = l->mask == MASK_WINDOW ? pos - l->window + 1 - first : 0, end = pos + 1 - first;
+    *from = oldest > 0 ? oldest : 0;
+    *to = end < KV_BLOCK ? end : KV_BLOCK;
+}
+
 /* Products of one row with a block's keys -> scores, in place; what is still to be multiplied with them is returned. */
 static float cap_and_bias(const Tile *t, int r, int first_key)
 {
@@ -72,28 +81,41 @@ static float cap_and_bias(const Tile *t, int r, int first_key)
     return 1;
 }
 
-/* Products of one row with a block -> weights exp(score - max) in place; keys outside [from, to) get 0. */
+/* Products of one row with a block -> weights exp(score - max) in place; keys outside [from, to) get 0. What the row had
+ * so far must shrink by exp(t->shrink[r]). */
 static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, int to)
 {
-    const Kernels *k = t->s->k;
-    size_t value_dim = (size_t)t->s->model->config.value_dim;
-    float *x = t->scores + (size_t)r * KV_BLOCK, *out = f->out + (size_t)r * value_dim;
+    float *x = t->scores + (size_t)r * KV_BLOCK, old = f->max[r];
+    t->sums[r] = t->shrink[r] = 0;
     if (from >= to) {
         memset(x, 0, KV_BLOCK * sizeof *x);
         return;
     }
-    float scale = cap_and_bias(t, r, first_key), old = f->max[r], max = old;
-    float sum = k->soft(x + from, (size_t)(to - from), scale, &max);
+    float scale = cap_and_bias(t, r, first_key);
+    t->sums[r] = t->s->k->soft(x + from, (size_t)(to - from), scale, &f->max[r]);
+    t->shrink[r] = f->max[r] == old ? 0 : old - f->max[r]; // -inf at first
     memset(x, 0, (size_t)from * sizeof *x);
     memset(x + to, 0, (size_t)(KV_BLOCK - to) * sizeof *x);
-    if (max != old) {
-        float shrink = k->exp_sum(&old, 1, max); // exp(old max - max), 0 at first
-        f->sum[r] *= shrink;
-        for (size_t i = 0; i < value_dim; i++)
-            out[i] *= shrink;
-        f->max[r] = max;
+}
+
+/* Weights of all rows of a block, first key first_key; sums and results so far are brought down to the new maxima. */
+static void weigh_rows(const Tile *t, Soft *f, int first_key)
+{
+    const LayerConfig *l = &t->s->model->config.layers[t->layer];
+    size_t value_dim = (size_t)t->s->model->config.value_dim;
+    for (int r = 0; r < t->rows; r++) {
+        int from, to;
+        visible(l, t->pos + r / t->group, first_key, &from, &to);
+        weigh_row(t, f, r, first_key, from, to);
     }
-    f->sum[r] += sum;
+    t->s->k->exp_sum(t->shrink, (size_t)t->rows, 0);
+    for (int r = 0; r < t->rows; r++) {
+        float *out = f->out + (size_t)r * value_dim, shrink = t->shrink[r];
+        f->sum[r] = f->sum[r] * shrink + t->sums[r];
+        if (shrink != 1)
+            for (size_t i = 0; i < value_dim; i++)
+                out[i] *= shrink;
+    }
 }
 
 /* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and
@@ -125,14 +147,6 @@ static bool multiply_keys(Tile *t, int block, int n_keys, const void **values)
     return half;
 }
 
-/* The keys from .. to - 1 of a block, first key `first`, that the row at position pos can see. */
-static void visible(const LayerConfig *l, int pos, int first, int *from, int *to)
-{
-    int oldest = l->mask == MASK_WINDOW ? pos - l->window + 1 - first : 0, end = pos + 1 - first;
-    *from = oldest > 0 ? oldest : 0;
-    *to = end < KV_BLOCK ? end : KV_BLOCK;
-}
-
 /* All keys of one span that the tile's rows can see, into `f`. */
 static void attend_span(Tile *t, int span, Soft *f)
 {
@@ -151,11 +165,7 @@ static void attend_span(Tile *t, int span, Soft *f)
         if (first + KV_BLOCK <= oldest)
             continue;
         bool half = multiply_keys(t, block, n_keys, &values);
-        for (int r = 0; r < t->rows; r++) {
-            int from, to;
-            visible(l, t->pos + r / t->group, first, &from, &to);
-            weigh_row(t, f, r, first, from, to);
-        }
+        weigh_rows(t, f, first);
         if (half)
             s->k->gemm_add_f16(rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
         else
@@ -229,7 +239,7 @@ static size_t max_rows(const Config *c)
 size_t attention_scratch(const Config *c)
 {
     size_t rows = max_rows(c), key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
-    return align16(rows * key_dim) + rows * KV_BLOCK + key_dim * KV_BLOCK + KV_BLOCK * value_dim
+    return align16(rows * key_dim) + align16(rows * (KV_BLOCK + 2)) + key_dim * KV_BLOCK + KV_BLOCK * value_dim
          + 2 * align16(soft_floats(rows, value_dim)) + 64;
 }
 
@@ -250,7 +260,9 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
     size_t group = (size_t)t->group;
     float *copy = scratch;
     t->scores = copy + align16((size_t)t->rows * key_dim);
-    t->keys = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->shrink = t->sums + t->rows;
+    t->keys = t->scores + align16((size_t)t->rows * (KV_BLOCK + 2));
     t->values = t->keys + key_dim * KV_BLOCK;
     t->q = copy;
     for (int i = 0; i < t->n_pos; i++)

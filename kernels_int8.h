@@ -143,7 +143,7 @@ INLINE void unit_q8_0(const int cols, const Rows *r, Sink *s)
     Group g;
     g.scale[0] = v_words(r, 0);
     i_columns2(r, 2, g.q);
-    UNROLL for (int j = 0; j < 8 && WIDE; j++)
+    UNROLL for (int j = 0; WIDE > 0 && j < 8; j++)
         g.q[j] = i_xor(g.q[j], i_set1((int)0x80808080));
     sink(cols, s, form_q8_0, &g);
 }

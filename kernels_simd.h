@@ -187,8 +187,17 @@ INLINE void add_strip(const int vecs, const int half, const int partial, size_t 
     size_t r = 0;
     for (; r + ADD_ROWS <= rows; r += ADD_ROWS)
         add_tile(ADD_ROWS, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
-    for (; r < rows; r++)
-        add_tile(1, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+    for (int left = (int)(rows - r), take; left; left -= take, r += (size_t)take) { // b is read once for several
+        take = ADD_ROWS > 4 && left >= 4 ? 4 : ADD_ROWS > 3 && left >= 3 ? 3 : left >= 2 ? 2 : 1;
+        if (take == 4)
+            add_tile(ADD_ROWS < 4 ? 1 : 4, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+        else if (take == 3)
+            add_tile(3, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+        else if (take == 2)
+            add_tile(2, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+        else
+            add_tile(1, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+    }
 }
 
 INLINE void add_any(const int half, size_t rows, size_t n, size_t width, const float *a, size_t lda, const void *b,
