@@ -31,8 +31,8 @@ $(BUILD)/kernels%.o: BASE += -fno-trapping-math -fno-math-errno
 $(BUILD)/kernels_avx2.o: ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
 
-LIB := util.c threads.c gguf.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
-	json.c sampler.c cpu.c npy.c maps.c stats.c dump.c viewer.c score.c bench.c
+LIB := util.c threads.c gguf.c gguf_write.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
+	json.c sampler.c cpu.c npy.c maps.c stats.c dump.c viewer.c score.c bench.c quantize.c
 LIB_OBJ := $(LIB:%.c=$(BUILD)/%.o)
 
 $(RUN): $(BUILD)/run.o $(BUILD)/options.o $(LIB_OBJ)

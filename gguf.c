@@ -288,6 +288,7 @@ static int parse_map(Gguf *g, int index, Err *e)
     if (!rc) {
         g->n_tensors += (size_t)n_tensors;
         if (index == 0) {
+            g->alignment = (size_t)alignment;
             g->keys = keys;
             g->n_keys = (size_t)n_keys;
             keys = NULL;

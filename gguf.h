@@ -1,4 +1,4 @@
-/* gguf.h - reading GGUF files (version 2 and 3, little-endian, split or whole) through mmap.
+/* gguf.h - reading GGUF files (version 2 and 3, little-endian, split or whole) through mmap, and writing headers.
  *
  * The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Everything is checked against the bytes
  * that are there before it is used; names and values are views into the map and live until gguf_close().
@@ -62,6 +62,7 @@ typedef struct {
     size_t n_keys;
     GgufTensor *tensors; // sorted by name, of all splits
     size_t n_tensors;
+    size_t alignment; // of tensor data, as the first split has it
 } Gguf;
 
 /* Open `path`; for the first of several splits (NAME-00001-of-0000N.gguf) the others too. 0, or -1 with nothing
@@ -85,5 +86,22 @@ double gguf_number(const GgufKey *k, uint64_t i);
 /* Views of all items of a string array, a new array of key->n items which the caller frees; NULL when out of memory.
  * The lengths were checked by gguf_open. */
 Str *gguf_strings(const GgufKey *k);
+
+/* ---- gguf_write.c ---- */
+
+/* The tensors in the order of the file, a new array of g->n_tensors items which the caller frees; NULL when out of memory. */
+GgufTensor *gguf_file_order(const Gguf *g);
+
+/* A key with an unsigned 32-bit value. */
+typedef struct {
+    const char *name;
+    uint32_t value;
+} GgufU32;
+
+/* The header (version 3) of a whole file with these tensors, whose data follow one another in this order, each padded to
+ * g->alignment; it is padded too, so that the data begin at its end. The keys are those of `g` in the file's order and byte
+ * for byte, except that `set` replaces keys of its names or stands behind all, and that those of splits are left out.
+ * -1 when out of memory. */
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set, size_t n_set, Buf *out, Err *e);
 
 #endif

@@ -26,6 +26,9 @@ typedef struct {
     /* n values of a tensor row -> dst (n,). NULL for types that we do not read. */
     void (*dequantize[TYPE_COUNT])(const void *src, float *dst, size_t n);
 
+    /* The other direction, n a multiple of the block, for finite values up to 65504. NULL for types that we do not write. */
+    void (*encode[TYPE_COUNT])(const float *src, void *dst, size_t n);
+
     /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading dimensions in floats. */
     void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
                  size_t ldy);

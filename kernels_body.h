@@ -12,6 +12,7 @@
 #include <math.h>
 
 #include "quants.h"
+#include "quants_write.h"
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -217,9 +218,14 @@ static inline void quantize(const float *x, Block8 *q, size_t n)
      [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \
      [TYPE_Q6_K] = dequantize_q6_k, [TYPE_IQ4_NL] = dequantize_iq4_nl, [TYPE_IQ4_XS] = dequantize_iq4_xs}
 
+#define PORTABLE_ENCODE \
+    {[TYPE_F32] = quantize_f32, [TYPE_F16] = quantize_f16, [TYPE_BF16] = quantize_bf16, [TYPE_Q8_0] = quantize_q8_0, \
+     [TYPE_Q4_0] = quantize_q4_0, [TYPE_Q4_1] = quantize_q4_1, [TYPE_Q5_0] = quantize_q5_0, [TYPE_Q5_1] = quantize_q5_1, \
+     [TYPE_Q4_K] = quantize_q4_k, [TYPE_Q5_K] = quantize_q5_k, [TYPE_Q6_K] = quantize_q6_k}
+
 /* What every table takes from here; dequantisation and the matrix products it may bring itself. */
 #define PORTABLE_KERNELS \
-    .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
+    .encode = PORTABLE_ENCODE, .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
     .act = {[ACT_SILU] = act_silu, [ACT_GELU] = act_gelu, [ACT_GELU_TANH] = act_gelu_tanh, [ACT_RELU] = act_relu, \
             [ACT_RELU2] = act_relu2}, \
     .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16

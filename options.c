@@ -14,7 +14,7 @@
 
 typedef enum {
     OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_TEXT, OPT_SEED, OPT_PROMPT, OPT_FILE, OPT_STOP, OPT_BIAS, OPT_KV, OPT_DUMP, OPT_STATS,
-    OPT_REDUCE, OPT_DTYPE, OPT_SCORE, OPT_MODE
+    OPT_REDUCE, OPT_DTYPE, OPT_MODE_TEXT, OPT_QUANTIZE_TYPE, OPT_MODE
 } OptKind;
 
 typedef struct {
@@ -22,7 +22,7 @@ typedef struct {
     const char *arg;   // name of its argument, NULL for none
     OptKind kind;
     size_t offset;     // in Options
-    double min, max;   // of a number; the mode of OPT_MODE and OPT_SCORE
+    double min, max;   // of a number; the mode of OPT_MODE and OPT_MODE_TEXT
     const char *help;
 } Option;
 
@@ -73,12 +73,15 @@ static const Option table[] = {
 
     {NULL, NULL, OPT_FLAG, 0, 0, 0, "Output"},
     {"--tokenize", NULL, OPT_MODE, 0, 0, MODE_TOKENIZE, "print the prompt's token ids and pieces; needs no weights"},
-    {"--perplexity", "FILE", OPT_SCORE, AT(perplexity), 0, MODE_PERPLEXITY, "how well the model predicts a text, in windows of -c tokens (512)"},
+    {"--perplexity", "FILE", OPT_MODE_TEXT, AT(perplexity), 0, MODE_PERPLEXITY, "how well the model predicts a text, in windows of -c tokens (512)"},
     {"--bench", NULL, OPT_MODE, 0, 0, MODE_BENCH, "how fast this model runs here: prefill and generation"},
     {"--pp", "N", OPT_INT, AT(bench_prompt), 0, 1 << 24, "tokens of the bench's prefill (512)"},
     {"--tg", "N", OPT_INT, AT(bench_generate), 0, 1 << 24, "tokens of its generation (64)"},
     {"--depth", "N", OPT_INT, AT(bench_depth), 0, 1 << 24, "tokens in the cache before either (0)"},
     {"--runs", "N", OPT_INT, AT(bench_runs), 1, BENCH_MAX_RUNS, "timed runs of each (5)"},
+    {"--quantize", "TYPE", OPT_MODE_TEXT, AT(quantize), 0, MODE_QUANTIZE, "write the model with smaller weights: q8_0, q4_k_m, f16 and so on; needs -o"},
+    {"--quantize-type", "NAME=TYPE", OPT_QUANTIZE_TYPE, 0, 0, 0, "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
+    {"-o --output", "FILE", OPT_TEXT, AT(output), 0, 0, "file that --quantize writes"},
     {"--json", NULL, OPT_FLAG, AT(json), 0, 0, "print --tokenize, --perplexity or --bench as JSON"},
     {"--logits", "FILE.npy", OPT_TEXT, AT(logits), 0, 0, "write the logits of every position that was run: (T, vocab) float32"},
     {"-v --verbose", NULL, OPT_FLAG, AT(verbose), 0, 0, "model, seed and speed on standard error"},
@@ -229,25 +232,13 @@ static int add_part(Options *p, const char *text, bool is_file, Err *e)
     return 0;
 }
 
-static int add_stop(Options *p, const char *text, Err *e)
+static int add_text(const char ***list, int *n, const char *text, Err *e)
 {
-    const char **stops = mem_grow(p->stops, (size_t)p->n_stops + 1, sizeof *stops);
-    if (!stops)
+    const char **grown = mem_grow(*list, (size_t)*n + 1, sizeof *grown);
+    if (!grown)
         return err_set(e, EXIT_MEMORY, "out of memory");
-    p->stops = stops;
-    if (!*text)
-        return err_set(e, EXIT_USAGE, "--stop: got an empty text, want at least one character");
-    stops[p->n_stops++] = text;
-    return 0;
-}
-
-static int add_dump(Options *p, const char *path, Err *e)
-{
-    const char **files = mem_grow(p->maps.files, (size_t)p->maps.n_files + 1, sizeof *files);
-    if (!files)
-        return err_set(e, EXIT_MEMORY, "out of memory");
-    p->maps.files = files;
-    files[p->maps.n_files++] = path;
+    *list = grown;
+    grown[(*n)++] = text;
     return 0;
 }
 
@@ -288,7 +279,7 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
             return -1;
         *(float *)field = (float)number;
         return 0;
-    case OPT_SCORE:
+    case OPT_MODE_TEXT:
         p->mode = (Mode)o->max;
         *(const char **)field = value;
         return 0;
@@ -307,7 +298,8 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
         if (is_top_p(flag, value))
             return bad(o, flag, value, "a prompt (llama2.c's -p is --top-p here; -i takes any text)", e);
         return add_part(p, value, false, e);
-    case OPT_DUMP: return add_dump(p, value, e);
+    case OPT_DUMP: return add_text(&p->maps.files, &p->maps.n_files, value, e);
+    case OPT_QUANTIZE_TYPE: return add_text(&p->quantize_types, &p->n_quantize_types, value, e);
     case OPT_STATS:
         p->maps.stats = value;
         if (strcmp(value, "-") && !ends_in(value, ".csv") && !ends_in(value, ".json"))
@@ -318,7 +310,10 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
         p->maps.half = strcmp(value, "f32") != 0;
         return strcmp(value, "f32") && strcmp(value, "f16") ? bad(o, flag, value, "f32 or f16", e) : 0;
     case OPT_FILE: return add_part(p, value, true, e);
-    case OPT_STOP: return add_stop(p, value, e);
+    case OPT_STOP:
+        if (!*value)
+            return err_set(e, EXIT_USAGE, "--stop: got an empty text, want at least one character");
+        return add_text(&p->stops, &p->n_stops, value, e);
     case OPT_BIAS: return read_bias(p, o, flag, value, e);
     }
     return 0;
@@ -362,14 +357,19 @@ int options_parse(Options *o, int argc, char **argv, Err *e)
         if (apply(o, found, flag, value, e))
             return -1;
     }
-    if (o->mode <= MODE_BENCH && !o->model)
+    if (o->mode <= MODE_QUANTIZE && !o->model)
         return err_set(e, EXIT_USAGE, "got no model, want: ./run MODEL -i \"Once upon a time\" (--help lists the flags)");
     bool measures = o->mode == MODE_PERPLEXITY || o->mode == MODE_BENCH;
     if (o->json && o->mode != MODE_TOKENIZE && !measures)
         return err_set(e, EXIT_USAGE, "--json: got it without --tokenize, --perplexity or --bench, want one of them too");
-    if (measures && (o->n_parts || o->maps.n_files || o->maps.stats || o->logits))
+    bool quantizes = o->mode == MODE_QUANTIZE;
+    if ((measures || quantizes) && (o->n_parts || o->maps.n_files || o->maps.stats || o->logits))
         return err_set(e, EXIT_USAGE, "%s: got a prompt, --logits or attention files too, want none of them",
-                       o->mode == MODE_BENCH ? "--bench" : "--perplexity");
+                       o->mode == MODE_BENCH ? "--bench" : quantizes ? "--quantize" : "--perplexity");
+    if (quantizes && !o->output)
+        return err_set(e, EXIT_USAGE, "--quantize: got no file to write, want -o FILE");
+    if (!quantizes && o->mode <= MODE_QUANTIZE && (o->output || o->n_quantize_types))
+        return err_set(e, EXIT_USAGE, "%s: got it without --quantize, want that too", o->output ? "-o" : "--quantize-type");
     if (o->mode == MODE_BENCH && !o->bench_prompt && !o->bench_generate)
         return err_set(e, EXIT_USAGE, "--bench: got --pp 0 and --tg 0, want something to run");
     const MapOptions *m = &o->maps;
@@ -384,6 +384,7 @@ void options_free(Options *o)
     free(o->stops);
     free(o->biases);
     free(o->maps.files);
+    free(o->quantize_types);
     *o = (Options){0};
 }
 

@@ -12,7 +12,8 @@ typedef struct {
     bool is_file;
 } PromptPart;
 
-typedef enum { MODE_GENERATE, MODE_TOKENIZE, MODE_PERPLEXITY, MODE_BENCH, MODE_HELP, MODE_VERSION, MODE_MAN, MODE_COMPLETION } Mode;
+typedef enum { MODE_GENERATE, MODE_TOKENIZE, MODE_PERPLEXITY, MODE_BENCH, MODE_QUANTIZE, MODE_HELP, MODE_VERSION,
+               MODE_MAN, MODE_COMPLETION } Mode;
 
 typedef struct {
     Mode mode;
@@ -30,6 +31,9 @@ typedef struct {
     const char *logits; // file to write, or NULL
     const char *perplexity; // file to read, with MODE_PERPLEXITY
     int bench_prompt, bench_generate, bench_depth, bench_runs; // tokens, and timed runs, with MODE_BENCH
+    const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
+    const char **quantize_types;   // of --quantize-type
+    int n_quantize_types;
     const char **stops;
     int n_stops;
     LogitBias *biases;

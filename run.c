@@ -17,6 +17,7 @@
 #include "json.h"
 #include "npy.h"
 #include "options.h"
+#include "quantize.h"
 #include "score.h"
 
 /* The signal that asked us to stop, 0 for none. The second one finds the default action. */
@@ -561,6 +562,23 @@ static int bench_mode(const Options *o, Err *e)
     return rc ? -1 : 0;
 }
 
+/* ---- quantize ----------------------------------------------------------------------------------------------- */
+
+static int quantize_mode(const Options *o, Err *e)
+{
+    Gguf file;
+    QuantizeParams p = {.type = o->quantize, .overrides = o->quantize_types, .n_overrides = o->n_quantize_types,
+                        .n_threads = choose_threads(o), .kernels = kernels_select(getenv("RUN_CPU"), e), .log = o->verbose ? stderr : NULL};
+    if (!p.kernels || gguf_open(&file, o->model, e))
+        return -1;
+    int rc = is_model_file(&file, o->output) ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
+           : quantize_file(&file, o->output, &p, &stop_signal, e);
+    if (rc && e->code == EXIT_MODEL)
+        err_prefix(e, o->model);
+    gguf_close(&file);
+    return rc;
+}
+
 /* ---- tokenize ---------------------------------------------------------------------------------------------- */
 
 static void tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out)
@@ -639,7 +657,8 @@ int main(int argc, char **argv)
             o.sampler.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec ^ (uint64_t)getpid() << 40;
         }
         rc = o.mode == MODE_GENERATE ? generate_mode(&o, &e) : o.mode == MODE_TOKENIZE ? tokenize_mode(&o, &e)
-           : o.mode == MODE_PERPLEXITY ? perplexity_mode(&o, &e) : o.mode == MODE_BENCH ? bench_mode(&o, &e) : text_mode(&o, &e);
+           : o.mode == MODE_PERPLEXITY ? perplexity_mode(&o, &e) : o.mode == MODE_BENCH ? bench_mode(&o, &e)
+           : o.mode == MODE_QUANTIZE ? quantize_mode(&o, &e) : text_mode(&o, &e);
     }
     options_free(&o);
     if (stop_signal) { // end as the signal would have ended us, so that a shell loop stops

@@ -61,6 +61,30 @@ static void test_dequantize(const Kernels *k)
     }
 }
 
+/* Quantisation gives the bytes of the portable table, for plain values, groups of zeros, outliers and tiny numbers. */
+static void test_encode(const Kernels *k)
+{
+    enum { N = 64 * 256 };
+    float *x = floats(N);
+    uint8_t *a = malloc(N * sizeof *x), *b = malloc(N * sizeof *x);
+    for (size_t i = 0; i < N; i++) {
+        size_t block = i / 256;
+        x[i] *= block % 8 == 1 ? 1e-6f : block % 8 == 2 ? 30000.0f : block % 8 == 3 ? x[i] * x[i] : 1;
+        x[i] = block % 8 == 4 && i % 64 < 32 ? 0 : block % 8 == 5 ? fabsf(x[i]) : block % 8 == 6 ? 1e-30f * x[i] : x[i];
+    }
+    for (uint32_t type = 0; type < TYPE_COUNT; type++) {
+        if (!k->encode[type])
+            continue;
+        size_t bytes = N / type_info(type)->block * type_info(type)->bytes;
+        kernels_at(0)->encode[type](x, a, N);
+        k->encode[type](x, b, N);
+        CHECK(!memcmp(a, b, bytes), "%s %s", k->name, type_info(type)->name);
+    }
+    free(x);
+    free(a);
+    free(b);
+}
+
 static void test_gemm(const Kernels *k)
 {
     static const size_t sizes[][3] = {{1, 1, 1}, {8, 1, 64}, {9, 2, 33}, {32, 7, 576}, {5, 13, 100}, {31, 6, 17}, {3, 4, 1000}, {33, 25, 15}};
@@ -353,6 +377,7 @@ int main(void)
     const Kernels *k;
     for (int i = 0; (k = kernels_at(i)); i++) {
         test_dequantize(k);
+        test_encode(k);
         test_gemm(k);
         test_quantize(k);
         test_gemm_q8(k);
