@@ -30,7 +30,7 @@ typedef struct {
     int layer, seq, kv_head, first_head, group;
     int pos, n_pos, rows;
     const float *q; // (rows, key_dim)
-    float *scores;  // (rows, KV_BLOCK)
+    float *scores, *part; // (rows, KV_BLOCK); part: of one group of keys
     float *sums, *shrink; // (rows) of one block
     float *keys, *values; // scratch for a block in float: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
 } Tile;
@@ -118,33 +118,62 @@ static void weigh_rows(const Tile *t, Soft *f, int first_key)
     }
 }
 
+/* y (rows, width) += a (rows, n) b (n, width), b of the type of the cache. */
+static void add_product(const Kernels *k, KvType type, size_t rows, size_t n, size_t width, const float *a, size_t lda, const void *b,
+                        size_t ldb, float *y, size_t ldy)
+{
+    if (type == KV_F16)
+        k->gemm_add_f16(rows, n, width, a, lda, b, ldb, y, ldy);
+    else if (type == KV_Q8)
+        k->gemm_add_i8(rows, n, width, a, lda, b, ldb, y, ldy);
+    else
+        k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
+}
+
+static const void *to_floats(const Kernels *k, KvType type, const void *x, float *out, size_t n)
+{
+    if (type == KV_F16)
+        k->dequantize[TYPE_F16](x, out, n);
+    else
+        k->i8_to_f32(x, out, n);
+    return out;
+}
+
+/* Products with keys in groups of KV_GROUP, bytes or (type KV_F32) floats of them: each group's sum times its scale. */
+static void add_groups(Tile *t, KvType type, const void *keys, size_t width, const float *scales)
+{
+    size_t key_dim = (size_t)t->s->model->config.key_dim, rows = (size_t)t->rows, item = type == KV_Q8 ? 1 : sizeof(float);
+    for (size_t i = 0; i < key_dim; i += KV_GROUP, scales += KV_BLOCK) {
+        size_t n = key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP;
+        memset(t->part, 0, rows * KV_BLOCK * sizeof *t->part);
+        add_product(t->s->k, type, rows, n, width, t->q + i, key_dim, (const char *)keys + i * KV_BLOCK * item, KV_BLOCK, t->part, KV_BLOCK);
+        for (size_t r = 0; r < rows; r++)
+            t->s->k->add_scaled(t->scores + r * KV_BLOCK, t->part + r * KV_BLOCK, scales, width);
+    }
+}
+
 /* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and
- * mask; *values: the block's values, unless NULL. Returns whether both were left as halves: with many rows it is worth
- * converting them once. */
-static bool multiply_keys(Tile *t, int block, int n_keys, const void **values)
+ * mask; *values: the block's values, unless NULL, bytes still without their scales. Returns the type that they have now:
+ * with many rows it is worth converting keys and values to floats once. */
+static KvType multiply_keys(Tile *t, int block, int n_keys, const void **values)
 {
     Session *s = t->s;
     size_t rows = (size_t)t->rows, key_dim = (size_t)s->model->config.key_dim, value_dim = (size_t)s->model->config.value_dim;
     size_t width = ((size_t)n_keys + 15) & ~(size_t)15;
     const void *keys = session_keys(s, t->layer, t->kv_head, t->seq, block);
-    bool half = s->params.kv_type == KV_F16, convert = half && t->rows > FEW_ROWS * 2;
+    KvType cached = s->params.kv_type, type = cached != KV_F32 && t->rows <= FEW_ROWS * 2 ? cached : KV_F32;
     if (values)
         *values = session_values(s, t->layer, t->kv_head, t->seq, block);
-    if (convert) {
-        s->k->dequantize[TYPE_F16](keys, t->keys, key_dim * KV_BLOCK);
-        keys = t->keys;
-        half = false;
-    }
-    if (convert && values) {
-        s->k->dequantize[TYPE_F16](*values, t->values, (size_t)n_keys * value_dim);
-        *values = t->values;
-    }
+    if (type != cached)
+        keys = to_floats(s->k, cached, keys, t->keys, key_dim * KV_BLOCK);
+    if (type != cached && values)
+        *values = to_floats(s->k, cached, *values, t->values, (size_t)n_keys * value_dim);
     memset(t->scores, 0, rows * KV_BLOCK * sizeof *t->scores);
-    if (half)
-        s->k->gemm_add_f16(rows, key_dim, width, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+    if (cached == KV_Q8)
+        add_groups(t, type, keys, width, session_scales(s, t->layer, t->kv_head, t->seq, block) + KV_BLOCK);
     else
-        s->k->gemm_add(rows, key_dim, width, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
-    return half;
+        add_product(s->k, type, rows, key_dim, width, t->q, key_dim, keys, KV_BLOCK, t->scores, KV_BLOCK);
+    return type;
 }
 
 /* All keys of one span that the tile's rows can see, into `f`. */
@@ -164,12 +193,11 @@ static void attend_span(Tile *t, int span, Soft *f)
             break;
         if (first + KV_BLOCK <= oldest)
             continue;
-        bool half = multiply_keys(t, block, n_keys, &values);
+        KvType type = multiply_keys(t, block, n_keys, &values);
         weigh_rows(t, f, first);
-        if (half)
-            s->k->gemm_add_f16(rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
-        else
-            s->k->gemm_add(rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
+        for (size_t r = 0; s->params.kv_type == KV_Q8 && r < rows; r++) // weights instead of values take the scales
+            s->k->mul(t->scores + r * KV_BLOCK, session_scales(s, t->layer, t->kv_head, t->seq, block), (size_t)n_keys);
+        add_product(s->k, type, rows, (size_t)n_keys, value_dim, t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
     }
 }
 
@@ -239,7 +267,7 @@ static size_t max_rows(const Config *c)
 size_t attention_scratch(const Config *c)
 {
     size_t rows = max_rows(c), key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
-    return align16(rows * key_dim) + align16(rows * (KV_BLOCK + 2)) + key_dim * KV_BLOCK + KV_BLOCK * value_dim
+    return align16(rows * key_dim) + align16(rows * (2 * KV_BLOCK + 2)) + key_dim * KV_BLOCK + KV_BLOCK * value_dim
          + 2 * align16(soft_floats(rows, value_dim)) + 64;
 }
 
@@ -260,9 +288,10 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
     size_t group = (size_t)t->group;
     float *copy = scratch;
     t->scores = copy + align16((size_t)t->rows * key_dim);
-    t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->part = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->sums = t->part + (size_t)t->rows * KV_BLOCK;
     t->shrink = t->sums + t->rows;
-    t->keys = t->scores + align16((size_t)t->rows * (KV_BLOCK + 2));
+    t->keys = t->scores + align16((size_t)t->rows * (2 * KV_BLOCK + 2));
     t->values = t->keys + key_dim * KV_BLOCK;
     t->q = copy;
     for (int i = 0; i < t->n_pos; i++)

@@ -38,6 +38,15 @@ static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, si
                 y[r * ldy + i] += a[r * lda + k] * f16_f32(b[k * ldb + i]);
 }
 
+static void gemm_add_i8(size_t rows, size_t n, size_t width, const float *a, size_t lda, const int8_t *b, size_t ldb,
+                        float *y, size_t ldy)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (size_t k = 0; k < n; k++)
+            for (size_t i = 0; i < width; i++)
+                y[r * ldy + i] += a[r * lda + k] * (float)b[k * ldb + i];
+}
+
 static float soft(float *x, size_t n, float scale, float *max)
 {
     for (size_t i = 0; i < n; i++) {
@@ -50,6 +59,7 @@ static float soft(float *x, size_t n, float scale, float *max)
 static const Kernels kernels_scalar = {
     .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE,
     .quantize = quantize, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .gemm_add_i8 = gemm_add_i8,
 };
 
 #if defined(__x86_64__)

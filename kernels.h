@@ -46,23 +46,27 @@ typedef struct {
                                 size_t ldy, void *scratch);
 
     /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
-     * The second form reads b as IEEE halves. */
+     * The other forms read b as IEEE halves and as signed bytes. */
     void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
                      float *y, size_t ldy);
     void (*gemm_add_f16)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const uint16_t *b, size_t ldb,
                          float *y, size_t ldy);
+    void (*gemm_add_i8)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const int8_t *b, size_t ldb,
+                        float *y, size_t ldy);
 
     /* y = x normalised over n, times w, plus b; w and b (n,) may be NULL; y may be x. */
     void (*norm[NORM_COUNT])(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
 
     void (*act[ACT_COUNT])(float *x, size_t n);           // in place
     void (*mul)(float *x, const float *y, size_t n);      // x *= y
+    void (*add_scaled)(float *y, const float *x, const float *scale, size_t n); // y += scale x
     void (*soft_cap)(float *x, size_t n, float cap);      // x = cap tanh(x / cap)
     /* A row of products of queries and keys: x = exp(scale x - m), where m, the largest of *max and every scale x, becomes
      * *max; returns the sum. Weights below 1e-37 are 0. */
     float (*soft)(float *x, size_t n, float scale, float *max);
     float (*exp_sum)(float *x, size_t n, float max);      // x = exp(x - max), returns the sum; exp(-inf) is 0
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
+    void (*i8_to_f32)(const int8_t *src, float *dst, size_t n);
 } Kernels;
 
 /* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that name ("scalar",

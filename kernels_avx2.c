@@ -28,6 +28,7 @@ typedef __m256i VI;
 #define v_unless_below(y, x, f) _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(f), _CMP_NLT_UQ), y)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
 #define v_load_bf16(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p))), 16))
+#define v_load_i8(p) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p))))
 #define v_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p)))
 #define v_load_n(p, n) _mm256_maskload_ps(p, v_mask(n))
 #define v_store_n(p, v, n) _mm256_maskstore_ps(p, v_mask(n), v)
@@ -181,4 +182,5 @@ INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
 const Kernels kernels_avx2 = {
     .name = "avx2", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
     .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .gemm_add_i8 = gemm_add_i8,
 };

@@ -33,6 +33,7 @@ typedef __m512i VI;
 #define v_sub(a, b) _mm512_sub_ps(a, b)
 #define v_sum(v) _mm512_reduce_add_ps(v)
 #define v_load_bf16(p) _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const void *)(p))), 16))
+#define v_load_i8(p) _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const void *)(p))))
 #define v_load_f16(p) _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(p)))
 #define v_load_f16_n(p, n) _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(v_mask(n), p))
 
@@ -151,4 +152,5 @@ INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
 const Kernels kernels_avx512 = {
     .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
     .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .gemm_add_i8 = gemm_add_i8,
 };

@@ -120,6 +120,12 @@ static void mul_f32(float *x, const float *y, size_t n)
         x[i] *= y[i];
 }
 
+static void add_scaled(float *y, const float *x, const float *scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] += scale[i] * x[i];
+}
+
 static void soft_cap(float *x, size_t n, float cap)
 {
     for (size_t i = 0; i < n; i++)
@@ -185,26 +191,27 @@ static void f32_to_f16(const float *src, uint16_t *dst, size_t n)
         dst[i] = f32_f16(src[i]);
 }
 
-/* The largest magnitude of a block of 32 becomes 127; a NaN or infinity makes all of its products NaN. */
+static void i8_to_f32(const int8_t *src, float *dst, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        dst[i] = (float)src[i];
+}
+
+/* Blocks of 32; a NaN or infinity makes all products of its block NaN. */
 static inline void quantize(const float *x, Block8 *q, size_t n)
 {
     for (; n; n -= 32, x += 32, q++) {
-        uint32_t largest = 0;
-        for (int i = 0; i < 32; i++) {
-            uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
-            largest = a > largest ? a : largest;
-        }
-        float max = bits_f32(largest), inverse = max > 1e-30f && max < INFINITY ? 127.0f / max : 0.0f;
+        float inverse;
         int32_t low = 0, high = 0, whole[32];
-        for (int i = 0; i < 32; i++) // 1.5 * 2^23: the sum's low bits are the integer nearest to the product
-            whole[i] = (int32_t)(f32_bits((inverse > 0 ? x[i] : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
+        q->scale = byte_scale(x, 32, &inverse);
+        for (int i = 0; i < 32; i++)
+            whole[i] = to_byte(x[i], inverse);
         for (int i = 0; i < 16; i++) {
             low += whole[i];
             high += whole[i + 16];
         }
         for (int i = 0; i < 32; i++)
             q->q[i] = (int8_t)whole[i];
-        q->scale = max < INFINITY ? max / 127.0f : NAN;
         q->scaled_sum = q->scale * (float)(low + high);
         q->minus_sum = -(low + high);
         q->minus_low = -low;
@@ -228,4 +235,4 @@ static inline void quantize(const float *x, Block8 *q, size_t n)
     .encode = PORTABLE_ENCODE, .norm = {[NORM_RMS] = norm_rms, [NORM_LAYER] = norm_layer}, \
     .act = {[ACT_SILU] = act_silu, [ACT_GELU] = act_gelu, [ACT_GELU_TANH] = act_gelu_tanh, [ACT_RELU] = act_relu, \
             [ACT_RELU2] = act_relu2}, \
-    .mul = mul_f32, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16
+    .mul = mul_f32, .add_scaled = add_scaled, .soft_cap = soft_cap, .exp_sum = exp_sum, .f32_to_f16 = f32_to_f16, .i8_to_f32 = i8_to_f32

@@ -3,7 +3,7 @@
  * The includer (kernels_avx2.c, kernels_avx512.c) defines:
  *   V, VL                     a vector of VL floats
  *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
- *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p)
+ *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p) v_load_i8(p)
  *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
  *   v_where_above(y, x, f)    y where x > f, 0 elsewhere
  *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
@@ -145,10 +145,32 @@ static void gemv_bf16(size_t rows, size_t n, const void *w, size_t row_bytes, co
 
 #define GEMV_TABLE {[TYPE_F32] = gemv_f32, [TYPE_F16] = gemv_f16, [TYPE_BF16] = gemv_bf16}
 
-/* One tile of gemm_add: `rows` rows and `vecs` vectors of the width; `last` lanes of the last vector count (VL = all).
- * b is float or, when half, IEEE halves. */
-INLINE void add_tile(const int rows, const int vecs, const int half, const int partial, size_t n, const float *a,
-                     size_t lda, const void *b, size_t ldb, float *y, size_t ldy, size_t last)
+typedef enum { FLOATS, HALVES, BYTES } Items;
+
+INLINE size_t item_size(const Items items)
+{
+    return items == FLOATS ? 4 : items == HALVES ? 2 : 1;
+}
+
+/* VL items, or the first n of them and zeros. */
+INLINE V load_items(const Items items, const char *p)
+{
+    return items == FLOATS ? v_load((const float *)(const void *)p)
+         : items == HALVES ? v_load_f16((const uint16_t *)(const void *)p) : v_load_i8((const int8_t *)p);
+}
+
+INLINE V load_items_n(const Items items, const char *p, size_t n)
+{
+    int8_t rest[VL] = {0};
+    if (items != BYTES)
+        return items == FLOATS ? v_load_n((const float *)(const void *)p, n) : v_load_f16_n((const uint16_t *)(const void *)p, n);
+    memcpy(rest, p, n);
+    return v_load_i8(rest);
+}
+
+/* One tile of gemm_add: `rows` rows and `vecs` vectors of the width; `last` lanes of the last vector count (VL = all). */
+INLINE void add_tile(const int rows, const int vecs, const Items items, const int partial, size_t n, const float *a,
+                     size_t lda, const char *b, size_t ldb, float *y, size_t ldy, size_t last)
 {
     V acc[ADD_ROWS][ADD_VECS];
     UNROLL for (int r = 0; r < rows; r++)
@@ -159,10 +181,8 @@ INLINE void add_tile(const int rows, const int vecs, const int half, const int p
     for (size_t k = 0; k < n; k++) {
         V m[ADD_VECS];
         UNROLL for (int v = 0; v < vecs; v++) {
-            size_t at = k * ldb + (size_t)v * VL;
-            const float *p = (const float *)b + at;
-            const uint16_t *h = (const uint16_t *)b + at;
-            m[v] = half ? (partial ? v_load_f16_n(h, last) : v_load_f16(h)) : partial ? v_load_n(p, last) : v_load(p);
+            const char *p = b + (k * ldb + (size_t)v * VL) * item_size(items);
+            m[v] = partial ? load_items_n(items, p, last) : load_items(items, p);
         }
         UNROLL for (int r = 0; r < rows; r++) {
             V s = v_set1(a[(size_t)r * lda + k]);
@@ -181,47 +201,53 @@ INLINE void add_tile(const int rows, const int vecs, const int half, const int p
 }
 
 /* All rows of one strip of the width. */
-INLINE void add_strip(const int vecs, const int half, const int partial, size_t rows, size_t n, const float *a,
-                      size_t lda, const void *b, size_t ldb, float *y, size_t ldy, size_t last)
+INLINE void add_strip(const int vecs, const Items items, const int partial, size_t rows, size_t n, const float *a,
+                      size_t lda, const char *b, size_t ldb, float *y, size_t ldy, size_t last)
 {
     size_t r = 0;
     for (; r + ADD_ROWS <= rows; r += ADD_ROWS)
-        add_tile(ADD_ROWS, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+        add_tile(ADD_ROWS, vecs, items, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
     for (int left = (int)(rows - r), take; left; left -= take, r += (size_t)take) { // b is read once for several
         take = ADD_ROWS > 4 && left >= 4 ? 4 : ADD_ROWS > 3 && left >= 3 ? 3 : left >= 2 ? 2 : 1;
         if (take == 4)
-            add_tile(ADD_ROWS < 4 ? 1 : 4, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+            add_tile(ADD_ROWS < 4 ? 1 : 4, vecs, items, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
         else if (take == 3)
-            add_tile(3, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+            add_tile(3, vecs, items, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
         else if (take == 2)
-            add_tile(2, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+            add_tile(2, vecs, items, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
         else
-            add_tile(1, vecs, half, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
+            add_tile(1, vecs, items, partial, n, a + r * lda, lda, b, ldb, y + r * ldy, ldy, last);
     }
 }
 
-INLINE void add_any(const int half, size_t rows, size_t n, size_t width, const float *a, size_t lda, const void *b,
+INLINE void add_any(const Items items, size_t rows, size_t n, size_t width, const float *a, size_t lda, const char *b,
                     size_t ldb, float *y, size_t ldy)
 {
-    size_t size = half ? 2 : 4, i = 0;
+    size_t size = item_size(items), i = 0;
     for (; i + ADD_VECS * VL <= width; i += ADD_VECS * VL)
-        add_strip(ADD_VECS, half, 0, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, VL);
+        add_strip(ADD_VECS, items, 0, rows, n, a, lda, b + i * size, ldb, y + i, ldy, VL);
     for (; i + VL <= width; i += VL)
-        add_strip(1, half, 0, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, VL);
+        add_strip(1, items, 0, rows, n, a, lda, b + i * size, ldb, y + i, ldy, VL);
     if (i < width)
-        add_strip(1, half, 1, rows, n, a, lda, (const char *)b + i * size, ldb, y + i, ldy, width - i);
+        add_strip(1, items, 1, rows, n, a, lda, b + i * size, ldb, y + i, ldy, width - i);
 }
 
 static void gemm_add(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
                      float *y, size_t ldy)
 {
-    add_any(0, rows, n, width, a, lda, b, ldb, y, ldy);
+    add_any(FLOATS, rows, n, width, a, lda, (const char *)b, ldb, y, ldy);
 }
 
 static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, size_t lda, const uint16_t *b, size_t ldb,
                          float *y, size_t ldy)
 {
-    add_any(1, rows, n, width, a, lda, b, ldb, y, ldy);
+    add_any(HALVES, rows, n, width, a, lda, (const char *)b, ldb, y, ldy);
+}
+
+static void gemm_add_i8(size_t rows, size_t n, size_t width, const float *a, size_t lda, const int8_t *b, size_t ldb,
+                        float *y, size_t ldy)
+{
+    add_any(BYTES, rows, n, width, a, lda, (const char *)b, ldb, y, ldy);
 }
 
 /* exp(x) for x <= 0 as exp_f32 of kernels_body.h computes it, but with fma; 0 below -86. */

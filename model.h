@@ -142,7 +142,9 @@ void model_close(Model *m);
 /* ---- session ----------------------------------------------------------------------------------------------- */
 
 enum { KV_BLOCK = 64 }; // positions in a cache block
-typedef enum { KV_F16, KV_F32 } KvType;
+enum { KV_GROUP = 32 }; // values of a key that share a scale: keys have outliers
+typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
+extern const char *const kv_names[]; // by KvType, NULL past the last
 
 typedef struct {
     int seq_len;    // positions each sequence can hold
@@ -223,9 +225,15 @@ int session_fork(Session *s, int dst, int src, int n);
 /* Bytes that session_init would reserve (most of it touched only when used). */
 size_t session_bytes(const Model *m, const SessionParams *p);
 
-/* For attention.c: keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block, in kv_type. */
+/* For attention.c: keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block, in kv_type. With
+ * KV_Q8 these are signed bytes and have scales (1 + groups, KV_BLOCK): of each position's values, then of each KV_GROUP
+ * of its key. */
 const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block);
 const void *session_values(const Session *s, int layer, int kv_head, int seq, int block);
+const float *session_scales(const Session *s, int layer, int kv_head, int seq, int block);
+
+/* The same in floats, whatever the type: keys (key_dim, KV_BLOCK), values (KV_BLOCK, value_dim). */
+void session_read(const Session *s, int layer, int kv_head, int seq, int block, float *keys, float *values);
 
 /* The scratch of one thread: scratch_floats floats. */
 float *session_scratch(const Session *s, int thread);

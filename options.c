@@ -58,7 +58,7 @@ static const Option table[] = {
     {"-c --ctx-size", "N", OPT_INT, AT(seq_len), 1, 1 << 28, "context; by default the model's, at most 4096, grown to the prompt and -n"},
     {"-b --batch-size", "N", OPT_INT, AT(batch), 1, 1 << 16, "prompt tokens of one pass (512)"},
     {"-t --threads", "N", OPT_INT, AT(n_threads), 1, 1024, "threads; default OMP_NUM_THREADS, else the physical cores we may use"},
-    {"--kv", "TYPE", OPT_KV, 0, 0, 0, "keys and values are cached as f16 (default) or f32"},
+    {"--kv", "TYPE", OPT_KV, 0, 0, 0, "keys and values are cached as f16 (default), f32 or q8, half of f16"},
     {"--exact", NULL, OPT_FLAG, AT(exact), 0, 0, "multiply quantised weights with float activations, not with bytes"},
 
     {NULL, NULL, OPT_FLAG, 0, 0, 0, "Attention"},
@@ -292,8 +292,12 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
         p->has_seed = true;
         return *value >= '0' && *value <= '9' && !*end && !errno ? 0 : bad(o, flag, value, "a whole number of up to 64 bits", e);
     case OPT_KV:
-        p->kv_type = strcmp(value, "f32") ? KV_F16 : KV_F32;
-        return strcmp(value, "f32") && strcmp(value, "f16") ? bad(o, flag, value, "f16 or f32", e) : 0;
+        for (int i = 0; kv_names[i]; i++)
+            if (!strcmp(value, kv_names[i])) {
+                p->kv_type = (KvType)i;
+                return 0;
+            }
+        return bad(o, flag, value, "f16, f32 or q8", e);
     case OPT_PROMPT:
         if (is_top_p(flag, value))
             return bad(o, flag, value, "a prompt (llama2.c's -p is --top-p here; -i takes any text)", e);

@@ -49,6 +49,26 @@ static inline uint16_t f32_f16(float f)
     return (uint16_t)(sign | h);
 }
 
+/* n numbers as signed bytes: x = scale q, |q| <= 127, the largest magnitude becomes 127. Returns the scale, NaN where a
+ * number is NaN or infinite; *inverse is for to_byte. */
+static inline float byte_scale(const float *x, size_t n, float *inverse)
+{
+    uint32_t largest = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
+        largest = a > largest ? a : largest;
+    }
+    float max = bits_f32(largest);
+    *inverse = max > 1e-30f && max < __builtin_inff() ? 127.0f / max : 0.0f;
+    return max < __builtin_inff() ? max / 127.0f : __builtin_nanf("");
+}
+
+static inline int32_t to_byte(float x, float inverse)
+{
+    /* 1.5 * 2^23: the sum's low bits are the integer nearest to the product */
+    return (int32_t)(f32_bits((inverse > 0 ? x : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
+}
+
 static inline uint16_t load_u16(const uint8_t *p)
 {
     return (uint16_t)(p[0] | p[1] << 8);

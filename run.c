@@ -239,7 +239,7 @@ static void describe(const Run *r, const SessionParams *p)
             c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
             c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
     fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, p->n_threads, p->seq_len, c->seq_len, p->kv_type == KV_F32 ? "f32" : "f16", kv / 1e3,
+            p->kernels->name, p->n_threads, p->seq_len, c->seq_len, kv_names[p->kv_type], kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
 
@@ -543,7 +543,7 @@ static int bench_mode(const Options *o, Err *e)
     if (!p.kernels || model_open(&m, o->model, e))
         return -1;
     int rc = bench_run(&m, p, &b, &stop_signal, e);
-    const char *kv = o->kv_type == KV_F32 ? "f32" : "f16";
+    const char *kv = kv_names[o->kv_type];
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)
             printf("{\"arch\": \"%s\", \"parameters\": %zu, \"kernels\": \"%s\", \"threads\": %d, \"kv\": \"%s\", \"pp\": %d, "

@@ -1,8 +1,9 @@
 /* session.c - one arena for scratch and KV cache; sequences made of reference-counted blocks of 64 positions.
  *
  * A block holds, for every layer and key/value head, the keys (key_dim, 64) and then the values (64, value_dim) of 64
- * positions of one sequence, in halves or floats. Keys lie with the position innermost, so that both products of
- * attention run along contiguous memory. Only this file knows the layout. Forking shares full blocks; a block that
+ * positions of one sequence, in halves, floats or signed bytes; behind bytes stand the scales (1 + groups, 64): one of
+ * each position's values, then one of each KV_GROUP of its key. Keys lie with the position innermost, so that both
+ * products of attention run along contiguous memory, scales beside scores. Only this file knows the layout. Forking shares full blocks; a block that
  * somebody else holds too is copied before it is written. Pages of the arena are touched when they are first used, so
  * a long context costs memory only as it fills.
  */
@@ -71,15 +72,25 @@ static void plan(Session *s)
     s->scratch = arena_reserve(a, (size_t)p->n_threads * s->scratch_floats, f);
 }
 
-static size_t item_bytes(KvType t)
+const char *const kv_names[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_Q8] = "q8", NULL};
+
+/* Of so many elements of each of a block's positions. */
+static size_t items_bytes(KvType t, int width)
 {
-    return t == KV_F32 ? 4 : 2;
+    static const size_t item[] = {[KV_F16] = 2, [KV_F32] = 4, [KV_Q8] = 1};
+    return (size_t)width * KV_BLOCK * item[t];
 }
 
-/* A layer's part of a block. */
+/* A head's part of a block, and a layer's. */
+static size_t head_bytes(const Config *c, KvType t)
+{
+    size_t groups = ((size_t)c->key_dim + KV_GROUP - 1) / KV_GROUP;
+    return items_bytes(t, c->key_dim + c->value_dim) + (t == KV_Q8 ? (1 + groups) * KV_BLOCK * sizeof(float) : 0);
+}
+
 static size_t layer_bytes(const Config *c, const LayerConfig *l, KvType t)
 {
-    return (k_width(c, l) + v_width(c, l)) * KV_BLOCK * item_bytes(t);
+    return (size_t)l->n_kv_heads * head_bytes(c, t);
 }
 
 static void set_sizes(Session *s, const Model *m, const SessionParams *p)
@@ -230,42 +241,74 @@ int session_grow(Session *s, int seq, int n, Err *e)
 
 /* ---- keys and values ---------------------------------------------------------------------------------------- */
 
-/* Elements before the keys of a head within its layer's part of a block, and from its keys to its values. */
-static size_t head_offset(const Config *c, int kv_head)
-{
-    return (size_t)kv_head * (size_t)(c->key_dim + c->value_dim) * KV_BLOCK;
-}
-
 const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block)
 {
-    size_t item = item_bytes(s->params.kv_type);
-    return block_at(s, s->seqs[seq].blocks[block]) + s->layer_offset[layer] + head_offset(&s->model->config, kv_head) * item;
+    return block_at(s, s->seqs[seq].blocks[block]) + s->layer_offset[layer]
+         + (size_t)kv_head * head_bytes(&s->model->config, s->params.kv_type);
 }
 
 const void *session_values(const Session *s, int layer, int kv_head, int seq, int block)
 {
-    size_t item = item_bytes(s->params.kv_type);
     const char *keys = session_keys(s, layer, kv_head, seq, block);
-    return keys + (size_t)s->model->config.key_dim * KV_BLOCK * item;
+    return keys + items_bytes(s->params.kv_type, s->model->config.key_dim);
+}
+
+const float *session_scales(const Session *s, int layer, int kv_head, int seq, int block)
+{
+    const char *values = session_values(s, layer, kv_head, seq, block);
+    return (const float *)(const void *)(values + items_bytes(s->params.kv_type, s->model->config.value_dim));
+}
+
+void session_read(const Session *s, int layer, int kv_head, int seq, int block, float *keys, float *values)
+{
+    size_t n_keys = (size_t)s->model->config.key_dim * KV_BLOCK, value_dim = (size_t)s->model->config.value_dim;
+    const void *k = session_keys(s, layer, kv_head, seq, block), *v = session_values(s, layer, kv_head, seq, block);
+    if (s->params.kv_type != KV_Q8) {
+        Type type = s->params.kv_type == KV_F32 ? TYPE_F32 : TYPE_F16;
+        s->k->dequantize[type](k, keys, n_keys);
+        s->k->dequantize[type](v, values, KV_BLOCK * value_dim);
+        return;
+    }
+    const float *scales = session_scales(s, layer, kv_head, seq, block);
+    for (size_t i = 0; i < n_keys; i++)
+        keys[i] = (float)((const int8_t *)k)[i] * scales[(1 + i / KV_BLOCK / KV_GROUP) * KV_BLOCK + i % KV_BLOCK];
+    for (size_t i = 0; i < KV_BLOCK * value_dim; i++)
+        values[i] = (float)((const int8_t *)v)[i] * scales[i / value_dim];
+}
+
+/* One head's keys (key_dim) and values (value_dim) of the position that is number `at` of a block whose part for the head
+ * begins at p. */
+static void store_head(const Session *s, char *p, size_t at, const float *k, const float *v)
+{
+    const Config *c = &s->model->config;
+    KvType type = s->params.kv_type;
+    size_t key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
+    void *keys = p, *values = p + items_bytes(type, c->key_dim);
+    if (type == KV_F32) {
+        for (size_t i = 0; i < key_dim; i++)
+            ((float *)keys)[i * KV_BLOCK + at] = k[i];
+        memcpy((float *)values + at * value_dim, v, value_dim * sizeof *v);
+    } else if (type == KV_F16) {
+        for (size_t i = 0; i < key_dim; i++)
+            ((uint16_t *)keys)[i * KV_BLOCK + at] = f32_f16(k[i]);
+        s->k->f32_to_f16(v, (uint16_t *)values + at * value_dim, value_dim);
+    } else {
+        float inverse = 0, *scales = (float *)(void *)(p + items_bytes(type, c->key_dim + c->value_dim));
+        for (size_t i = 0; i < key_dim; i++) {
+            if (i % KV_GROUP == 0)
+                scales[(1 + i / KV_GROUP) * KV_BLOCK + at] = byte_scale(k + i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, &inverse);
+            ((int8_t *)keys)[i * KV_BLOCK + at] = (int8_t)to_byte(k[i], inverse);
+        }
+        scales[at] = byte_scale(v, value_dim, &inverse);
+        for (size_t i = 0; i < value_dim; i++)
+            ((int8_t *)values)[at * value_dim + i] = (int8_t)to_byte(v[i], inverse);
+    }
 }
 
 void session_store(Session *s, int layer, int seq, int pos, const float *k, const float *v)
 {
     const Config *c = &s->model->config;
-    size_t key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim, at = (size_t)(pos % KV_BLOCK);
     char *base = block_at(s, s->seqs[seq].blocks[pos / KV_BLOCK]) + s->layer_offset[layer];
-    for (int h = 0; h < c->layers[layer].n_kv_heads; h++, k += key_dim, v += value_dim) {
-        size_t keys = head_offset(c, h) + at, values = head_offset(c, h) + key_dim * KV_BLOCK + at * value_dim;
-        if (s->params.kv_type == KV_F32) {
-            float *out = (float *)base;
-            for (size_t i = 0; i < key_dim; i++)
-                out[keys + i * KV_BLOCK] = k[i];
-            memcpy(out + values, v, value_dim * sizeof *v);
-        } else {
-            uint16_t *out = (uint16_t *)base;
-            for (size_t i = 0; i < key_dim; i++)
-                out[keys + i * KV_BLOCK] = f32_f16(k[i]);
-            s->k->f32_to_f16(v, out + values, value_dim);
-        }
-    }
+    for (int h = 0; h < c->layers[layer].n_kv_heads; h++)
+        store_head(s, base + (size_t)h * head_bytes(c, s->params.kv_type), (size_t)(pos % KV_BLOCK), k + h * c->key_dim, v + h * c->value_dim);
 }

@@ -140,7 +140,7 @@ static void massive_heads(void *context, int from, int to, int thread)
     const Config *c = &s->model->config;
     int layer = maps->layers[m->layer_index], group = c->layers[layer].n_heads / c->layers[layer].n_kv_heads;
     size_t width = q_width(c, &c->layers[layer]);
-    float *block = session_scratch(s, thread); // attention's scratch has room for a block of keys and values
+    float *keys = session_scratch(s, thread), *values = keys + c->key_dim * KV_BLOCK; // attention's has room for these
     for (int i = from; i < to; i++) {
         int head = maps->heads[i];
         HeadStats *h = &m->stats->heads[m->layer_index * maps->n_heads + i];
@@ -150,16 +150,13 @@ static void massive_heads(void *context, int from, int to, int thread)
                 see(&q, s->q[(size_t)t * width + (size_t)(head * c->key_dim + d)], d);
         for (int b = 0; b * KV_BLOCK < m->n; b++) {
             int n = m->n - b * KV_BLOCK < KV_BLOCK ? m->n - b * KV_BLOCK : KV_BLOCK;
-            const void *keys = session_keys(s, layer, head / group, 0, b), *values = session_values(s, layer, head / group, 0, b);
-            Type type = s->params.kv_type == KV_F32 ? TYPE_F32 : TYPE_F16;
-            s->k->dequantize[type](keys, block, (size_t)c->key_dim * KV_BLOCK);
+            session_read(s, layer, head / group, 0, b, keys, values);
             for (int d = 0; d < c->key_dim; d++)
                 for (int t = 0; t < n; t++)
-                    see(&k, block[d * KV_BLOCK + t], d);
-            s->k->dequantize[type](values, block, (size_t)n * (size_t)c->value_dim);
+                    see(&k, keys[d * KV_BLOCK + t], d);
             for (int t = 0; t < n; t++)
                 for (int d = 0; d < c->value_dim; d++)
-                    see(&v, block[t * c->value_dim + d], d);
+                    see(&v, values[t * c->value_dim + d], d);
         }
         store(h, 0, &q);
         store(h, 1, &k);

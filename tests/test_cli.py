@@ -90,8 +90,8 @@ USAGE = [
     (["M", "--temp", "\x1b[2J"], r'--temp: got "\x1b[2J", want'),
     (["M", "--temp", "9" * 5000], "--temp: got"),
     # other values
-    (["M", "--kv", "q8"], '--kv: got "q8", want f16 or f32'),
-    (["M", "--kv", ""], '--kv: got "", want f16 or f32'),
+    (["M", "--kv", "q9"], '--kv: got "q9", want f16, f32 or q8'),
+    (["M", "--kv", ""], '--kv: got "", want f16, f32 or q8'),
     (["M", "--stop", ""], "--stop: got an empty text, want at least one character"),
     *[(["M", "--logit-bias", v], f'--logit-bias: got "{v}", want ID+BIAS or ID-BIAS') for v in
       ("", "5", "5+", "+1", "-1+1", "5*2", "5+x", "5+nan", "5+1x", "99999999999999999999+1", "a+1", "5 +1")],
@@ -405,7 +405,7 @@ PROMPT = "the quick brown fox jumps over the lazy dog and " * 4
 def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     path = tmp_path / "l.npy"
     args = ["-i", PROMPT, "-n", "30", "-s", "5", "--ignore-eos"]
-    for kv in ("f16", "f32"):
+    for kv in ("f16", "f32", "q8"):
         _, want = logits_of(any_run, tiny_model, path, *args, "--kv", kv)
         text = text_of(any_run, tiny_model, *args, "--kv", kv)
         assert len(want) == len(json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", "-i", PROMPT))["ids"]) + 29
@@ -417,13 +417,22 @@ def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_kv_types(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Halves have 11 bits: the logits (deviation about 5) move by about 1e-3, and not by nothing."""
+    """Halves have 11 bits: the logits (deviation about 5) move by about 1e-3, and not by nothing; bytes have 8."""
     path = tmp_path / "l.npy"
     _, half = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0")
     _, default = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f16")
     _, full = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f32")
     assert half.tobytes() == default.tobytes()
     assert 0 < np.abs(half - full).max() < 2e-2 * full.std()
+    _, byte = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "q8")
+    assert np.abs(half - full).max() < np.abs(byte - full).max() < 16e-2 * full.std()
+
+
+def test_kv_size(run_bin: Path, smollm2_path: Path) -> None:
+    """30 layers of 3 heads with 64 keys and 64 values: 2 bytes each, or 1 and three scales of 4."""
+    for kv, kb in (("f16", "23.0"), ("f32", "46.1"), ("q8", "12.6")):
+        done = run(run_bin, smollm2_path, "-i", "x", "-n", "0", "-v", "--kv", kv)
+        assert f"KV cache {kv} {kb} KB per token" in done.stderr.decode()
 
 
 @pytest.mark.parametrize("table", ["scalar", "avx2", "avx512"])

@@ -138,7 +138,7 @@ def test_real(real, run_bin: Path, tmp_path: Path) -> None:
 def test_on_and_off(any_run: Path, tiny_model: Path, tmp_path: Path, more: list[str]) -> None:
     """The same text and the same logits, bit for bit, with maps and without."""
     logits = tmp_path / "l.npy"
-    for flags in (["-s", "5"], ["--temp", "0", "--kv", "f32", "-b", "7"]):
+    for flags in (["-s", "5"], ["--temp", "0", "--kv", "f32", "-b", "7"], ["-s", "5", "--kv", "q8"]):
         args = [any_run, tiny_model, "-i", PROMPT, "-n", "20", "--ignore-eos", *flags]
         text, plain = text_of(*args), text_of(*args, "--logits", logits)
         want = logits.read_bytes()
@@ -152,6 +152,7 @@ LONG = ["-c", "900", "-i", "Once upon a time there was a king who had three sons
 TEXTS = {  # model, arguments, tokens that are generated, and of them those without a row
     "sampled": ("tiny", ["-i", PROMPT, "-n", "20", "-s", "5", "--ignore-eos"], 20, 0),
     "f32": ("tiny", ["-i", PROMPT, "-n", "20", "-s", "5", "--ignore-eos", "--kv", "f32"], 20, 0),
+    "q8": ("tiny", ["-i", PROMPT, "-n", "20", "-s", "5", "--ignore-eos", "--kv", "q8"], 20, 0),
     "full context": ("tiny", ["-i", "the", "-c", "40", "-s", "2", "--ignore-eos"], 39, 1),
     "prompt fills the context": ("tiny", ["-i", "the" * 15, "-c", "16", "-s", "2", "--ignore-eos"], 1, 1),
     "end token": ("tiny", ["-i", "the", "-s", "3", "--logit-bias", "1+4"], None, 0),

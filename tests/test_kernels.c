@@ -226,7 +226,18 @@ static void test_gemm_add(const Kernels *k)
                       y[r * ldy + i], sum);
             }
         }
-        free(a); free(b); free(y); free(h); free(start); free(alone); free(half);
+        int8_t *bytes = malloc(n * ldb);
+        for (size_t i = 0; i < n * ldb; i++)
+            bytes[i] = (int8_t)random_u32();
+        k->i8_to_f32(bytes, b, n * ldb);
+        for (size_t i = 0; i < n * ldb; i++)
+            CHECK(b[i] == (float)bytes[i], "%s i8_to_f32: %d became %g", k->name, bytes[i], b[i]);
+        memcpy(y, start, rows * ldy * sizeof *y);
+        memcpy(h, start, rows * ldy * sizeof *y);
+        k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
+        k->gemm_add_i8(rows, n, width, a, lda, bytes, ldb, h, ldy);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: bytes and floats differ", k->name);
+        free(a); free(b); free(y); free(h); free(start); free(alone); free(half); free(bytes);
     }
 }
 
@@ -252,6 +263,9 @@ static void test_same_bits(const Kernels *k)
         }
         memcpy(y, x, n * sizeof *x);
         memcpy(z, x, n * sizeof *x);
+        ref->add_scaled(y, w, b, n);
+        k->add_scaled(z, w, b, n);
+        CHECK(!memcmp(y, z, n * sizeof *y) && y[n - 1] == x[n - 1] + w[n - 1] * b[n - 1], "%s add_scaled", k->name);
         y[0] = z[0] = -INFINITY;
         float sy = ref->exp_sum(y, n, 2), sz = k->exp_sum(z, n, 2);
         CHECK(sy == sz && y[0] == 0 && !memcmp(y, z, n * sizeof *y), "%s exp_sum", k->name);
