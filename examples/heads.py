@@ -3,7 +3,7 @@
 
     python examples/heads.py SMOLLM2.gguf [GEMMA3.gguf]
 
-Kinds of heads, where the massive values sit, and which matrix of attention suffers most from rounding. It needs ./run,
+Kinds of heads, where the massive values sit, and which matrix suffers most from rounding. It needs ./run,
 numpy, matplotlib and gguf, no network; 4 GB of temporary files with Gemma, and some ten minutes.
 """
 from __future__ import annotations
@@ -35,6 +35,7 @@ N_WORDS, SEEDS = 100, (0, 1, 2)  # of a prompt of random words, said twice
 HALF = 0.5  # a head is of a kind when it gives half its weight that way
 CUT = 0.4  # induction heads to switch off
 KINDS = ("attn_q", "attn_k", "attn_v", "attn_output")
+FFN = ("ffn_gate", "ffn_up", "ffn_down")
 
 
 class Model:
@@ -59,7 +60,7 @@ class Model:
         return gguf.quants.dequantize(t.data, t.tensor_type).reshape(t.shape[::-1])
 
     def run(self, text: str, *flags: str | Path, model: Path | None = None) -> bytes:
-        return subprocess.run([HERE.parent / "run", model or self.path, "-f", "-", "-n", "0", *flags], input=text.encode(),
+        return subprocess.run([HERE.parent / "run", model or self.path, "-f", "-", "-n", "0", "--exact", *flags], input=text.encode(),
                               stdout=subprocess.PIPE, check=True).stdout
 
     def ids(self, text: str) -> list[int]:
@@ -317,7 +318,7 @@ def rounding(m: Model) -> None:
     nll, _ = losses(base, ids)
     m.run(EXCERPT, "--dump-attn", dump)
     maps = attn.load(dump).attn.astype(np.float64)
-    cases = [("nothing", KINDS, 32, every), *((kind, [kind], bits, every) for bits in (4, 3) for kind in KINDS),
+    cases = [("nothing", KINDS, 32, every), *((kind, [kind], bits, every) for bits in (4, 3) for kind in KINDS + FFN),
              ("all four", KINDS, 4, every), ("all but attn_v", [k for k in KINDS if k != "attn_v"], 4, every),
              ("attn_v, layer 0", ["attn_v"], 4, [0])]
     rows = []
