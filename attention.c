@@ -11,6 +11,7 @@
  * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row whose keys are
  * all masked in a block adds nothing; it never sees -inf - -inf.
  */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -257,11 +258,11 @@ static size_t align16(size_t n)
     return (n + 15) & ~(size_t)15;
 }
 
-/* Rows of the largest tile. */
+/* Rows of the largest tile, attention_weights()'s too. */
 static size_t max_rows(const Config *c)
 {
     int group = max_group(c), rows = group * (tile_positions(group) > FEW_ROWS ? tile_positions(group) : FEW_ROWS);
-    return (size_t)(rows > TILE_ROWS ? rows : TILE_ROWS);
+    return (size_t)(rows > MAP_ROWS ? rows : MAP_ROWS); // tiles of positions have at most TILE_ROWS or one group
 }
 
 size_t attention_scratch(const Config *c)
@@ -293,6 +294,7 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
     t->shrink = t->sums + t->rows;
     t->keys = t->scores + align16((size_t)t->rows * (2 * KV_BLOCK + 2));
     t->values = t->keys + key_dim * KV_BLOCK;
+    assert((size_t)(t->values - scratch) + KV_BLOCK * (size_t)c->value_dim <= t->s->scratch_floats);
     t->q = copy;
     for (int i = 0; i < t->n_pos; i++)
         memcpy(copy + (size_t)i * group * key_dim,
