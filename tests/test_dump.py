@@ -115,7 +115,8 @@ def test_real(real, run_bin: Path, tmp_path: Path) -> None:
 
     With an f32 cache as above. With the default one keys lose all but 11 bits, which moves scores by some 0.005: seen were
     0.0037 (SmolLM2) and 0.0018 (Gemma) at most, 2.1e-6 and 1.8e-6 in the mean over the weights that are not masked. The
-    limits are four times that: other kernels round other keys.
+    limits are four times that: other kernels round other keys. With activations in bytes too, the default, 0.21 and 0.13
+    were seen, 7e-5 in the mean; again four times the mean, and the rows still sum to 1.
     """
     name, path, model = real
     prompt = SPEECH * 2 + hf.TEXT + SPEECH * 2 + hf.PROMPT
@@ -125,11 +126,12 @@ def test_real(real, run_bin: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         want = torch.cat(model(torch.tensor([ids]), use_cache=False, output_attentions=True).attentions).numpy()
     check(got["attn"], want)
-    _, half = npz(run_bin, path, tmp_path, "-i", prompt, "-n", "0")
-    assert half["token_ids"].tolist() == ids[:n]
-    off = np.abs(half["attn"] - want[..., :n, :n])
-    assert off.max() <= 0.015 and off[..., np.tri(n, dtype=bool)].mean() <= 8e-6
-    assert np.abs(half["attn"].sum(-1, dtype=np.float64) - 1).max() <= SUMS
+    for flags, largest, mean in ((["--exact"], 0.015, 8e-6), ([], 0.6, 3e-4)):
+        _, half = npz(run_bin, path, tmp_path, "-i", prompt, "-n", "0", *flags)
+        assert half["token_ids"].tolist() == ids[:n]
+        off = np.abs(half["attn"] - want[..., :n, :n])
+        assert off.max() <= largest and off[..., np.tri(n, dtype=bool)].mean() <= mean
+        assert np.abs(half["attn"].sum(-1, dtype=np.float64) - 1).max() <= SUMS
 
 
 # ---- nothing depends on it -------------------------------------------------------------------------------------------
