@@ -57,7 +57,7 @@ static float soft(float *x, size_t n, float scale, float *max)
 }
 
 static const Kernels kernels_scalar = {
-    .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE,
+    .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE(dequantize_f16),
     .quantize = quantize, .soft = soft, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
     .gemm_add_i8 = gemm_add_i8,
 };

@@ -100,6 +100,8 @@ INLINE VI i_mul(VI a, VI b)
 /* Products of pairs are 16-bit sums: as many of them as fit are added up before they are widened. 8-bit weights are
  * multiplied as magnitudes, with their signs on the activations. */
 #define DOT_STEPS(bits) ((bits) <= 4 ? 8 : (bits) == 5 ? 4 : (bits) == 6 ? 2 : 1)
+typedef VI Fours, Part;
+#define fours(p, j) i_set1(load_i32((p) + 4 * (j)))
 #define dot_start(sum) _mm256_setzero_si256()
 #define flush(sum, part) _mm256_add_epi32(sum, _mm256_madd_epi16(part, _mm256_set1_epi16(1)))
 

@@ -70,6 +70,8 @@ INLINE VI i_mul(VI a, VI b)
 
 /* vpdpbusd adds to 32-bit sums, so the parts are the sums. */
 #define DOT_STEPS(bits) 8
+typedef VI Fours, Part;
+#define fours(p, j) i_set1(load_i32((p) + 4 * (j)))
 #define dot_start(sum) (sum)
 #define dot(part, w, x, bits) ((void)(bits), _mm512_dpbusd_epi32(part, w, x))
 #define flush(sum, part) (part)

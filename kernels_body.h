@@ -197,6 +197,14 @@ static void i8_to_f32(const int8_t *src, float *dst, size_t n)
         dst[i] = (float)src[i];
 }
 
+/* What a block holds beside its scale and its bytes, given their sums in either half. */
+static inline void block_sums(Block8 *q, int32_t low, int32_t high)
+{
+    q->scaled_sum = q->scale * (float)(low + high);
+    q->minus_sum = -(low + high);
+    q->minus_low = -low;
+}
+
 /* Blocks of 32; a NaN or infinity makes all products of its block NaN. */
 static inline void quantize(const float *x, Block8 *q, size_t n)
 {
@@ -212,14 +220,12 @@ static inline void quantize(const float *x, Block8 *q, size_t n)
         }
         for (int i = 0; i < 32; i++)
             q->q[i] = (int8_t)whole[i];
-        q->scaled_sum = q->scale * (float)(low + high);
-        q->minus_sum = -(low + high);
-        q->minus_low = -low;
+        block_sums(q, low, high);
     }
 }
 
-#define PORTABLE_DEQUANTIZE \
-    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = dequantize_f16, [TYPE_BF16] = dequantize_bf16, \
+#define PORTABLE_DEQUANTIZE(f16) \
+    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = f16, [TYPE_BF16] = dequantize_bf16, \
      [TYPE_Q8_0] = dequantize_q8_0, [TYPE_Q4_0] = dequantize_q4_0, [TYPE_Q4_1] = dequantize_q4_1, \
      [TYPE_Q5_0] = dequantize_q5_0, [TYPE_Q5_1] = dequantize_q5_1, [TYPE_Q2_K] = dequantize_q2_k, \
      [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = dequantize_q4_k, [TYPE_Q5_K] = dequantize_q5_k, \

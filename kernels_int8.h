@@ -17,7 +17,8 @@
  *   i_columns(r, at, t)       16 bytes of VL rows -> four vectors, lane i of t[j] = bytes 4j .. 4j + 3 of row i
  *   i_columns2(r, at, t)      32 bytes -> eight
  *   DOT_STEPS(bits)           how many dot() of weights of so many bits may be added up before flush()
- *   dot_start(sum) dot(part, w, x, bits) flush(sum, part)    sum += products of four bytes a lane
+ *   Fours fours(p, j)         four activations, p[4j] .. p[4j + 3], for every lane
+ *   Part dot_start(sum) dot(part, w, x, bits) flush(sum, part)    sum += products of four bytes a lane
  *   WIDE                      128: 8-bit weights are multiplied unsigned, with 128 added; 0: as signed bytes
  *   Q_COLS                    columns of a tile of 2 VL rows
  */
@@ -71,10 +72,10 @@ INLINE int32_t load_i32(const int8_t *p)
 /* sum += four vectors of weights times 16 activations. */
 INLINE VI dot_four(const int bits, VI sum, const VI *w, const int8_t *x)
 {
-    VI part;
+    Part part;
     UNROLL for (int j = 0; j < 4; j++) {
         part = j % DOT_STEPS(bits) ? part : dot_start(sum);
-        part = dot(part, w[j], i_set1(load_i32(x + 4 * j)), bits);
+        part = dot(part, w[j], fours(x, j), bits);
         if ((j + 1) % DOT_STEPS(bits) == 0 || j == 3)
             sum = flush(sum, part);
     }
@@ -394,13 +395,14 @@ INLINE void panel_tile(const int cols, const Form f, size_t n_groups, const V *p
         acc[0][c] = acc[1][c] = v_zero();
     for (size_t g = 0; g < n_groups; g++, panel += 2 * FORM_VECTORS(f), x++)
         UNROLL for (int h = 0; h < f.halves; h++) {
-            VI sum[2][Q_COLS], part[2][Q_COLS];
+            VI sum[2][Q_COLS];
+            Part part[2][Q_COLS];
             UNROLL for (int c = 0; c < cols; c++)
                 sum[0][c] = sum[1][c] = start_sum(f, x + (size_t)c * n_groups, h);
             UNROLL for (int j = 0; j < per_half; j++) {
                 VI w0 = i_load(panel + 2 * (h * 4 + j)), w1 = i_load(panel + 2 * (h * 4 + j) + 1);
                 UNROLL for (int c = 0; c < cols; c++) {
-                    VI four = i_set1(load_i32(x[(size_t)c * n_groups].q + 4 * (h * 4 + j)));
+                    Fours four = fours(x[(size_t)c * n_groups].q, h * 4 + j);
                     if (j % DOT_STEPS(f.bits) == 0) {
                         part[0][c] = dot_start(sum[0][c]);
                         part[1][c] = dot_start(sum[1][c]);

@@ -1,11 +1,11 @@
 /* kernels_simd.h - the matrix products, written once against a small vector vocabulary.
  *
- * The includer (kernels_avx2.c, kernels_avx512.c) defines:
+ * The includer (kernels_avx2.c, kernels_avx512.c, kernels_neon.c) defines:
  *   V, VL                     a vector of VL floats
  *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
- *   v_add v_sub v_mul v_max(a, b) (b where one is NaN)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p) v_load_i8(p)
+ *   v_add v_sub v_mul v_max(a, b) (NaN where b is)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p) v_load_i8(p)
  *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
- *   v_where_above(y, x, f)    y where x > f, 0 elsewhere
+ *   v_unless_below(y, x, f)   0 where x < f, y elsewhere
  *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
  *   ADD_ROWS x ADD_VECS       tile of gemm_add
  *
@@ -248,6 +248,15 @@ static void gemm_add_i8(size_t rows, size_t n, size_t width, const float *a, siz
                         float *y, size_t ldy)
 {
     add_any(BYTES, rows, n, width, a, lda, (const char *)b, ldb, y, ldy);
+}
+
+static void simd_f16(const void *src, float *dst, size_t n)
+{
+    const uint16_t *p = src;
+    size_t i = 0;
+    for (; i + VL <= n; i += VL)
+        v_store(dst + i, v_load_f16(p + i));
+    dequantize_f16(p + i, dst + i, n - i);
 }
 
 /* exp(x) for x <= 0 as exp_f32 of kernels_body.h computes it, but with fma; 0 below -86. */

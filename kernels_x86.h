@@ -183,15 +183,6 @@ static void x86_iq4_xs(const void *src, float *dst, size_t n)
     }
 }
 
-static void x86_f16(const void *src, float *dst, size_t n)
-{
-    const uint16_t *p = src;
-    size_t i = 0;
-    for (; i + VL <= n; i += VL)
-        v_store(dst + i, v_load_f16(p + i));
-    dequantize_f16(p + i, dst + i, n - i);
-}
-
 /* quantize() of kernels_body.h, to the bit: conversion to integers rounds as adding 1.5 * 2^23 does. */
 static void x86_quantize(const float *x, Block8 *q, size_t n)
 {
@@ -206,7 +197,8 @@ static void x86_quantize(const float *x, Block8 *q, size_t n)
         __m128i m = _mm_max_epu32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
         m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0x4e));
         m = _mm_max_epu32(m, _mm_shuffle_epi32(m, 0xb1));
-        float max = _mm_cvtss_f32(_mm_castsi128_ps(m)), inverse = max > 1e-30f && max < INFINITY ? 127.0f / max : 0.0f;
+        float inverse;
+        q->scale = scale_of(_mm_cvtss_f32(_mm_castsi128_ps(m)), &inverse);
         __m256 by = _mm256_set1_ps(inverse), keep = _mm256_cmp_ps(by, _mm256_setzero_ps(), _CMP_GT_OQ);
         UNROLL for (int i = 0; i < 4; i++)
             whole[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_and_ps(v[i], keep), by));
@@ -216,16 +208,12 @@ static void x86_quantize(const float *x, Block8 *q, size_t n)
         __m256i sum = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
         sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0x4e));
         sum = _mm256_add_epi32(sum, _mm256_shuffle_epi32(sum, 0xb1));
-        int32_t low = _mm256_extract_epi32(sum, 0), high = _mm256_extract_epi32(sum, 4);
-        q->scale = max < INFINITY ? max / 127.0f : NAN;
-        q->scaled_sum = q->scale * (float)(low + high);
-        q->minus_sum = -(low + high);
-        q->minus_low = -low;
+        block_sums(q, _mm256_extract_epi32(sum, 0), _mm256_extract_epi32(sum, 4));
     }
 }
 
 #define X86_DEQUANTIZE \
-    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = x86_f16, [TYPE_BF16] = dequantize_bf16, [TYPE_Q8_0] = x86_q8_0, \
+    {[TYPE_F32] = dequantize_f32, [TYPE_F16] = simd_f16, [TYPE_BF16] = dequantize_bf16, [TYPE_Q8_0] = x86_q8_0, \
      [TYPE_Q4_0] = x86_q4_0, [TYPE_Q4_1] = x86_q4_1, [TYPE_Q5_0] = x86_q5_0, [TYPE_Q5_1] = x86_q5_1, \
      [TYPE_Q2_K] = dequantize_q2_k, [TYPE_Q3_K] = dequantize_q3_k, [TYPE_Q4_K] = x86_q4_k, [TYPE_Q5_K] = x86_q5_k, \
      [TYPE_Q6_K] = x86_q6_k, [TYPE_IQ4_NL] = x86_iq4_nl, [TYPE_IQ4_XS] = x86_iq4_xs}

@@ -49,8 +49,15 @@ static inline uint16_t f32_f16(float f)
     return (uint16_t)(sign | h);
 }
 
-/* n numbers as signed bytes: x = scale q, |q| <= 127, the largest magnitude becomes 127. Returns the scale, NaN where a
- * number is NaN or infinite; *inverse is for to_byte. */
+/* Numbers as signed bytes: x = scale q, |q| <= 127, the largest magnitude, `max`, becomes 127. Returns the scale, NaN
+ * where max is NaN or infinite; *inverse is for to_byte. */
+static inline float scale_of(float max, float *inverse)
+{
+    *inverse = max > 1e-30f && max < __builtin_inff() ? 127.0f / max : 0.0f;
+    return max < __builtin_inff() ? max / 127.0f : __builtin_nanf("");
+}
+
+/* The same for n numbers. */
 static inline float byte_scale(const float *x, size_t n, float *inverse)
 {
     uint32_t largest = 0;
@@ -58,9 +65,7 @@ static inline float byte_scale(const float *x, size_t n, float *inverse)
         uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
         largest = a > largest ? a : largest;
     }
-    float max = bits_f32(largest);
-    *inverse = max > 1e-30f && max < __builtin_inff() ? 127.0f / max : 0.0f;
-    return max < __builtin_inff() ? max / 127.0f : __builtin_nanf("");
+    return scale_of(bits_f32(largest), inverse);
 }
 
 static inline int32_t to_byte(float x, float inverse)
