@@ -2,6 +2,9 @@
 #include "kernels_body.h"
 
 #include <string.h>
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
                  size_t ldy)
@@ -76,6 +79,8 @@ static bool has_avx512(void)
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
         && __builtin_cpu_supports("avx512vnni");
 }
+#elif defined(__aarch64__)
+extern const Kernels kernels_neon, kernels_dotprod;
 #endif
 
 const Kernels *kernels_at(int index)
@@ -88,6 +93,10 @@ const Kernels *kernels_at(int index)
         found[n++] = &kernels_avx2;
     if (has_avx512())
         found[n++] = &kernels_avx512;
+#elif defined(__aarch64__)
+    found[n++] = &kernels_neon;
+    if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)
+        found[n++] = &kernels_dotprod;
 #endif
     return index >= 0 && index < n ? found[index] : NULL;
 }

@@ -1,8 +1,8 @@
 /* kernels.h - the table of inner loops, one table for each instruction set.
  *
- * kernels.c holds the portable table, which is complete and the reference; kernels_avx2.c and kernels_avx512.c hold
- * faster ones. kernels_select() picks at run time. Kernels work on one thread, allocate nothing
- * and give, for every output, the same bits however the work around it is split into rows and columns.
+ * kernels.c holds the portable table, which is complete and the reference; kernels_avx2.c, kernels_avx512.c,
+ * kernels_neon.c and kernels_dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on one thread,
+ * allocate nothing and give, for every output, the same bits however the work around it is split into rows and columns.
  */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -70,7 +70,7 @@ typedef struct {
 } Kernels;
 
 /* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that name ("scalar",
- * "avx2", "avx512"). NULL and an Err (EXIT_USAGE) when the name is unknown or the machine lacks it. */
+ * "avx2", "avx512", "neon", "dotprod"). NULL and an Err (EXIT_USAGE) when the name is unknown or the machine lacks it. */
 const Kernels *kernels_select(const char *cap, Err *e);
 
 /* Tables by index for tests and benchmarks, NULL past the end; ones this machine cannot run are left out. */

@@ -420,7 +420,7 @@ void options_help(FILE *f)
         fprintf(f, "  %-25s %s\n", names, table[i].help);
     }
     fprintf(f, "\nExit status: 0 done, 1 I/O error, 2 usage, 3 bad model file, 4 out of memory.\n"
-               "RUN_CPU=scalar|avx2|avx512 chooses the kernels.\n");
+               "RUN_CPU=scalar|avx2|avx512|neon|dotprod chooses the kernels.\n");
 }
 
 /* Text for roff: backslashes are escaped, minus signs stay minus signs. */
@@ -453,7 +453,7 @@ void options_man(FILE *f)
     }
     fprintf(f, ".SH EXIT STATUS\n0 done; 1 run\\-time or I/O error; 2 usage, including a prompt longer than the context; "
                "3 bad or unsupported model file; 4 out of memory.\n"
-               ".SH ENVIRONMENT\n.TP\n.B RUN_CPU\nkernels to use: scalar, avx2 or avx512\n"
+               ".SH ENVIRONMENT\n.TP\n.B RUN_CPU\nkernels to use: scalar; avx2 or avx512; on AArch64 neon or dotprod\n"
                ".TP\n.B OMP_NUM_THREADS\nthreads, where \\fB\\-t\\fR is not given\n"
                ".SH EXAMPLES\n.nf\nrun model.bin \\-i \"Once upon a time\" \\-n 100\n"
                "run model.bin \\-i \"Summarise: \" \\-f \\- < doc.txt\n.fi\n");

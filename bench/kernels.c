@@ -107,6 +107,7 @@ static double read_bandwidth(const Settings *s, int n_threads, double *low, doub
 #include <immintrin.h>
 #define HIDE(a) __asm__ volatile("" : "+v"(a))
 #elif defined(__aarch64__)
+#include <arm_neon.h>
 #define HIDE(a) __asm__ volatile("" : "+w"(a))
 #endif
 #define SUMS 12
@@ -149,6 +150,13 @@ PEAK(peak_bf16, __attribute__((target("avx512f,avx512bf16"))), __m512, __m512i, 
 static bool has_vnni(void) { return __builtin_cpu_supports("avx512vnni"); }
 static bool has_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
 #endif
+#elif defined(__aarch64__)
+PEAK(peak_neon, , float32x4_t, float32x4_t, vdupq_n_f32(0), vfmaq_f32(s[i], a, a))
+PEAK(peak_neon_int8, , int16x8_t, int8x8_t, vdupq_n_s16(0), vmlal_s8(s[i], a, a))
+static bool has_dotprod(void) { return kernels_select("dotprod", &(Err){0}) != NULL; }
+#ifndef __clang__ // which knows no attribute for it
+PEAK(peak_dotprod, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_t, int8x16_t, vdupq_n_s32(0), vdotq_s32(s[i], a, a))
+#endif
 #endif
 
 typedef struct {
@@ -170,6 +178,13 @@ static const Peak peaks[] = {
 #ifdef NEW_X86
     {"avx512", "int8 vpdpbusd", has_vnni, peak_vnni, 128, INT8},
     {"avx512", "bf16 vdpbf16ps", has_bf16, peak_bf16, 64, BF16},
+#endif
+#elif defined(__aarch64__)
+    {"neon", "f32 fmla", always, peak_neon, 8, F32},
+    {"neon", "int8 smlal", always, peak_neon_int8, 16, INT8},
+    {"dotprod", "f32 fmla", has_dotprod, peak_neon, 8, F32},
+#ifndef __clang__
+    {"dotprod", "int8 sdot", has_dotprod, peak_dotprod, 32, INT8},
 #endif
 #endif
     {0}

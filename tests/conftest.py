@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", "dotprod"]}  # kernels, as in RUN_CPU
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
@@ -31,6 +33,12 @@ def any_run(request: pytest.FixtureRequest, run_bin: Path) -> Path:
     path = ROOT / "build-sanitize" / "run"
     assert path.exists(), "make sanitize-test first"
     return path
+
+
+@pytest.fixture(params=TABLES.get(platform.machine(), ["scalar"]))
+def table(request: pytest.FixtureRequest) -> str:
+    """Each kernel table for this kind of machine; without its instructions the program exits with 2."""
+    return request.param
 
 
 @pytest.fixture(scope="session")

@@ -435,7 +435,6 @@ def test_kv_size(run_bin: Path, smollm2_path: Path) -> None:
         assert f"KV cache {kv} {kb} KB per token" in done.stderr.decode()
 
 
-@pytest.mark.parametrize("table", ["scalar", "avx2", "avx512"])
 def test_kernel_tables(run_bin: Path, tiny_model: Path, tmp_path: Path, table: str) -> None:
     """Tables sum in different orders: at most about sqrt(64) * 2^-24 relative for each of 14 products in a row, with
     growth through two layers; 1e-4 of the deviation is a hundred times that and far below any mistake."""

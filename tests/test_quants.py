@@ -20,7 +20,6 @@ def finite_halves(blocks: np.ndarray) -> np.ndarray:
     return blocks
 
 
-@pytest.mark.parametrize("table", ["scalar", "avx2", "avx512"])
 @pytest.mark.parametrize("qtype", TYPES, ids=lambda t: t.name)
 def test_blocks(driver, qtype: T, table: str) -> None:
     size, bytes_per_block = gguf.GGML_QUANT_SIZES[qtype]

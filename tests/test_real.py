@@ -99,7 +99,6 @@ def test_chunks(smollm2_path: Path, run_bin: Path, long_text: Path, tmp_path: Pa
         assert np.array_equal(whole, cut)
 
 
-@pytest.mark.parametrize("table", ["scalar", "avx2", "avx512"])
 def test_tables_agree(smollm2_path: Path, run_bin: Path, tmp_path: Path, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernel tables differ by the order of sums only; 2.6e-4 was seen on this prompt, the promise is 1e-3 as above."""
     prompt = ["-i", "Attention weights say where a model looks; they do not say why.", "-n", "0", "--exact", "--kv", "f32"]
