@@ -171,7 +171,11 @@ static void test_gemm_q8(const Kernels *k)
             Block8 *q = malloc(cols * n / 32 * sizeof *q);
             float *scratch = malloc(GEMM_ROWS * n * sizeof *scratch), one;
             k->quantize(x, q, cols * n);
+            for (size_t i = 0; i < cols * ldy; i++)
+                y[i] = 0.5f;
             k->gemm_q8[type](rows, cols, n, w, row_bytes, q, y, ldy, scratch);
+            for (size_t i = 0; i < cols * ldy; i++)
+                CHECK(i % ldy < rows || y[i] == 0.5f, "%s gemm_q8 %s: wrote beyond the rows", k->name, ti->name);
             for (size_t r = 0; r < rows; r++) {
                 kernels_at(0)->dequantize[type](w + r * row_bytes, row, n);
                 for (size_t c = 0; c < cols; c++) {
@@ -214,8 +218,8 @@ static void test_gemm_add(const Kernels *k)
         for (size_t r = 0; r < rows; r++) {
             memcpy(alone, start + r * ldy, ldy * sizeof *alone);
             k->gemm_add(1, n, width, a + r * lda, lda, b, ldb, alone, ldy);
-            CHECK(!memcmp(alone, y + r * ldy, ldy * sizeof *alone), "%s gemm_add: one row and many differ, or bytes beyond the width changed",
-                  k->name);
+            CHECK(!memcmp(alone, y + r * ldy, ldy * sizeof *alone), "%s gemm_add: one row and many differ", k->name);
+            CHECK(!memcmp(alone + width, start + r * ldy + width, (ldy - width) * sizeof *alone), "%s gemm_add: wrote beyond the width", k->name);
             for (size_t i = 0; i < width; i++) {
                 double sum = start[r * ldy + i], size = fabs(sum);
                 for (size_t j = 0; j < n; j++) {
