@@ -1,5 +1,6 @@
 # make            build ./run (a C compiler and make are all it needs)
 # make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
+# make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
 # make OMP=0      without OpenMP
@@ -85,11 +86,17 @@ $(VENV)/done: requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@
 
-test: $(VENV)/done variants unit-test sanitize-test $(RUN) $(DRIVERS)
+test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
 	for t in $^; do $$t || exit 1; done
+
+ARM_CC := aarch64-linux-gnu-gcc
+arm-test: $(RUN)
+	@if command -v $(ARM_CC) > /dev/null && command -v qemu-aarch64 > /dev/null; then \
+		$(MAKE) --no-print-directory CC=$(ARM_CC) BUILD=build-arm RUN=build-arm/run CFLAGS="-O3 -Werror" build-arm/run $(UNIT:%=build-arm/%) > /dev/null \
+		&& tests/arm.sh; else echo "make: arm-test is left out, it needs $(ARM_CC) and qemu-aarch64"; fi
 
 # The unit tests under sanitizers; pytest runs the hostile inputs against build-sanitize/run as well.
 sanitize-test:
@@ -104,5 +111,5 @@ variants:
 clean:
 	rm -rf build build-* run
 
-.PHONY: bench test unit-test sanitize-test variants clean
+.PHONY: bench test unit-test arm-test sanitize-test variants clean
 -include $(wildcard $(BUILD)/*.d)
