@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", "dotprod"]}  # kernels, as in RUN_CPU
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
+# Jobs in the background are often started with ^C ignored, which the programs under test would inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 
