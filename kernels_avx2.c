@@ -6,6 +6,7 @@
 #define VL 8
 #define ROWS 3
 #define COLS 4
+#define STEP 512
 #define ROWS_1 8
 #define ADD_ROWS 3
 #define ADD_VECS 4

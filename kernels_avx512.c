@@ -6,6 +6,7 @@
 #define VL 16
 #define ROWS 4
 #define COLS 6
+#define STEP 2048
 #define ROWS_1 8
 #define ADD_ROWS 6
 #define ADD_VECS 4

@@ -72,9 +72,10 @@ INLINE int32_t load_i32(const int8_t *p)
 /* sum += four vectors of weights times 16 activations. */
 INLINE VI dot_four(const int bits, VI sum, const VI *w, const int8_t *x)
 {
-    Part part;
+    Part part = dot_start(sum);
     UNROLL for (int j = 0; j < 4; j++) {
-        part = j % DOT_STEPS(bits) ? part : dot_start(sum);
+        if (j && j % DOT_STEPS(bits) == 0)
+            part = dot_start(sum);
         part = dot(part, w[j], fours(x, j), bits);
         if ((j + 1) % DOT_STEPS(bits) == 0 || j == 3)
             sum = flush(sum, part);

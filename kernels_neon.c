@@ -7,6 +7,7 @@
 #define VL 4
 #define ROWS 4
 #define COLS 5
+#define STEP 512
 #define ROWS_1 8
 #define ADD_ROWS 5
 #define ADD_VECS 4

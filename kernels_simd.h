@@ -6,7 +6,7 @@
  *   v_add v_sub v_mul v_max(a, b) (NaN where b is)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p) v_load_i8(p)
  *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
  *   v_unless_below(y, x, f)   0 where x < f, y elsewhere
- *   ROWS x COLS, ROWS_1       tiles of gemm for several columns and for one
+ *   ROWS x COLS, ROWS_1, STEP tiles of gemm for several columns and for one; how many values of W and x at a time
  *   ADD_ROWS x ADD_VECS       tile of gemm_add
  *
  * gemm: lanes along k, one accumulator for each output whatever the tile, so one column and many give the same bits.
@@ -32,11 +32,12 @@ INLINE V load_w_n(const Type type, const char *w, size_t k, size_t n)
     return load_w(type, (const char *)rest, 0);
 }
 
-/* acc (rows, COLS) += products over n values. While rows are read what is at `next` is fetched, unless it is NULL. */
+/* acc (rows, COLS) += products over n values. Meanwhile what is at `next` is fetched, unless it is NULL: for many columns a
+ * line a step, for one as many bytes as are read. */
 INLINE void gemm_tile(const Type type, const int rows, const int cols, size_t n, const char *w, size_t row_bytes,
                       const float *x, size_t ldx, V sums[][COLS], const char *next)
 {
-    const size_t bytes = (size_t)rows * VL * (type == TYPE_F32 ? 4 : 2); // of W in a step
+    const size_t bytes = cols > 1 ? VL * sizeof *x : (size_t)rows * VL * (type == TYPE_F32 ? 4 : 2);
     V acc[ROWS_1 > ROWS ? ROWS_1 : ROWS][COLS];
     UNROLL for (int r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < cols; c++)
@@ -69,21 +70,19 @@ INLINE void gemm_tile(const Type type, const int rows, const int cols, size_t n,
             sums[r][c] = acc[r][c];
 }
 
-/* COLS columns with at most GEMM_ROWS rows, so many values at a time that W's and x's stay in the first-level cache. */
+/* COLS columns with at most GEMM_ROWS rows. */
 INLINE void gemm_columns(size_t rows, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y, size_t ldy)
 {
-    enum { STEP = 1024 };
     V sums[GEMM_ROWS][COLS];
     for (size_t r = 0; r < rows; r++)
         UNROLL for (int c = 0; c < COLS; c++)
             sums[r][c] = v_zero();
     for (size_t k = 0; k < n; k += STEP) {
         size_t step = n - k < STEP ? n - k : STEP, r = 0;
-        for (size_t c = 0; c < COLS; c++) // the next values of x, or the next columns
-            for (size_t i = 0; i < STEP; i += 16)
-                __builtin_prefetch(k + STEP < n ? x + c * ldx + k + STEP + i : x + (COLS + c) * ldx + i, 0, 2);
-        for (; r + ROWS <= rows; r += ROWS)
-            gemm_tile(TYPE_F32, ROWS, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, NULL);
+        for (; r + ROWS <= rows; r += ROWS) { // each tile fetches one of the columns that come next
+            const float *next = r / ROWS >= COLS ? NULL : k + STEP < n ? x + r / ROWS * ldx + k + STEP : x + (COLS + r / ROWS) * ldx;
+            gemm_tile(TYPE_F32, ROWS, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, (const char *)next);
+        }
         for (; r < rows; r++)
             gemm_tile(TYPE_F32, 1, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, NULL);
     }

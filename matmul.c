@@ -30,7 +30,7 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
 {
     const Tensor *w = &out->w->w;
     const Kernels *k = j->s->k;
-    size_t cols = w->cols, rows = w->rows;
+    size_t cols = w->cols, rows = w->rows, ld = cols;
     const char *src = (const char *)w->data + row * w->row_bytes;
     const float *panel = (const float *)(const void *)src;
     float *y = out->y + row;
@@ -40,11 +40,12 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
         k->gemv[w->type](n, cols, src, w->row_bytes, j->x, y);
     } else {
         if (w->type != TYPE_F32 || (uintptr_t)src % sizeof(float)) {
+            ld = cols + PANEL_PAD;
             for (size_t r = 0; r < n; r++)
-                k->dequantize[w->type](src + r * w->row_bytes, scratch + r * cols, cols);
+                k->dequantize[w->type](src + r * w->row_bytes, scratch + r * ld, cols);
             panel = scratch;
         }
-        k->gemm(n, j->n_rows, cols, panel, cols, j->x, cols, y, rows);
+        k->gemm(n, j->n_rows, cols, panel, ld, j->x, cols, y, rows);
     }
     if (out->w->b)
         for (size_t t = 0; t < j->n_rows; t++)

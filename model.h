@@ -269,6 +269,10 @@ typedef struct {
     float *y;
 } MatmulOut;
 
+/* Floats behind each row of an unpacked panel: rows of 2,048 values without them share the same cache sets, and the product
+ * takes 13 % longer. */
+enum { PANEL_PAD = 16 };
+
 /* Several products of the same x (n_rows, n), as one parallel job. */
 void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs);
 

@@ -15,6 +15,7 @@
 #include "bench.h"
 #include "cpu.h"
 #include "json.h"
+#include "model.h"
 
 enum { MAX_TABLES = 4, MAX_PASSES = 15, SPACE = 1 << 20 }; // SPACE: floats of each buffer, 4 MB
 
@@ -281,7 +282,8 @@ static bool has_dequantize(const Kernels *k, int type)
 
 static void run_gemm(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm(c->rows, c->cols, c->n, b->src + call * c->rows * c->n, c->n, b->x, c->n, b->y, c->rows);
+    size_t stride = c->n + PANEL_PAD;
+    k->gemm(c->rows, c->cols, c->n, b->src + call * c->rows * stride, stride, b->x, c->n, b->y, c->rows);
 }
 
 static void run_gemv(const Kernels *k, const Case *c, const Buffers *b, size_t call)
