@@ -40,6 +40,8 @@ static bool take_range(Threads *t, int thread)
             return false;
         if (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire))
             continue;
+        if (n_ranges % t->n_threads == 0) // threads that take turns each go through a part of their own from front to back
+            range = range % t->n_threads * (n_ranges / t->n_threads) + range / t->n_threads;
         fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
@@ -78,7 +80,7 @@ void threads_team(Threads *t, void (*body)(void *context), void *context)
 void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)
 {
     int most = t->n_threads * RANGES_PER_THREAD, n_ranges = (n + grain - 1) / grain;
-    n_ranges = n_ranges < most ? n_ranges : most;
+    n_ranges = n_ranges >= most ? most : n_ranges < t->n_threads ? n_ranges : n_ranges / t->n_threads * t->n_threads;
     if (!t->open || n_ranges < 2) {
         if (n > 0)
             fn(context, 0, n, 0);
