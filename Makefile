@@ -25,14 +25,16 @@ endif
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 KERNELS := kernels.c
 ifeq ($(ARCH),x86_64)
-KERNELS += kernels_avx2.c kernels_avx512.c
+KERNELS += kernels_avx2.c kernels_avx512.c kernels_bf16.c
 else ifeq ($(ARCH),aarch64)
 KERNELS += kernels_neon.c kernels_dotprod.c
 endif
 # Without regard to floating-point exceptions, which nobody reads, compilers turn choices into vector operations.
 $(BUILD)/kernels%.o: BASE += -fno-trapping-math -fno-math-errno
 $(BUILD)/kernels_avx2.o: ISA := -mavx2 -mfma -mf16c
-$(BUILD)/kernels_avx512.o: ISA := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+$(BUILD)/kernels_avx512.o: ISA := $(AVX512)
+$(BUILD)/kernels_bf16.o: ISA := $(AVX512) -mavx512bf16
 $(BUILD)/kernels_dotprod.o: ISA := -march=armv8.2-a+dotprod
 
 LIB := util.c threads.c gguf.c gguf_write.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \

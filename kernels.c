@@ -67,6 +67,7 @@ static const Kernels kernels_scalar = {
 
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
+GemmBf16 avx512_gemm_bf16;
 
 static bool has_avx2(void)
 {
@@ -78,6 +79,17 @@ static bool has_avx512(void)
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw")
         && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")
         && __builtin_cpu_supports("avx512vnni");
+}
+
+/* kernels_avx512, with kernels_bf16.c where the machine has its instructions. */
+static const Kernels *avx512(void)
+{
+    static Kernels with_bf16;
+    if (!__builtin_cpu_supports("avx512bf16"))
+        return &kernels_avx512;
+    with_bf16 = kernels_avx512;
+    with_bf16.gemm_bf16 = avx512_gemm_bf16;
+    return &with_bf16;
 }
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon, kernels_dotprod;
@@ -92,7 +104,7 @@ const Kernels *kernels_at(int index)
     if (has_avx2())
         found[n++] = &kernels_avx2;
     if (has_avx512())
-        found[n++] = &kernels_avx512;
+        found[n++] = avx512();
 #elif defined(__aarch64__)
     found[n++] = &kernels_neon;
     if (getauxval(AT_HWCAP) & HWCAP_ASIMDDP)

@@ -20,6 +20,11 @@ typedef struct {
     int32_t minus_sum, minus_low; // minus the sum of q, and of its first 16
 } Block8;
 
+/* y[c][r] = sum over k of w[r][k] x[c][k] for bfloat16 weights, rows row_bytes apart, and activations in bfloat16, x (cols, n).
+ * At most GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
+typedef void GemmBf16(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const uint16_t *x, float *y, size_t ldy,
+                      void *scratch);
+
 typedef struct {
     const char *name; // as in RUN_CPU
 
@@ -45,6 +50,8 @@ typedef struct {
     void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x, float *y,
                                 size_t ldy, void *scratch);
 
+    GemmBf16 *gemm_bf16; // NULL where the processor has no instruction for it
+
     /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
      * The other forms read b as IEEE halves and as signed bytes. */
     void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
@@ -68,6 +75,10 @@ typedef struct {
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
     void (*i8_to_f32)(const int8_t *src, float *dst, size_t n);
 } Kernels;
+
+/* For the files that the tables are made of. */
+#define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 
 /* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that name ("scalar",
  * "avx2", "avx512", "neon", "dotprod"). NULL and an Err (EXIT_USAGE) when the name is unknown or the machine lacks it. */

@@ -14,9 +14,6 @@
 #include "quants.h"
 #include "quants_write.h"
 
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
-
 enum { LANES = 16 };
 
 static inline float fold(float s[LANES])

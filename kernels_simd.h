@@ -1,145 +1,35 @@
-/* kernels_simd.h - the matrix products, written once against a small vector vocabulary.
+/* kernels_simd.h - the entries of a kernel table that are products or softmax, written once against a small vector vocabulary.
  *
- * The includer (kernels_avx2.c, kernels_avx512.c, kernels_neon.c) defines:
- *   V, VL                     a vector of VL floats
- *   v_zero() v_set1(f) v_load(p) v_store(p, v) v_load_n(p, n) v_store_n(p, v, n)    n < VL, zero beyond
- *   v_add v_sub v_mul v_max(a, b) (NaN where b is)    v_fma(a, b, c) = a b + c    v_sum(v) v_maximum(v) v_sums(VL of them), each lane the v_sum() of one    v_load_f16(p) v_load_f16_n(p, n) v_load_bf16(p) v_load_i8(p)
+ * The includer (kernels_avx2.c, kernels_avx512.c, kernels_neon.c) defines what kernels_gemm.h asks for and:
+ *   v_set1(f) v_store_n(p, v, n)    n < VL
+ *   v_add v_sub v_mul v_max(a, b) (NaN where b is)    v_maximum(v)    v_load_f16_n(p, n) v_load_i8(p)
  *   v_exp2_add(p, t)          p with the low bits of t, a whole number of up to 9 bits, added to its exponent
  *   v_unless_below(y, x, f)   0 where x < f, y elsewhere
- *   ROWS x COLS, ROWS_1, STEP tiles of gemm for several columns and for one; how many values of W and x at a time
  *   ADD_ROWS x ADD_VECS       tile of gemm_add
  *
- * gemm: lanes along k, one accumulator for each output whatever the tile, so one column and many give the same bits.
  * gemm_add: lanes along the width, k ascending, so rows may be grouped in any way.
  */
-
-
-enum { AHEAD = 4096 }; // bytes from the rows behind those that are read to what is fetched: measured, 15 % over 0
-
-/* Values k .. of a row of W in its own type; the first n of them. */
-INLINE V load_w(const Type type, const char *w, size_t k)
-{
-    return type == TYPE_F32 ? v_load((const float *)(const void *)w + k)
-         : type == TYPE_F16 ? v_load_f16((const uint16_t *)(const void *)w + k) : v_load_bf16((const uint16_t *)(const void *)w + k);
-}
-
-INLINE V load_w_n(const Type type, const char *w, size_t k, size_t n)
-{
-    uint16_t rest[VL] = {0};
-    if (type == TYPE_F32)
-        return v_load_n((const float *)(const void *)w + k, n);
-    memcpy(rest, w + 2 * k, 2 * n);
-    return load_w(type, (const char *)rest, 0);
-}
-
-/* acc (rows, COLS) += products over n values. Meanwhile what is at `next` is fetched, unless it is NULL: for many columns a
- * line a step, for one as many bytes as are read. */
-INLINE void gemm_tile(const Type type, const int rows, const int cols, size_t n, const char *w, size_t row_bytes,
-                      const float *x, size_t ldx, V sums[][COLS], const char *next)
-{
-    const size_t bytes = cols > 1 ? VL * sizeof *x : (size_t)rows * VL * (type == TYPE_F32 ? 4 : 2);
-    V acc[ROWS_1 > ROWS ? ROWS_1 : ROWS][COLS];
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < cols; c++)
-            acc[r][c] = sums[r][c];
-    size_t k = 0;
-    for (; k + VL <= n; k += VL) {
-        V b[COLS];
-        for (size_t line = 0; next && line < bytes; line += 64)
-            __builtin_prefetch(next + k / VL * bytes + line, 0, 2);
-        UNROLL for (int c = 0; c < cols; c++)
-            b[c] = v_load(x + (size_t)c * ldx + k);
-        UNROLL for (int r = 0; r < rows; r++) {
-            V a = load_w(type, w + (size_t)r * row_bytes, k);
-            UNROLL for (int c = 0; c < cols; c++)
-                acc[r][c] = v_fma(a, b[c], acc[r][c]);
-        }
-    }
-    if (k < n) {
-        V b[COLS];
-        UNROLL for (int c = 0; c < cols; c++)
-            b[c] = v_load_n(x + (size_t)c * ldx + k, n - k);
-        UNROLL for (int r = 0; r < rows; r++) {
-            V a = load_w_n(type, w + (size_t)r * row_bytes, k, n - k);
-            UNROLL for (int c = 0; c < cols; c++)
-                acc[r][c] = v_fma(a, b[c], acc[r][c]);
-        }
-    }
-    UNROLL for (int r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < cols; c++)
-            sums[r][c] = acc[r][c];
-}
-
-/* COLS columns with at most GEMM_ROWS rows. */
-INLINE void gemm_columns(size_t rows, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y, size_t ldy)
-{
-    V sums[GEMM_ROWS][COLS];
-    for (size_t r = 0; r < rows; r++)
-        UNROLL for (int c = 0; c < COLS; c++)
-            sums[r][c] = v_zero();
-    for (size_t k = 0; k < n; k += STEP) {
-        size_t step = n - k < STEP ? n - k : STEP, r = 0;
-        for (; r + ROWS <= rows; r += ROWS) { // each tile fetches one of the columns that come next
-            const float *next = r / ROWS >= COLS ? NULL : k + STEP < n ? x + r / ROWS * ldx + k + STEP : x + (COLS + r / ROWS) * ldx;
-            gemm_tile(TYPE_F32, ROWS, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, (const char *)next);
-        }
-        for (; r < rows; r++)
-            gemm_tile(TYPE_F32, 1, COLS, step, (const char *)(w + r * ldw + k), ldw * 4, x + k, ldx, sums + r, NULL);
-    }
-    for (int c = 0; c < COLS; c++) {
-        size_t r = 0;
-        for (; r + VL <= rows; r += VL) { // the sums of VL rows at once
-            V each[VL];
-            UNROLL for (int i = 0; i < VL; i++)
-                each[i] = sums[r + (size_t)i][c];
-            v_store(y + (size_t)c * ldy + r, v_sums(each));
-        }
-        for (; r < rows; r++)
-            y[(size_t)c * ldy + r] = v_sum(sums[r][c]);
-    }
-}
-
-INLINE void gemm_column(const Type type, size_t rows, size_t n, const char *w, size_t row_bytes, const float *x, float *y)
-{
-    size_t r = 0;
-    for (; r < rows; r += rows - r < ROWS_1 ? 1 : ROWS_1) {
-        V sums[ROWS_1][COLS];
-        const char *from = w + r * row_bytes;
-        UNROLL for (int i = 0; i < ROWS_1; i++)
-            sums[i][0] = v_zero();
-        if (rows - r < ROWS_1)
-            gemm_tile(type, 1, 1, n, from, row_bytes, x, 0, sums, from + row_bytes);
-        else
-            gemm_tile(type, ROWS_1, 1, n, from, row_bytes, x, 0, sums, from + ROWS_1 * row_bytes + AHEAD);
-        for (size_t i = 0; i < (rows - r < ROWS_1 ? 1 : ROWS_1); i++)
-            y[r + i] = v_sum(sums[i][0]);
-    }
-}
+#include "kernels_gemm.h"
 
 static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
                  size_t ldy)
 {
-    size_t c = 0;
-    for (; c + COLS <= cols; c += COLS)
-        for (size_t r = 0; r < rows; r += GEMM_ROWS)
-            gemm_columns(rows - r < GEMM_ROWS ? rows - r : GEMM_ROWS, n, w + r * ldw, ldw, x + c * ldx, ldx, y + c * ldy + r, ldy);
-    for (; c < cols; c++)
-        gemm_column(TYPE_F32, rows, n, (const char *)w, ldw * 4, x + c * ldx, y + c * ldy);
+    gemm_any(W_F32, rows, cols, n, (const char *)w, ldw * 4, (const char *)x, ldx * 4, y, ldy);
 }
 
 static void gemv_f32(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x, float *y)
 {
-    gemm_column(TYPE_F32, rows, n, w, row_bytes, x, y);
+    gemm_column(W_F32, rows, n, w, row_bytes, (const char *)x, y);
 }
 
 static void gemv_f16(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x, float *y)
 {
-    gemm_column(TYPE_F16, rows, n, w, row_bytes, x, y);
+    gemm_column(W_F16, rows, n, w, row_bytes, (const char *)x, y);
 }
 
 static void gemv_bf16(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x, float *y)
 {
-    gemm_column(TYPE_BF16, rows, n, w, row_bytes, x, y);
+    gemm_column(W_BF16, rows, n, w, row_bytes, (const char *)x, y);
 }
 
 #define GEMV_TABLE {[TYPE_F32] = gemv_f32, [TYPE_F16] = gemv_f16, [TYPE_BF16] = gemv_bf16}

@@ -1,8 +1,8 @@
 /* matmul.c - y = W x for one column or many: threading and activation quantisation, once for every weight format.
  *
- * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale, quantised once for
- * all products of the same x; a thread takes panels of rows and the kernel of the format does the rest. With
- * Session.params.exact, and for float weights, each panel is unpacked to float in the thread's scratch (floats are used in
+ * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale, and bfloat16 weights,
+ * where the machine can, with bfloat16 activations, rounded once for all products of the same x; a thread takes panels of
+ * rows and the kernel of the format does the rest. With Session.params.exact, and for float weights, each panel is unpacked to float in the thread's scratch (floats are used in
  * place) and multiplied as floats: the exact path. Every output is one sum in one fixed order, whatever the panel, the
  * number of columns and the thread.
  */
@@ -12,6 +12,7 @@ typedef struct {
     Session *s;
     const float *x; // (n_rows, cols)
     size_t n_rows, height; // of a panel
+    bool bytes, halves;    // whether x is wanted in signed bytes, in bfloat16
     const MatmulOut *outs;
 } Job;
 
@@ -25,6 +26,11 @@ static bool as_bytes(const Session *s, const Tensor *w)
     return !s->params.exact && s->k->gemm_q8[w->type];
 }
 
+static bool as_bf16(const Session *s, const Tensor *w)
+{
+    return !s->params.exact && w->type == TYPE_BF16 && s->k->gemm_bf16;
+}
+
 /* One panel: rows row .. row + n - 1 of a product. */
 static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, float *scratch)
 {
@@ -36,6 +42,8 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
     float *y = out->y + row;
     if (as_bytes(j->s, w)) {
         k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
+    } else if (as_bf16(j->s, w)) {
+        k->gemm_bf16(n, j->n_rows, cols, src, w->row_bytes, j->s->x16, y, rows, scratch);
     } else if (j->n_rows == 1 && k->gemv[w->type] && (uintptr_t)src % sizeof(float) == 0) {
         k->gemv[w->type](n, cols, src, w->row_bytes, j->x, y);
     } else {
@@ -70,26 +78,31 @@ static void multiply_panels(void *context, int from, int to, int thread)
     }
 }
 
-static void quantize_rows(void *context, int from, int to, int thread)
+static void round_rows(void *context, int from, int to, int thread)
 {
     const Job *j = context;
-    size_t cols = j->outs->w->w.cols;
+    const Session *s = j->s;
+    size_t cols = j->outs->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
     (void)thread;
-    j->s->k->quantize(j->x + (size_t)from * cols, j->s->x8 + (size_t)from * (cols / 32), (size_t)(to - from) * cols);
+    if (j->bytes)
+        s->k->quantize(j->x + at, s->x8 + at / 32, n);
+    if (j->halves)
+        s->k->encode[TYPE_BF16](j->x + at, s->x16 + at, n);
 }
 
 void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs)
 {
-    Job job = {s, x, (size_t)n_rows, GEMM_ROWS, outs};
+    Job job = {s, x, (size_t)n_rows, GEMM_ROWS, false, false, outs};
     size_t n = 0;
-    bool bytes = false;
-    for (int o = 0; o < n_outs; o++)
-        bytes = bytes || as_bytes(s, &outs[o].w->w);
-    if (n_rows == 1 && !bytes)
+    for (int o = 0; o < n_outs; o++) {
+        job.bytes = job.bytes || as_bytes(s, &outs[o].w->w);
+        job.halves = job.halves || as_bf16(s, &outs[o].w->w);
+    }
+    if (n_rows == 1 && !job.bytes && !job.halves)
         job.height = 8; // unpacked rows are used once, so they should still be in the first-level cache
     for (int o = 0; o < n_outs; o++)
         n += panels(&job, &outs[o]);
-    if (bytes)
-        threads_run(&s->threads, n_rows, ROW_GRAIN, quantize_rows, &job);
+    if (job.bytes || job.halves)
+        threads_run(&s->threads, n_rows, ROW_GRAIN, round_rows, &job);
     threads_run(&s->threads, (int)n, 1, multiply_panels, &job);
 }

@@ -195,6 +195,7 @@ struct Session {
     float *attn_out;     // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
     Block8 *x8;          // (R or max_logits, widest input / 32) matmul's input as bytes
+    uint16_t *x16;       // (R or max_logits, widest input) the same in bfloat16
     float *soft;         // (T, max_heads, 2) each row's largest score and sum of exp(score - largest); NULL without keep_soft
     float *logits;       // (max_logits, vocab_size): of the rows that wanted them, in batch order
     float *inv_freq;     // (2, rope_dim / 2)

@@ -59,7 +59,7 @@ static const Option table[] = {
     {"-b --batch-size", "N", OPT_INT, AT(batch), 1, 1 << 16, "prompt tokens of one pass (512)"},
     {"-t --threads", "N", OPT_INT, AT(n_threads), 1, 1024, "threads; default OMP_NUM_THREADS, else the physical cores we may use"},
     {"--kv", "TYPE", OPT_KV, 0, 0, 0, "keys and values are cached as f16 (default), f32 or q8, half of f16"},
-    {"--exact", NULL, OPT_FLAG, AT(exact), 0, 0, "multiply quantised weights with float activations, not with bytes"},
+    {"--exact", NULL, OPT_FLAG, AT(exact), 0, 0, "multiply with float activations, not with bytes or BF16"},
 
     {NULL, NULL, OPT_FLAG, 0, 0, 0, "Attention"},
     {"--dump-attn", "FILE", OPT_DUMP, 0, 0, 0, "write the attention maps: .npz .npy .jsonl .csv .svg .html; may be repeated"},

@@ -67,6 +67,7 @@ static void plan(Session *s)
 
     cols = att > cols ? att : cols;
     s->x8 = arena_reserve(a, (R > n_logits ? R : n_logits) * (cols / 32), sizeof *s->x8);
+    s->x16 = arena_reserve(a, (R > n_logits ? R : n_logits) * cols, sizeof *s->x16);
     size_t for_matmul = GEMM_ROWS * (cols + PANEL_PAD), for_attention = attention_scratch(c);
     s->scratch_floats = (for_matmul > for_attention ? for_matmul : for_attention) + 16;
     s->scratch = arena_reserve(a, (size_t)p->n_threads * s->scratch_floats, f);

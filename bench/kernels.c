@@ -240,13 +240,13 @@ static void print_peaks(Settings *s)
 
 /* ---- kernels ----------------------------------------------------------------------------------------------- */
 
-/* Buffers of SPACE floats, random in -2 .. 2; `half` and `blocks` hold halves and any bytes. */
+/* Buffers of SPACE floats, random in -2 .. 2; `half`, `bf16` and `blocks` hold halves, bfloat16s and any bytes. */
 typedef struct {
     float *src, *x, *y; // x is filled from src before each pass
-    uint16_t *half;
+    uint16_t *half, *bf16;
     char *blocks;
     Block8 *bytes; // (SPACE / 32) src as signed bytes
-    float *scratch; // (GEMM_ROWS * 2048) of gemm_q8
+    float *scratch; // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
 } Buffers;
 
 /* n items of zeros on a cache line, as a session has them; n * size is a multiple of 64. */
@@ -307,6 +307,16 @@ static void run_gemm_q8(const Kernels *k, const Case *c, const Buffers *b, size_
 static bool has_gemm_q8(const Kernels *k, int type)
 {
     return k->gemm_q8[type] != NULL;
+}
+
+static void run_gemm_bf16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+{
+    k->gemm_bf16(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y, c->rows, b->scratch);
+}
+
+static bool has_gemm_bf16(const Kernels *k, int type)
+{
+    return type == TYPE_BF16 && k->gemm_bf16;
 }
 
 static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -371,6 +381,8 @@ static const Case cases[] = {
     {"gemm", run_gemm, NULL, 0, 32, 512, 2048, 1, F32, 32 * 2048 * 4},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 1, 2048, 16, INT8, 0},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 512, 2048, 1, INT8, 0},
+    {"gemm_bf16", run_gemm_bf16, has_gemm_bf16, 0, GEMM_ROWS, 1, 2048, 16, BF16, 0},
+    {"gemm_bf16", run_gemm_bf16, has_gemm_bf16, 0, GEMM_ROWS, 512, 2048, 1, BF16, 0},
     {"quantize", run_quantize, NULL, 0, 0, 0, 2048, 64, INT8, 2048 * 4 + 64 * sizeof(Block8)},
     {"gemm_add", run_gemm_add, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 4},
     {"gemm_add", run_gemm_add, NULL, 0, 64, 64, 64, 16, F32, 64 * 64 * 4},
@@ -472,9 +484,9 @@ static int buffers_init(Buffers *b, Err *e)
 {
     uint32_t state = 1;
     *b = (Buffers){aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)),
-                   aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(float)),
                    aligned(SPACE / 32, sizeof(Block8)), aligned(GEMM_ROWS * 2048, sizeof(float))};
-    if (!b->src || !b->x || !b->y || !b->half || !b->blocks || !b->bytes || !b->scratch)
+    if (!b->src || !b->x || !b->y || !b->half || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < SPACE; i++) {
         state = state * 1664525u + 1013904223u;
@@ -483,6 +495,7 @@ static int buffers_init(Buffers *b, Err *e)
     }
     kernels_at(0)->quantize(b->src, b->bytes, SPACE);
     kernels_at(0)->f32_to_f16(b->src, b->half, SPACE);
+    kernels_at(0)->encode[TYPE_BF16](b->src, b->bf16, SPACE);
     return 0;
 }
 
@@ -492,6 +505,7 @@ static void buffers_free(Buffers *b)
     free(b->x);
     free(b->y);
     free(b->half);
+    free(b->bf16);
     free(b->blocks);
     free(b->bytes);
     free(b->scratch);

@@ -200,6 +200,41 @@ static void test_gemm_q8(const Kernels *k)
         }
 }
 
+/* Rows and columns of bfloat16s against the sum in double. Sums are floats: a step's error is at most half a unit of the
+ * largest sum on the way, and each value makes a step. */
+static void test_gemm_bf16(const Kernels *k)
+{
+    static const size_t sizes[][3] = {{32, 1, 96}, {1, 1, 1}, {32, 13, 64}, {17, 7, 33}, {31, 6, 100}, {5, 12, 4100}, {8, 20, 2050}, {9, 5, 31}};
+    for (size_t i = 0; k->gemm_bf16 && i < sizeof sizes / sizeof *sizes; i++) {
+        size_t rows = sizes[i][0], cols = sizes[i][1], n = sizes[i][2], ldy = rows + 3;
+        float *w = floats(rows * n), *x = floats(cols * n), *y = floats(cols * ldy), one;
+        uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2), *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
+        k->encode[TYPE_BF16](w, wh, rows * n);
+        k->encode[TYPE_BF16](x, xh, cols * n);
+        k->dequantize[TYPE_BF16](wh, w, rows * n);
+        k->dequantize[TYPE_BF16](xh, x, cols * n);
+        for (size_t j = 0; j < cols * ldy; j++)
+            y[j] = 0.5f;
+        k->gemm_bf16(rows, cols, n, wh, n * 2, xh, y, ldy, scratch);
+        for (size_t j = 0; j < cols * ldy; j++)
+            CHECK(j % ldy < rows || y[j] == 0.5f, "%s gemm_bf16: wrote beyond the rows", k->name);
+        for (size_t c = 0; c < cols; c++)
+            for (size_t r = 0; r < rows; r++) {
+                double sum = 0, size = 0;
+                for (size_t j = 0; j < n; j++) {
+                    sum += (double)w[r * n + j] * x[c * n + j];
+                    size += fabs((double)w[r * n + j] * x[c * n + j]);
+                }
+                double got = y[c * ldy + r];
+                CHECK(fabs(sum - got) <= size * (double)(n / 16 + 6) * 0x1p-24, "%s gemm_bf16 (%zu, %zu, %zu): row %zu, column %zu: %g, want %g", k->name,
+                      rows, cols, n, r, c, got, sum);
+                k->gemm_bf16(1, 1, n, wh + r * n, n * 2, xh + c * n, &one, 1, scratch);
+                CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one), "%s gemm_bf16: one row and column and many differ", k->name);
+            }
+        free(w); free(x); free(y); free(wh); free(xh); free(scratch);
+    }
+}
+
 static void test_gemm_add(const Kernels *k)
 {
     static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}};
@@ -400,6 +435,7 @@ int main(void)
         test_quantize(k);
         test_gemm_q8(k);
         test_gemv(k);
+        test_gemm_bf16(k);
         test_soft(k);
         test_gemm_add(k);
         test_same_bits(k);
