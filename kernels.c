@@ -67,7 +67,7 @@ static const Kernels kernels_scalar = {
 
 #if defined(__x86_64__)
 extern const Kernels kernels_avx2, kernels_avx512;
-GemmBf16 avx512_gemm_bf16;
+extern const Bf16Kernels kernels_bf16;
 
 static bool has_avx2(void)
 {
@@ -88,7 +88,7 @@ static const Kernels *avx512(void)
     if (!__builtin_cpu_supports("avx512bf16"))
         return &kernels_avx512;
     with_bf16 = kernels_avx512;
-    with_bf16.gemm_bf16 = avx512_gemm_bf16;
+    with_bf16.bf16 = &kernels_bf16;
     return &with_bf16;
 }
 #elif defined(__aarch64__)

@@ -20,10 +20,23 @@ typedef struct {
     int32_t minus_sum, minus_low; // minus the sum of q, and of its first 16
 } Block8;
 
-/* y[c][r] = sum over k of w[r][k] x[c][k] for bfloat16 weights, rows row_bytes apart, and activations in bfloat16, x (cols, n).
- * At most GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
-typedef void GemmBf16(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const uint16_t *x, float *y, size_t ldy,
-                      void *scratch);
+/* Products whose factors are both bfloat16. */
+typedef struct {
+    void (*round)(const float *x, uint16_t *y, size_t n); // to nearest even; numbers below 2^-126 become 0
+
+    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n) with rows row_bytes apart, x (cols, n), y (cols, rows). At most
+     * GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
+    void (*gemm)(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const uint16_t *x, float *y, size_t ldy,
+                 void *scratch);
+
+    /* Halves or bytes (n, width) -> (n / 2, width, 2), rounded: rows 2k and 2k + 1 as pairs. Zeros are paired with an odd last row. */
+    void (*pairs_f16)(const uint16_t *src, uint16_t *dst, size_t n, size_t width);
+    void (*pairs_i8)(const int8_t *src, uint16_t *dst, size_t n, size_t width);
+
+    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), lda even and zero behind an odd n, b as pairs (n / 2, ldb, 2). */
+    void (*gemm_add)(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb, float *y,
+                     size_t ldy);
+} Bf16Kernels;
 
 typedef struct {
     const char *name; // as in RUN_CPU
@@ -50,7 +63,7 @@ typedef struct {
     void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x, float *y,
                                 size_t ldy, void *scratch);
 
-    GemmBf16 *gemm_bf16; // NULL where the processor has no instruction for it
+    const Bf16Kernels *bf16; // NULL where the processor has no instructions for it
 
     /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
      * The other forms read b as IEEE halves and as signed bytes. */

@@ -2,9 +2,6 @@
 #include "kernels_body.h"
 #include "kernels_v512.h"
 
-#define ADD_ROWS 6
-#define ADD_VECS 4
-
 #define Q_COLS 5
 #define WIDE 128
 

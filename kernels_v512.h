@@ -1,4 +1,4 @@
-/* kernels_v512.h - the vector vocabulary of AVX-512 for floats, and the tiles of its products: see kernels_gemm.h. */
+/* kernels_v512.h - the vector vocabulary of AVX-512 for floats, and the tiles of its products: see kernels_gemm.h and kernels_add.h. */
 #include <immintrin.h>
 
 #define VL 16
@@ -6,6 +6,8 @@
 #define COLS 6
 #define STEP 2048
 #define ROWS_1 8
+#define ADD_ROWS 6
+#define ADD_VECS 4
 
 typedef __m512 V;
 

@@ -28,7 +28,7 @@ static bool as_bytes(const Session *s, const Tensor *w)
 
 static bool as_bf16(const Session *s, const Tensor *w)
 {
-    return !s->params.exact && w->type == TYPE_BF16 && s->k->gemm_bf16;
+    return !s->params.exact && w->type == TYPE_BF16 && s->k->bf16;
 }
 
 /* One panel: rows row .. row + n - 1 of a product. */
@@ -43,7 +43,7 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
     if (as_bytes(j->s, w)) {
         k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
     } else if (as_bf16(j->s, w)) {
-        k->gemm_bf16(n, j->n_rows, cols, src, w->row_bytes, j->s->x16, y, rows, scratch);
+        k->bf16->gemm(n, j->n_rows, cols, src, w->row_bytes, j->s->x16, y, rows, scratch);
     } else if (j->n_rows == 1 && k->gemv[w->type] && (uintptr_t)src % sizeof(float) == 0) {
         k->gemv[w->type](n, cols, src, w->row_bytes, j->x, y);
     } else {
@@ -87,7 +87,7 @@ static void round_rows(void *context, int from, int to, int thread)
     if (j->bytes)
         s->k->quantize(j->x + at, s->x8 + at / 32, n);
     if (j->halves)
-        s->k->encode[TYPE_BF16](j->x + at, s->x16 + at, n);
+        s->k->bf16->round(j->x + at, s->x16 + at, n);
 }
 
 void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs)

@@ -311,12 +311,12 @@ static bool has_gemm_q8(const Kernels *k, int type)
 
 static void run_gemm_bf16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm_bf16(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y, c->rows, b->scratch);
+    k->bf16->gemm(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y, c->rows, b->scratch);
 }
 
 static bool has_gemm_bf16(const Kernels *k, int type)
 {
-    return type == TYPE_BF16 && k->gemm_bf16;
+    return type == TYPE_BF16 && k->bf16;
 }
 
 static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)

@@ -205,7 +205,7 @@ static void test_gemm_q8(const Kernels *k)
 static void test_gemm_bf16(const Kernels *k)
 {
     static const size_t sizes[][3] = {{32, 1, 96}, {1, 1, 1}, {32, 13, 64}, {17, 7, 33}, {31, 6, 100}, {5, 12, 4100}, {8, 20, 2050}, {9, 5, 31}};
-    for (size_t i = 0; k->gemm_bf16 && i < sizeof sizes / sizeof *sizes; i++) {
+    for (size_t i = 0; k->bf16 && i < sizeof sizes / sizeof *sizes; i++) {
         size_t rows = sizes[i][0], cols = sizes[i][1], n = sizes[i][2], ldy = rows + 3;
         float *w = floats(rows * n), *x = floats(cols * n), *y = floats(cols * ldy), one;
         uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2), *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
@@ -215,7 +215,7 @@ static void test_gemm_bf16(const Kernels *k)
         k->dequantize[TYPE_BF16](xh, x, cols * n);
         for (size_t j = 0; j < cols * ldy; j++)
             y[j] = 0.5f;
-        k->gemm_bf16(rows, cols, n, wh, n * 2, xh, y, ldy, scratch);
+        k->bf16->gemm(rows, cols, n, wh, n * 2, xh, y, ldy, scratch);
         for (size_t j = 0; j < cols * ldy; j++)
             CHECK(j % ldy < rows || y[j] == 0.5f, "%s gemm_bf16: wrote beyond the rows", k->name);
         for (size_t c = 0; c < cols; c++)
@@ -228,10 +228,71 @@ static void test_gemm_bf16(const Kernels *k)
                 double got = y[c * ldy + r];
                 CHECK(fabs(sum - got) <= size * (double)(n / 16 + 6) * 0x1p-24, "%s gemm_bf16 (%zu, %zu, %zu): row %zu, column %zu: %g, want %g", k->name,
                       rows, cols, n, r, c, got, sum);
-                k->gemm_bf16(1, 1, n, wh + r * n, n * 2, xh + c * n, &one, 1, scratch);
+                k->bf16->gemm(1, 1, n, wh + r * n, n * 2, xh + c * n, &one, 1, scratch);
                 CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one), "%s gemm_bf16: one row and column and many differ", k->name);
             }
         free(w); free(x); free(y); free(wh); free(xh); free(scratch);
+    }
+}
+
+/* What attention does with bfloat16s: rounding as the portable encoder's, rows in pairs, and the product of these against
+ * the sum in double, one row and many with the same bits. */
+static void test_pairs(const Kernels *k)
+{
+    static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}, {48, 63, 64}};
+    for (size_t i = 0; k->bf16 && i < sizeof sizes / sizeof *sizes; i++) {
+        size_t rows = sizes[i][0], n = sizes[i][1], width = sizes[i][2], even = n + n % 2, lda = even + 2, ldy = width + 3;
+        float *a = floats(rows * lda), *b = floats(n * width), *y = floats(rows * ldy), *start = malloc(rows * ldy * sizeof *start), one[512];
+        uint16_t *ah = malloc(rows * lda * 2), *want = malloc(rows * lda * 2), *half = malloc(n * width * 2), *bh = malloc(even * width * 2 + 2);
+        int8_t *bytes = malloc(n * width);
+        a[0] = 0x1.01p0f; // a tie, to even
+        a[1] = 0x1.03p0f;
+        k->bf16->round(a, ah, rows * lda);
+        k->encode[TYPE_BF16](a, want, rows * lda);
+        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder", k->name);
+        k->dequantize[TYPE_BF16](ah, a, rows * lda);
+        for (size_t r = 0; r < rows && n % 2; r++)
+            ah[r * lda + n] = 0;
+        for (int kind = 0; kind < 2; kind++) {
+            k->f32_to_f16(b, half, n * width);
+            for (size_t j = 0; j < n * width; j++)
+                bytes[j] = (int8_t)random_u32();
+            bh[even * width] = 0x1234;
+            if (kind)
+                k->bf16->pairs_i8(bytes, bh, n, width);
+            else
+                k->bf16->pairs_f16(half, bh, n, width);
+            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote behind", k->name, n, width);
+            for (size_t j = 0; j < even; j++)
+                for (size_t c = 0; c < width; c++) {
+                    float f = kind ? bytes[(j < n ? j : 0) * width + c] : 0;
+                    uint16_t h = 0;
+                    if (!kind)
+                        k->dequantize[TYPE_F16](half + (j < n ? j : 0) * width + c, &f, 1);
+                    k->encode[TYPE_BF16](&f, &h, 1);
+                    CHECK(bh[(j / 2 * width + c) * 2 + j % 2] == (j < n ? h : 0), "%s pairs (%zu, %zu): row %zu, column %zu", k->name, n, width, j, c);
+                }
+            memcpy(start, y, rows * ldy * sizeof *y);
+            k->bf16->gemm_add(rows, n, width, ah, lda, bh, width, y, ldy);
+            for (size_t r = 0; r < rows; r++) {
+                memcpy(one, start + r * ldy, ldy * sizeof *one);
+                k->bf16->gemm_add(1, n, width, ah + r * lda, lda, bh, width, one, ldy);
+                CHECK(!memcmp(one, y + r * ldy, ldy * sizeof *one), "%s bf16 gemm_add: one row and many differ", k->name);
+                CHECK(!memcmp(one + width, start + r * ldy + width, (ldy - width) * sizeof *one), "%s bf16 gemm_add: wrote beyond the width", k->name);
+                for (size_t c = 0; c < width; c++) {
+                    double sum = start[r * ldy + c], size = fabs(sum);
+                    for (size_t j = 0; j < n; j++) {
+                        float f;
+                        k->dequantize[TYPE_BF16](bh + (j / 2 * width + c) * 2 + j % 2, &f, 1);
+                        sum += (double)a[r * lda + j] * f;
+                        size += fabs((double)a[r * lda + j] * f);
+                    }
+                    CHECK(fabs(sum - y[r * ldy + c]) <= size * (double)(n + 2) * 0x1p-24, "%s bf16 gemm_add (%zu, %zu, %zu): %g, want %g", k->name, rows, n,
+                          width, y[r * ldy + c], sum);
+                }
+            }
+        }
+        free(a); free(b); free(y); free(start); free(ah); free(want); free(half); free(bh); free(bytes);
     }
 }
 
@@ -436,6 +497,7 @@ int main(void)
         test_gemm_q8(k);
         test_gemv(k);
         test_gemm_bf16(k);
+        test_pairs(k);
         test_soft(k);
         test_gemm_add(k);
         test_same_bits(k);

@@ -362,7 +362,9 @@ static void check_reference(const Variant *v)
             worst = error > worst ? error : worst;
         }
     }
-    CHECK(worst < limits[kv_type], "%s: a logit is %g from the textbook's", label, worst);
+    // where attention rounds to the 8 bits of bfloat16 instead of the 11 of halves, eight times as much
+    double limit = limits[kv_type] + (kernels->bf16 && kv_type != KV_F32 ? 7 * limits[KV_F16] : 0);
+    CHECK(worst < limit, "%s: a logit is %g from the textbook's", label, worst);
 }
 
 /* ---- tests ------------------------------------------------------------------------------------------------- */
