@@ -2,9 +2,11 @@
  *
  * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token types and the routers of
  * experts stay as they are. The matrix that makes the logits (output, or token_embd where there is none) gets Q6_K at
- * least. The mixes *_k_m and *_k_s give more bits to the values of attention and to ffn_down in the layers of has_more().
- * Rows that are no multiple of 256 values cannot have a K type and get the next larger type of 32, rows that are no
- * multiple of 32 get F16. These are llama.cpp's choices, so that a type's name means the same in both.
+ * least. The mixes *_k_m and *_k_s give more bits to fused queries, keys and values and to ffn_down in the layers of
+ * has_more(), and Q6_K to the values of attention in all layers. Rows that are no multiple of 256 values cannot have a K
+ * type and get the next larger type of 32, rows that are no multiple of 32 get F16. These are llama.cpp's choices, so that a
+ * type's name means the same in both, but for the values: it leaves some of them as small as the rest, and nowhere does a
+ * bit buy as much (examples/heads.md, section 3).
  *
  * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values: the bytes do not
  * depend on the threads, and little of a file is in memory at a time.
@@ -164,22 +166,24 @@ static bool is_matrix(const GgufTensor *t)
     return rows > 1 && width_of(t) > 1 && t->name.len > 7 && !memcmp(t->name.ptr + t->name.len - 7, ".weight", 7);
 }
 
-/* SPREAD: the first and the last eighth and every third layer between. FIRST: the first eighth, for values the first four. */
-static bool has_more(Where where, int layer, int n, bool values)
+/* SPREAD: the first and the last eighth and every third layer between. FIRST: the first eighth, of fused matrices the first four. */
+static bool has_more(Where where, int layer, int n, bool fused)
 {
     if (where == SPREAD)
         return layer < n / 8 || layer >= 7 * n / 8 || (layer - n / 8) % 3 == 2;
-    return where == FIRST && layer < (values ? 4 : n / 8);
+    return where == FIRST && layer < (fused ? 4 : n / 8);
 }
 
 static Type type_by_policy(const Work *w, Str name)
 {
     const Mix *m = w->mix;
     int layer = layer_of(name);
-    bool values = has(name, "attn_v") || has(name, "attn_qkv");
+    bool fused = has(name, "attn_qkv");
     if (str_eq(name, w->tied ? "token_embd.weight" : "output.weight"))
         return type_info(m->type)->block == 1 || m->type == TYPE_Q8_0 ? m->type : TYPE_Q6_K;
-    return layer >= 0 && (values || has(name, "ffn_down")) && has_more(m->where, layer, w->n_layers, values) ? m->more : m->type;
+    if (m->where != NOWHERE && has(name, "attn_v"))
+        return TYPE_Q6_K;
+    return layer >= 0 && (fused || has(name, "ffn_down")) && has_more(m->where, layer, w->n_layers, fused) ? m->more : m->type;
 }
 
 static Type type_for_width(Type type, size_t width)
