@@ -9,7 +9,8 @@
  * threads; with many, each thread walks them in order.
  *
  * Where the processor multiplies pairs of bfloat16s (AVX-512 BF16), queries, keys, weights and values are rounded to
- * these for both products, with sums in floats: twice as fast, and in perplexity a few hundredths of a per cent. Not with
+ * these for both products, with sums in floats: twice as fast. Beside what activations in bytes change it is lost: the mean
+ * divergence from the exact logits is 0.0027 instead of 0.0026 (SmolLM2), 0.0019 both times (Gemma 3). Not with
  * Session.params.exact or a cache of floats.
  *
  * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row whose keys are

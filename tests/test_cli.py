@@ -410,7 +410,7 @@ def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
         text = text_of(any_run, tiny_model, *args, "--kv", kv)
         assert len(want) == len(json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", "-i", PROMPT))["ids"]) + 29
         for form in (["-t", "1"], ["-t", "2"], ["-t", "3"], ["-b", "1"], ["-b", "7"], ["-b", "32"], ["-b", "64"], ["-b", "65536"], ["-t", "2", "-b", "5"],
-                     ["-c", "250"], ["-c", "5000"], ["--exact"]):
+                     ["-c", "250"], ["-c", "5000"], *([["--exact"]] if kv == "f32" else [])):
             got_text, got = logits_of(any_run, tiny_model, path, *args, "--kv", kv, *form)
             assert got_text == text and got.tobytes() == want.tobytes(), (kv, form)
             assert text_of(any_run, tiny_model, *args, "--kv", kv, *form) == text, (kv, form)

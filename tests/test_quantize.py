@@ -375,7 +375,7 @@ def test_bf16_runs(run_bin: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind, theirs", [("q4_0", 31.9142), ("q4_k_m", 22.3980)])
 def test_perplexity_beside_llama_cpp(gemma3_path: Path, run_bin: Path, tmp_path: Path, kind: str, theirs: float) -> None:
     """Gemma 3 270M from halves of its dequantised weights: within 0.5 % of llama.cpp's quantiser of the same name, which gave
-    `theirs` with this program, text and flags (f16: 22.4040). Ours were 30.81 and 22.40."""
+    `theirs` with this program, text and flags (f16: 22.4040). Ours were 30.81 and 22.41."""
     half, out = tmp_path / "f16", tmp_path / "out"
     text_of(run_bin, gemma3_path, "--quantize", "f16", "-o", half)
     text_of(run_bin, half, "--quantize", kind, "-o", out)
