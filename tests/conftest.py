@@ -14,8 +14,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", "dotprod"]}  # kernels, as in RUN_CPU
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
-# Jobs in the background are often started with ^C ignored, which the programs under test would inherit.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# Jobs in the background, or under nohup, are started with signals ignored, which the programs under test would inherit; not
+# those that do nothing.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) == signal.SIG_IGN:
+        signal.signal(number, lambda *_: None)
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(ROOT / "tests"))
 

@@ -418,13 +418,13 @@ def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 def test_kv_types(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Halves have 11 bits: the logits (deviation about 5) move by about 1e-3, and not by nothing; bytes have 8."""
-    path = tmp_path / "l.npy"
-    _, half = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0")
-    _, default = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f16")
-    _, full = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f32")
-    assert half.tobytes() == default.tobytes()
+    path, args = tmp_path / "l.npy", ["-i", PROMPT, "-n", "0", "--exact"]
+    _, half = logits_of(run_bin, tiny_model, path, *args)
+    _, named = logits_of(run_bin, tiny_model, path, *args, "--kv", "f16")
+    _, full = logits_of(run_bin, tiny_model, path, *args, "--kv", "f32")
+    assert half.tobytes() == named.tobytes()
     assert 0 < np.abs(half - full).max() < 2e-2 * full.std()
-    _, byte = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "q8")
+    _, byte = logits_of(run_bin, tiny_model, path, *args, "--kv", "q8")
     assert np.abs(half - full).max() < np.abs(byte - full).max() < 16e-2 * full.std()
 
 
