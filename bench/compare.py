@@ -305,6 +305,14 @@ def print_report(data: dict[str, Any]) -> str:
     return "\n".join(out)
 
 
+def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Runs of several calls as if of one: the rounds of a later call come after those of an earlier one."""
+    for i, part in enumerate(parts):
+        for r in part["runs"]:
+            r["round"] += 1000 * i
+    return {**parts[0], "runs": [r for part in parts for r in part["runs"]], "notes": [n for part in parts for n in part["notes"]]}
+
+
 # ---- main ----------------------------------------------------------------------------------------------------------
 
 def numbers(text: str) -> list[int]:
@@ -350,7 +358,8 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
     p.add_argument("--work", type=lambda t: [parse_work(w) for w in t.split(",")], metavar="LIST",
                    default=[parse_work(w) for w in ("pp512", "pp2048", "tg64", "tg64@2048", "cold")], help="pp512,pp2048,tg64,tg64@2048,cold")
     p.add_argument("--json", action="store_true", help="print every run instead of the table")
-    p.add_argument("--from", dest="source", type=Path, metavar="FILE", help="print the table of what --json printed; runs nothing")
+    p.add_argument("--from", dest="source", type=Path, nargs="+", metavar="FILE",
+                   help="print the table of what --json printed, of several files together; runs nothing")
     p.add_argument("-v", "--verbose", action="store_true", help="each run on standard error")
     args = p.parse_args(argv)
     if not args.models and not args.source:
@@ -361,7 +370,7 @@ def parse_args(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str]) -> int:
     args = parse_args(argv)
     if args.source:
-        print(print_report(json.loads(args.source.read_text())))
+        print(print_report(merge([json.loads(path.read_text()) for path in args.source])))
         return 0
     for path in (args.run, args.probe, *map(Path, args.models)):
         if not path.exists():

@@ -106,6 +106,8 @@ def test_session(run_bin: Path, kernels_bench: Path, tmp_path: Path) -> None:
     speeds = sorted(r["value"] for r in ours if r["work"] == "pp64")
     assert prefill[4:7] == [compare.figure(speeds[1]), "293", f"**{speeds[1] / 292.766:.2f}**"]
     assert str(tmp_path) not in table and str(ROOT) not in table
+    both = subprocess.run([*args[:2], "--from", tmp_path / "raw.json", tmp_path / "raw.json"], capture_output=True, text=True, check=True).stdout
+    assert both == table  # every round twice: the same medians
 
 
 def test_kernels(kernels_bench: Path) -> None:
