@@ -22,7 +22,7 @@
 
 #include "model.h"
 
-enum { SPAN = 512, TILE_ROWS = 48, FEW_ROWS = 4 };
+enum { SPAN = 256, TILE_ROWS = 48, FEW_ROWS = 4 };
 
 /* Online softmax of some rows: the largest score, the sum of exp(score - max) and the weighted values so far. */
 typedef struct {

@@ -36,6 +36,8 @@ INLINE void pairs(const Items items, const char *src, uint16_t *dst, size_t n, s
         for (size_t i = 0; i < width; i += VL, dst += 2 * VL) {
             const char *even = src + (k * width + i) * item_size(items), *odd = even + width * item_size(items);
             size_t left = width - i;
+            __builtin_prefetch(even + AHEAD, 0, 2); // values stand behind keys
+            __builtin_prefetch(odd + AHEAD, 0, 2);
             V a, b = v_zero();
             if (left >= VL) {
                 a = load_items(items, even);

@@ -136,6 +136,9 @@ int arena_commit(Arena *a, Err *e)
         a->size = 0;
         return err_set(e, EXIT_MEMORY, "memory: cannot get %zu MB for the context; a smaller -c needs less", mb);
     }
+#ifdef MADV_HUGEPAGE
+    madvise(p, a->size, MADV_HUGEPAGE); // fewer misses of the address cache; a system that refuses loses only speed
+#endif
     a->base = p;
     return 0;
 }
