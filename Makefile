@@ -25,7 +25,11 @@ endif
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
 KERNELS := kernels.c
 ifeq ($(ARCH),x86_64)
-KERNELS += kernels_avx2.c kernels_avx512.c kernels_bf16.c
+KERNELS += kernels_avx2.c kernels_avx512.c
+ifeq ($(shell echo | $(CC) -mavx512bf16 -E - > /dev/null 2>&1 && echo 1),1) # GCC 10, clang 9
+KERNELS += kernels_bf16.c
+$(BUILD)/kernels.o: BASE += -DHAVE_BF16
+endif
 else ifeq ($(ARCH),aarch64)
 KERNELS += kernels_neon.c kernels_dotprod.c
 endif

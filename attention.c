@@ -42,7 +42,7 @@ typedef struct {
     const uint16_t *q16;  // or, as bfloat16s, (rows, key_dim, evened up with 0)
     float *scores, *part; // (rows, KV_BLOCK); part: of one group of keys, or scores as bfloat16s
     float *sums, *shrink; // (rows) of one block
-    float *keys, *values; // scratch for a block in float: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
+    float *keys, *values; // scratch for a block in float or pairs: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
 } Tile;
 
 static size_t soft_floats(size_t rows, size_t value_dim)
@@ -184,8 +184,8 @@ static void add_groups(Tile *t, As as, const void *keys, size_t width, const flo
 }
 
 /* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and
- * mask; *values: the block's values, unless NULL, bytes still without their scales. Returns what they are now: with many
- * rows it is worth converting keys and values to floats once. */
+ * mask; *values: the block's values, unless NULL, bytes still without their scales. Returns what they are now: pairs where
+ * there are such products; else, with many rows, it is worth converting keys and values to floats once. */
 static As multiply_keys(Tile *t, int block, int n_keys, const void **values)
 {
     static const As cached[] = {[KV_F16] = AS_HALVES, [KV_F32] = AS_FLOATS, [KV_Q8] = AS_BYTES};

@@ -81,15 +81,18 @@ static bool has_avx512(void)
         && __builtin_cpu_supports("avx512vnni");
 }
 
-/* kernels_avx512, with kernels_bf16.c where the machine has its instructions. */
+/* kernels_avx512, with kernels_bf16.c where the compiler and the machine have its instructions. */
 static const Kernels *avx512(void)
 {
+#ifdef HAVE_BF16
     static Kernels with_bf16;
-    if (!__builtin_cpu_supports("avx512bf16"))
-        return &kernels_avx512;
-    with_bf16 = kernels_avx512;
-    with_bf16.bf16 = &kernels_bf16;
-    return &with_bf16;
+    if (__builtin_cpu_supports("avx512bf16")) {
+        with_bf16 = kernels_avx512;
+        with_bf16.bf16 = &kernels_bf16;
+        return &with_bf16;
+    }
+#endif
+    return &kernels_avx512;
 }
 #elif defined(__aarch64__)
 extern const Kernels kernels_neon, kernels_dotprod;

@@ -1,7 +1,7 @@
 /* kernels.h - the table of inner loops, one table for each instruction set.
  *
- * kernels.c holds the portable table, which is complete and the reference; kernels_avx2.c, kernels_avx512.c,
- * kernels_neon.c and kernels_dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on one thread,
+ * kernels.c holds the portable table, which is complete and the reference; kernels_avx2.c, kernels_avx512.c (with
+ * kernels_bf16.c), kernels_neon.c and kernels_dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on one thread,
  * allocate nothing and give, for every output, the same bits however the work around it is split into rows and columns.
  */
 #ifndef KERNELS_H

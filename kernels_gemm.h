@@ -59,7 +59,7 @@ INLINE V v_product(const Factors f, V a, V b, V c)
 }
 
 /* sums (rows, COLS) += products over n values; rows are w_bytes and columns x_bytes apart. Meanwhile what is at `next` is
- * fetched, unless it is NULL: for many columns a line a step, for one as many bytes as are read. */
+ * fetched, unless it is NULL: for many columns VL floats a step, for one as many bytes as are read. */
 INLINE void gemm_tile(const Factors f, const int rows, const int cols, size_t n, const char *w, size_t w_bytes, const char *x,
                       size_t x_bytes, V sums[][COLS], const char *next)
 {

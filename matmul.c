@@ -2,9 +2,9 @@
  *
  * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale, and bfloat16 weights,
  * where the machine can, with bfloat16 activations, rounded once for all products of the same x; a thread takes panels of
- * rows and the kernel of the format does the rest. With Session.params.exact, and for float weights, each panel is unpacked to float in the thread's scratch (floats are used in
- * place) and multiplied as floats: the exact path. Every output is one sum in one fixed order, whatever the panel, the
- * number of columns and the thread.
+ * rows and the kernel of the format does the rest. With Session.params.exact, and for other float weights, each panel is
+ * unpacked to float in the thread's scratch (floats are used in place) and multiplied as floats: the exact path. Every
+ * output is one sum in one fixed order, whatever the panel, the number of columns and the thread.
  */
 #include "model.h"
 
@@ -104,5 +104,5 @@ void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n
         n += panels(&job, &outs[o]);
     if (job.bytes || job.halves)
         threads_run(&s->threads, n_rows, ROW_GRAIN, round_rows, &job);
-    threads_run(&s->threads, (int)n, 1, multiply_panels, &job);
+    threads_run_parts(&s->threads, (int)n, 1, multiply_panels, &job);
 }

@@ -155,7 +155,7 @@ typedef struct {
     int n_threads;
     KvType kv_type;
     bool keep_soft; // Session.soft is wanted
-    bool exact;     // multiply quantised weights with float activations
+    bool exact;     // multiply with float activations, and attention in floats
     const Kernels *kernels;
 } SessionParams;
 

@@ -40,8 +40,10 @@ static bool take_range(Threads *t, int thread)
             return false;
         if (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire))
             continue;
-        if (n_ranges % t->n_threads == 0) // threads that take turns each go through a part of their own from front to back
-            range = range % t->n_threads * (n_ranges / t->n_threads) + range / t->n_threads;
+        if (atomic_load_explicit(&job->parts, memory_order_relaxed)) { // threads that take turns each get the next of their part
+            int part = range % t->n_threads, longer = n_ranges % t->n_threads; // the first parts have a range more
+            range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer) + range / t->n_threads;
+        }
         fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
@@ -77,10 +79,10 @@ void threads_team(Threads *t, void (*body)(void *context), void *context)
     t->open = false;
 }
 
-void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)
+static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *context)
 {
     int most = t->n_threads * RANGES_PER_THREAD, n_ranges = (n + grain - 1) / grain;
-    n_ranges = n_ranges >= most ? most : n_ranges < t->n_threads ? n_ranges : n_ranges / t->n_threads * t->n_threads;
+    n_ranges = n_ranges < most ? n_ranges : most;
     if (!t->open || n_ranges < 2) {
         if (n > 0)
             fn(context, 0, n, 0);
@@ -92,10 +94,21 @@ void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)
     atomic_store_explicit(&job->context, context, memory_order_relaxed);
     atomic_store_explicit(&job->n_items, n, memory_order_relaxed);
     atomic_store_explicit(&job->n_ranges, n_ranges, memory_order_relaxed);
+    atomic_store_explicit(&job->parts, parts, memory_order_relaxed);
     atomic_store_explicit(&t->done, 0, memory_order_relaxed);
     atomic_store_explicit(&t->ticket, number << 32, memory_order_release);
     while (take_range(t, 0))
         ;
     for (int steps = 0; atomic_load_explicit(&t->done, memory_order_acquire) < n_ranges;)
         wait_step(&steps);
+}
+
+void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)
+{
+    run_job(t, n, grain, false, fn, context);
+}
+
+void threads_run_parts(Threads *t, int n, int grain, RangeFn fn, void *context)
+{
+    run_job(t, n, grain, true, fn, context);
 }

@@ -20,6 +20,7 @@ typedef struct {
     _Atomic(RangeFn) fn;
     _Atomic(void *) context;
     atomic_int n_items, n_ranges;
+    atomic_bool parts;
 } ThreadJob;
 
 typedef struct {
@@ -38,5 +39,9 @@ void threads_team(Threads *t, void (*body)(void *context), void *context);
 /* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done. Results must not
  * depend on the cut. Outside a team it is one call of fn. */
 void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context);
+
+/* The same for work that reads memory and fetches ahead: threads_run() hands out ranges in ascending order, here each thread
+ * goes through a part of its own from front to back, as long as all are about as fast. */
+void threads_run_parts(Threads *t, int n, int grain, RangeFn fn, void *context);
 
 #endif

@@ -310,7 +310,7 @@ def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
     for i, part in enumerate(parts):
         for r in part["runs"]:
             r["round"] += 1000 * i
-    return {**parts[0], "runs": [r for part in parts for r in part["runs"]], "notes": [n for part in parts for n in part["notes"]]}
+    return {**parts[0], "runs": [r for part in parts for r in part["runs"]], "notes": list(dict.fromkeys(n for part in parts for n in part["notes"]))}
 
 
 # ---- main ----------------------------------------------------------------------------------------------------------

@@ -314,9 +314,19 @@ static void run_gemm_bf16(const Kernels *k, const Case *c, const Buffers *b, siz
     k->bf16->gemm(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y, c->rows, b->scratch);
 }
 
-static bool has_gemm_bf16(const Kernels *k, int type)
+static bool has_bf16_products(const Kernels *k, int type)
 {
     return type == TYPE_BF16 && k->bf16;
+}
+
+static void run_gemm_add_bf16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+{
+    k->bf16->gemm_add(c->rows, c->n, c->cols, b->bf16, c->n, b->bf16 + call * c->n * c->cols, c->cols, b->y, c->cols);
+}
+
+static void run_pairs(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+{
+    k->bf16->pairs_f16(b->half + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
 }
 
 static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -381,13 +391,16 @@ static const Case cases[] = {
     {"gemm", run_gemm, NULL, 0, 32, 512, 2048, 1, F32, 32 * 2048 * 4},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 1, 2048, 16, INT8, 0},
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 512, 2048, 1, INT8, 0},
-    {"gemm_bf16", run_gemm_bf16, has_gemm_bf16, 0, GEMM_ROWS, 1, 2048, 16, BF16, 0},
-    {"gemm_bf16", run_gemm_bf16, has_gemm_bf16, 0, GEMM_ROWS, 512, 2048, 1, BF16, 0},
+    {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 1, 2048, 16, BF16, 0},
+    {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 512, 2048, 1, BF16, 0},
     {"quantize", run_quantize, NULL, 0, 0, 0, 2048, 64, INT8, 2048 * 4 + 64 * sizeof(Block8)},
     {"gemm_add", run_gemm_add, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 4},
     {"gemm_add", run_gemm_add, NULL, 0, 64, 64, 64, 16, F32, 64 * 64 * 4},
     {"gemm_add_f16", run_gemm_add_f16, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 2},
     {"gemm_add_f16", run_gemm_add_f16, NULL, 0, 64, 64, 64, 16, F32, 64 * 64 * 2},
+    {"gemm_add_bf16", run_gemm_add_bf16, has_bf16_products, 0, 8, 64, 64, 64, BF16, 64 * 64 * 2},
+    {"gemm_add_bf16", run_gemm_add_bf16, has_bf16_products, 0, 64, 64, 64, 16, BF16, 64 * 64 * 2},
+    {"pairs_f16", run_pairs, has_bf16_products, 0, 0, 0, 4096, 64, BF16, 4096 * 4},
     {"norm rms", run_norm, NULL, NORM_RMS, 0, 0, 2048, 64, F32, 2048 * 8},
     {"norm layer", run_norm, NULL, NORM_LAYER, 0, 0, 2048, 64, F32, 2048 * 8},
     {"act silu", run_act, NULL, ACT_SILU, 0, 0, 5632, 16, F32, 5632 * 8},

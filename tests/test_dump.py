@@ -80,7 +80,7 @@ def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None
 
 
 SIZES = {"context_length": 1024, "attention.head_count": 6, "attention.sliding_window": 100}
-MORE_CASES = [  # every feature of attention with every other, past a span of 512 keys; 6 heads have slopes of two kinds
+MORE_CASES = [  # every feature of attention with every other, past two spans of 256 keys; 6 heads have slopes of two kinds
     hf.GptCase("window-cap-gqa-widths", {**SIZES, "attention.sliding_window_pattern": [True, False, True], "attn_logit_softcapping": 2.0,
                                          "attention.key_length": 10, "attention.value_length": 21, "attention.qk_norm": "heads"}, {}),
     hf.GptCase("alibi-window-cap-gqa", {**SIZES, "position": "alibi", "attention.head_count_kv": 3, "attention.max_alibi_bias": 8.0,

@@ -2,8 +2,8 @@
  * and batch neighbours; and the bookkeeping of cache blocks behind it.
  *
  * The models are random, tiny and of the architecture `gpt`, written to a temporary file: each variant has another
- * kind of position, mask and head sharing. Texts are 600 tokens, beyond the 512 positions where attention starts to
- * merge spans. Everything is compared bit for bit, and once with a computation by the textbook.
+ * kind of position, mask and head sharing. Texts are 600 tokens, beyond the spans of 256 positions that attention
+ * merges. Everything is compared bit for bit, and once with a computation by the textbook.
  */
 #include <math.h>
 #include <stdlib.h>
