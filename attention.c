@@ -38,8 +38,7 @@ typedef struct {
     Session *s;
     int layer, seq, kv_head, first_head, group;
     int pos, n_pos, rows;
-    const float *q;       // (rows, key_dim)
-    const uint16_t *q16;  // or, as bfloat16s, (rows, key_dim, evened up with 0)
+    const void *q; // floats (rows, key_dim), or for pairs bfloat16s (rows, key_dim evened up with 0)
     float *scores, *part; // (rows, KV_BLOCK); part: of one group of keys, or scores as bfloat16s
     float *sums, *shrink; // (rows) of one block
     float *keys, *values; // scratch for a block in float or pairs: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
@@ -133,6 +132,14 @@ static bool in_pairs(const Session *s)
     return s->k->bf16 && !s->params.exact && s->params.kv_type != KV_F32;
 }
 
+/* What a tile's keys and values are multiplied as: pairs where there are such products; else, with many rows, it is worth
+ * converting them to floats once. */
+static As multiplied_as(const Tile *t)
+{
+    static const As cached[] = {[KV_F16] = AS_HALVES, [KV_F32] = AS_FLOATS, [KV_Q8] = AS_BYTES};
+    return in_pairs(t->s) ? AS_PAIRS : t->rows <= FEW_ROWS * 2 ? cached[t->s->params.kv_type] : AS_FLOATS;
+}
+
 /* y (rows, width) += a (rows, n) b (n, width); a are floats, or with pairs bfloat16s. */
 static void add_product(const Kernels *k, As as, size_t rows, size_t n, size_t width, const void *a, size_t lda, const void *b, size_t ldb,
                         float *y, size_t ldy)
@@ -147,10 +154,12 @@ static void add_product(const Kernels *k, As as, size_t rows, size_t n, size_t w
         k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
 }
 
-/* Keys or values x (n, width) of the cache, as floats or pairs -> out. */
+/* Keys or values x (n, width) of the cache as they are multiplied: x itself, or in `out`. */
 static const void *convert(const Session *s, As as, const void *x, float *out, size_t n, size_t width)
 {
     bool halves = s->params.kv_type == KV_F16;
+    if (as == AS_HALVES || as == AS_BYTES || s->params.kv_type == KV_F32)
+        return x;
     if (as == AS_PAIRS && halves)
         s->k->bf16->pairs_f16(x, (uint16_t *)out, n, width);
     else if (as == AS_PAIRS)
@@ -167,7 +176,7 @@ static void add_queries(const Tile *t, As as, size_t i, size_t n, size_t width, 
 {
     static const size_t item[] = {[AS_HALVES] = 2, [AS_FLOATS] = 4, [AS_BYTES] = 1, [AS_PAIRS] = 2};
     size_t key_dim = (size_t)t->s->model->config.key_dim, lda = as == AS_PAIRS ? key_dim + key_dim % 2 : key_dim;
-    const void *q = as == AS_PAIRS ? (const void *)(t->q16 + i) : t->q + i;
+    const char *q = (const char *)t->q + i * (as == AS_PAIRS ? sizeof(uint16_t) : sizeof(float));
     add_product(t->s->k, as, (size_t)t->rows, n, width, q, lda, (const char *)keys + i * KV_BLOCK * item[as], KV_BLOCK, y, KV_BLOCK);
 }
 
@@ -183,29 +192,32 @@ static void add_groups(Tile *t, As as, const void *keys, size_t width, const flo
     }
 }
 
-/* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and
- * mask; *values: the block's values, unless NULL, bytes still without their scales. Returns what they are now: pairs where
- * there are such products; else, with many rows, it is worth converting keys and values to floats once. */
-static As multiply_keys(Tile *t, int block, int n_keys, const void **values)
+/* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and mask. */
+static void multiply_keys(Tile *t, int block, int n_keys)
 {
-    static const As cached[] = {[KV_F16] = AS_HALVES, [KV_F32] = AS_FLOATS, [KV_Q8] = AS_BYTES};
     Session *s = t->s;
-    size_t rows = (size_t)t->rows, key_dim = (size_t)s->model->config.key_dim, value_dim = (size_t)s->model->config.value_dim;
-    size_t width = ((size_t)n_keys + 15) & ~(size_t)15;
-    const void *keys = session_keys(s, t->layer, t->kv_head, t->seq, block);
-    As is = cached[s->params.kv_type], as = in_pairs(s) ? AS_PAIRS : t->rows <= FEW_ROWS * 2 ? is : AS_FLOATS;
-    if (values)
-        *values = session_values(s, t->layer, t->kv_head, t->seq, block);
-    if (as != is)
-        keys = convert(s, as, keys, t->keys, key_dim, KV_BLOCK);
-    if (as != is && values)
-        *values = convert(s, as, *values, t->values, (size_t)n_keys, value_dim);
-    memset(t->scores, 0, rows * KV_BLOCK * sizeof *t->scores);
-    if (is == AS_BYTES)
+    size_t key_dim = (size_t)s->model->config.key_dim, width = ((size_t)n_keys + 15) & ~(size_t)15;
+    As as = multiplied_as(t);
+    const void *keys = convert(s, as, session_keys(s, t->layer, t->kv_head, t->seq, block), t->keys, key_dim, KV_BLOCK);
+    memset(t->scores, 0, (size_t)t->rows * KV_BLOCK * sizeof *t->scores);
+    if (s->params.kv_type == KV_Q8)
         add_groups(t, as, keys, width, session_scales(s, t->layer, t->kv_head, t->seq, block) + KV_BLOCK);
     else
         add_queries(t, as, 0, key_dim, width, keys, t->scores);
-    return as;
+}
+
+/* out (rows, value_dim) += the weights in t->scores times the first n_keys values of a block. */
+static void add_values(Tile *t, int block, int n_keys, float *out)
+{
+    Session *s = t->s;
+    size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)s->model->config.value_dim;
+    As as = multiplied_as(t);
+    const void *values = convert(s, as, session_values(s, t->layer, t->kv_head, t->seq, block), t->values, n, value_dim);
+    for (size_t r = 0; s->params.kv_type == KV_Q8 && r < rows; r++) // weights instead of values take the scales
+        s->k->mul(t->scores + r * KV_BLOCK, session_scales(s, t->layer, t->kv_head, t->seq, block), n);
+    if (as == AS_PAIRS)
+        s->k->bf16->round(t->scores, (uint16_t *)t->part, rows * KV_BLOCK);
+    add_product(s->k, as, rows, n, value_dim, as == AS_PAIRS ? t->part : t->scores, KV_BLOCK, values, value_dim, out, value_dim);
 }
 
 /* All keys of one span that the tile's rows can see, into `f`. */
@@ -214,24 +226,18 @@ static void attend_span(Tile *t, int span, Soft *f)
     Session *s = t->s;
     const Config *c = &s->model->config;
     const LayerConfig *l = &c->layers[t->layer];
-    size_t rows = (size_t)t->rows, value_dim = (size_t)c->value_dim;
     int window = l->mask == MASK_WINDOW ? l->window : 0, last = t->pos + t->n_pos; // keys end before `last`
     int oldest = window && t->pos - window + 1 > 0 ? t->pos - window + 1 : 0;      // that any row sees
     soft_clear(f, t->rows, c->value_dim);
     for (int block = span * (SPAN / KV_BLOCK); block < (span + 1) * (SPAN / KV_BLOCK); block++) {
         int first = block * KV_BLOCK, n_keys = last - first < KV_BLOCK ? last - first : KV_BLOCK;
-        const void *values;
         if (n_keys <= 0)
             break;
         if (first + KV_BLOCK <= oldest)
             continue;
-        As as = multiply_keys(t, block, n_keys, &values);
+        multiply_keys(t, block, n_keys);
         weigh_rows(t, f, first);
-        for (size_t r = 0; s->params.kv_type == KV_Q8 && r < rows; r++) // weights instead of values take the scales
-            s->k->mul(t->scores + r * KV_BLOCK, session_scales(s, t->layer, t->kv_head, t->seq, block), (size_t)n_keys);
-        if (as == AS_PAIRS)
-            s->k->bf16->round(t->scores, (uint16_t *)t->part, rows * KV_BLOCK);
-        add_product(s->k, as, rows, (size_t)n_keys, value_dim, as == AS_PAIRS ? t->part : t->scores, KV_BLOCK, values, value_dim, f->out, value_dim);
+        add_values(t, block, n_keys, f->out);
     }
 }
 
@@ -329,7 +335,6 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
     t->values = t->keys + key_dim * KV_BLOCK;
     assert((size_t)(t->values - scratch) + KV_BLOCK * (size_t)c->value_dim <= t->s->scratch_floats);
     t->q = copy;
-    t->q16 = (uint16_t *)copy;
     for (size_t r = 0; r < (size_t)t->rows; r++) {
         const float *from = q + (((size_t)(t->pos - base) + r / group) * n_heads + (size_t)t->first_head + r % group) * key_dim;
         uint16_t *half = (uint16_t *)copy + r * (key_dim + key_dim % 2);
@@ -443,7 +448,7 @@ void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_
         int visible_keys = pos + n_rows - first;
         if (l->mask == MASK_WINDOW && first + KV_BLOCK <= pos - l->window + 1)
             continue;
-        multiply_keys(&t, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK, NULL);
+        multiply_keys(&t, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK);
         for (int r = 0; r < n_rows; r++) {
             const float *max_sum = soft + ((size_t)r * (size_t)s->max_heads + (size_t)head) * 2;
             float *x = t.scores + (size_t)r * KV_BLOCK, *y = out + (size_t)r * (size_t)n_keys + first;
