@@ -27,28 +27,24 @@ static void round_bf16(const float *x, uint16_t *y, size_t n)
     }
 }
 
+INLINE V load_some(const Items items, const char *p, size_t n)
+{
+    return n == VL ? load_items(items, p) : load_items_n(items, p, n);
+}
+
 /* Rows 2k and 2k + 1 of src (n, width) -> row k of dst (n / 2 upwards, width, 2); behind an odd last row come zeros. */
 INLINE void pairs(const Items items, const char *src, uint16_t *dst, size_t n, size_t width)
 {
     const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
                                            18, 2, 17, 1, 16, 0);
     for (size_t k = 0; k < n; k += 2)
-        for (size_t i = 0; i < width; i += VL, dst += 2 * VL) {
+        for (size_t i = 0; i < width; i += VL) {
             const char *even = src + (k * width + i) * item_size(items), *odd = even + width * item_size(items);
-            size_t left = width - i;
+            size_t wide = width - i < VL ? width - i : VL;
             __builtin_prefetch(even + AHEAD, 0, 2); // values stand behind keys
             __builtin_prefetch(odd + AHEAD, 0, 2);
-            V a, b = v_zero();
-            if (left >= VL) {
-                a = load_items(items, even);
-                b = k + 1 < n ? load_items(items, odd) : b;
-                _mm512_storeu_si512(dst, _mm512_permutexvar_epi16(order, round32(a, b)));
-            } else {
-                a = load_items_n(items, even, left);
-                b = k + 1 < n ? load_items_n(items, odd, left) : b;
-                _mm512_mask_storeu_epi32(dst, v_mask(left), _mm512_permutexvar_epi16(order, round32(a, b)));
-                dst -= 2 * (VL - left);
-            }
+            V a = load_some(items, even, wide), b = k + 1 < n ? load_some(items, odd, wide) : v_zero();
+            _mm512_mask_storeu_epi32(dst + k * width + 2 * i, v_mask(wide), _mm512_permutexvar_epi16(order, round32(a, b)));
         }
 }
 

@@ -4,7 +4,7 @@ Tolerances. --exact --kv f32: both sides are float32 with sums in different orde
 logits (deviation 3 and 12) were seen to differ by at most 7e-5 and 4e-4, so 1e-3 is what the project promises. Default
 flags: activations are rounded to 8 bits, keys and values to 11 or 8, which moves logits by some 0.1; what counts then is the
 distribution. Its KL divergence was 0.0026 and 0.0019 in the mean, 0.010 and 0.008 at one position in a hundred; single positions
-reach 0.02 to 0.06, which ones changes with any rounding. Limits are twice that, and the same best token at 94 % (95 to 98 % seen).
+reach 0.02 to 0.06, which ones changes with any rounding. Limits are twice that, and the same best token at 95 % of the positions.
 """
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_long_text(real, run_bin: Path, long_text: Path, tmp_path: Path) -> None
     p, q = log_softmax(want), log_softmax(default)
     kl = (np.exp(p) * (p - q)).sum(-1)
     assert kl.mean() <= 0.005 and np.quantile(kl, 0.99) <= 0.02 and kl.max() <= 0.12
-    assert (want.argmax(-1) == default.argmax(-1)).mean() >= 0.94
+    assert (want.argmax(-1) == default.argmax(-1)).mean() >= 0.95
 
 
 def test_greedy(real, run_bin: Path, tmp_path: Path) -> None:
