@@ -581,34 +581,59 @@ static int quantize_mode(const Options *o, Err *e)
 
 /* ---- tokenize ---------------------------------------------------------------------------------------------- */
 
-static void tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out)
+/* Print the buffer and empty it, if it holds `size` bytes. */
+static int print_buffer(Buf *out, size_t size, Err *e)
 {
-    buf_text(out, "{\"ids\": ");
-    json_ints(out, ids->ids, (int)ids->n);
-    buf_text(out, ", \"pieces\": [");
-    for (size_t i = 0; i < ids->n; i++) {
-        buf_add(out, ", ", i ? 2 : 0);
-        json_string(out, tokenizer_piece(t, ids->ids[i]));
-    }
-    buf_add(out, "]}\n", 3);
+    if (out->failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokens");
+    if (out->len < size)
+        return 0;
+    if (out->len && fwrite(out->ptr, 1, out->len, stdout) != out->len)
+        return stdout_failed(e);
+    out->len = 0;
+    return 0;
 }
 
-static void tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out)
+enum { PRINTED_AT_ONCE = 65536 };
+
+static int tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
+{
+    int rc = 0;
+    buf_text(out, "{\"ids\": [");
+    for (size_t i = 0; i < ids->n && !rc; i++) {
+        buf_add(out, ", ", i ? 2 : 0);
+        json_int(out, ids->ids[i]);
+        rc = print_buffer(out, PRINTED_AT_ONCE, e);
+    }
+    buf_text(out, "], \"pieces\": [");
+    for (size_t i = 0; i < ids->n && !rc; i++) {
+        buf_add(out, ", ", i ? 2 : 0);
+        json_string(out, tokenizer_piece(t, ids->ids[i]));
+        rc = print_buffer(out, PRINTED_AT_ONCE, e);
+    }
+    buf_text(out, "]}\n");
+    return rc;
+}
+
+static int tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
 {
     char shown[400], line[440];
-    for (size_t i = 0; i < ids->n; i++) {
+    int rc = 0;
+    for (size_t i = 0; i < ids->n && !rc; i++) {
         Str piece = tokenizer_piece(t, ids->ids[i]);
         int n = snprintf(line, sizeof line, "%6d  \"%s\"\n", ids->ids[i], str_escape(piece, shown, sizeof shown));
         buf_add(out, line, (size_t)n);
+        rc = print_buffer(out, PRINTED_AT_ONCE, e);
     }
+    return rc;
 }
 
 static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *ids, Err *e)
 {
     Buf out = {0};
-    (o->json ? tokens_json : tokens_text)(t, ids, &out);
-    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokens") : 0;
-    if (!rc && out.len && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
+    int rc = (o->json ? tokens_json : tokens_text)(t, ids, &out, e);
+    rc = rc ? rc : print_buffer(&out, 0, e);
+    if (!rc && fflush(stdout))
         rc = stdout_failed(e);
     buf_free(&out);
     return rc;
