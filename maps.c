@@ -537,6 +537,7 @@ static void replay_body(void *context)
     Body *b = context;
     Replay *r = b->replay;
     const Maps *m = &r->job->maps;
+    session_expect(r->s, 0, m->n);
     b->rc = forward(r->s, &(Batch){.n = m->n, .tokens = m->ids, .want = WANT_NONE}, r->e) < 0 ? -1 : 0;
     if (!b->rc && m->o.reduce >= REDUCE_MEAN)
         b->rc = write_whole(r);
@@ -654,11 +655,12 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     const Session *s = j->session;
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
     int pos = s->seqs[0].n_pos - n;
+    const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
     set_text(&j->maps, NULL, pos + n);
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
             if (pos + r >= j->maps.first && pos + r < j->maps.first + j->maps.n_queries && mapfile_live(&j->files[i])
-                && mapfile_line(&j->files[i], pos + r, ids[r], j->live + (size_t)r * n_maps * seq_len, seq_len, e))
+                && mapfile_line(&j->files[i], pos + r, ids[r], live + (size_t)r * n_maps * seq_len, seq_len, e))
                 return -1;
     return 0;
 }

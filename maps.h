@@ -58,7 +58,7 @@ bool maps_live(const MapJob *j);
 void maps_live_params(const MapJob *j, SessionParams *p);
 int maps_live_watch(MapJob *j, Session *s, Err *e);
 
-/* After each forward() of n rows with ids: the rows go to the live files. */
+/* After each forward(): its last n rows, with ids, go to the live files. */
 int maps_live_rows(MapJob *j, const int *ids, int n, Err *e);
 
 /* Whether maps_replay() has anything to do. */

@@ -198,6 +198,9 @@ typedef struct {
     MapJob *maps; // NULL: none are wanted
     TokenList text; // the prompt and what is generated
     int n_prompt, n_generated;
+    int n_run;      // tokens of the text that were run, whose rows were written
+    int n_logits;   // rows of logits of the last pass
+    atomic_bool kv_cut;
     bool open_line; // the text on standard output did not end in a newline
     double load_seconds, prompt_seconds, generate_seconds;
 } Run;
@@ -228,6 +231,13 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, in
     return 0;
 }
 
+/* The one line on standard error that a run which succeeds may print. */
+static void warn_cut(int rc, atomic_bool *kv_cut)
+{
+    if (!rc && atomic_load(kv_cut))
+        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; --kv f32 keeps them whole\n");
+}
+
 static void describe(const Run *r, const SessionParams *p)
 {
     const Config *c = &r->model.config;
@@ -243,22 +253,30 @@ static void describe(const Run *r, const SessionParams *p)
             (unsigned long long)r->o->sampler.seed);
 }
 
-/* Run tokens through the model; logits of the last row only, or of all where they are written to a file. */
-static int run_tokens(Run *r, const int *ids, int n, Err *e)
+/* Run the text's first n tokens through the model, from where it stands; logits of the last row only, or of all where
+ * they are written to a file. Where the text has become longer than longrope's original context all of it runs again, but
+ * only rows that are new go to files. */
+static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
-    bool writes = r->logits.f != NULL, live = r->maps && maps_live(r->maps);
-    int step = r->session.params.max_batch;
-    bool progress = n > step && isatty(STDERR_FILENO);
-    for (int i = 0; i < n && !stop_signal; i += step) {
-        int rows = n - i < step ? n - i : step;
+    bool writes = wants_logits && r->logits.f, live = r->maps && maps_live(r->maps);
+    Session *s = &r->session;
+    int step = s->params.max_batch, first = session_expect(s, 0, n);
+    bool progress = !r->n_run && n - first > step && isatty(STDERR_FILENO); // later there is text on the line
+    Want want = writes ? WANT_ALL : wants_logits ? WANT_LAST : WANT_NONE;
+    for (int i = first, rows; i < n && !stop_signal; i += rows) {
+        rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .want = writes ? WANT_ALL : WANT_LAST}, e) < 0)
+        r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
+        if (r->n_logits < 0)
             return -1;
-        if (writes && npy_rows(&r->logits, r->session.logits, (size_t)rows, e))
+        int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows, fresh = rows - again;
+        size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
+        if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
-        if (live && maps_live_rows(r->maps, ids + i, rows, e))
+        if (live && fresh && maps_live_rows(r->maps, r->text.ids + i + again, fresh, e))
             return -1;
+        r->n_run += fresh;
     }
     if (progress)
         fprintf(stderr, "\r\033[K");
@@ -270,9 +288,9 @@ static int generate(Run *r, Printer *p, Err *e)
     const Options *o = r->o;
     const Tokenizer *t = r->model.tokenizer;
     size_t vocab = (size_t)r->model.config.vocab_size;
-    int rows = r->logits.f ? (r->n_prompt - 1) % r->session.params.max_batch : 0, met = 0;
+    int met = 0;
     while (!met && !stop_signal && (o->n_predict < 0 || r->n_generated < o->n_predict)) {
-        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)rows * vocab);
+        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
         if (id < 0)
             return err_set(e, EXIT_IO, "sampling: got no token with a finite logit (a damaged model, or --logit-bias left none)");
         if (!o->ignore_eos && tokenizer_is_end(t, id))
@@ -287,9 +305,8 @@ static int generate(Run *r, Printer *p, Err *e)
             break;
         if (r->n_generated == o->n_predict)
             break;
-        if (run_tokens(r, &id, 1, e))
+        if (run_text(r, (int)r->text.n, true, e))
             return -1;
-        rows = 0;
     }
     if (!met) {
         decoder_flush(&p->decoder, &p->text);
@@ -357,7 +374,7 @@ static int prepare(Run *r, Err *e)
     const Options *o = r->o;
     double begin = clock_seconds();
     SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type, .exact = o->exact,
-                       .n_threads = choose_threads(o)};
+                       .n_threads = choose_threads(o), .kv_cut = &r->kv_cut};
     p.kernels = kernels_select(getenv("RUN_CPU"), e);
     if (!p.kernels || model_open(&r->model, o->model, e))
         return -1;
@@ -373,8 +390,8 @@ static int prepare(Run *r, Err *e)
                        o->no_bos ? "--no-bos leaves nothing to start from" : "this model has no begin-of-text token");
     if (choose_seq_len(o, &r->model.config, r->text.n, &p.seq_len, e))
         return -1;
-    if (p.max_batch > r->n_prompt)
-        p.max_batch = r->n_prompt;
+    int most = r->model.config.ropes[0].scaling == ROPE_LONGROPE ? p.seq_len : r->n_prompt; // run_text() may run all again
+    p.max_batch = p.max_batch < most ? p.max_batch : most;
     if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
         || sampler_init(&r->sampler, &o->sampler, r->model.config.vocab_size, p.kernels, e))
@@ -397,7 +414,7 @@ static void work(void *context)
     Work *w = context;
     Run *r = w->r;
     double begin = clock_seconds();
-    w->rc = run_tokens(r, r->text.ids, r->n_prompt, w->e);
+    w->rc = run_text(r, r->n_prompt, true, w->e);
     r->prompt_seconds = clock_seconds() - begin;
     if (!w->rc && !stop_signal)
         w->rc = generate(r, w->p, w->e);
@@ -446,16 +463,14 @@ static int run_and_print(Run *r, Err *e)
 static int write_maps(Run *r, Err *e)
 {
     SessionParams p = r->session.params;
-    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, n_run = r->session.seqs[0].n_pos, rc = 0, first_signal = stop_signal;
+    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, rc = 0, first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
         catch_signals();
-        n = n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
+        n = r->n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
     }
-    if (maps_live(r->maps))
-        for (int i = n_run; !rc && i < n; i++) // the last token was not run: nothing followed it
-            rc = forward(&r->session, &(Batch){.n = 1, .tokens = r->text.ids + i, .want = WANT_NONE}, e) < 0
-               || maps_live_rows(r->maps, r->text.ids + i, 1, e);
+    if (n && maps_live(r->maps)) // the last token was not run: nothing followed it
+        rc = run_text(r, n, false, e);
     session_free(&r->session);
     p.max_batch = r->o->batch;
     if (!rc && n && maps_wants_replay(r->maps))
@@ -474,6 +489,7 @@ static int generate_mode(const Options *o, Err *e)
     Run r = {.o = o};
     Err closing;
     int rc = prepare(&r, e) || run_and_print(&r, e) || (r.maps && write_maps(&r, e));
+    warn_cut(rc, &r.kv_cut);
     if (npy_close(&r.logits, rc ? &closing : e))
         rc = -1;
     maps_close(r.maps);
@@ -505,8 +521,9 @@ static int perplexity_mode(const Options *o, Err *e)
     Buf text = {0};
     TokenList ids = {0};
     Score score = {0};
+    atomic_bool kv_cut = false;
     SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
-                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
+                       .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = &kv_cut};
     if (!p.kernels || model_open(&m, o->model, e))
         return -1;
     unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
@@ -516,6 +533,7 @@ static int perplexity_mode(const Options *o, Err *e)
           || score_perplexity(&m, p, ids.ids, ids.n, bos, seq_len, &stop_signal, &score, e);
     if (!rc && score.n_tokens && !stop_signal)
         rc = print_score(o, &score, e);
+    warn_cut(rc, &kv_cut);
     buf_free(&text);
     tokens_free(&ids);
     model_close(&m);
@@ -536,13 +554,15 @@ static void print_timing(const Options *o, const char *name, int n, const Timing
 static int bench_mode(const Options *o, Err *e)
 {
     Model m;
+    atomic_bool kv_cut = false;
     Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate, .depth = o->bench_depth,
                .n_runs = o->bench_runs};
     SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
-                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
+                       .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = &kv_cut};
     if (!p.kernels || model_open(&m, o->model, e))
         return -1;
     int rc = bench_run(&m, p, &b, &stop_signal, e);
+    warn_cut(rc, &kv_cut);
     const char *kv = kv_names[o->kv_type];
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)

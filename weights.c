@@ -52,7 +52,9 @@ static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t c
             fail(b, name, "got none, want shape (%zu%s%.0zu)", rows, cols ? ", " : "", cols);
         return NULL;
     }
-    bool fits = cols ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
+    bool one_row = cols && t->n_dims == 1; // outermost dimensions of 1 are dropped
+    bool fits = one_row ? rows == 1 && t->shape[0] == cols
+              : cols ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
                      : t->n_dims == 1 && t->shape[0] == rows;
     if (!fits) {
         char seen[100] = "";
