@@ -271,19 +271,6 @@ def test_every_byte(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert json.loads(re.search(r'id="meta">(.*?)</script>', (tmp_path / "a.html").read_text(), re.S)[1])["tokens"] == want
 
 
-def test_weights_that_are_no_numbers(any_run: Path, tmp_path: Path) -> None:
-    """A broken model's maps are written, and are readable."""
-    m = smallest()
-    m.tensors["blk.0.attn_q.weight"].data = np.full(16, np.nan, np.float32).tobytes()
-    (tmp_path / "m").write_bytes(m.build())
-    for reduce in ("none", "max-heads", "rollout"):
-        _, maps = npz(any_run, tmp_path / "m", tmp_path, "-i", "abab", "-n", "0", "--attn-top", "2", "--attn-reduce", reduce,
-                      "--attn-stats", tmp_path / "s.json", *dumps(tmp_path, *ENDINGS[1:]))
-        assert np.isnan(maps["attn"][0, 0, -1]).any()
-        assert all(json.loads(line)["v"] == 1 for line in (tmp_path / "a.jsonl").open()) and json.loads((tmp_path / "s.json").read_text())["heads"]
-        ET.parse(tmp_path / "a.svg")
-
-
 def test_pipes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Lines into a descriptor, standard output or a named pipe; what must seek says so before anything is run."""
     args = [any_run, tiny_model, "-i", "the", "-n", "30", "-s", "1", "--ignore-eos"]

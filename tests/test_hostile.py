@@ -47,7 +47,7 @@ def many(request: pytest.FixtureRequest, driver, tmp_path_factory: pytest.TempPa
                 said = said[len(path) + 2:]
             if code != "0":
                 check_line(said)
-                assert re.search(r"(got|want|missing|cannot|not supported|out of memory|type number|does not fit)", said), said
+                assert re.search(r"(got|want|missing|cannot|not supported|not finite|out of memory|type number|does not fit)", said), said
             out.append((int(code), said))
         return out
 
@@ -221,7 +221,7 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "wrong shape": (tensor(Q, dims=[4, 3]), "tensor blk.0.attn_q.weight: got shape (3, 4), want (4, 4)"),
     "transposed": (tensor("blk.0.attn_k.weight", dims=[2, 4]), "attn_k.weight: got shape (4, 2), want (2, 4)"),
     "three dimensions, the last 1": (tensor(Q, dims=[1, 4, 4]), "attn_q.weight: got shape (4, 4, 1), want (4, 4)"),
-    "three dimensions": (tensor(Q, dims=[4, 4, 1]), "attn_q.weight: got shape (1, 4, 4), want (4, 4)"),
+    "three dimensions": (tensor(Q, dims=[4, 1, 4]), "attn_q.weight: got shape (4, 1, 4), want (4, 4)"),
     "a vector too long": (tensor("output_norm.weight", dims=[5], data=bytes(20)), "output_norm.weight: got shape (5), want (4)"),
     "missing tensor": (SMALLEST.copy().drop(UP), "tensor blk.0.ffn_up.weight: got none, want shape (4, 4)"),
     "missing norm": (SMALLEST.copy().drop("output_norm.weight"), "tensor output_norm.weight: got none, want shape (4)"),
