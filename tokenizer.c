@@ -1025,6 +1025,24 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
         }
 }
 
+void tokenizer_text(const Tokenizer *t, int id, Buf *out)
+{
+    Buf bytes = {0};
+    tokenizer_bytes(t, id, true, &bytes);
+    out->failed |= bytes.failed;
+    for (size_t i = 0; i < bytes.len && !bytes.failed;) {
+        uint32_t cp;
+        char hex[8];
+        size_t n = utf8_decode(bytes.ptr + i, bytes.ptr + bytes.len, &cp);
+        if (cp & UTF8_INVALID || !cp) // NumPy would drop a zero
+            buf_add(out, hex, (size_t)snprintf(hex, sizeof hex, "\\x%02X", (unsigned)(cp & 0xff)));
+        else
+            buf_add(out, bytes.ptr + i, n);
+        i += n;
+    }
+    buf_free(&bytes);
+}
+
 void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special)
 {
     *d = (Decoder){.t = t, .special = special, .at_start = at_start && t->space_prefix && !t->byte_level};

@@ -76,6 +76,10 @@ int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned 
  * `special`, else nothing, as do ids out of range. A failed growth shows in out->failed. */
 void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out);
 
+/* Append the text of a token for people: UTF-8 as it is, other bytes and NUL as \xE4, CONTROL and
+ * UNKNOWN tokens by their names. A failed growth shows in out->failed. */
+void tokenizer_text(const Tokenizer *t, int id, Buf *out);
+
 /* Streaming: feed ids, receive bytes that never end inside a UTF-8 character. No memory of its own, nothing to free. */
 typedef struct {
     const Tokenizer *t;
