@@ -18,11 +18,12 @@ extern const char *const map_reduce_names[]; // as typed after --attn-reduce, NU
 typedef struct {
     const char *layers, *heads, *queries;
     MapReduce reduce;
-    bool half; // --attn-dtype f16
+    int half;  // 1: --attn-dtype f16
     int top;   // largest weights of a row, 0: all
     const char **files;
     int n_files;
-    const char *stats; // file name, "-" or NULL
+    const char **stats; // names of files, or "-"
+    int n_stats;
 } MapOptions;
 
 /* The text and the selection. Map number i is layer i / n_heads, head i % n_heads of the selection; with a reduction there
@@ -42,9 +43,6 @@ static inline int map_layers(const Maps *m) { return m->o.reduce >= REDUCE_MEAN 
 static inline int map_heads(const Maps *m) { return m->o.reduce == REDUCE_NONE ? m->n_heads : 1; }
 
 const char *map_model_name(const Maps *m); // the file's name without folders
-
-/* Text of a token for people, appended: UTF-8 as it is, other bytes as \xE4, control tokens by their name. */
-void map_token_text(const Maps *m, int id, Buf *out);
 
 /* One run's maps: the selection, its files and statistics, and the rows on their way. */
 typedef struct MapJob MapJob;

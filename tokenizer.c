@@ -40,7 +40,7 @@ typedef struct {
     Merge *merges;
     size_t n_merge_slots;
     int bytes[256];         // token of a single byte, -1 if there is none
-    Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN (and for byte-level BPE USER_DEFINED too)
+    Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN
     Buf texts;              // of user-defined pieces with the space marked
 } Tables;
 
@@ -584,7 +584,7 @@ static int build_tables(const Tokenizer *t, Err *e)
     buf_free(&x->texts);
     memset(x, 0, sizeof *x);
     if (build_pieces(t, e) || (!t->by_score && build_merges(t, e)) || build_literals(t, user, !t->byte_level, &x->user, e)
-        || build_literals(t, t->byte_level ? user | special : special, false, &x->special, e))
+        || build_literals(t, special, false, &x->special, e))
         return -1;
     for (int b = 0; b < 256; b++) {
         char name[8];
@@ -896,32 +896,85 @@ static int encode_marked(Encoder *c, const char *text, size_t len, bool prefix)
     return rc;
 }
 
-int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e)
+/* The parts of a text whose CONTROL tokens are parsed, read from front to back. */
+typedef struct {
+    const TextPart *parts;
+    size_t n, next;  // the first part that was not read
+    size_t from, to; // the last stretch of special parts that was
+} Special;
+
+/* Where the stretch of special parts that holds byte `at` ends; `at` itself if it lies in none. `at` never falls. */
+static size_t special_end(Special *s, size_t at)
 {
-    Encoder c = {.t = t, .out = out, .e = e};
-    size_t before = out->n;
-    if (len >= INT32_MAX)
-        return err_set(e, EXIT_USAGE, "text: got %zu bytes, want less than 2 GB", len);
-    if (build_tables(t, e))
-        return -1;
-    int rc = flags & ENCODE_BOS && t->adds_bos ? tokens_add(out, t->bos, e) : 0;
-    static const Literals none = {0};
-    const Literals *list = flags & ENCODE_SPECIAL ? &t->tables->special : t->byte_level ? &t->tables->user : &none;
+    while (s->to <= at && s->next < s->n) {
+        while (s->next < s->n && !s->parts[s->next].special)
+            s->next++;
+        s->from = s->next ? s->parts[s->next - 1].end : 0;
+        s->to = s->from;
+        for (; s->next < s->n && s->parts[s->next].special; s->next++)
+            s->to = s->parts[s->next].end;
+    }
+    return at >= s->from && at < s->to ? s->to : at;
+}
+
+/* The next place in text[from, len) where a parsed token stands, the longest one there; len and *found = NULL if there
+ * is none. SentencePiece finds its USER_DEFINED tokens later, where the spaces are marked. */
+static size_t next_parsed(const Tokenizer *t, Special *special, const char *text, size_t from, size_t len, const Literal **found)
+{
+    const Tables *x = t->tables;
+    *found = NULL;
+    for (size_t i = from; i < len; i++) {
+        size_t end = special_end(special, i);
+        const Literal *control = match_literal(&x->special, text + i, end - i);
+        const Literal *user = t->byte_level ? match_literal(&x->user, text + i, len - i) : NULL;
+        *found = !user || (control && control->text.len > user->text.len) ? control : user;
+        if (*found)
+            return i;
+    }
+    return len;
+}
+
+/* Ids of a text without what goes in front and behind. *begins: the text begins with a parsed BOS. */
+static int encode_text(Encoder *c, const char *text, size_t len, Special *special, bool *begins)
+{
+    const Tokenizer *t = c->t;
     bool prefix = t->space_prefix; // at the start, and after a parsed token, as Hugging Face's Llama tokenizer does
-    for (size_t i = 0; i < len && !rc;) {
+    for (size_t i = 0; i < len;) {
         const Literal *found;
-        size_t to = next_literal(list, text, i, len, &found);
+        size_t to = next_parsed(t, special, text, i, len, &found);
         if (to > i) {
-            rc = t->byte_level ? encode_bytes(&c, text + i, to - i) : encode_marked(&c, text + i, to - i, prefix);
+            if (t->byte_level ? encode_bytes(c, text + i, to - i) : encode_marked(c, text + i, to - i, prefix))
+                return -1;
             prefix = false;
         }
-        if (found && !rc) {
-            rc = tokens_add(out, found->id, e);
+        if (found) {
+            if (tokens_add(c->out, found->id, c->e))
+                return -1;
+            *begins |= to == 0 && found->id == t->bos;
             prefix = t->space_prefix;
         }
         i = found ? to + found->text.len : to;
     }
-    if (!rc && flags & ENCODE_BOS && t->adds_eos)
+    return 0;
+}
+
+int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts, size_t n_parts,
+                           unsigned flags, TokenList *out, Err *e)
+{
+    Encoder c = {.t = t, .out = out, .e = e};
+    Special special = {.parts = parts, .n = n_parts};
+    size_t before = out->n;
+    bool begins = false;
+    if (len >= INT32_MAX)
+        return err_set(e, EXIT_USAGE, "text: got %zu bytes, want less than 2 GB", len);
+    if (build_tables(t, e))
+        return -1;
+    bool adds_bos = flags & ENCODE_BOS && t->adds_bos;
+    int rc = adds_bos ? tokens_add(out, t->bos, e) : 0;
+    rc = rc ? rc : encode_text(&c, text, len, &special, &begins);
+    if (!rc && adds_bos && begins) // the text's own one is enough
+        memmove(out->ids + before, out->ids + before + 1, (--out->n - before) * sizeof *out->ids);
+    if (!rc && flags & ENCODE_EOS && t->adds_eos)
         rc = tokens_add(out, t->eos, e);
     free(c.symbols);
     free(c.heap);
@@ -929,6 +982,12 @@ int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned 
     cuts_free(&c.cuts);
     out->n = rc ? before : out->n;
     return rc;
+}
+
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e)
+{
+    TextPart whole = {len, flags & ENCODE_SPECIAL};
+    return tokenizer_encode_parts(t, text, len, &whole, 1, flags, out, e);
 }
 
 /* ---- decoding ------------------------------------------------------------------------------------------------- */
@@ -964,6 +1023,24 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
             buf_add(out, mark ? " " : p, 1);
             p += mark ? 3 : 1;
         }
+}
+
+void tokenizer_text(const Tokenizer *t, int id, Buf *out)
+{
+    Buf bytes = {0};
+    tokenizer_bytes(t, id, true, &bytes);
+    out->failed |= bytes.failed;
+    for (size_t i = 0; i < bytes.len && !bytes.failed;) {
+        uint32_t cp;
+        char hex[8];
+        size_t n = utf8_decode(bytes.ptr + i, bytes.ptr + bytes.len, &cp);
+        if (cp & UTF8_INVALID || !cp) // NumPy would drop a zero
+            buf_add(out, hex, (size_t)snprintf(hex, sizeof hex, "\\x%02X", (unsigned)(cp & 0xff)));
+        else
+            buf_add(out, bytes.ptr + i, n);
+        i += n;
+    }
+    buf_free(&bytes);
 }
 
 void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special)

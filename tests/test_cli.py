@@ -44,20 +44,22 @@ def echo(exe: Path, model: Path, *args: str | bytes, **more) -> bytes:
 # ---- usage errors ------------------------------------------------------------------------------------------------
 
 USAGE = [
-    ([], "got no model, want: ./run MODEL -i"),
-    (["-i", "x"], "got no model, want"),
-    (["--"], "got no model, want"),
+    ([], 'no model given; usage: ./run MODEL -i "Once upon a time"'),
+    (["-i", "x"], "no model given; usage"),
+    (["--"], "no model given; usage"),
+    (["-", "-i", "x"], '"-": the model cannot be standard input, want a file'),
+    (["--", "-"], '"-": the model cannot be standard input'),
     (["M", "N"], '"N": got a second model or a text without -i, want one model file'),
     (["M", "\x1b[31mred\n"], r'"\x1b[31mred\x0a": got a second model'),
     (["M", "--", "-i"], '"-i": got a second model'),
-    (["M", "-i"], "-i: got nothing, want TEXT"),
-    (["M", "--temp"], "--temp: got nothing, want T"),
+    (["M", "-i"], "-i needs an argument: TEXT"),
+    (["M", "--temp"], "--temp needs an argument: T"),
     # unknown flags
     (["M", "--tmp", "1"], "--tmp: no such flag, did you mean --temp?"),
-    (["M", "--temperature", "1"], "--temperature: no such flag, did you mean --temp?"),
+    (["M", "--temperatures", "1"], "--temperatures: no such flag, did you mean --temperature?"),
     (["M", "--top_k", "1"], "--top_k: no such flag, did you mean --top-k?"),
     (["M", "--topp=0.9"], "--topp: no such flag, did you mean --top-p?"),
-    (["M", "--n-predict", "1"], "--n-predict: no such flag, did you mean --predict?"),
+    (["M", "--n-predic", "1"], "--n-predic: no such flag, did you mean --n-predict?"),
     (["M", "--ctx", "1"], "--ctx: no such flag, did you mean --ctx-size?"),
     (["M", "--promt", "1"], "--promt: no such flag, did you mean --prompt?"),
     (["M", "-n5"], "-n5: no such flag, did you mean -n?"),
@@ -86,7 +88,8 @@ USAGE = [
     (["M", "--min-p", "-0.1"], '--min-p: got "-0.1"'),
     (["M", "--repeat-penalty", "0"], '--repeat-penalty: got "0"'),
     (["M", "--repeat-last-n", "-2"], '--repeat-last-n: got "-2"'),
-    *[(["M", "-s", v], f'-s: got "{v}", want a whole number of up to 64 bits') for v in ("", "-1", " 1", "1.5", "18446744073709551616", "x")],
+    *[(["M", "-s", v], f'-s: got "{v}", want a whole number of up to 64 bits, or -1 for a random one')
+      for v in ("", "-2", "-1 ", "-01", " 1", "1.5", "18446744073709551616", "x")],
     (["M", "--temp", "\x1b[2J"], r'--temp: got "\x1b[2J", want'),
     (["M", "--temp", "9" * 5000], "--temp: got"),
     # other values
@@ -95,8 +98,27 @@ USAGE = [
     (["M", "--stop", ""], "--stop: got an empty text, want at least one character"),
     *[(["M", "--logit-bias", v], f'--logit-bias: got "{v}", want ID+BIAS or ID-BIAS') for v in
       ("", "5", "5+", "+1", "-1+1", "5*2", "5+x", "5+nan", "5+1x", "99999999999999999999+1", "a+1", "5 +1")],
-    (["M", "--echo=1"], "--echo: got a value, want none"),
-    (["M", "--json"], "--json: got it without --tokenize, --perplexity or --bench"),
+    (["M", "--echo=1"], '--echo: got "1", want no value'),
+    # files
+    (["M", "--logits", "-"], '--logits: got "-", want a file: its header is written last'),
+    *[(["M", "--logits", v], f'--logits: got "{v}", want a name ending in .npy') for v in ("x.txt", "x", "", ".npy", "/dev/stdout", "x.npz")],
+    *[(["M", "--attn-stats", v], f'--attn-stats: got "{v}", want a name ending in .csv or .json, or - for a table') for v in ("x", "", ".csv", "/dev/stdout")],
+    (["M", "--logits", "a.npy", "--logits", "b.npy"], "--logits: given twice, want one FILE.npy"),
+    (["M", "--perplexity", "a", "--perplexity=b"], "--perplexity: given twice, want one FILE"),
+    (["M", "--quantize", "q8_0", "-o", "a", "--output", "b"], "--output: given twice, want one FILE"),
+    (["M", "--quantize", "q8_0", "--quantize", "q4_0", "-o", "a"], "--quantize: given twice, want one TYPE"),
+    # flags and modes
+    (["M", "--json"], "--json needs --tokenize, --perplexity or --bench"),
+    (["M", "--output=x"], "--output needs --quantize"),
+    (["M", "--quantize", "q8_0"], "--quantize needs -o"),
+    (["M", "--pp", "1"], "--pp needs --bench"),
+    (["M", "--bench", "-p", "x"], "--bench does not take -p"),
+    (["M", "--bench", "--pp", "0", "--tg", "0"], "--bench: --pp 0 and --tg 0 leave nothing to run"),
+    (["M", "--attn-heads", "1"], "--attn-heads needs --dump-attn or --attn-stats"),
+    (["M", "--attn-reduce", "mean", "--attn-stats", "-"], "--attn-reduce needs --dump-attn"),
+    (["M", "--perplexity", "F", "--bench"], "--perplexity and --bench are two modes, choose one"),
+    (["M", "--bench", "--perplexity", "F"], "--bench and --perplexity are two modes, choose one"),
+    (["M", "--tokenize", "--quantize", "q8_0"], "--tokenize and --quantize are two modes, choose one"),
 ]
 
 
@@ -158,11 +180,11 @@ def test_stdin_is_the_prompt_without_i(any_run: Path, tiny_model: Path, story: b
 def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     """A program that eats the loop's input breaks `while read`."""
     (tmp_path / "f").write_text("a")
-    for args in (["-i", "a"], ["-f", tmp_path / "f"], ["-i", "a", "--tokenize"]):
+    for args in (["-i", "a", "-n", "1"], ["-f", tmp_path / "f", "-n", "1"], ["-i", "a", "--tokenize"]):
         out, into = os.pipe()
         os.write(into, b"one\ntwo\n")
         os.close(into)
-        assert run(any_run, tiny_model, "-n", "1", *args, stdin=out).returncode == 0
+        assert run(any_run, tiny_model, *args, stdin=out).returncode == 0
         assert os.read(out, 100) == b"one\ntwo\n"
         os.close(out)
     script = 'while read -r x; do "$0" "$1" -i "$x" -n 0 --echo; echo; done'
@@ -173,7 +195,7 @@ def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: P
 def test_no_prompt_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
     parent, child = pty.openpty()
     line = error_of(any_run, tiny_model, stdin=child, code=2)
-    assert line == f'got no prompt, want one: ./run {tiny_model} -i "Once upon a time"'
+    assert line == f'no prompt given; usage: ./run {tiny_model} -i "Once upon a time"'
     os.close(child)
     os.close(parent)
 
@@ -185,9 +207,9 @@ def test_closed_stdin(any_run: Path, tiny_model: Path) -> None:
 
 def test_empty_prompts(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert text_of(any_run, tiny_model, "-i", "", "-n", "2", *GREEDY)
-    assert "got nothing, want some text (--no-bos leaves nothing to start from)" in error_of(any_run, tiny_model, "-i", "", "--no-bos", code=2)
+    assert "the prompt is empty, want some text (--no-bos leaves nothing to start from)" in error_of(any_run, tiny_model, "-i", "", "--no-bos", code=2)
     assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize") == b""
-    assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize", "--json") == b'{"ids": [], "pieces": []}\n'
+    assert json.loads(text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize", "--json")) == {"ids": [], "pieces": [], "text": [], "bytes": []}
     (tmp_path / "m").write_bytes(byte_level().build())
     assert "this model has no begin-of-text token" in error_of(any_run, tmp_path / "m", "-i", "", code=2)
 
@@ -228,8 +250,8 @@ def test_control_tokens_are_text_unless_special(any_run: Path, tiny_model: Path)
     assert ids("-i", "<|end|>", "--special") == [0, 1]
     assert ids("-i", "<|end|>", "--special", "--no-bos") == [1]
     assert ids("-i", "the") == [0, 259]
-    done = text_of(any_run, tiny_model, "--tokenize", "-i", "the\n")
-    assert done.decode().split("\n") == ['     0  "<|bos|>"', '   259  "the"', '    12  "Ċ"', ""]
+    done = text_of(any_run, tiny_model, "--tokenize", "-i", "the\n é")
+    assert done.decode().split("\n") == ['     0  "<|bos|>"', '   259  "the"', r'    12  "\x0a"', '    34  " "', r'   197  "\xc3"', r'   171  "\xa9"', ""]
 
 
 # ---- standard output ---------------------------------------------------------------------------------------------
@@ -301,7 +323,7 @@ def test_verbose_is_on_stderr(any_run: Path, tiny_model: Path, story: bytes) -> 
     done = run(any_run, tiny_model, "-i", "the", "-n", "60", "-v", "-s", "42", *GREEDY)
     assert (done.returncode, done.stdout) == (0, story)
     lines = done.stderr.decode().splitlines()
-    assert len(lines) == 4 and "llama" in lines[0] and "seed 42" in lines[1]
+    assert len(lines) == 5 and "llama" in lines[0] and "seed 42" in lines[1]
     assert re.match(r"prompt: 2 tokens in [\d.]+ s, [\d.]+ tokens/s", lines[2]) and "generated: 60 tokens" in lines[3]
 
 
@@ -459,20 +481,21 @@ def test_omp_num_threads(run_bin: Path, tiny_model: Path, story: bytes) -> None:
         assert (done.returncode, done.stdout) == (0, story)
         ours = [line for line in done.stderr.decode().splitlines() if line and not line.startswith("libgomp")]
         shown = int(re.search(r", (\d+) threads,", done.stderr.decode())[1])
-        assert len(ours) == 4 and (shown == threads if threads else 1 <= shown <= os.cpu_count())
+        assert len(ours) == 5 and (shown == threads if threads else 1 <= shown <= os.cpu_count())
     done = run(run_bin, tiny_model, "-i", "the", "-n", "1", "-v", "-t", "2", env={"OMP_NUM_THREADS": "1"})
     assert b" 2 threads," in done.stderr
 
 
 def test_logits_to_the_wrong_place(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     args = [tiny_model, "-i", "the", "-n", "1", "--logits"]
-    pipe = error_of(any_run, *args, "/dev/stdout", code=1)
-    assert pipe == "/dev/stdout: got a pipe or device, want a regular file (its header is written last)"
-    assert run(any_run, *args, "/dev/stdout").stdout == b""
-    assert "want a regular file" in error_of(any_run, *args, "/dev/full", code=1)
-    assert "got a folder, want a regular file" in error_of(any_run, *args, tmp_path, code=1)
+    for device in ("stdout", "full"):
+        (tmp_path / f"{device}.npy").symlink_to(f"/dev/{device}")
+        line = error_of(any_run, *args, tmp_path / f"{device}.npy", code=1)
+        assert line.endswith(f"{device}.npy: got a pipe or device, want a regular file (its header is written last)")
+        assert run(any_run, *args, tmp_path / f"{device}.npy").stdout == b""
+    (tmp_path / "folder.npy").mkdir()
+    assert "got a folder, want a regular file" in error_of(any_run, *args, tmp_path / "folder.npy", code=1)
     assert "l.npy: cannot write: No such file or directory" in error_of(any_run, *args, tmp_path / "no" / "l.npy", code=1)
-    assert '"": cannot write: No such file' in error_of(any_run, *args, "", code=1)
     limited = ["-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", any_run, tiny_model, "-i", PROMPT, "-n", "9", "--logits", tmp_path / "l.npy"]
     assert "l.npy: cannot write: File too large" in error_of(Path("/bin/bash"), *limited, code=1)
 
@@ -546,9 +569,14 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 # ---- help, man page, completion ----------------------------------------------------------------------------------
 
 
+def flags_of_help(exe: Path) -> list[tuple[list[str], str]]:
+    """The names and the argument ("" for none) of each row of the table, as --help prints it."""
+    rows = re.findall(r"^  (-[\w-]+(?:, -[\w-]+)*)(?: ([A-Z]\S*))? +\S", text_of(exe, "--help").decode(), re.M)
+    return [(names.split(", "), arg) for names, arg in rows]
+
+
 def all_flags(exe: Path) -> list[str]:
-    return sorted(set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", "\n".join(
-        line[:27] for line in text_of(exe, "--help").decode().splitlines() if line.startswith("  -")))))
+    return sorted({flag for names, _ in flags_of_help(exe) for flag in names})
 
 
 def test_help(any_run: Path) -> None:
@@ -588,7 +616,7 @@ def test_completion(any_run: Path) -> None:
     assert subprocess.run(["bash", "-n"], input=script.encode(), capture_output=True, timeout=TIMEOUT).stderr == b""
     ask = script + "\nCOMP_WORDS=(./run --te); COMP_CWORD=1; _run; echo ${COMPREPLY[@]}; COMP_WORDS=(./run -); _run; echo ${COMPREPLY[@]}"
     one, everything = subprocess.run(["bash"], input=ask.encode(), capture_output=True, timeout=TIMEOUT).stdout.decode().splitlines()
-    assert one == "--temp"
+    assert one.split() == ["--temperature", "--temp"]
     assert set(all_flags(any_run)) <= set(everything.split())
 
 
@@ -603,7 +631,9 @@ def test_json_pieces(any_run: Path, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(m.build())
     text = "a" + odd[5] + "é" + odd[5]
     done = json.loads(text_of(any_run, tmp_path / "m", "--tokenize", "--json", stdin=text.encode()))
-    assert done == {"ids": [1, 3, 4, 5, 6, 5], "pieces": [odd[i] for i in (1, 3, 4, 5, 6, 5)]}
+    shown = ["<s>", " ", "a", odd[5], "é", odd[5]]
+    assert done == {"ids": [1, 3, 4, 5, 6, 5], "pieces": [odd[i] for i in (1, 3, 4, 5, 6, 5)], "text": shown,
+                    "bytes": ["", *(s.encode().hex() for s in shown[1:])]}
     shown = text_of(any_run, tmp_path / "m", "--tokenize", stdin=text.encode()).decode()
     assert len(shown.split("\n")) == 7 and printable(shown.replace("\n", "")) and r'"\x22\x5c\x01\x0a\x7f\xe2\x80\xa8\xe2\x80\xae"' in shown
     (tmp_path / "n").write_bytes(smallest().set("llama.context_length", U32, 1).build())

@@ -306,8 +306,13 @@ WRONG = [  # arguments, exit status, message
     *[([*DUMP, "--attn-queries", v], 2, f'--attn-queries: got "{v}", want all, prompt') for v in ("", "x", "4-3", "-1", "1-", "1-2-3", "1,2", "9" * 30 + "-1")],
     ([*DUMP, "--attn-reduce", "sum"], 2, '--attn-reduce: got "sum", want none'), ([*DUMP, "--attn-dtype", "f64"], 2, "want f32 or f16"),
     ([*DUMP, "--attn-top", "-1"], 2, '--attn-top: got "-1"'),
-    *[([flag, v], 2, "got them without --dump-attn or --attn-stats") for flag, v in
-      (("--attn-layers", "0"), ("--attn-heads", "0"), ("--attn-queries", "all"), ("--attn-reduce", "mean"), ("--attn-dtype", "f16"), ("--attn-top", "3"))],
+    *[([flag, v], 2, f"{flag} needs --dump-attn or --attn-stats") for flag, v in (("--attn-layers", "0"), ("--attn-heads", "0"), ("--attn-queries", "all"))],
+    *[([*stats, flag, v], 2, f"{flag} needs --dump-attn") for flag, v in (("--attn-reduce", "mean"), ("--attn-dtype", "f16"), ("--attn-top", "3"))
+      for stats in ([], ["--attn-stats", "-"])],  # statistics have none of these
+    (["--attn-stats", "a.csv", "--attn-stats", "./a.csv"], 2, "--attn-stats and --attn-stats: got one file for two results"),
+    (["--attn-stats", "-", "--attn-stats", "-"], 2, "--attn-stats and --attn-stats: got one file for two results"),
+    (["--dump-attn", "-", "--dump-attn", "-"], 2, "--dump-attn and --dump-attn: got one file for two results"),
+    (["--attn-stats", "a.csv", "--attn-stats", "link.csv"], 2, "--attn-stats: got the model's own file"),
 ]
 
 

@@ -86,11 +86,14 @@ def test_q8_cache(fixture: str, run_bin: Path, request: pytest.FixtureRequest) -
 
 
 def test_errors(run_bin: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").write_bytes(b"")
-    assert "want at least 3" in error_of(run_bin, TALES, "--perplexity", tmp_path / "empty", code=2)
+    for text, n in (("", 1), ("x", 2)):  # and BOS
+        (tmp_path / "few").write_text(text)
+        line = f"{n} tokens are too few to score; perplexity needs at least 3"
+        assert error_of(run_bin, TALES, "--perplexity", tmp_path / "few", code=2) == f"{tmp_path / 'few'}: {line}"
+        assert error_of(run_bin, TALES, "--perplexity", "-", stdin=text.encode(), code=2) == f"standard input: {line}"
     error_of(run_bin, TALES, "--perplexity", tmp_path / "none", code=1)
     error_of(run_bin, TALES, "--perplexity", PASSAGE, "-i", "x", code=2)
-    error_of(run_bin, TALES, "--perplexity", PASSAGE, "-c", "2", code=2)
+    assert error_of(run_bin, TALES, "--perplexity", PASSAGE, "-c", "2", code=2) == "-c: got windows of 2 tokens, want at least 3 for --perplexity"
     error_of(run_bin, "--perplexity", PASSAGE, code=2)
 
 

@@ -248,7 +248,7 @@ static void use(const Tokenizer *t)
     for (size_t i = 0; i < COUNT(texts); i++) {
         TokenList list = {0};
         Decoder d;
-        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(4), &list, &e) == 0) {
+        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(8), &list, &e) == 0) {
             decoder_init(&d, t, true, random_below(2));
             for (size_t k = 0; k < list.n; k++) {
                 CHECK(list.ids[k] >= 0 && list.ids[k] < tokenizer_vocab_size(t), "id %d", list.ids[k]);

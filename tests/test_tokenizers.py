@@ -15,9 +15,9 @@ from pathlib import Path
 import gguf
 import pytest
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-BOS, SPECIAL = 1, 2  # flags of tokenizer.h
+BOS, SPECIAL, EOS = 1, 2, 4  # flags of tokenizer.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -554,11 +554,98 @@ def test_bos_and_eos(drive, crossing, tmp_path):
     tok.add_special_tokens(["<s>", "</s>"])
     bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
     ids = tok.encode("Hi").ids
-    for keys, want in (({}, ids), ({"ggml__add_bos_token": True}, [bos] + ids), ({"ggml__add_eos_token": True}, ids + [eos]),
-                       ({"ggml__pre": "llama-bpe"}, [bos] + ids), ({"ggml__pre": "llama-bpe", "ggml__add_bos_token": False}, ids)):
+    for keys, front, behind in (({}, 0, 0), ({"ggml__add_bos_token": True}, 1, 0), ({"ggml__add_eos_token": True}, 0, 1),
+                                ({"ggml__add_bos_token": True, "ggml__add_eos_token": True}, 1, 1),
+                                ({"ggml__pre": "llama-bpe"}, 1, 0), ({"ggml__pre": "llama-bpe", "ggml__add_bos_token": False}, 0, 0)):
         path = byte_level_file(tmp_path / "m.gguf", tok, **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos, "ggml__eos_token_id": eos, **keys})
-        assert encode(drive, path, ["Hi"], BOS)[0]["ids"] == want
-        assert encode(drive, path, ["Hi"])[0]["ids"] == ids
+        pair = [f"{'<s> ' * n}$A{' </s>' * m}" for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))]
+        for flags, single in zip((BOS | EOS, BOS, EOS, 0), pair):
+            tok.post_processor = processors.TemplateProcessing(single=single, special_tokens=[("<s>", bos), ("</s>", eos)])
+            assert encode(drive, path, ["Hi"], flags)[0]["ids"] == tok.encode("Hi").ids, (keys, flags)
+        assert encode(drive, path, ["Hi"], BOS)[0]["ids"] == [bos] * front + ids  # a prompt is to be continued
+
+
+def test_typed_bos(drive, crossing, tmp_path):
+    """A text that begins with a parsed BOS gets no second one; a BOS that is text, or that stands elsewhere, counts for nothing."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "</s>"])
+    bos = tok.token_to_id("<s>")
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos, ggml__add_bos_token=True)
+    texts = ["<s>Hi", "<s>", "", "Hi<s>", " <s>Hi", "<s><s>Hi", "</s><s>"]
+    want = [tok.encode(t).ids for t in texts]
+    differences(texts, [g["ids"] for g in encode(drive, path, texts, BOS | SPECIAL)], [w if t.startswith("<s>") else [bos] + w for t, w in zip(texts, want)])
+    differences(texts, [g["ids"] for g in encode(drive, path, texts, SPECIAL)], want)
+    assert encode(drive, path, ["<s>Hi"], BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "<s>Hi")
+    # Nor does one that does not lie in a special part.
+    assert encode_parts(drive, path, [("<s>Hi", [(3, 0), (5, 1)])], BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "<s>Hi")
+    assert encode_parts(drive, path, [("<s>Hi", [(3, 1), (5, 0)])], BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "Hi")
+
+
+def byte_level_ids(tok, text):
+    """Ids of a text none of whose added tokens are parsed."""
+    plain = json.loads(tok.to_str())
+    plain["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(plain)).encode(text).ids
+
+
+def encode_parts(drive, path, texts, flags=0):
+    """texts: (text, [(end in bytes, special), ...])."""
+    packed = [x for text, parts in texts for x in (text, b"".join(struct.pack("<II", *p) for p in parts))]
+    out = drive(["--parts", path, flags], packed)
+    assert len(out) == len(texts)
+    return out
+
+
+def test_parts(drive, crossing, tmp_path):
+    """CONTROL tokens are parsed inside stretches of special parts; the text is cut and joined as one."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "<s>x", "中中"])
+    tok.add_tokens([AddedToken("<u>", normalized=False), AddedToken("</s", normalized=False)])
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2")
+    special = json.loads(tok.to_str())
+    special["added_tokens"] = [t for t in special["added_tokens"] if not t["special"]]
+    plain = Tokenizer.from_str(json.dumps(special))
+    rng = random.Random(11)
+    pieces = ["<s>", "<s>x", "中中", "<u>", "</s", "hello", " the", "<", "s>", "中", " ", "x", "1"]
+    cases, want = [], []
+    for _ in range(3000):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randint(1, 8)))
+        size = len(text.encode())
+        ends = sorted({rng.randint(0, size) for _ in range(rng.randint(0, 4))})
+        parts = [(end, rng.randrange(2)) for end in ends]
+        cases.append((text, parts))
+        want.append(parts_reference(tok, plain, text.encode(), parts))
+    assert sum(len(w) > len(tok.encode(c[0]).ids) for c, w in zip(cases, want)) > 500  # some tokens are only text
+    differences([str(c) for c in cases], [g["ids"] for g in encode_parts(drive, path, cases)], want)
+
+
+def parts_reference(tok, plain, data, parts):
+    """The rule said in another way: cut out the tokens that are parsed, and let tokenizers do what is between them."""
+    kinds = [False] * len(data)
+    for (begin, _), (end, special) in zip([(0, 0), *parts], parts):
+        kinds[begin:end] = [bool(special)] * (end - begin)
+    added = sorted(((t.content.encode(), i, t.special) for i, t in tok.get_added_tokens_decoder().items()), key=lambda x: -len(x[0]))
+    ids, at, begin = [], 0, 0
+    while at <= len(data):
+        hit = next(((t, i) for t, i, special in added if data.startswith(t, at) and (not special or all(kinds[at:at + len(t)]))), None)
+        if hit or at == len(data):
+            ids += byte_level_ids(plain, data[begin:at].decode())
+        if hit:
+            ids.append(hit[1])
+            at = begin = at + len(hit[0])
+        else:
+            at += 1
+    return ids
+
+
+def test_parts_of_sentencepiece(drive, tmp_path):
+    """The space prefix and the joins depend on the text and its parsed tokens only, not on its parts."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab"]
+    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens, types=[UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 6,
+                      scores=[0.0, 0.0, 0.0, -5.0, -6.0, -7.0, -3.0, -1.0, -2.0])
+    cases = [("ab", [(1, 0), (2, 1)]), ("ab", []), ("ab", [(2, 1)]), ("a<s>b", [(2, 1), (5, 1)]), ("a</s>", [(2, 0), (5, 1)]), ("a</s>", [(1, 0), (5, 1)])]
+    want = [[8], [8], [8], [6, 1, 3, 5], [6, 0], [6, 2]]
+    assert [g["ids"] for g in encode_parts(drive, path, cases)] == want
 
 
 def test_any_bytes(drive, crossing, tmp_path):
