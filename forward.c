@@ -281,7 +281,7 @@ static int place(Session *s, const Batch *b, Err *e)
 typedef struct {
     Session *s;
     const Batch *b;
-    int n_logits; // -1 when the watch has ended it
+    int n_logits; // -1 when the watch or a signal has ended it
 } Graph;
 
 /* Take max_rows rows at a time through fn. */
@@ -311,7 +311,7 @@ static void run_graph(void *context)
         threads_run(&s->threads, g->b->n, ROW_GRAIN, turn_rows, &(Rows){.s = s, .b = g->b});
     for (int i = 0; i < c->n_layers; i++) {
         in_parts(s, g->b, i, run_layer);
-        if (s->watch && s->watch(s->watch_context, s, i)) {
+        if (stop_wanted(&s->params) || (s->watch && s->watch(s->watch_context, s, i))) {
             g->n_logits = -1;
             return;
         }
@@ -326,6 +326,10 @@ int forward(Session *s, const Batch *b, Err *e)
         return -1;
     s->n_rows = b->n;
     threads_team(&s->threads, run_graph, &g);
+    if (stop_wanted(&s->params)) { // whatever was left out
+        e->code = EXIT_OK;
+        return -1;
+    }
     if (g.n_logits < 0)
         return -1;
     for (int t = 0; t < b->n; t++)

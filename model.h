@@ -156,6 +156,7 @@ typedef struct {
     KvType kv_type;
     bool keep_soft; // Session.soft is wanted
     bool exact;     // multiply with float activations, and attention in floats
+    const volatile sig_atomic_t *stop; // other than 0 ends a forward(); NULL: nothing does
     const Kernels *kernels;
 } SessionParams;
 
@@ -165,6 +166,8 @@ typedef struct {
 } Sequence;
 
 typedef struct Session Session;
+
+static inline bool stop_wanted(const SessionParams *p) { return p->stop && *p->stop; }
 
 /* Watches a forward(): called after each layer, inside the team of threads, while Session.q and .soft hold the batch's
  * rows and the cache the layer's keys and values. Anything but 0 ends the forward(), which then fails. */
@@ -259,7 +262,8 @@ typedef struct {
 } Batch;
 
 /* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in
- * s->logits, or -1 (a full context or pool, a token out of range). Never allocates. */
+ * s->logits, or -1 (a full context or pool, a token out of range; with EXIT_OK when *stop asked for
+ * it, which is heard within a layer). Never allocates. */
 int forward(Session *s, const Batch *b, Err *e);
 
 /* ---- the parts of forward, one file each ------------------------------------------------------------------- */

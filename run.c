@@ -20,22 +20,73 @@
 #include "quantize.h"
 #include "score.h"
 
-/* The signal that asked us to stop, 0 for none. The second one finds the default action. */
+/* The signal that asked us to stop, 0 for none. */
 static volatile sig_atomic_t stop_signal;
 
-static void on_signal(int number)
+/* Whether main() is at its end; before that only a library calls exit(). */
+static volatile sig_atomic_t main_ended;
+
+/* End as the signal does by default, but leave nothing half-written. */
+static void on_end(int number)
 {
+    sigset_t own;
+    file_abandon();
+    signal(number, SIG_DFL);
+    raise(number);
+    sigemptyset(&own);
+    sigaddset(&own, number);
+    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+}
+
+static void on_stop(int number)
+{
+    if (stop_signal == number) // asked for the second time
+        on_end(number);
     stop_signal = number;
+}
+
+/* A page of a mapped file could not be read. */
+static void on_bus(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    file_abandon();
+    const char *line = file_lost(info->si_addr);
+    if (!line)
+        on_end(number);
+    ssize_t written = write(STDERR_FILENO, line, strlen(line));
+    (void)written;
+    _exit(EXIT_IO);
+}
+
+/* OpenMP's library ends the program by exit() where memory or threads lack; what it has to say it
+ * has said. */
+static void on_exit_of_library(void)
+{
+    if (main_ended)
+        return;
+    file_abandon();
+    _exit(EXIT_MEMORY);
 }
 
 static void catch_signals(void)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE}; // so that no half-written file stays behind
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, old;
+    static const int stops[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    static const int ends[] = {SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF,
+                               SIGABRT, SIGSEGV, SIGILL, SIGFPE};
+    enum { N_STOPS = sizeof stops / sizeof *stops, N_ENDS = sizeof ends / sizeof *ends };
+    struct sigaction a = {.sa_flags = 0}, old;
     sigemptyset(&a.sa_mask);
-    for (int i = 0; i < 4; i++)
-        if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) // nohup and `run &` in a script ignore them
-            sigaction(signals[i], &a, NULL);
+    for (int i = 0; i < N_STOPS + N_ENDS; i++) {
+        int number = i < N_STOPS ? stops[i] : ends[i - N_STOPS];
+        a.sa_handler = i < N_STOPS ? on_stop : on_end;
+        if (!sigaction(number, NULL, &old) && old.sa_handler == SIG_DFL)
+            sigaction(number, &a, NULL); // nohup and `run &` in a script ignore some
+    }
+    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
+    sigemptyset(&bus.sa_mask);
+    sigaction(SIGBUS, &bus, NULL);
+    signal(SIGXFSZ, SIG_IGN); // a write beyond the limit of file sizes then fails like any other
+    atexit(on_exit_of_library);
 }
 
 /* A file opened while descriptor 1 is closed would receive our standard output. Closed ones are held by a file that
@@ -97,11 +148,11 @@ static int read_prompt(const Options *o, Buf *out, Err *e)
         str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
         if (isatty(STDIN_FILENO))
             return err_set(e, EXIT_USAGE, "got no prompt, want one: ./run %s -i \"Once upon a time\"", model);
-        return file_read("-", out, e);
+        return file_read("-", &stop_signal, out, e);
     }
     for (int i = 0; i < o->n_parts; i++) {
         const PromptPart *p = &o->parts[i];
-        if (p->is_file && file_read(p->text, out, e))
+        if (p->is_file && file_read(p->text, &stop_signal, out, e))
             return -1;
         if (!p->is_file && o->escape)
             add_escaped(out, p->text);
@@ -239,14 +290,15 @@ static void describe(const Run *r, const SessionParams *p)
             c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
             c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
     fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, p->n_threads, p->seq_len, c->seq_len, kv_names[p->kv_type], kv / 1e3,
+            p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
+            kv_names[p->kv_type], kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
 
 /* Run tokens through the model; logits of the last row only, or of all where they are written to a file. */
 static int run_tokens(Run *r, const int *ids, int n, Err *e)
 {
-    bool writes = r->logits.f != NULL, live = r->maps && maps_live(r->maps);
+    bool writes = r->o->logits != NULL, live = r->maps && maps_live(r->maps);
     int step = r->session.params.max_batch;
     bool progress = n > step && isatty(STDERR_FILENO);
     for (int i = 0; i < n && !stop_signal; i += step) {
@@ -254,7 +306,7 @@ static int run_tokens(Run *r, const int *ids, int n, Err *e)
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
         if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .want = writes ? WANT_ALL : WANT_LAST}, e) < 0)
-            return -1;
+            return stop_signal ? 0 : -1;
         if (writes && npy_rows(&r->logits, r->session.logits, (size_t)rows, e))
             return -1;
         if (live && maps_live_rows(r->maps, ids + i, rows, e))
@@ -270,7 +322,7 @@ static int generate(Run *r, Printer *p, Err *e)
     const Options *o = r->o;
     const Tokenizer *t = r->model.tokenizer;
     size_t vocab = (size_t)r->model.config.vocab_size;
-    int rows = r->logits.f ? (r->n_prompt - 1) % r->session.params.max_batch : 0, met = 0;
+    int rows = o->logits ? (r->n_prompt - 1) % r->session.params.max_batch : 0, met = 0;
     while (!met && !stop_signal && (o->n_predict < 0 || r->n_generated < o->n_predict)) {
         int id = sampler_pick(&r->sampler, r->session.logits + (size_t)rows * vocab);
         if (id < 0)
@@ -348,7 +400,7 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    return o->logits ? npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e) : 0; // last: it empties the file
+    return o->logits ? npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e) : 0;
 }
 
 /* Everything between the parsed options and the first token. */
@@ -357,7 +409,7 @@ static int prepare(Run *r, Err *e)
     const Options *o = r->o;
     double begin = clock_seconds();
     SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type, .exact = o->exact,
-                       .n_threads = choose_threads(o)};
+                       .n_threads = choose_threads(o), .stop = &stop_signal};
     p.kernels = kernels_select(getenv("RUN_CPU"), e);
     if (!p.kernels || model_open(&r->model, o->model, e))
         return -1;
@@ -410,6 +462,8 @@ static int print_prompt(Run *r, Printer *p, Err *e)
     const Tokenizer *t = r->model.tokenizer;
     for (int i = tokenizer_type(t, r->text.ids[0]) == TOKEN_CONTROL; i < r->n_prompt; i++)
         decoder_feed(&p->decoder, r->text.ids[i], &p->text);
+    if (p->text.failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for the text");
     int rc = p->text.len ? put(p, p->text.ptr, p->text.len, e) : 0;
     p->text.len = 0; // stop texts are looked for in what is generated only
     return rc;
@@ -449,7 +503,6 @@ static int write_maps(Run *r, Err *e)
     int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, n_run = r->session.seqs[0].n_pos, rc = 0, first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
-        catch_signals();
         n = n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
     }
     if (maps_live(r->maps))
@@ -472,10 +525,12 @@ static int write_maps(Run *r, Err *e)
 static int generate_mode(const Options *o, Err *e)
 {
     Run r = {.o = o};
-    Err closing;
-    int rc = prepare(&r, e) || run_and_print(&r, e) || (r.maps && write_maps(&r, e));
-    if (npy_close(&r.logits, rc ? &closing : e))
-        rc = -1;
+    int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
+    bool ran = !rc;
+    rc = rc || (r.maps && write_maps(&r, e));
+    if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
+        rc = -1; // where a signal ended the maps the logits are complete all the same
+    npy_discard(&r.logits);
     maps_close(r.maps);
     tokens_free(&r.text);
     sampler_free(&r.sampler);
@@ -512,7 +567,8 @@ static int perplexity_mode(const Options *o, Err *e)
     unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
     int bos = !o->no_bos && tokenizer_adds_bos(m.tokenizer) ? tokenizer_bos(m.tokenizer) : -1;
     int seq_len = o->seq_len ? o->seq_len : m.config.seq_len < 512 ? m.config.seq_len : 512;
-    int rc = file_read(o->perplexity, &text, e) || tokenizer_encode(m.tokenizer, text.ptr ? text.ptr : "", text.len, flags, &ids, e)
+    int rc = file_read(o->perplexity, &stop_signal, &text, e)
+          || tokenizer_encode(m.tokenizer, text.ptr ? text.ptr : "", text.len, flags, &ids, e)
           || score_perplexity(&m, p, ids.ids, ids.n, bos, seq_len, &stop_signal, &score, e);
     if (!rc && score.n_tokens && !stop_signal)
         rc = print_score(o, &score, e);
@@ -547,10 +603,11 @@ static int bench_mode(const Options *o, Err *e)
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)
             printf("{\"arch\": \"%s\", \"parameters\": %zu, \"kernels\": \"%s\", \"threads\": %d, \"kv\": \"%s\", \"pp\": %d, "
-                   "\"tg\": %d, \"depth\": %d", m.config.arch, m.n_params, p.kernels->name, p.n_threads, kv, b.n_prompt, b.n_generate, b.depth);
+                   "\"tg\": %d, \"depth\": %d", m.config.arch, m.n_params, p.kernels->name,
+                   b.n_threads, kv, b.n_prompt, b.n_generate, b.depth);
         else
             printf("%s, %.1f M parameters, kernels %s, %d threads, KV cache %s, depth %d\n", m.config.arch, (double)m.n_params / 1e6,
-                   p.kernels->name, p.n_threads, kv, b.depth);
+                   p.kernels->name, b.n_threads, kv, b.depth);
         if (b.prefill.n)
             print_timing(o, "prefill", b.n_prompt, &b.prefill);
         if (b.decode.n)
@@ -661,10 +718,10 @@ int main(int argc, char **argv)
            : o.mode == MODE_QUANTIZE ? quantize_mode(&o, &e) : text_mode(&o, &e);
     }
     options_free(&o);
+    main_ended = true;
     if (stop_signal) { // end as the signal would have ended us, so that a shell loop stops
         fflush(stdout);
-        signal(stop_signal, SIG_DFL);
-        raise(stop_signal);
+        on_end(stop_signal);
     }
     if (rc)
         fprintf(stderr, "run: %s\n", e.text);
