@@ -512,6 +512,7 @@ static int svg_begin(MapFile *f, Err *e)
     add_format(out, "</linearGradient>\n<rect x=\"%d\" y=\"12\" width=\"230\" height=\"10\" fill=\"url(#scale)\"/>\n", bar);
     for (int i = 0; i < 3; i++)
         add_format(out, "<text x=\"%g\" y=\"34\" text-anchor=\"middle\">%s</text>\n", bar + i * 115.0, (const char *[]){"0", "0.5", "1"}[i]);
+    out->failed |= name.failed;
     buf_free(&name);
     return write_buf(f, out, e);
 }
@@ -571,11 +572,11 @@ static int svg_rows(MapFile *f, int map, int row, int n_rows, const float *w, co
     for (int level = 0; level < LEVELS; level++) {
         char colour[8];
         viridis(level, colour);
+        s->out.failed |= s->paths[level].failed;
         if (!s->paths[level].len)
             continue;
         add_format(&s->out, "<path data-level=\"%d\" fill=\"%s\" d=\"", level, colour);
         buf_add(&s->out, s->paths[level].ptr, s->paths[level].len);
-        s->out.failed |= s->paths[level].failed;
         s->paths[level].len = 0;
         buf_text(&s->out, "\"/>\n");
     }
@@ -643,7 +644,12 @@ bool mapfile_live(const MapFile *f)
 
 int mapfile_finish(MapFile *f, Err *e)
 {
-    return (f->format->end && f->format->end(f, e)) || out_commit(&f->out, e) ? -1 : 0;
+    return (f->format->end && f->format->end(f, e)) || out_finish(&f->out, e) ? -1 : 0;
+}
+
+int mapfile_commit(MapFile *f, Err *e)
+{
+    return out_commit(&f->out, e);
 }
 
 void mapfile_close(MapFile *f)

@@ -320,7 +320,7 @@ static int place(Session *s, const Batch *b, Err *e)
 typedef struct {
     Session *s;
     const Batch *b;
-    int n_logits; // -1 when the watch or a row that is not finite has ended it
+    int n_logits; // -1 when the watch, a signal or a row that is not finite has ended it
     Err *e;
 } Graph;
 
@@ -371,7 +371,8 @@ static void run_graph(void *context)
         threads_run(&s->threads, g->b->n, ROW_GRAIN, turn_rows, &(Rows){.s = s, .b = g->b});
     for (int i = 0; i < c->n_layers; i++) {
         in_parts(s, g->b, i, run_layer);
-        if (check_finite(g, "results", i) || (s->watch && s->watch(s->watch_context, s, i)))
+        if (stop_wanted(&s->params) || check_finite(g, "results", i)
+            || (s->watch && s->watch(s->watch_context, s, i)))
             return;
     }
     g->n_logits = head(s, g->b);
@@ -387,6 +388,10 @@ int forward(Session *s, const Batch *b, Err *e)
     s->n_rows = b->n;
     atomic_store(&s->bad_row, INT_MAX);
     threads_team(&s->threads, run_graph, &g);
+    if (stop_wanted(&s->params)) { // whatever was left out
+        e->code = EXIT_OK;
+        return -1;
+    }
     if (g.n_logits < 0)
         return -1;
     for (int t = 0; t < b->n; t++)

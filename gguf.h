@@ -7,7 +7,7 @@
 #ifndef GGUF_H
 #define GGUF_H
 
-#include "util.h"
+#include "file.h"
 
 /* Tensor types by their number in the file. */
 typedef enum {
@@ -53,6 +53,7 @@ typedef struct {
     char *path;
     void *base;
     size_t size;
+    Held *held; // names the file where it becomes shorter while it is read
 } GgufMap;
 
 typedef struct {

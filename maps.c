@@ -220,7 +220,7 @@ static int write_stats(const MapJob *j, OutFile *file, Err *e)
         stats_csv(&j->stats, &out);
     int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the statistics")
            : fwrite(out.ptr, 1, out.len, file->f) != out.len ? out_error(file, e)
-           : out_commit(file, e);
+           : out_finish(file, e);
     buf_free(&out);
     return rc;
 }
@@ -232,6 +232,12 @@ int maps_finish(MapJob *j, Err *e)
             return -1;
     for (int i = 0; i < j->maps.o.n_stats; i++)
         if (write_stats(j, &j->stats_files[i], e))
+            return -1;
+    for (int i = 0; i < j->maps.o.n_files; i++) // all are complete before one gets its name
+        if (mapfile_commit(&j->files[i], e))
+            return -1;
+    for (int i = 0; i < j->maps.o.n_stats; i++)
+        if (out_commit(&j->stats_files[i], e))
             return -1;
     return 0;
 }
@@ -272,7 +278,7 @@ static void reduce(MapReduce how, float *dst, const float *w, size_t count, int 
 /* Rows of one layer, heads head .. head + n_heads - 1 of the selection, reduced to one map if there are several. */
 typedef struct {
     MapJob *job;
-    Session *s;
+    Session *s; // its params.stop leaves work out
     int layer_index, head, n_heads, map;
     int row, n_rows;      // positions row .. row + n_rows - 1
     float *rows;          // (n_rows, T)
@@ -326,6 +332,14 @@ static void prepare_tiles(void *context, int from, int to, int thread)
         }
 }
 
+static bool stopped(const Session *s, Err *e)
+{
+    if (!stop_wanted(&s->params))
+        return false;
+    e->code = EXIT_OK;
+    return true;
+}
+
 /* Hand a chunk of a finished map to the files. */
 static int write_chunk(Chunk *c, Err *e)
 {
@@ -336,6 +350,8 @@ static int write_chunk(Chunk *c, Err *e)
         MapFile *f = &c->job->files[i];
         for (int tile = 0; tile < n_tiles && !mapfile_live(f); tile++) {
             const Buf *b = &c->tiles[tile * m->o.n_files + i];
+            if (stopped(c->s, e))
+                return -1;
             if (b->failed)
                 return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
             if (f->format->rows(f, c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
@@ -351,7 +367,6 @@ static int write_chunk(Chunk *c, Err *e)
 typedef struct {
     MapJob *job;
     Session *s;
-    const volatile sig_atomic_t *stop;
     Err *e;
     Chunk chunk;
     int chunk_rows;
@@ -390,13 +405,6 @@ static void take_whole(Replay *r)
         threads_run(&r->s->threads, (c->n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, roll_tiles, r);
 }
 
-static bool stopped(const Replay *r)
-{
-    if (*r->stop)
-        r->e->code = EXIT_OK;
-    return *r->stop != 0;
-}
-
 /* Compute positions row .. of the present layer for some heads; statistics are added up in order. */
 static void run_chunk(Replay *r, int head, int n_heads, int row, int n_rows)
 {
@@ -422,9 +430,9 @@ static int run_map(Replay *r, int head, int n_heads, int map)
     int first = rollout ? 0 : m->first, end = rollout ? m->n : m->first + m->n_queries;
     r->chunk.map = map;
     for (int row = first; row < end; row += r->chunk_rows) {
-        if (stopped(r))
-            return -1;
         run_chunk(r, head, n_heads, row, end - row < r->chunk_rows ? end - row : r->chunk_rows);
+        if (stopped(r->s, r->e))
+            return -1;
         if (m->o.reduce >= REDUCE_MEAN)
             take_whole(r);
         else if (write_chunk(&r->chunk, r->e))
@@ -444,8 +452,6 @@ static int replay_layer(void *context, Session *s, int layer)
     const Maps *m = &r->job->maps;
     if (r->progress)
         fprintf(stderr, "\rattention maps: layer %d of %d", layer + 1, m->model->config.n_layers);
-    if (stopped(r))
-        return -1;
     if (r->layer_index == m->n_layers || m->layers[r->layer_index] != layer)
         return 0;
     if (r->job->stats.on)
@@ -552,9 +558,10 @@ int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, const volatil
     p.max_logits = 1;
     p.n_seqs = 1;
     p.keep_soft = true;
+    p.stop = stop;
     if (session_init(&s, j->maps.model, &p, e))
         return -1;
-    Replay r = {.job = j, .s = &s, .stop = stop, .e = e, .progress = isatty(STDERR_FILENO)};
+    Replay r = {.job = j, .s = &s, .e = e, .progress = isatty(STDERR_FILENO)};
     Body b = {&r, 0};
     r.chunk.job = j;
     r.chunk.s = &s;

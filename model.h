@@ -158,6 +158,7 @@ typedef struct {
     KvType kv_type;
     bool keep_soft; // Session.soft is wanted
     bool exact;     // multiply with float activations, and attention in floats
+    const volatile sig_atomic_t *stop; // other than 0 ends a forward(); NULL: nothing does
     const Kernels *kernels;
     atomic_bool *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or NULL
 } SessionParams;
@@ -169,6 +170,8 @@ typedef struct {
 } Sequence;
 
 typedef struct Session Session;
+
+static inline bool stop_wanted(const SessionParams *p) { return p->stop && *p->stop; }
 
 /* Watches a forward(): called after each layer, inside the team of threads, while Session.q and .soft hold the batch's
  * rows and the cache the layer's keys and values. Anything but 0 ends the forward(), which then fails. */
@@ -269,9 +272,9 @@ typedef struct {
 } Batch;
 
 /* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in
- * s->logits, or -1: a full context or pool, a token out of range, or a row whose numbers are not finite (EXIT_IO). A
- * sequence that becomes longer than session_expect() was told keeps the factors of longrope that it has. Never
- * allocates. */
+ * s->logits, or -1: a full context or pool, a token out of range, a row whose numbers are not finite (EXIT_IO), or
+ * *stop (EXIT_OK), which is heard within a layer. A sequence that becomes longer than session_expect() was told keeps
+ * the factors of longrope that it has. Never allocates. */
 int forward(Session *s, const Batch *b, Err *e);
 
 /* ---- the parts of forward, one file each ------------------------------------------------------------------- */

@@ -20,22 +20,73 @@
 #include "quantize.h"
 #include "score.h"
 
-/* The signal that asked us to stop, 0 for none. The second one finds the default action. */
+/* The signal that asked us to stop, 0 for none. */
 static volatile sig_atomic_t stop_signal;
 
-static void on_signal(int number)
+/* Whether main() is at its end; before that only a library calls exit(). */
+static volatile sig_atomic_t main_ended;
+
+/* End as the signal does by default, but leave nothing half-written. */
+static void on_end(int number)
 {
+    sigset_t own;
+    file_abandon();
+    signal(number, SIG_DFL);
+    raise(number);
+    sigemptyset(&own);
+    sigaddset(&own, number);
+    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+}
+
+static void on_stop(int number)
+{
+    if (stop_signal == number) // asked for the second time
+        on_end(number);
     stop_signal = number;
+}
+
+/* A page of a mapped file could not be read. */
+static void on_bus(int number, siginfo_t *info, void *context)
+{
+    (void)context;
+    file_abandon();
+    const char *line = file_lost(info->si_addr);
+    if (!line)
+        on_end(number);
+    ssize_t written = write(STDERR_FILENO, line, strlen(line));
+    (void)written;
+    _exit(EXIT_IO);
+}
+
+/* OpenMP's library ends the program by exit() where memory or threads lack; what it has to say it
+ * has said. */
+static void on_exit_of_library(void)
+{
+    if (main_ended)
+        return;
+    file_abandon();
+    _exit(EXIT_MEMORY);
 }
 
 static void catch_signals(void)
 {
-    static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE}; // so that no half-written file stays behind
-    struct sigaction a = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND}, old;
+    static const int stops[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
+    static const int ends[] = {SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF,
+                               SIGABRT, SIGSEGV, SIGILL, SIGFPE};
+    enum { N_STOPS = sizeof stops / sizeof *stops, N_ENDS = sizeof ends / sizeof *ends };
+    struct sigaction a = {.sa_flags = 0}, old;
     sigemptyset(&a.sa_mask);
-    for (int i = 0; i < 4; i++)
-        if (!sigaction(signals[i], NULL, &old) && old.sa_handler != SIG_IGN) // nohup and `run &` in a script ignore them
-            sigaction(signals[i], &a, NULL);
+    for (int i = 0; i < N_STOPS + N_ENDS; i++) {
+        int number = i < N_STOPS ? stops[i] : ends[i - N_STOPS];
+        a.sa_handler = i < N_STOPS ? on_stop : on_end;
+        if (!sigaction(number, NULL, &old) && old.sa_handler == SIG_DFL)
+            sigaction(number, &a, NULL); // nohup and `run &` in a script ignore some
+    }
+    struct sigaction bus = {.sa_sigaction = on_bus, .sa_flags = SA_SIGINFO};
+    sigemptyset(&bus.sa_mask);
+    sigaction(SIGBUS, &bus, NULL);
+    signal(SIGXFSZ, SIG_IGN); // a write beyond the limit of file sizes then fails like any other
+    atexit(on_exit_of_library);
 }
 
 /* A file opened while descriptor 1 is closed would receive our standard output. Closed ones are held by a file that
@@ -93,7 +144,7 @@ static int read_prompt(const Options *o, Prompt *p, Err *e)
         size_t from = p->text.len;
         if (!list[i].is_file)
             buf_add(&p->text, list[i].text.ptr, list[i].text.len);
-        else if (file_read(list[i].arg, &p->text, e))
+        else if (file_read(list[i].arg, &stop_signal, &p->text, e))
             return -1;
         if (list[i].is_file && i + 1 == p->n && !o->keep_newline)
             cut_newline(&p->text, from);
@@ -305,7 +356,7 @@ static int open_model(const Options *o, Model *m, SessionParams *p, atomic_bool 
 {
     double begin = clock_seconds(), bytes = 0;
     *p = (SessionParams){.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact,
-                         .n_threads = choose_threads(o),
+                         .n_threads = choose_threads(o), .stop = &stop_signal,
                          .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = kv_cut};
     if (!p->kernels || model_open(m, o->model, e))
         return -1;
@@ -326,7 +377,8 @@ static void describe(const Run *r, const SessionParams *p)
     const Config *c = &r->model.config;
     double kv = (double)r->session.block_bytes / KV_BLOCK;
     fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, p->n_threads, p->seq_len, c->seq_len, kv_names[p->kv_type], kv / 1e3,
+            p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
+            kv_names[p->kv_type], kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
 
@@ -335,7 +387,7 @@ static void describe(const Run *r, const SessionParams *p)
  * only rows that are new go to files. */
 static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
-    bool writes = wants_logits && r->logits.f, live = r->maps && maps_live(r->maps);
+    bool writes = wants_logits && r->o->logits, live = r->maps && maps_live(r->maps);
     Session *s = &r->session;
     int step = s->params.max_batch, first = session_expect(s, 0, n);
     bool progress = !r->n_run && n - first > step && isatty(STDERR_FILENO) && !r->open_line; // it would wipe text out
@@ -346,7 +398,7 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
         r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
         if (r->n_logits < 0)
-            return -1;
+            return stop_signal ? 0 : -1;
         int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows, fresh = rows - again;
         size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
         if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
@@ -470,7 +522,7 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    return o->logits ? npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e) : 0; // last: it empties the file
+    return o->logits ? npy_open(&r->logits, o->logits, (size_t)r->model.config.vocab_size, e) : 0;
 }
 
 /* Everything between the parsed options and the first token. */
@@ -626,7 +678,6 @@ static int write_maps(Run *r, Err *e)
     int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, rc = 0, first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
-        catch_signals();
         n = r->n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
     }
     if (n && maps_live(r->maps)) // the last token was not run: nothing followed it
@@ -648,13 +699,15 @@ static int write_maps(Run *r, Err *e)
 static int generate_mode(const Options *o, Err *e)
 {
     Run r = {.o = o};
-    Err closing;
-    int rc = prepare(&r, e) || run_and_print(&r, e) || (r.maps && write_maps(&r, e));
+    int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
+    bool ran = !rc;
+    rc = rc || (r.maps && write_maps(&r, e));
+    if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
+        rc = -1; // where a signal ended the maps the logits are complete all the same
+    if (rc || atomic_load(&r.kv_cut))
+        begin_line(&r); // for the error or the warning
     warn_cut(rc, &r.kv_cut);
-    if (npy_close(&r.logits, rc ? &closing : e))
-        rc = -1;
-    if (rc)
-        begin_line(&r); // for the error
+    npy_discard(&r.logits);
     maps_close(r.maps);
     prompt_free(&r.prompt);
     tokens_free(&r.text);
@@ -693,7 +746,8 @@ static int perplexity_mode(const Options *o, Err *e)
     unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
     int bos = !o->no_bos && tokenizer_adds_bos(m.tokenizer) ? tokenizer_bos(m.tokenizer) : -1;
     int usual = m.config.seq_len < SCORE_WINDOW ? m.config.seq_len : SCORE_WINDOW;
-    int seq_len = o->seq_len ? o->seq_len : usual, rc = file_read(o->perplexity, &text, e);
+    int seq_len = o->seq_len ? o->seq_len : usual;
+    int rc = file_read(o->perplexity, &stop_signal, &text, e);
     note_context(o, &m.config, seq_len);
     const char *bytes = text.ptr ? text.ptr : "";
     if (!rc && (rc = tokenizer_encode(m.tokenizer, bytes, text.len, flags, &ids, e)))
@@ -735,10 +789,11 @@ static int bench_mode(const Options *o, Err *e)
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)
             printf("{\"arch\": \"%s\", \"parameters\": %zu, \"kernels\": \"%s\", \"threads\": %d, \"kv\": \"%s\", \"pp\": %d, "
-                   "\"tg\": %d, \"depth\": %d", m.config.arch, m.n_params, p.kernels->name, p.n_threads, kv, b.n_prompt, b.n_generate, b.depth);
+                   "\"tg\": %d, \"depth\": %d", m.config.arch, m.n_params, p.kernels->name,
+                   b.n_threads, kv, b.n_prompt, b.n_generate, b.depth);
         else
             printf("%s, %.1f M parameters, kernels %s, %d threads, KV cache %s, depth %d\n", m.config.arch, (double)m.n_params / 1e6,
-                   p.kernels->name, p.n_threads, kv, b.depth);
+                   p.kernels->name, b.n_threads, kv, b.depth);
         if (b.prefill.n)
             print_timing(o, "prefill", b.n_prompt, &b.prefill);
         if (b.decode.n)
@@ -910,10 +965,10 @@ int main(int argc, char **argv)
         rc = run_mode(&o, &e);
     }
     options_free(&o);
+    main_ended = true;
     if (stop_signal) { // end as the signal would have ended us, so that a shell loop stops
         fflush(stdout);
-        signal(stop_signal, SIG_DFL);
-        raise(stop_signal);
+        on_end(stop_signal);
     }
     if (rc)
         fprintf(stderr, "run: %s\n", e.text);

@@ -51,14 +51,17 @@ static int run_window(Work *w)
         int end = counts ? n - 1 : first, most = counts ? LOGIT_ROWS : s->params.max_batch;
         step = end - i < most ? end - i : most;
         step = step < s->params.max_batch ? step : s->params.max_batch;
-        if (forward(s, &(Batch){.n = step, .tokens = w->window + i, .want = counts ? WANT_ALL : WANT_NONE}, w->e) < 0) {
+        Batch b = {.n = step, .tokens = w->window + i, .want = counts ? WANT_ALL : WANT_NONE};
+        bool failed = forward(s, &b, w->e) < 0;
+        w->from = i;
+        if (counts && !failed)
+            threads_run(&s->threads, step, 1, measure_rows, w);
+        if (failed || *w->stop) {
             buf_free(&bytes);
             return -1;
         }
         if (!counts)
             continue;
-        w->from = i;
-        threads_run(&s->threads, step, 1, measure_rows, w);
         for (int k = 0; k < step; k++) {
             tokenizer_bytes(w->model->tokenizer, w->window[i + k + 1], false, &bytes);
             out->nll += w->nll[k];
@@ -108,6 +111,7 @@ int score_perplexity(const Model *m, SessionParams p, const char *name, const in
     seq_len = (size_t)seq_len < n ? seq_len : (int)n;
     *out = (Score){.seq_len = seq_len};
     p.seq_len = seq_len;
+    p.stop = stop;
     p.n_seqs = 1;
     p.max_batch = p.max_batch < seq_len ? p.max_batch : seq_len;
     p.max_logits = LOGIT_ROWS < p.max_batch ? LOGIT_ROWS : p.max_batch;

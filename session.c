@@ -135,7 +135,8 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     if (arena_commit(&s->arena, e))
         return -1;
     plan(s);
-    s->threads.n_threads = p->n_threads;
+    s->threads.n_threads = threads_granted(p->n_threads);
+    s->threads.stop = p->stop;
 
     size_t offset = 0;
     s->max_heads = (int)max_of(m, head_count);
