@@ -401,6 +401,10 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         w.add_tokenizer_pre("gemma4" if v.model == "gemma4" else "default")
         w.add_token_scores(v.scores)
         w.add_add_space_prefix(v.add_space_prefix)
+        if v.space_prefix:
+            w.add_string("tokenizer.attnc.space_prefix", v.space_prefix)
+        if v.space_prefix and v.normalized:
+            w.add_key_value("tokenizer.attnc.normalized_tokens", sorted(v.normalized), V.ARRAY, sub_type=V.INT32)
     w.add_token_list(v.tokens)
     w.add_token_types(v.types)
     w.add_token_merges(v.merges)

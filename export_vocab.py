@@ -2,9 +2,11 @@
 tokenizer.bin and nanoGPT's meta.pkl in GGUF's terms. What ./run could not reproduce exactly is refused."""
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator
@@ -40,6 +42,8 @@ class Vocab:
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    space_prefix: str = ""  # tokenizer.attnc.space_prefix (tokenizer.h); empty: SentencePiece's own way
+    normalized: set[int] = field(default_factory=set)  # added tokens that are looked for after the normalizers
     chat_template: Any = None
     notes: list[str] = field(default_factory=list)
 
@@ -67,7 +71,8 @@ class Vocab:
 
 
 def add_tokens(v: Vocab, added: Any, path: Path) -> None:
-    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text."""
+    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One that no merge makes has
+    the score -infinity: pieces of other text never join to it."""
     for t in added or []:
         try:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
@@ -80,7 +85,10 @@ def add_tokens(v: Vocab, added: Any, path: Path) -> None:
             raise ExportError(f"{path}: added token {short(text)} with {strips[0]} is not supported")
         if strips:
             v.notes.append(f"{short(text)}: Hugging Face drops spaces beside it ({strips[0]}); ./run keeps them")
-        v.put(i, text, CONTROL if special else USER_DEFINED, -1000.0 if special else 0.0)
+        piece = i < len(v.tokens) and v.tokens[i] == text and v.types[i] == NORMAL
+        score = -1000.0 if special else v.scores[i] if piece and v.scores[i] != -1e6 else -math.inf
+        v.put(i, text, CONTROL if special else USER_DEFINED, score)
+        (v.normalized.add if t.get("normalized", not special) else v.normalized.discard)(i)
 
 
 def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
@@ -167,13 +175,20 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
     return vocab, merges
 
 
-def bpe_vocab(tok: Any, path: Path) -> Vocab:
-    """tokenizer.json with a BPE model: byte-level, or SentencePiece-like with byte fallback."""
+@contextmanager
+def known_json(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the types and keys of a tokenizer.json is an ExportError."""
     try:
-        return bpe_vocab_of(tok, path)
+        yield
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
         what = f"{type(e).__name__}: {short(str(e))}"
         raise ExportError(f"{path}: not a tokenizer.json as export.py knows it ({what})") from e
+
+
+def bpe_vocab(tok: Any, path: Path) -> Vocab:
+    """tokenizer.json with a BPE model: byte-level, or SentencePiece-like with byte fallback."""
+    with known_json(path):
+        return bpe_vocab_of(tok, path)
 
 
 def bpe_vocab_of(tok: dict[str, Any], path: Path) -> Vocab:
@@ -207,27 +222,60 @@ def byte_alphabet() -> dict[int, str]:
     return {b: chr(b) for b in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
+def space_prefix(tok: dict[str, Any], path: Path) -> str:
+    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it (tokenizer.h)."""
+    pre, found = tok.get("pre_tokenizer"), ""
+    for step in steps_of(tok.get("normalizer"), "normalizers"):
+        if step == {"type": "Prepend", "prepend": SPACE} and not found:
+            found = "prepend alone"
+        elif step == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}:
+            found = "prepend" if found.startswith("prepend") else "replace"
+        else:
+            raise ExportError(f"{path}: normalizer {short(step)} is not supported")
+    marked = found in ("prepend", "replace")
+    kind = None if pre is None else pre.get("type")
+    if kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False and not found:
+        scheme = pre.get("prepend_scheme", "always")
+        if scheme not in ("first", "always", "never"):
+            raise ExportError(f"{path}: prepend_scheme {short(scheme)} is not supported")
+        return str(scheme)
+    if kind is not None and not (marked and kind == "Split" and pre.get("pattern") == {"String": " "}):
+        raise ExportError(f"{path}: pre_tokenizer {short(pre)} is not supported with byte_fallback")
+    if not marked:
+        raise ExportError(f"{path}: byte_fallback without the {SPACE} convention is not supported")
+    return found
+
+
+def set_space_prefix(v: Vocab, tok: dict[str, Any], path: Path) -> None:
+    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a note says otherwise."""
+    v.space_prefix = space_prefix(tok, path)
+    v.add_space_prefix = v.space_prefix in ("first", "always", "prepend")
+    steps = steps_of(tok.get("decoder"), "decoders")
+    strips = any(s.get("type") == "Strip" and s.get("start") or
+                 s.get("type") == "Metaspace" and s.get("prepend_scheme", "always") != "never" for s in steps)
+    if steps and strips != v.add_space_prefix:
+        v.notes.append(f"{path}: its decoder {'takes' if strips else 'does not take'} a space off the start of a text; "
+                       f"./run {'does not' if strips else 'does'}, since its encoder adds {'none' if strips else 'one'}")
+
+
+def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
+    """What the tokenizer.json beside a tokenizer.model adds to it."""
+    if (tok.get("model") or {}).get("byte_fallback"):
+        set_space_prefix(v, tok, path)
+        for i, kind in enumerate(v.types):  # tokenizers knows SentencePiece's symbols only as added tokens
+            if kind == USER_DEFINED:
+                v.put(i, v.tokens[i].replace(" ", SPACE), NORMAL, v.scores[i])
+    add_tokens(v, tok.get("added_tokens"), path)
+    v.add_bos = False
+    template(v, tok.get("post_processor"), path)
+
+
 def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]], tok: dict[str, Any],
                  path: Path) -> None:
     """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same: all ways to make a
     piece are merges, and they stand together in the list. Else, without a space prefix, the merge list is kept."""
-    pre = tok.get("pre_tokenizer")
-    prefix, spaces = False, False
-    for step in steps_of(tok.get("normalizer"), "normalizers"):
-        if step == {"type": "Prepend", "prepend": SPACE} and not spaces:
-            prefix = True
-        elif step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
-            spaces = True
-        else:
-            raise ExportError(f"{path}: normalizer {short(step)} is not supported")
-    kind = None if pre is None else pre.get("type")
-    if kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False and not spaces:
-        prefix, spaces = pre.get("prepend_scheme", "always") != "never", True
-    elif kind is not None and not (spaces and kind == "Split" and pre.get("pattern") == {"String": " "}):
-        raise ExportError(f"{path}: pre_tokenizer {short(pre)} is not supported with byte_fallback")
-    if not spaces:
-        raise ExportError(f"{path}: byte_fallback without the {SPACE} convention is not supported")
-    special = {t.get("content") for t in tok.get("added_tokens") or [] if isinstance(t, dict)}
+    set_space_prefix(v, tok, path)
+    added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or [] if isinstance(t, dict)}
     bytes_ = {f"<0x{b:02X}>" for b in range(256)}
     if bytes_ - vocab.keys():
         raise ExportError(f"{path}: byte_fallback, but {len(bytes_ - vocab.keys())} byte tokens are missing")
@@ -242,13 +290,13 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
             rank.setdefault(a + b, len(rank))
             last = a + b
         count[last] = count.get(last, 0) + 1
-    plain = [t for t in vocab if t not in special and t not in bytes_]
+    plain = [t for t in vocab if t not in bytes_ and not (t in added and (added[t] or t not in count))]
     complete = grouped and all(
         sum(t[:k] in vocab and t[k:] in vocab for k in range(1, len(t))) == count.get(t, 0) for t in plain)
-    v.model, v.add_space_prefix = "llama", prefix
+    v.model = "llama"
     if not complete:
         mixed = any("\n" in t and t.strip("\n") for t in plain)
-        if prefix or mixed or v.ignore_merges:
+        if v.add_space_prefix or mixed or v.ignore_merges:
             raise ExportError(f"{path}: these merges cannot be said as SentencePiece scores; give its tokenizer.model")
         v.model, v.merges = "gemma4", [" ".join(m) for m in merges]
     for text, i in vocab.items():
@@ -432,10 +480,8 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
         v = spm_vocab(path)
         beside = home / "tokenizer.json"
         if beside.is_file():
-            tok = read_json(beside)
-            add_tokens(v, tok.get("added_tokens"), beside)
-            v.add_bos = False
-            template(v, tok.get("post_processor"), beside)
+            with known_json(beside):
+                spm_conventions(v, read_json(beside), beside)
     elif path.name in ("vocab.json", "merges.txt"):
         v = merges_vocab(home)
     elif path.name.endswith(".bin"):
@@ -460,6 +506,9 @@ def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, by_template: b
     added = tc.get("added_tokens_decoder")
     if isinstance(added, dict) and v.model == "llama" and not by_template:
         add_tokens(v, [{"id": i, **t} for i, t in added.items() if isinstance(t, dict)], home / "tokenizer_config.json")
+        v.normalized.clear()  # transformers cuts these out of the raw text
+    if v.model == "llama" and v.add_space_prefix and not by_template:  # as transformers converts a tokenizer.model
+        v.space_prefix = "first" if tc.get("legacy") is False else "prepend" if isinstance(added, dict) else ""
     for name in ("bos", "eos", "unk", "pad"):
         text = tc.get(f"{name}_token", sm.get(f"{name}_token"))
         text = text.get("content") if isinstance(text, dict) else text

@@ -11,6 +11,18 @@
  *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty array cuts nothing
  *   tokenizer.attnc.normalizer     "none" or "nfc"
  *   tokenizer.attnc.ignore_merges  bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
+ *   tokenizer.attnc.space_prefix   how the models with U+2581 for the space mark their spaces and which texts get one
+ *                                  in front. "first", "always", "never": Hugging Face's Metaspace, which adds none
+ *                                  where the text begins with one; "first" only at the start of the whole text,
+ *                                  "always" also after every added token. "prepend": the normalizers Prepend and
+ *                                  Replace, which add one at the start and after every token found before them, even
+ *                                  before a space; "replace": Replace alone
+ *   tokenizer.attnc.normalized_tokens  int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that are looked for
+ *                                  after the normalizers ran (AddedToken.normalized), so that with "prepend" they are
+ *                                  only found with a space in front, which they swallow; the others are found before
+ * Without tokenizer.attnc.space_prefix a text is marked as SentencePiece does it, with its user-defined symbols among
+ * USER_DEFINED tokens, and with tokenizer.ggml.add_space_prefix (the default for "llama") a space is added at the start
+ * and after each parsed CONTROL token: Llama 2's tokenizer, and llama.cpp's rule.
  */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
