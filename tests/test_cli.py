@@ -583,7 +583,7 @@ def test_logit_bias(any_run: Path, tiny_model: Path) -> None:
     for v in ("260+1", "268435456-1"):
         assert f"--logit-bias: got token {int(re.split('[+-]', v)[0])}, want 0 to 259" == error_of(any_run, tiny_model, "-i", "x", "--logit-bias", v, code=2)
     none = [x for i in range(VOCAB) for x in ("--logit-bias", f"{i}-inf")]
-    assert "got no token with a finite logit" in error_of(any_run, tiny_model, "-i", "x", "-n", "1", *none, code=1)
+    assert "no token has a finite logit" in error_of(any_run, tiny_model, "-i", "x", "-n", "1", *none, code=1)
 
 
 def test_seeds(any_run: Path, tiny_model: Path) -> None:
