@@ -111,7 +111,7 @@ static const char *key_name(const Keys *k, const char *name, char out[160])
 static void missing(Keys *k, const char *key, const char *want)
 {
     k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: got nothing, want %s", key, want);
+    err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
 }
 
 /* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range. */
@@ -473,7 +473,7 @@ static int vocab_size(const Gguf *g, int dim, Err *e)
 {
     const GgufTensor *t = gguf_tensor(g, "token_embd.weight");
     if (!t)
-        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got none, want it (a vocabulary-only file?)");
+        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: missing (a vocabulary-only file?)");
     size_t rows = t->n_dims > 1 ? t->shape[0] : 1, cols = t->shape[t->n_dims - 1];
     if (t->n_dims > 2 || cols != (size_t)dim || rows > 1 << 24)
         return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)", rows,
@@ -487,7 +487,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     Str arch;
     int rc = gguf_str(g, "general.architecture", &arch, e);
     if (rc == 0)
-        err_set(e, EXIT_MODEL, "key general.architecture: got nothing, want the model's architecture");
+        err_set(e, EXIT_MODEL, "key general.architecture: missing, want the model's architecture");
     const Family *f = rc > 0 ? find_family(arch, e) : NULL;
     if (!f)
         return -1;

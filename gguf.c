@@ -321,14 +321,14 @@ static int index_names(Gguf *g, bool keys, Err *e)
         qsort(g->keys, g->n_keys, sizeof *g->keys, cmp_key);
         for (size_t i = 1; i < g->n_keys; i++)
             if (!cmp_key(&g->keys[i - 1], &g->keys[i]))
-                return err_set(e, EXIT_MODEL, "key %s: got it twice, want it once",
+                return err_set(e, EXIT_MODEL, "key %s: appears twice",
                                str_escape(g->keys[i].name, name, sizeof name));
         return 0;
     }
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, cmp_tensor);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (!cmp_tensor(&g->tensors[i - 1], &g->tensors[i]))
-            return err_set(e, EXIT_MODEL, "tensor %s: got it twice, want it once",
+            return err_set(e, EXIT_MODEL, "tensor %s: appears twice",
                            str_escape(g->tensors[i].name, name, sizeof name));
     return 0;
 }

@@ -290,6 +290,27 @@ def test_pipes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert "/dev/full: cannot write: No space left" in error_of(*args, "--dump-attn", "/dev/full", *dumps(tmp_path, ".npz"), code=1)
 
 
+def test_several_statistics(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """--attn-stats may be repeated: each file, and the table, is what one flag alone gives."""
+    args = [any_run, tiny_model, "-i", "the", "-n", "9", "-s", "1", "--ignore-eos"]
+    names = ["a.csv", "b.json", "c.csv"]
+    alone = {}
+    for name in names:
+        text_of(*args, "--attn-stats", tmp_path / name)
+        alone[name] = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+    table = text_of(*args, "--attn-stats", "-")
+    assert alone["a.csv"] == alone["c.csv"] != alone["b.json"] and b"entropy" in table
+    both = [*(x for name in names[:2] for x in ("--attn-stats", tmp_path / name)), "--attn-stats", "-", "--attn-stats", tmp_path / "c.csv"]
+    assert text_of(*args, *both, *dumps(tmp_path, ".npz", ".html")) == table
+    assert {name: (tmp_path / name).read_bytes() for name in names} == alone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.html", "a.npz", "b.json", "c.csv"]
+    bad = [*both, "--attn-stats", tmp_path / "no" / "d.csv"]  # one that cannot be made: no file changes
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in names}
+    assert "d.csv: cannot write" in error_of(*args, *bad, code=1)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names} == before
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 DUMP = ["--dump-attn", "a.npz"]

@@ -255,7 +255,7 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     theirs.encode_special_tokens = True  # control tokens in a text are text
     for text in TEXTS:
         (tmp_path / "text").write_bytes(text.encode())
-        got = json.loads(run(run_bin, path, "--tokenize", "--json", "-f", tmp_path / "text"))["ids"]
+        got = json.loads(run(run_bin, path, "--tokenize", "--json", "--keep-newline", "-f", tmp_path / "text"))["ids"]
         assert got == theirs.encode(text, add_special_tokens=False).ids, repr(text)
 
 

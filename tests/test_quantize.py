@@ -277,6 +277,17 @@ def test_overrides(run_bin: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_to_standard_output(any_run: Path, tmp_path: Path) -> None:
+    """`-o -` into a pipe gives the same bytes; a terminal is refused."""
+    source = write(tmp_path / "m", model({"a.weight": np.arange(512, dtype=np.float32).reshape(2, 256)}))
+    text_of(any_run, source, "--quantize", "q8_0", "-o", tmp_path / "x")
+    assert text_of(any_run, source, "--quantize", "q8_0", "-o", "-") == (tmp_path / "x").read_bytes()
+    parent, child = pty.openpty()
+    assert error_of(any_run, source, "--quantize", "q8_0", "-o", "-", stdout=child, code=2) == "-o: got a terminal, want a file or a pipe for the model"
+    os.close(child)
+    os.close(parent)
+
+
 # ---- errors ------------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,7 @@ def score(run: Path, model: Path, text: Path, *args: str) -> dict[str, float]:
 def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(fixture)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-    ids = ids_of(run_bin, path, "-f", str(PASSAGE))
+    ids = ids_of(run_bin, path, "--keep-newline", "-f", str(PASSAGE))
     bos = ids[0] if fixture == "gemma3_path" else None  # SmolLM2's tokenizer adds none
     nll = []
     for w in windows_of(ids, 128, bos):
@@ -56,8 +56,8 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
 
 def test_protocol(run_bin: Path, tmp_path: Path) -> None:
     """Windows, BOS, bytes and threads, from the program's own logits of each window."""
-    ids = ids_of(run_bin, TALES, "-f", str(PASSAGE))
-    pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "-f", PASSAGE))["pieces"]
+    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", str(PASSAGE))
+    pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "--keep-newline", "-f", PASSAGE))["pieces"]
     ours = score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "1")
     assert ours == score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "2", "-b", "7")
     n_bytes = sum(len(pieces[i]) for k in range(len(ids) // 100) for i in range(100 * k + 51, 100 * k + 100))  # one letter, one byte
