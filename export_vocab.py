@@ -13,7 +13,7 @@ from typing import Any, Iterable, Iterator
 
 import gguf
 
-from export_model import Config, ExportError, read_json, short
+from export_model import MAX_VOCAB, Config, ExportError, read_json, short
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value for i in range(1, 7))
 SPACE = "\u2581"  # SentencePiece's visible space
@@ -39,6 +39,7 @@ class Vocab:
     nfc: bool = False
     ignore_merges: bool = False
     ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad, eot, eom
+    ends: list[int] = field(default_factory=list)  # every token that ends a text, where there are several
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
@@ -78,7 +79,7 @@ def add_tokens(v: Vocab, added: Any, path: Path) -> None:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ExportError(f"{path}: bad entry in added_tokens: {short(t)}") from e
-        if not 0 <= i < 2**24:
+        if not 0 <= i < MAX_VOCAB:
             raise ExportError(f"{path}: added token {short(text)} has id {i}")
         strips = [k for k in ("lstrip", "rstrip", "single_word") if t.get(k)]
         if strips and not special:
@@ -165,7 +166,7 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
         if model.get(key):
             raise ExportError(f"{path}: BPE with {key} is not supported")
     vocab, merges = model["vocab"], []
-    if not all(type(i) is int and 0 <= i < 2**24 for i in vocab.values()) or len(set(vocab.values())) != len(vocab):
+    if not all(type(i) is int and 0 <= i < MAX_VOCAB for i in vocab.values()) or len(set(vocab.values())) != len(vocab):
         raise ExportError(f"{path}: token ids must be distinct numbers")
     for merge in model.get("merges") or []:
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -275,6 +276,8 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
     """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same: all ways to make a
     piece are merges, and they stand together in the list. Else, without a space prefix, the merge list is kept."""
     set_space_prefix(v, tok, path)
+    if v.ignore_merges:
+        raise ExportError(f"{path}: ignore_merges with byte_fallback is not supported")
     added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or [] if isinstance(t, dict)}
     bytes_ = {f"<0x{b:02X}>" for b in range(256)}
     if bytes_ - vocab.keys():
@@ -296,7 +299,7 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
     v.model = "llama"
     if not complete:
         mixed = any("\n" in t and t.strip("\n") for t in plain)
-        if v.add_space_prefix or mixed or v.ignore_merges:
+        if v.add_space_prefix or mixed:
             raise ExportError(f"{path}: these merges cannot be said as SentencePiece scores; give its tokenizer.model")
         v.model, v.merges = "gemma4", [" ".join(m) for m in merges]
     for text, i in vocab.items():
@@ -491,44 +494,81 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
     else:
         v = bpe_vocab(read_json(path), path)
     if path.suffix in (".json", ".model"):
-        special_tokens(v, home, folder or home, c, by_template=(home / "tokenizer.json").is_file())
+        special_tokens(v, home, folder or home, c, n_vocab, by_template=(home / "tokenizer.json").is_file())
     v.fit(n_vocab, path)
     return v
 
 
-def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, by_template: bool) -> None:
-    """BOS, EOS and the like from tokenizer_config.json and its neighbours; further end tokens become eot and eom."""
+def known_ids(value: Any, n_vocab: int, what: str, notes: list[str]) -> list[int]:
+    """A token id, a list of them or None; those that the model does not have are left out with a note."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if any(type(i) is not int for i in ids):
+        raise ExportError(f"{what}: got {short(value)}, want a token id or a list of them")
+    notes += [f"{what}: {i} is left out, the model has {n_vocab} tokens" for i in ids if not 0 <= i < n_vocab]
+    return [i for i in ids if 0 <= i < n_vocab]
+
+
+def content_of(token: Any) -> Any:
+    """A special token's text, which may stand in an object with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int, by_template: bool) -> None:
+    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are known by now. Where there
+    is a tokenizer.json, what it says of a token goes first."""
+    path, beside = home / "tokenizer_config.json", home / "added_tokens.json"
+    named = {content_of(t) for m in (sm, tc) for key, value in m.items() if re.search("_tokens?$", key)
+             for t in (value if isinstance(value, list) else [value]) if isinstance(content_of(t), str)}
+    with known_json(path):
+        more = [{"id": int(i), **t} for i, t in (tc.get("added_tokens_decoder") or {}).items()]
+        have = {t["content"] for t in more}
+        more += [{"id": i, "content": text, "special": text in named} for text, i in
+                 (read_json(beside) if beside.is_file() else {}).items() if text not in have]
+        where = {text: i for i, text in enumerate(v.tokens)}
+        parsed = {text for text, kind in zip(v.tokens, v.types) if kind in (CONTROL, USER_DEFINED)}
+        more = [t | {"id": where.get(t["content"], t["id"])} for t in more
+                if not (by_template and t["content"] in parsed)]
+        for t in more:
+            known_ids(t["id"], n_vocab, f"added token {short(t['content'])}", v.notes)
+        add_tokens(v, [t for t in more if 0 <= t["id"] < n_vocab], path)
+
+
+def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int, by_template: bool) -> None:
+    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end a text, v.ends has
+    them all, and eot and eom the next two, which other engines know."""
     def optional(base: Path, name: str) -> dict[str, Any]:
         return read_json(base / name) if (base / name).is_file() else {}
 
     tc, sm = optional(home, "tokenizer_config.json"), optional(home, "special_tokens_map.json")
-    gc = optional(folder, "generation_config.json")
-    added = tc.get("added_tokens_decoder")
-    if isinstance(added, dict) and v.model == "llama" and not by_template:
-        add_tokens(v, [{"id": i, **t} for i, t in added.items() if isinstance(t, dict)], home / "tokenizer_config.json")
-        v.normalized.clear()  # transformers cuts these out of the raw text
-    if v.model == "llama" and v.add_space_prefix and not by_template:  # as transformers converts a tokenizer.model
-        v.space_prefix = "first" if tc.get("legacy") is False else "prepend" if isinstance(added, dict) else ""
-    for name in ("bos", "eos", "unk", "pad"):
-        text = tc.get(f"{name}_token", sm.get(f"{name}_token"))
-        text = text.get("content") if isinstance(text, dict) else text
-        found = v.find(text) if isinstance(text, str) else None
-        fallback = gc.get(f"{name}_token_id", c.get(f"{name}_token_id"))
-        if found is None and name in ("bos", "eos") and type(fallback) is int and 0 <= fallback < len(v.tokens):
-            found = fallback
-        if found is not None and not (name in v.ids and getattr(v, "add_" + name, False)):  # a template's own goes first
-            v.ids[name] = found
-    ends = gc.get("eos_token_id", c.get("eos_token_id"))
-    ends = ends if isinstance(ends, list) else [ends]
-    ends = [i for i in ends if type(i) is int and 0 <= i < len(v.tokens) and i != v.ids.get("eos")]
-    if "eos" not in v.ids and ends:
-        v.ids["eos"] = ends.pop(0)
-    for name, i in zip(("eot", "eom"), ends):
-        v.ids[name] = i
+    gc, normalized = optional(folder, "generation_config.json"), set(v.normalized)
+    later_added(v, home, tc, sm, n_vocab, by_template)
     if not by_template:
-        for name in ("bos", "eos"):
-            if isinstance(tc.get(f"add_{name}_token"), bool):
-                setattr(v, f"add_{name}", tc[f"add_{name}_token"])
+        v.normalized = normalized  # transformers cuts these out of the raw text
+        if v.model == "llama" and v.add_space_prefix:  # as it converts a tokenizer.model
+            hf_tokens = isinstance(tc.get("added_tokens_decoder"), dict)
+            v.space_prefix = "first" if tc.get("legacy") is False else "prepend" if hf_tokens else ""
+    configured = {}
+    for name in ("bos", "eos"):
+        key = f"{name}_token_id"
+        base, value = ("generation_config.json", gc[key]) if key in gc else ("config.json", c.get(key))
+        configured[name] = known_ids(value, n_vocab, f"{base}: {key}", v.notes)
+    for name in ("bos", "eos", "unk", "pad"):
+        text = content_of(tc.get(f"{name}_token", sm.get(f"{name}_token")))
+        found = v.find(text) if isinstance(text, str) else None
+        if found is None and text:
+            v.notes.append(f"{name}_token {short(text)} is left out, the tokenizer has no such token")
+        if found is None and configured.get(name):
+            found = configured[name][0]
+        # a template's own goes first
+        if found is not None and not (name in v.ids and getattr(v, f"add_{name}", False)):
+            v.ids[name] = found
+    ends = [v.ids["eos"]] if "eos" in v.ids else []
+    ends = list(dict.fromkeys(ends + configured["eos"]))
+    v.ids |= dict(zip(("eos", "eot", "eom"), ends))
+    v.ends = ends if len(ends) > 1 else []
+    for name in ("bos", "eos"):
+        if not by_template and isinstance(tc.get(f"add_{name}_token"), bool):
+            setattr(v, f"add_{name}", tc[f"add_{name}_token"])
     v.add_bos &= "bos" in v.ids
     v.add_eos &= "eos" in v.ids
     jinja = folder / "chat_template.jinja"

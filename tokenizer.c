@@ -1151,7 +1151,7 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
     TokenType type = tokenizer_type(t, id);
     const char *end = s.ptr + s.len;
     size_t before = out->len;
-    bool shown = special || (type != TOKEN_CONTROL && type != TOKEN_UNKNOWN);
+    bool shown = type != TOKEN_UNUSED && (special || (type != TOKEN_CONTROL && type != TOKEN_UNKNOWN));
     if (shown && t->marking == MARK_PREPEND && t->later && s.len && t->later[id])
         buf_add(out, " ", 1); // it was found with one
     if (!shown)

@@ -85,7 +85,8 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e);
 
 /* Append the exact bytes of a token as it is emitted in mid-text; CONTROL and UNKNOWN tokens add their name if
- * `special`, else nothing, as do ids out of range. A failed growth shows in out->failed. */
+ * `special`, else nothing. Ids out of range add nothing, nor do UNUSED tokens: converters fill rows beyond the
+ * tokenizer with [PAD...] of that type, and llama.cpp prints none. A failed growth shows in out->failed. */
 void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out);
 
 /* Append the text of a token for people: UTF-8 as it is, other bytes and NUL as \xE4, CONTROL and

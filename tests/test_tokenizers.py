@@ -718,6 +718,19 @@ def test_bos_and_eos(drive, crossing, tmp_path):
         assert encode(drive, path, ["Hi"], BOS)[0]["ids"] == [bos] * front + ids  # a prompt is to be continued
 
 
+def test_prompts_get_no_eos(run_bin, crossing, tmp_path):
+    """The program itself: a prompt is to be continued, whatever the file says of complete texts; a typed BOS is one."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "</s>"])
+    bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
+                           ggml__eos_token_id=eos, ggml__add_bos_token=True, ggml__add_eos_token=True)
+    for text in ("Once upon a time", "<s>Once"):
+        done = subprocess.run([run_bin, path, "--tokenize", "--json", "--special", "-i", text], capture_output=True,
+                              check=True)
+        assert json.loads(done.stdout)["ids"] == [bos] + tok.encode(text.removeprefix("<s>")).ids
+
+
 def test_typed_bos(drive, crossing, tmp_path):
     """A text that begins with a parsed BOS gets no second one; a BOS that is text, or that stands elsewhere, counts for nothing."""
     tok = reference(crossing, GPT2)
