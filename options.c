@@ -59,8 +59,9 @@ static const Option table[] = {
     {"-i -p --prompt", "TEXT", G | T, OPT_PROMPT,
      .help = "prompt; several -i and -f are joined in order"},
     {"-f --file", "FILE", G | T, OPT_FILE,
-     .help = "prompt from a file, - is standard input; a newline at its very end is cut"},
-    {"--keep-newline", NULL, G | T, OPT_FLAG, AT(keep_newline), .help = "do not cut that newline"},
+     .help = "prompt from a file or - for standard input; where it ends the prompt, one last newline"
+             " is cut"},
+    {"--keep-newline", NULL, G | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
     {"-e --escape", NULL, G | T, OPT_FLAG, AT(escape),
      .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},
     {"--special", NULL, G | T, OPT_FLAG, AT(special),

@@ -442,7 +442,7 @@ def test_why_a_text_ended(any_run: Path, tiny_model: Path) -> None:
     assert endings(*args, "--ignore-eos")[1] == "the context of 256 tokens is full (-c)"
     assert endings(*args, "-c", "9", "-n", "8", "--ignore-eos")[1] == "-n 8"  # both: as many as were asked for
     a = str(2 + ord("a"))
-    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "aa") == (b"", "--stop")
+    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "b", "--stop", "aa", "--stop", "aaa") == (b"", '--stop "aa"')
     assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "aab", "-n", "4") == (b"aaaa", "-n 4")
 
 
@@ -547,7 +547,7 @@ def test_stop_at_control_tokens(any_run: Path, tiny_model: Path) -> None:
         assert text_of(*args, "--stop", stop, "--special") == shown, stop
         assert text_of(*args, "--stop", "never", "--stop", stop, "--stop", "<|bos|>zz") == hidden, stop
     end = [any_run, tiny_model, "-i", "x", "-n", "50", *GREEDY, "--logit-bias", "1+inf", "--ignore-eos"]
-    assert endings(*end)[1] == "-n 50" and endings(*end, "--stop", "<|end|>") == (b"", "--stop")
+    assert endings(*end)[1] == "-n 50" and endings(*end, "--stop", "<|end|>") == (b"", '--stop "<|end|>"')
     assert b"generated: 1 tokens" in run(*end, "--stop", "<|end|>", "-v").stderr
 
 
