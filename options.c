@@ -59,8 +59,7 @@ static const Option table[] = {
     {"-i -p --prompt", "TEXT", G | T, OPT_PROMPT,
      .help = "prompt; several -i and -f are joined in order"},
     {"-f --file", "FILE", G | T, OPT_FILE,
-     .help = "prompt from a file or - for standard input; where it ends the prompt, one last newline"
-             " is cut"},
+     .help = "prompt from a file or - (standard input), but for a newline at the prompt's end"},
     {"--keep-newline", NULL, G | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
     {"-e --escape", NULL, G | T, OPT_FLAG, AT(escape),
      .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},

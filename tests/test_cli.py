@@ -841,7 +841,10 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$", text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
     assert len(shown) == len(rows) == 19
-    assert {"--temp": "0.8", "--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none"}.items() <= shown.items()
+    assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
+            # llama.cpp's (common/common.h, common_params_sampling)
+            "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05", "--repeat-penalty": "1", "--presence-penalty": "0",
+            "--frequency-penalty": "0", "--repeat-last-n": "64"}.items() <= shown.items()
     args = [run_bin, long_model, "-i", "the", "-s", "3", "-c", "40", "--ignore-eos", "--dump-attn", "a.jsonl"]
     want = text_of(*args), Path("a.jsonl").read_bytes()
     of_bench = ("--pp", "--tg", "--depth", "--runs")
