@@ -185,6 +185,7 @@ typedef struct {
     Decoder decoder;
     Buf text;  // decoded, not printed yet, with the names of control tokens
     Buf marks; // BYTE_ of each of them
+    int stop;  // number of the stop text that was met, with print_ready() = 1
     char last; // printed byte
 } Printer;
 
@@ -224,15 +225,17 @@ static bool is_boundary(const Printer *p, size_t at)
 }
 
 /* The first stop text: where it begins, or text.len if there is none. */
-static size_t find_stop(const Printer *p)
+static size_t find_stop(Printer *p)
 {
     size_t first = p->text.len;
     for (int i = 0; i < p->o->n_stops; i++) {
         const Buf *stop = &p->o->stops[i].text;
         for (size_t at = 0; at + stop->len <= p->text.len && at < first; at++)
             if (!memcmp(p->text.ptr + at, stop->ptr, stop->len) && is_boundary(p, at)
-                && is_boundary(p, at + stop->len))
+                && is_boundary(p, at + stop->len)) {
                 first = at;
+                p->stop = i;
+            }
     }
     return first;
 }
@@ -607,11 +610,12 @@ static void begin_line(Run *r)
 }
 
 /* -v: the speeds, and why the text ended. */
-static void describe_run(const Run *r)
+static void describe_run(const Run *r, const Printer *p)
 {
     char why[200], name[100];
     double rate = r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0;
     int context = r->session.params.seq_len, id = r->end_token;
+    const Buf *stop = r->end == END_STOP ? &r->o->stops[p->stop].text : NULL;
     switch (r->end) {
     case END_SIGNAL:
         snprintf(why, sizeof why, "signal %d, %s", (int)stop_signal, strsignal(stop_signal));
@@ -620,7 +624,10 @@ static void describe_run(const Run *r)
         str_escape(tokenizer_piece(r->model.tokenizer, id), name, sizeof name);
         snprintf(why, sizeof why, "end token %d, %s", id, name);
         break;
-    case END_STOP: snprintf(why, sizeof why, "--stop"); break;
+    case END_STOP:
+        str_escape((Str){stop->ptr, stop->len}, name, sizeof name);
+        snprintf(why, sizeof why, "--stop \"%s\"", name);
+        break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
     case END_CONTEXT:
         snprintf(why, sizeof why, "the context of %d tokens is full (-c)", context);
@@ -654,7 +661,7 @@ static int run_and_print(Run *r, Err *e)
     r->mixed_line = r->open_line && shares_screen();
     if (o->verbose && !rc) {
         begin_line(r);
-        describe_run(r);
+        describe_run(r, &p);
     }
     buf_free(&p.text);
     buf_free(&p.marks);

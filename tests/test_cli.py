@@ -444,7 +444,7 @@ def test_why_a_text_ended(any_run: Path, tiny_model: Path) -> None:
     assert endings(*args, "--ignore-eos")[1] == "the context of 256 tokens is full (-c)"
     assert endings(*args, "-c", "9", "-n", "8", "--ignore-eos")[1] == "-n 8"  # both: as many as were asked for
     a = str(2 + ord("a"))
-    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "aa") == (b"", "--stop")
+    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "b", "--stop", "aa", "--stop", "aaa") == (b"", '--stop "aa"')
     assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "aab", "-n", "4") == (b"aaaa", "-n 4")
 
 
@@ -549,7 +549,7 @@ def test_stop_at_control_tokens(any_run: Path, tiny_model: Path) -> None:
         assert text_of(*args, "--stop", stop, "--special") == shown, stop
         assert text_of(*args, "--stop", "never", "--stop", stop, "--stop", "<|bos|>zz") == hidden, stop
     end = [any_run, tiny_model, "-i", "x", "-n", "50", *GREEDY, "--logit-bias", "1+inf", "--ignore-eos"]
-    assert endings(*end)[1] == "-n 50" and endings(*end, "--stop", "<|end|>") == (b"", "--stop")
+    assert endings(*end)[1] == "-n 50" and endings(*end, "--stop", "<|end|>") == (b"", '--stop "<|end|>"')
     assert b"generated: 1 tokens" in run(*end, "--stop", "<|end|>", "-v").stderr
 
 
@@ -843,7 +843,10 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$", text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
     assert len(shown) == len(rows) == 19
-    assert {"--temp": "0.8", "--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none"}.items() <= shown.items()
+    assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
+            # llama.cpp's (common/common.h, common_params_sampling)
+            "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05", "--repeat-penalty": "1", "--presence-penalty": "0",
+            "--frequency-penalty": "0", "--repeat-last-n": "64"}.items() <= shown.items()
     args = [run_bin, long_model, "-i", "the", "-s", "3", "-c", "40", "--ignore-eos", "--dump-attn", "a.jsonl"]
     want = text_of(*args), Path("a.jsonl").read_bytes()
     of_bench = ("--pp", "--tg", "--depth", "--runs")
