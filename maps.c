@@ -658,6 +658,8 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
     int pos = s->seqs[0].n_pos - n;
     const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
+    if (stop_wanted(&s->params) && pos + n < j->maps.n_prompt)
+        return 0; // the prompt will not be complete, and then no file is made
     set_text(&j->maps, NULL, pos + n);
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)

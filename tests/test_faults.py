@@ -10,10 +10,9 @@ import shutil
 import signal
 import stat
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
@@ -21,7 +20,7 @@ import numpy as np
 import pytest
 import tiny
 from command import TIMEOUT, check_line, error_of, run, text_of
-from images import F32, I32, STR, U32, Tensor, base
+from images import F32, I32, STR, U32, Image, Tensor, base, byte_level, smallest
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
@@ -387,6 +386,24 @@ def write_split(folder: Path) -> str:
     w.write_tensors_to_file()
     w.close()
     return sorted(p.name for p in folder.glob("s-*.gguf"))[0]
+
+
+def test_no_memory_for_other_models(faults: Faults) -> None:
+    """A SentencePiece vocabulary; learned positions and biases; patterns and a normaliser of our own; f16 vectors."""
+    own = byte_level(64).array("tokenizer.attnc.pre_patterns", STR, [r"\p{L}+|\s+", "b"]).set("tokenizer.attnc.normalizer", STR, "nfc")
+    for name, m in {"spm": smallest(), "learned": byte_level(64), "own": own, "f16": tiny_f16()}.items():
+        (faults.folder / name).write_bytes(m.build())
+        faults.sweep([name, "-i", "ab ba", "-n", "4", "-s", "1", "--ignore-eos", "--logit-bias", "0-inf", "--dump-attn", "a.npz", "-t", "1"], False)
+        faults.sweep([name, "-i", "ab ba", "--tokenize", "-t", "1"], False)
+
+
+def tiny_f16() -> Image:
+    """The SentencePiece model with its vectors in f16, which are converted on opening."""
+    m = smallest()
+    for name, t in m.tensors.items():
+        if len(t.dims) == 1:
+            m.tensors[name] = Tensor(t.dims, 1, np.frombuffer(t.data, np.float32).astype(np.float16).tobytes())
+    return m
 
 
 def test_no_memory_for_a_split_model(faults: Faults) -> None:
