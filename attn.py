@@ -33,7 +33,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
-import numpy as np
+try:
+    import numpy as np
+except ImportError as e:
+    if __name__ != "__main__":
+        raise
+    sys.exit(f"attn.py: cannot load the Python package numpy ({' '.join(str(e).split())}): python -m pip install numpy")
 
 # The word that stands for a reduced axis (layers, heads), None where the axis is whole.
 REDUCED = {"none": (None, None), "mean-heads": (None, "mean"), "max-heads": (None, "max"), "mean": ("mean", "mean"),

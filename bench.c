@@ -49,6 +49,7 @@ static void run_all(void *context)
     Work *w = context;
     int rows = w->s->params.max_batch;
     bool progress = isatty(STDERR_FILENO);
+    session_expect(w->s, 0, w->s->params.seq_len); // all runs alike
     w->rc = run_tokens(w, 0, w->b->depth, rows, false);
     for (int i = 0; !w->rc && !*w->stop && i <= w->b->n_runs; i++) {
         if (progress)
@@ -75,11 +76,13 @@ int bench_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atom
         ids[i] = (int)((uint64_t)state * (uint64_t)m->config.vocab_size >> 32);
     }
     p.seq_len = n;
+    p.stop = stop;
     p.n_seqs = p.max_logits = 1;
     p.max_batch = p.max_batch < n ? p.max_batch : n;
     b->prefill.n = b->decode.n = 0;
     int rc = session_init(&s, m, &p, e);
     if (!rc) {
+        b->n_threads = s.threads.n_threads;
         Work w = {&s, b, ids, stop, e, 0};
         threads_team(&s.threads, run_all, &w);
         rc = w.rc;

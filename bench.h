@@ -6,7 +6,7 @@
 
 #include "model.h"
 
-enum { BENCH_RUNS = 5, BENCH_MAX_RUNS = 100 }; // usual and most timed runs
+enum { BENCH_MAX_RUNS = 100 };
 
 /* Seconds of each run, ascending; how many were made before *stop. */
 typedef struct {
@@ -17,6 +17,7 @@ typedef struct {
 typedef struct {
     int n_prompt, n_generate, depth; // tokens of a prefill, of a generation; tokens in the cache before either
     int n_runs;                      // timed ones of each, 1 to BENCH_MAX_RUNS
+    int n_threads;                   // that took part
     Timing prefill, decode;
 } Bench;
 

@@ -2,6 +2,7 @@
 #ifndef DUMP_H
 #define DUMP_H
 
+#include "file.h"
 #include "maps.h"
 #include "stats.h"
 
@@ -32,8 +33,9 @@ extern const MapFormat format_html; // viewer.c
 /* 0, or -1; a file that was opened is closed with mapfile_close() in either case. */
 int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Err *e);
 bool mapfile_live(const MapFile *f);           // gets its rows from mapfile_line(), not from a replay
-int mapfile_finish(MapFile *f, Err *e);        // end(), then the final name
-void mapfile_close(MapFile *f);                // removes it if not finished
+int mapfile_finish(MapFile *f, Err *e);        // end(): the file is complete
+int mapfile_commit(MapFile *f, Err *e);        // then the final name
+void mapfile_close(MapFile *f);                // removes it if that was not given
 
 /* A line of a .jsonl: weights of one query, map i at w + i * stride, pos + 1 of them. */
 int mapfile_line(MapFile *f, int pos, int id, const float *w, size_t stride, Err *e);

@@ -6,7 +6,6 @@
  */
 #include "gguf.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <stdlib.h>
@@ -141,18 +140,20 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
         return -1;
     if (n_dims < 1 || n_dims > 4)
         return err_set(e, EXIT_MODEL, "%s: got %u dimensions, want 1 to 4", what, n_dims);
-    size_t count = 1;
-    t->n_dims = (int)n_dims;
-    for (int i = 0; i < 4; i++)
-        t->shape[i] = 1;
+    size_t count = 1, innermost_first[4] = {1, 1, 1, 1};
     for (uint32_t i = 0; i < n_dims; i++) {
         uint64_t d = 0;
         if (take_u64(c, &d, what, e))
             return -1;
         if (d < 1 || d > INT32_MAX || !size_mul(count, (size_t)d, &count))
             return err_set(e, EXIT_MODEL, "%s: got a dimension of %" PRIu64 ", want 1 to %d", what, d, INT32_MAX);
-        t->shape[n_dims - 1 - i] = (size_t)d; // the file stores the innermost first
+        innermost_first[i] = (size_t)d;
     }
+    while (n_dims > 1 && innermost_first[n_dims - 1] == 1) // a matrix may be written as (32, 32, 1, 1)
+        n_dims--;
+    t->n_dims = (int)n_dims;
+    for (uint32_t i = 0; i < 4; i++)
+        t->shape[i] = i < n_dims ? innermost_first[n_dims - 1 - i] : 1;
     if (take_u32(c, &t->type, what, e) || take_u64(c, offset, what, e))
         return -1;
     const TypeInfo *ti = type_info(t->type);
@@ -169,36 +170,49 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
 
 /* ---- one file ---------------------------------------------------------------------------------------------- */
 
+static void unmap_file(GgufMap *m)
+{
+    file_let_go(m->held);
+    munmap(m->base, m->size);
+    free(m->path);
+    *m = (GgufMap){0};
+}
+
+static int map_descriptor(GgufMap *m, int fd, const char *path, Err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st))
+        return err_errno(e, "cannot open");
+    if (S_ISDIR(st.st_mode))
+        return err_set(e, EXIT_IO, "got a folder, want a model file");
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, EXIT_IO, "got a pipe or device, want a regular file (it is mapped into "
+                       "memory)");
+    if (st.st_size == 0)
+        return err_set(e, EXIT_MODEL, "got an empty file, want a GGUF model");
+    size_t size = (size_t)st.st_size;
+    void *base = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (base == MAP_FAILED)
+        return err_errno(e, "cannot map");
+    *m = (GgufMap){strdup(path), base, size, file_hold_map(path, base, size)};
+    if (!m->path || !m->held) {
+        unmap_file(m);
+        return err_set(e, EXIT_MEMORY, "out of memory");
+    }
+#ifdef MADV_HUGEPAGE // pages of 2 MB where the file system has them: a third more bandwidth, a tenth of the faults
+    madvise(base, size, MADV_HUGEPAGE);
+#endif
+    return 0;
+}
+
 static int map_file(GgufMap *m, const char *path, Err *e)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // a named pipe without a writer would block
-    struct stat st;
-    if (fd < 0 || fstat(fd, &st)) {
-        err_set(e, EXIT_IO, "cannot open: %s", strerror(errno));
-    } else if (S_ISDIR(st.st_mode)) {
-        err_set(e, EXIT_IO, "got a folder, want a model file");
-    } else if (!S_ISREG(st.st_mode)) {
-        err_set(e, EXIT_IO, "got a pipe or device, want a regular file (it is mapped into memory)");
-    } else if (st.st_size == 0) {
-        err_set(e, EXIT_MODEL, "got an empty file, want a GGUF model");
-    } else {
-        m->size = (size_t)st.st_size;
-        m->base = mmap(NULL, m->size, PROT_READ, MAP_PRIVATE, fd, 0);
-        if (m->base != MAP_FAILED && (m->path = strdup(path))) {
-#ifdef MADV_HUGEPAGE // pages of 2 MB where the file system has them: a third more bandwidth, a tenth of the faults
-            madvise(m->base, m->size, MADV_HUGEPAGE);
-#endif
-            close(fd);
-            return 0;
-        }
-        err_set(e, EXIT_MEMORY, "cannot map: %s", strerror(errno));
-        if (m->base != MAP_FAILED)
-            munmap(m->base, m->size);
-        m->base = NULL;
-    }
-    if (fd >= 0)
-        close(fd);
-    return -1;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not waiting for a pipe's writer
+    if (fd < 0)
+        return err_errno(e, "cannot open");
+    int rc = map_descriptor(m, fd, path, e);
+    close(fd);
+    return rc;
 }
 
 static int check_magic(Cursor *c, uint32_t *version, Err *e)
@@ -307,32 +321,38 @@ static int index_names(Gguf *g, bool keys, Err *e)
         qsort(g->keys, g->n_keys, sizeof *g->keys, cmp_key);
         for (size_t i = 1; i < g->n_keys; i++)
             if (!cmp_key(&g->keys[i - 1], &g->keys[i]))
-                return err_set(e, EXIT_MODEL, "key %s: got it twice, want it once",
+                return err_set(e, EXIT_MODEL, "key %s: appears twice",
                                str_escape(g->keys[i].name, name, sizeof name));
         return 0;
     }
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, cmp_tensor);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (!cmp_tensor(&g->tensors[i - 1], &g->tensors[i]))
-            return err_set(e, EXIT_MODEL, "tensor %s: got it twice, want it once",
+            return err_set(e, EXIT_MODEL, "tensor %s: appears twice",
                            str_escape(g->tensors[i].name, name, sizeof name));
     return 0;
 }
 
-/* "NAME-00001-of-00003.gguf" -> the path of split `i` (from 0) of `n`; NULL if the name is not of that form. */
-static char *split_path(const char *path, uint32_t i, uint32_t n)
+/* "NAME-00001-of-00003.gguf" -> the path of split `i` (from 0) of `n`; NULL if the name is not of
+ * that form, or without memory. */
+static char *split_path(const char *path, uint32_t i, uint32_t n, Err *e)
 {
     char suffix[32];
     int len = snprintf(suffix, sizeof suffix, "-00001-of-%05u.gguf", n);
     size_t stem = strlen(path);
-    if (stem <= (size_t)len || strcmp(path + stem - (size_t)len, suffix))
+    if (stem <= (size_t)len || strcmp(path + stem - (size_t)len, suffix)) {
+        err_set(e, EXIT_MODEL, "split: got this name for a model in %u parts, want "
+                "NAME-00001-of-%05u.gguf", n, n);
         return NULL;
+    }
     stem -= (size_t)len;
     char *out = mem_alloc(stem + sizeof suffix, 1);
-    if (out) {
-        memcpy(out, path, stem);
-        snprintf(out + stem, sizeof suffix, "-%05u-of-%05u.gguf", i + 1, n);
+    if (!out) {
+        err_set(e, EXIT_MEMORY, "out of memory");
+        return NULL;
     }
+    memcpy(out, path, stem);
+    snprintf(out + stem, sizeof suffix, "-%05u-of-%05u.gguf", i + 1, n);
     return out;
 }
 
@@ -351,11 +371,9 @@ static int open_splits(Gguf *g, uint32_t n, Err *e)
     memset(maps + 1, 0, (n - 1) * sizeof *maps);
     g->maps = maps;
     for (uint32_t i = 1; i < n; i++) {
-        char *path = split_path(maps[0].path, i, n);
-        if (!path) {
-            err_set(e, EXIT_MODEL, "split: got this name for a model in %u parts, want NAME-00001-of-%05u.gguf", n, n);
+        char *path = split_path(maps[0].path, i, n, e);
+        if (!path)
             return err_prefix(e, maps[0].path);
-        }
         int rc = map_file(&maps[i], path, e);
         if (!rc) {
             g->n_maps++;
@@ -399,10 +417,8 @@ int gguf_open(Gguf *g, const char *path, Err *e)
 
 void gguf_close(Gguf *g)
 {
-    for (int i = 0; i < g->n_maps; i++) {
-        munmap(g->maps[i].base, g->maps[i].size);
-        free(g->maps[i].path);
-    }
+    for (int i = 0; i < g->n_maps; i++)
+        unmap_file(&g->maps[i]);
     free(g->maps);
     free(g->keys);
     free(g->tensors);

@@ -5,15 +5,8 @@
  */
 #include "npy.h"
 
-#include <errno.h>
 #include <string.h>
 #include <sys/stat.h>
-
-static int io_error(NpyFile *n, Err *e)
-{
-    err_set(e, EXIT_IO, "cannot write: %s", strerror(errno));
-    return err_prefix(e, n->path);
-}
 
 void npy_header(char h[NPY_HEADER], const char *descr, const size_t *shape, int n_dims)
 {
@@ -34,45 +27,44 @@ static int write_header(NpyFile *n)
 {
     char h[NPY_HEADER];
     npy_header(h, "<f4", (size_t[]){n->rows, n->cols}, 2);
-    return fwrite(h, 1, sizeof h, n->f) == sizeof h ? 0 : -1;
+    return fwrite(h, 1, sizeof h, n->out.f) == sizeof h ? 0 : -1;
 }
 
 int npy_open(NpyFile *n, const char *path, size_t cols, Err *e)
 {
     struct stat st;
-    *n = (NpyFile){.path = path, .cols = cols};
-    if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
+    *n = (NpyFile){.cols = cols};
+    bool folder = !stat(path, &st) && S_ISDIR(st.st_mode);
+    if (folder || out_is_direct(path)) {
         err_set(e, EXIT_IO, "got a %s, want a regular file (its header is written last)",
-                S_ISDIR(st.st_mode) ? "folder" : "pipe or device");
+                folder ? "folder" : "pipe or device");
         return err_prefix(e, path);
     }
-    n->f = fopen(path, "wb");
-    if (!n->f)
-        return io_error(n, e);
-    if (write_header(n)) {
-        io_error(n, e);
-        fclose(n->f);
-        n->f = NULL;
+    if (out_open(&n->out, path, e))
         return -1;
-    }
-    return 0;
+    return write_header(n) ? out_error(&n->out, e) : 0;
 }
 
 int npy_rows(NpyFile *n, const float *data, size_t rows, Err *e)
 {
     n->rows += rows;
-    return fwrite(data, n->cols * sizeof *data, rows, n->f) == rows ? 0 : io_error(n, e);
+    return fwrite(data, n->cols * sizeof *data, rows, n->out.f) == rows ? 0 : out_error(&n->out, e);
 }
 
-int npy_close(NpyFile *n, Err *e)
+int npy_finish(NpyFile *n, Err *e)
 {
-    if (!n->f)
-        return 0;
-    int rc = fseek(n->f, 0, SEEK_SET) || write_header(n) ? io_error(n, e) : 0;
-    if (fclose(n->f) && !rc)
-        rc = io_error(n, e);
-    n->f = NULL;
-    return rc;
+    bool failed = fseek(n->out.f, 0, SEEK_SET) || write_header(n);
+    return failed ? out_error(&n->out, e) : out_finish(&n->out, e);
+}
+
+int npy_commit(NpyFile *n, Err *e)
+{
+    return out_commit(&n->out, e);
+}
+
+void npy_discard(NpyFile *n)
+{
+    out_discard(&n->out);
 }
 
 /* ---- CRC-32 ------------------------------------------------------------------------------------------------- */

@@ -2,18 +2,19 @@
 #ifndef NPY_H
 #define NPY_H
 
-#include "util.h"
+#include "file.h"
 
 /* A float32 matrix whose number of rows is known at the end; it must be a regular file. */
 typedef struct {
-    FILE *f;
-    const char *path; // not owned
+    OutFile out;
     size_t rows, cols;
 } NpyFile;
 
 int npy_open(NpyFile *n, const char *path, size_t cols, Err *e);
 int npy_rows(NpyFile *n, const float *data, size_t rows, Err *e); // data (rows, cols)
-int npy_close(NpyFile *n, Err *e);                                // writes the header with the shape; a closed one is fine
+int npy_finish(NpyFile *n, Err *e); // the header gets its shape: the file is complete
+int npy_commit(NpyFile *n, Err *e); // then its name
+void npy_discard(NpyFile *n);       // removes what was not committed; a zeroed one is fine
 
 enum { NPY_HEADER = 192 };
 

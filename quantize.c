@@ -19,6 +19,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "file.h"
 #include "threads.h"
 
 enum { PIECE = 4096, SLICE = 1024 * PIECE }; // values a thread takes at a time, a multiple of every block; values of a write
@@ -66,7 +67,7 @@ typedef struct {
     int n_layers;
     bool tied; // token_embd makes the logits
     OutFile file;
-    uint8_t *slice; // (SLICE) values of any type
+    uint8_t *slice; // (SLICE) values of any type, the widest of which has 8 bytes
     Threads threads;
     const volatile sig_atomic_t *stop;
     double bytes, bytes_done; // of the tensors that are read
@@ -311,10 +312,13 @@ static int write_tensor(Work *w, const Item *it)
         Job j = {.k = w->p->kernels, .it = it, .first = i, .count = n, .out = w->slice};
         if (changed)
             threads_run(&w->threads, (int)((n + PIECE - 1) / PIECE), 1, convert, &j);
+        else // not written from the map: the system would call a file that was cut a bad address
+            memcpy(w->slice, (const uint8_t *)it->in.data + bytes_of(it->in.type, i),
+                   bytes_of(it->in.type, n));
         if (atomic_load(&j.bad))
             return err_set(w->e, EXIT_MODEL, "tensor %s: got NaN or a value beyond %.9g, want what %s can hold",
                            str_escape(it->in.name, name, sizeof name), (double)limit_of(it->out.type), type_info(it->out.type)->name);
-        if (put(w, changed ? w->slice : (const uint8_t *)it->in.data + bytes_of(it->in.type, i), bytes_of(it->out.type, n)))
+        if (put(w, w->slice, bytes_of(it->out.type, n)))
             return -1;
         w->bytes_done += (double)bytes_of(it->in.type, n);
         if (progress)
@@ -364,12 +368,13 @@ static int write_file(Work *w, const char *output)
 
 int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p, const volatile sig_atomic_t *stop, Err *e)
 {
-    Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .threads = {.n_threads = p->n_threads}, .stop = stop, .e = e};
+    Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .stop = stop, .e = e,
+              .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
     if (!w.mix)
         return unknown_type("--quantize", p->type, "one of ", false, e);
     w.overrides = mem_alloc((size_t)p->n_overrides, sizeof *w.overrides);
     w.items = mem_alloc(g->n_tensors, sizeof *w.items);
-    w.slice = mem_alloc(SLICE, sizeof(float));
+    w.slice = mem_alloc(SLICE, sizeof(double));
     int rc = w.overrides && w.items && w.slice ? write_file(&w, output) : err_set(e, EXIT_MEMORY, "out of memory");
     out_discard(&w.file);
     free(w.overrides);

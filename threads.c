@@ -1,14 +1,22 @@
 /* threads.c - ranges of work shared by a team of threads. The reasons are in threads.h. */
 #include "threads.h"
 
+#include <ctype.h>
+#include <errno.h>
+#include <pthread.h>
 #include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-enum { RANGES_PER_THREAD = 8, PAUSES = 1000, YIELDS = 10000 };
+enum { RANGES_PER_THREAD = 8, RANGES_ALONE = 64, PAUSES = 1000, YIELDS = 10000 };
 
 /* One step of waiting: first pauses, then the processor is offered to others, after some milliseconds short sleeps. */
 static void wait_step(int *steps)
@@ -23,6 +31,11 @@ static void wait_step(int *steps)
         __builtin_ia32_pause();
 #endif
     }
+}
+
+static bool stopped(const Threads *t)
+{
+    return t->stop && *t->stop;
 }
 
 /* Take one range of the present job and run it; false when none is left to take. A thread that read an old job finds the
@@ -44,22 +57,84 @@ static bool take_range(Threads *t, int thread)
             int part = range % t->n_threads, longer = n_ranges % t->n_threads; // the first parts have a range more
             range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer) + range / t->n_threads;
         }
-        fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
+        if (!stopped(t))
+            fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
     }
 }
 
+#ifdef _OPENMP
+
+/* Bytes of the stack of a thread that OpenMP makes, 0 where it is the system's usual one. */
+static size_t stack_size(void)
+{
+    static const char units[] = "BKMG";
+    const char *text = getenv("OMP_STACKSIZE"), *found;
+    unsigned long long n;
+    char unit = 'K';
+    if (!text || sscanf(text, "%llu %c", &n, &unit) < 1)
+        return 0;
+    found = strchr(units, toupper((unsigned char)unit));
+    return found ? (size_t)n << 10 * (found - units) : 0;
+}
+
+static void *stand_by(void *unused)
+{
+    for (;;)
+        pause();
+    return unused;
+}
+
+/* Make up to n - 1 threads and end with how many there are of n, as an exit status; 0 for all. */
+static void try_threads(int n)
+{
+    pthread_attr_t a;
+    pthread_t id;
+    int made = 1;
+    pthread_attr_init(&a);
+    if (stack_size())
+        pthread_attr_setstacksize(&a, stack_size());
+    while (made < n && !pthread_create(&id, &a, stand_by, NULL))
+        made++;
+    _exit(made == n ? 0 : made < 255 ? made : 255);
+}
+
+#endif
+
+int threads_granted(int n)
+{
+#ifdef _OPENMP
+    int status;
+    if (n < 2)
+        return 1;
+    signal(SIGCHLD, SIG_DFL); // where it is ignored there is no status
+    pid_t child = fork();
+    if (child < 0)
+        return errno == EAGAIN ? 1 : n;
+    if (child == 0)
+        try_threads(n);
+    while (waitpid(child, &status, 0) < 0)
+        if (errno != EINTR)
+            return 1;
+    int made = WIFEXITED(status) ? WEXITSTATUS(status) : 1;
+    return !made ? n : made > 1 ? made / 2 : 1; // the run has a use for what they take, too
+#else
+    (void)n;
+    return 1;
+#endif
+}
+
 void threads_team(Threads *t, void (*body)(void *context), void *context)
 {
-    if (t->open) { // the caller keeps a team over several calls
+    if (t->open || t->n_threads < 2) { // open: the caller keeps a team over several calls
         body(context);
         return;
     }
-    t->open = t->n_threads > 1;
-    atomic_store(&t->closing, false);
 #ifdef _OPENMP
-#pragma omp parallel num_threads(t->n_threads) if (t->n_threads > 1)
+    t->open = true;
+    atomic_store(&t->closing, false);
+#pragma omp parallel num_threads(t->n_threads)
     {
         int thread = omp_get_thread_num(), steps = 0;
         if (thread == 0) {
@@ -73,19 +148,21 @@ void threads_team(Threads *t, void (*body)(void *context), void *context)
                     wait_step(&steps);
         }
     }
+    t->open = false;
 #else
     body(context);
 #endif
-    t->open = false;
 }
 
 static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *context)
 {
-    int most = t->n_threads * RANGES_PER_THREAD, n_ranges = (n + grain - 1) / grain;
+    int most = t->open ? t->n_threads * RANGES_PER_THREAD : RANGES_ALONE;
+    int n_ranges = (n + grain - 1) / grain;
     n_ranges = n_ranges < most ? n_ranges : most;
     if (!t->open || n_ranges < 2) {
-        if (n > 0)
-            fn(context, 0, n, 0);
+        int64_t all = n;
+        for (int i = 0; i < n_ranges && !stopped(t); i++)
+            fn(context, (int)(all * i / n_ranges), (int)(all * (i + 1) / n_ranges), 0);
         return;
     }
     uint_fast64_t number = (atomic_load_explicit(&t->ticket, memory_order_relaxed) >> 32) + 1;

@@ -9,6 +9,7 @@
 #ifndef THREADS_H
 #define THREADS_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -25,6 +26,7 @@ typedef struct {
 
 typedef struct {
     int n_threads;
+    const volatile sig_atomic_t *stop; // other than 0 ends the work: see threads_run(). NULL: never
     bool open; // inside threads_team()
     ThreadJob jobs[2];
     _Alignas(64) atomic_uint_fast64_t ticket; // number of the present job << 32 | its next range
@@ -32,12 +34,18 @@ typedef struct {
     _Alignas(64) atomic_bool closing;
 } Threads;
 
+/* How many threads of n the system grants at present, where limits on memory or processes allow no
+ * more. A child process tries it, because the OpenMP library ends the program when it cannot make
+ * those that a team asks for. */
+int threads_granted(int n);
+
 /* Run body(context) with up to t->n_threads threads at hand; within a team it is a plain call. Waiting threads go to
  * sleep after some milliseconds. */
 void threads_team(Threads *t, void (*body)(void *context), void *context);
 
 /* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done. Results must not
- * depend on the cut. Outside a team it is one call of fn. */
+ * depend on the cut. Once *stop is not 0, ranges that nobody has begun are left out: look at it
+ * before a result is used. */
 void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context);
 
 /* The same for work that reads memory and fetches ahead: threads_run() hands out ranges in ascending order, here each thread

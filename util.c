@@ -6,9 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 int err_set(Err *e, int code, const char *fmt, ...)
 {
@@ -18,6 +16,12 @@ int err_set(Err *e, int code, const char *fmt, ...)
     vsnprintf(e->text, sizeof e->text, fmt, ap);
     va_end(ap);
     return -1;
+}
+
+int err_errno(Err *e, const char *what)
+{
+    int error = errno;
+    return err_set(e, error == ENOMEM ? EXIT_MEMORY : EXIT_IO, "%s: %s", what, strerror(error));
 }
 
 int err_prefix(Err *e, const char *prefix)
@@ -96,8 +100,10 @@ bool size_align(size_t a, size_t alignment, size_t *out)
 void *mem_grow(void *p, size_t n, size_t size)
 {
     size_t bytes;
-    if (!size_mul(n, size, &bytes))
+    if (!size_mul(n, size, &bytes)) {
+        errno = ENOMEM;
         return NULL;
+    }
     return realloc(p, bytes ? bytes : 1);
 }
 
@@ -238,126 +244,4 @@ double clock_seconds(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-/* The descriptor that a name stands for, -1 for none. */
-static int named_descriptor(const char *path)
-{
-    char *end;
-    if (!strcmp(path, "-") || !strcmp(path, "/dev/stdout"))
-        return STDOUT_FILENO;
-    if (!strcmp(path, "/dev/stderr"))
-        return STDERR_FILENO;
-    long fd = !strncmp(path, "/dev/fd/", 8) ? strtol(path + 8, &end, 10) : -1;
-    return fd >= 0 && fd < 1 << 20 && end != path + 8 && !*end ? (int)fd : -1;
-}
-
-bool out_is_direct(const char *path)
-{
-    struct stat st;
-    return named_descriptor(path) >= 0 || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode));
-}
-
-int out_error(const OutFile *o, Err *e)
-{
-    err_set(e, EXIT_IO, "cannot write: %s", strerror(errno));
-    return err_prefix(e, o->path);
-}
-
-int out_open(OutFile *o, const char *path, Err *e)
-{
-    *o = (OutFile){.path = path};
-    struct stat st;
-    int fd = named_descriptor(path), copy = fd < 0 ? -1 : dup(fd);
-    if (fd >= 0) {
-        o->f = copy < 0 ? NULL : fdopen(copy, "wb");
-    } else if (!stat(path, &st) && !S_ISREG(st.st_mode)) {
-        o->f = fopen(path, "wb"); // a folder fails
-    } else {
-        size_t size = strlen(path) + 32;
-        o->temporary = mem_alloc(size, 1);
-        if (o->temporary) {
-            snprintf(o->temporary, size, "%s.%ld.part", path, (long)getpid());
-            o->f = fopen(o->temporary, "wb");
-        }
-    }
-    if (o->f)
-        return 0;
-    out_error(o, e);
-    if (copy >= 0)
-        close(copy);
-    free(o->temporary);
-    o->temporary = NULL;
-    return -1;
-}
-
-int out_commit(OutFile *o, Err *e)
-{
-    bool failed = ferror(o->f) || fflush(o->f);
-    failed |= fclose(o->f) != 0;
-    o->f = NULL;
-    if (failed || (o->temporary && rename(o->temporary, o->path)))
-        return out_error(o, e);
-    free(o->temporary);
-    o->temporary = NULL;
-    return 0;
-}
-
-void out_discard(OutFile *o)
-{
-    if (o->f)
-        fclose(o->f);
-    if (o->temporary)
-        remove(o->temporary);
-    free(o->temporary);
-    *o = (OutFile){0};
-}
-
-/* The folder that a name lies in. */
-static bool stat_folder(const char *path, struct stat *st)
-{
-    const char *slash = strrchr(path, '/');
-    char folder[4096];
-    size_t n = slash ? (size_t)(slash - path) + 1 : 1; // with the slash, or "."
-    if (n >= sizeof folder)
-        return false;
-    memcpy(folder, slash ? path : ".", n);
-    folder[n] = 0;
-    return !stat(folder, st);
-}
-
-bool out_same(const char *a, const char *b)
-{
-    struct stat x, y;
-    if (out_is_direct(a) || out_is_direct(b))
-        return false;
-    bool has_a = !stat(a, &x), has_b = !stat(b, &y);
-    if (has_a || has_b)
-        return has_a && has_b && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-    const char *name_a = strrchr(a, '/') ? strrchr(a, '/') + 1 : a, *name_b = strrchr(b, '/') ? strrchr(b, '/') + 1 : b;
-    return !strcmp(name_a, name_b) && stat_folder(a, &x) && stat_folder(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-int file_read(const char *path, Buf *out, Err *e)
-{
-    bool is_stdin = strcmp(path, "-") == 0;
-    FILE *f = is_stdin ? stdin : fopen(path, "rb");
-    char chunk[65536];
-    size_t n;
-    if (f)
-        do { // not beyond an error: a signal that interrupts the reading ends it
-            n = fread(chunk, 1, sizeof chunk, f);
-            buf_add(out, chunk, n);
-        } while (n == sizeof chunk);
-    int code = 0;
-    if (!f || ferror(f)) {
-        err_set(e, EXIT_IO, "cannot read: %s", strerror(errno));
-        code = err_prefix(e, is_stdin ? "standard input" : path);
-    } else if (out->failed) {
-        err_set(e, EXIT_MEMORY, "out of memory while reading");
-        code = err_prefix(e, is_stdin ? "standard input" : path);
-    }
-    if (f && !is_stdin)
-        fclose(f);
-    return code;
 }

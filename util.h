@@ -22,6 +22,9 @@ typedef struct {
 /* Fill `e` (printf style, cut to its size); it returns -1, so that `return err_set(...)` reads well. */
 int err_set(Err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
+/* The same from errno, "WHAT: reason": EXIT_MEMORY where memory is what lacked, else EXIT_IO. */
+int err_errno(Err *e, const char *what);
+
 /* Put "prefix: " before the text of `e`; returns -1. */
 int err_prefix(Err *e, const char *prefix);
 
@@ -85,23 +88,5 @@ size_t utf8_encode(uint32_t cp, char out[4]);
 size_t utf8_complete(const char *p, size_t len);
 
 double clock_seconds(void); // monotonic
-
-/* A file that appears complete or not at all: a regular one is written under a temporary name beside its own. A pipe, a
- * device, "-" (standard output) and /dev/fd/N are written directly. */
-typedef struct {
-    FILE *f;
-    const char *path; // not owned
-    char *temporary;  // NULL where it is written directly
-} OutFile;
-
-int out_open(OutFile *o, const char *path, Err *e);
-int out_commit(OutFile *o, Err *e);        // close and give it its name
-void out_discard(OutFile *o);              // close and remove what was not committed; a zeroed one is fine
-int out_error(const OutFile *o, Err *e);   // an Err from errno; returns -1
-bool out_is_direct(const char *path);      // written directly
-bool out_same(const char *a, const char *b); // two names of one regular file, there or to be made
-
-/* Read a whole file, "-" being standard input, into `out`. */
-int file_read(const char *path, Buf *out, Err *e);
 
 #endif

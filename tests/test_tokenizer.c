@@ -82,9 +82,9 @@ static void bpe_file(Buf *b)
 
 #define MARK "\xe2\x96\x81"
 static const char *const sp_tokens[] = {"<unk>", "<s>", "</s>", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", MARK, "a", "b", MARK "a", "ab", MARK "ab",
-                                        MARK "b", "  ", "sym"};
-static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4};
-static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0};
+                                        MARK "b", "  ", "sym", "[PAD16]"};
+static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4, 5};
+static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0, -1000};
 
 static void sp_file(Buf *b)
 {
@@ -206,6 +206,10 @@ static void test_sentencepiece(void)
     check_ids(t, "x\xe4\xbd\xa0yz", 0, "7 0 4 5 6 0"); // unknown ones that follow each other are one
     check_ids(t, "\xe4\xbd", 0, "7 4 5");
     check_ids(t, "a</s>b", ENCODE_SPECIAL, "10 2 13");
+    check_ids(t, "[PAD16]", 0, "7 0"); // a name that no text has
+    CHECK(tokenizer_type(t, 16) == TOKEN_UNUSED && tokenizer_piece(t, 16).len == 7, "padding");
+    tokenizer_bytes(t, 16, true, &out);
+    CHECK(out.len == 0, "padding prints nothing, got \"%.*s\"", (int)out.len, out.ptr);
     CHECK(tokenizer_adds_bos(t) && tokenizer_eos(t) == 2 && tokenizer_is_end(t, 2), "defaults of SentencePiece");
 
     Decoder d;
@@ -248,7 +252,7 @@ static void use(const Tokenizer *t)
     for (size_t i = 0; i < COUNT(texts); i++) {
         TokenList list = {0};
         Decoder d;
-        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(4), &list, &e) == 0) {
+        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(8), &list, &e) == 0) {
             decoder_init(&d, t, true, random_below(2));
             for (size_t k = 0; k < list.n; k++) {
                 CHECK(list.ids[k] >= 0 && list.ids[k] < tokenizer_vocab_size(t), "id %d", list.ids[k]);
