@@ -38,7 +38,8 @@ try:
 except ImportError as e:
     if __name__ != "__main__":
         raise
-    sys.exit(f"attn.py: cannot load the Python package numpy ({' '.join(str(e).split())}): python -m pip install numpy")
+    sys.exit(f"attn.py: cannot load the Python package numpy ({' '.join(str(e).split())}): "
+             "python -m pip install numpy")
 
 # The word that stands for a reduced axis (layers, heads), None where the axis is whole.
 REDUCED = {"none": (None, None), "mean-heads": (None, "mean"), "max-heads": (None, "max"), "mean": ("mean", "mean"),
