@@ -869,6 +869,19 @@ def test_missing_packages_are_named(script: str, package: str) -> None:
     assert "python -m pip install" in lines[0] and package in lines[0].split("install")[1]
 
 
+def test_a_missing_matplotlib_is_named(tmp_path: Path) -> None:
+    import attn
+    path = tmp_path / "a.npz"
+    attn.save(attn.Maps(np.tril(np.ones((1, 1, 2, 2), np.float32)) / [[1], [2]]), path)
+    code = (f"import sys, runpy; sys.modules['matplotlib'] = None; sys.argv = ['attn.py', 'plot', "
+            f"{str(path)!r}, '-o', 'x.png']; runpy.run_path('attn.py', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("attn.py: cannot load the Python package matplotlib")
+    assert done.stderr.endswith("python -m pip install matplotlib\n")
+
+
 def test_command_line(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def call(*args: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run([sys.executable, str(ROOT / "export.py"), *map(str, args)], capture_output=True, text=True,
