@@ -833,6 +833,21 @@ static int quantize_mode(const Options *o, Err *e)
 
 /* ---- tokenize ---------------------------------------------------------------------------------------------- */
 
+enum { PRINTED_AT_ONCE = 65536 }; // bytes
+
+/* Print the buffer and empty it, if it holds `size` bytes. */
+static int print_buffer(Buf *out, size_t size, Err *e)
+{
+    if (out->failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokens");
+    if (out->len < size)
+        return 0;
+    if (out->len && fwrite(out->ptr, 1, out->len, stdout) != out->len)
+        return stdout_failed(e);
+    out->len = 0;
+    return 0;
+}
+
 static void add_id(const Tokenizer *t, int id, Buf *out)
 {
     (void)t;
@@ -870,18 +885,21 @@ static const struct {
     {"ids", add_id}, {"pieces", add_piece}, {"text", add_text}, {"bytes", add_bytes}
 };
 
-static void tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out)
+static int tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
 {
+    int rc = 0;
     for (size_t k = 0; k < sizeof token_lists / sizeof *token_lists; k++) {
         buf_text(out, k ? "], \"" : "{\"");
         buf_text(out, token_lists[k].name);
         buf_text(out, "\": [");
-        for (size_t i = 0; i < ids->n; i++) {
+        for (size_t i = 0; i < ids->n && !rc; i++) {
             buf_add(out, ", ", i ? 2 : 0);
             token_lists[k].add(t, ids->ids[i], out);
+            rc = print_buffer(out, PRINTED_AT_ONCE, e);
         }
     }
     buf_text(out, "]}\n");
+    return rc;
 }
 
 /* A line: the id, and the token's bytes as far as they are text. */
@@ -896,18 +914,22 @@ static void add_line(const Tokenizer *t, int id, Buf *out)
     buf_free(&bytes);
 }
 
-static void tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out)
+static int tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
 {
-    for (size_t i = 0; i < ids->n; i++)
+    int rc = 0;
+    for (size_t i = 0; i < ids->n && !rc; i++) {
         add_line(t, ids->ids[i], out);
+        rc = print_buffer(out, PRINTED_AT_ONCE, e);
+    }
+    return rc;
 }
 
 static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *ids, Err *e)
 {
     Buf out = {0};
-    (o->json ? tokens_json : tokens_text)(t, ids, &out);
-    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokens") : 0;
-    if (!rc && out.len && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
+    int rc = (o->json ? tokens_json : tokens_text)(t, ids, &out, e);
+    rc = rc ? rc : print_buffer(&out, 0, e);
+    if (!rc && fflush(stdout))
         rc = stdout_failed(e);
     buf_free(&out);
     return rc;
