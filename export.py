@@ -34,15 +34,17 @@ try:
     from tqdm import tqdm
 
     from export_hf import hf_model
-    from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, LIMITS, UNGATED, Config, ExportError,
-                              Model, Recipe, Spec, Tensors, change_pairing, check_shapes, concat, dims, gpt_spec,
-                              gpt_tensors, short, state_dict, torch_file)
+    from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, LIMITS, UNGATED, Config,
+                              ExportError, Model, Recipe, Spec, Tensors, change_pairing,
+                              check_shapes, concat, dims, gpt_spec, gpt_tensors, short, state_dict,
+                              torch_file)
     from export_vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
 except ImportError as e:
     if __name__ != "__main__":
         raise
-    sys.exit(f"export.py: cannot load the Python package {(e.name or '?').partition('.')[0]} "
-             f"({' '.join(str(e).split())}): python -m pip install gguf numpy safetensors torch tqdm")
+    package, why = (e.name or "?").partition(".")[0], " ".join(str(e).split())
+    sys.exit(f"export.py: cannot load the Python package {package} ({why}): "
+             "python -m pip install gguf numpy safetensors torch tqdm")
 
 # ---- checkpoints other than Hugging Face's ---------------------------------------------------------------------------
 
@@ -146,8 +148,8 @@ def llama2c_bin(path: Path, tokenizer: Path | None) -> Model:
     sizes = zip(("embedding_length", "feed_forward_length", "block_count", "attention.head_count",
                  "attention.head_count_kv", "context_length", "vocab_size"),
                 (dim, hidden, layers, heads, kv, seq, abs(vocab)))
-    sane = all(1 <= v <= LIMITS[key][1] for key, v in sizes) and dim % heads == 0 and heads % kv == 0
-    if not sane:
+    sane = all(1 <= v <= LIMITS[key][1] for key, v in sizes)
+    if not sane or dim % heads or heads % kv:
         raise ExportError(f"{path}: not a checkpoint that export.py knows (PyTorch, llama2.c .bin version 0, folder)")
     head, kv_dim, tied, vocab = dim // heads, dim // heads * kv, vocab > 0, abs(vocab)
     shapes = [("tok_embeddings.weight", (vocab, dim)), ("layers.{}.attention_norm.weight", (dim,)),
@@ -414,7 +416,8 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         if v.space_prefix:
             w.add_string("tokenizer.attnc.space_prefix", v.space_prefix)
         if v.space_prefix and v.normalized:
-            w.add_key_value("tokenizer.attnc.normalized_tokens", sorted(v.normalized), V.ARRAY, sub_type=V.INT32)
+            w.add_key_value("tokenizer.attnc.normalized_tokens", sorted(v.normalized), V.ARRAY,
+                            sub_type=V.INT32)
     w.add_token_list(v.tokens)
     w.add_token_types(v.types)
     w.add_token_merges(v.merges)
@@ -496,7 +499,8 @@ def export(model: Model, out: Path, dtype: str | None) -> str:
     return arch
 
 
-# The largest value that a type holds, as in quantize.c; the others' values, or the scales of their blocks, are f16
+# The largest value that a type holds, as in quantize.c; the values of the others, or the scales of
+# their blocks, are f16
 FINITE = {Q.F32: float(np.finfo(np.float32).max), Q.BF16: float.fromhex("0x1.fep127")}
 
 
@@ -511,8 +515,9 @@ def encode(name: str, t: Tensor, kind: Q) -> np.ndarray:
         a = np.ascontiguousarray(rows[i:i + step].to(torch.float32).numpy())
         if not (np.abs(a) <= limit).all():
             hint = "" if limit > 65504 else "; --dtype bf16 or f32 can hold more"
-            raise ExportError(f"tensor {name}: got NaN or a value beyond {limit:.9g}, want what {kind.name} can "
-                              f"hold{hint}")
+            raise ExportError(
+                f"tensor {name}: got NaN or a value beyond {limit:.9g}, want what {kind.name} can "
+                f"hold{hint}")
         out[i:i + step] = gguf.quants.quantize(a, kind).view(np.uint8).reshape(len(a), -1)
     return out
 
@@ -553,4 +558,3 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-

@@ -60,7 +60,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value
 }
 
 
-LIMITS = {  # key: what config.json calls it, the most that config.c (for the vocabulary: Vocab) takes
+LIMITS = {  # key: its name in config.json, the most that config.c takes (it sets none for tokens)
     "embedding_length": ("hidden_size", 2**18), "block_count": ("num_hidden_layers", 4096),
     "context_length": ("max_position_embeddings", 2**28), "vocab_size": ("vocab_size", 2**24),
     "feed_forward_length": ("intermediate_size", 2**20),
@@ -220,8 +220,10 @@ def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     return {plain: value[name] for plain, name in plain_names(value, path).items()}
 
 
-# What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was wrapped, DDP in front
-WRAPPERS = re.compile(r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
+# What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was
+# wrapped, DDP in front
+WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
 
 
 def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
@@ -232,7 +234,8 @@ def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
         while plain != before:
             plain, before = WRAPPERS.sub("", plain), plain
         if plain in out:
-            raise ExportError(f"{path}: tensors {short(name)} and {short(out[plain])} mean the same")
+            raise ExportError(
+                f"{path}: tensors {short(name)} and {short(out[plain])} mean the same")
         out[plain] = name
     return out
 
@@ -259,20 +262,23 @@ LAYOUTS = ("model.safetensors", "pytorch_model.bin")  # each whole or, with .ind
 
 
 def has_weights(folder: Path) -> bool:
-    return any((folder / f"{whole}{suffix}").is_file() for whole in LAYOUTS for suffix in ("", ".index.json"))
+    return any((folder / f"{whole}{suffix}").is_file() for whole in LAYOUTS
+               for suffix in ("", ".index.json"))
 
 
 def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
-    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since nothing says which is
-    the old one; PyTorch files beside safetensors are not read, as in transformers."""
+    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since
+    nothing says which is the old one; PyTorch files beside safetensors are not read, as in
+    transformers."""
     found: dict[str, list[str]] = {}
     for whole in LAYOUTS:
         index = folder / f"{whole}.index.json"
         shards = index_files(index) if index.is_file() and not found else []
         if (folder / whole).is_file():
             if shards not in ([], [whole]):
-                raise ExportError(f"{folder}: has {whole} and {index.name}, which names {short(shards[0])}: "
-                                  "want one of the two, delete what is out of date")
+                raise ExportError(
+                    f"{folder}: has {whole} and {index.name}, which names {short(shards[0])}: "
+                    "want one of the two, delete what is out of date")
             found[whole] = [whole]
         elif index.is_file():
             for name in shards:
@@ -280,7 +286,8 @@ def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
                     raise ExportError(f"{index}: names a missing shard {short(name)}")
             found[index.name] = shards
     if not found:
-        raise ExportError(f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
+        raise ExportError(
+            f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
     taken, *others = found
     notes += [f"weights taken from {taken}; {other} beside it was not read" for other in others]
     if "safetensors" in taken:
@@ -289,7 +296,8 @@ def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
     for name in found[taken]:
         part = state_dict(torch_file(folder / name), folder / name)
         if twice := merged.keys() & part.keys():
-            raise ExportError(f"{folder / name}: tensor {short(min(twice))} is also in another file of {taken}")
+            raise ExportError(
+                f"{folder / name}: tensor {short(min(twice))} is also in another file of {taken}")
         merged |= part
     return Tensors(merged)
 
@@ -301,7 +309,7 @@ def adapter(folder: Path) -> str | None:
         return None
     data = read_json(path)
     base = data.get("base_model_name_or_path")
-    return f"a PEFT adapter ({short(data.get('peft_type'))}) for {short(base) if base else 'a base model'}"
+    return f"a PEFT adapter ({short(data.get('peft_type'))}) for {short(base or 'a base model')}"
 
 
 # names of tensors that hold no weights
@@ -355,20 +363,24 @@ def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
 
 
 def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> None:
-    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not fit its config."""
+    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not
+    fit its config."""
     for name, want in gpt_tensors(spec).items():
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]
         what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
         if any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
-            raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints are not supported)")
+            raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints "
+                              "are not supported)")
         try:
             got = tuple(recipe.op(*metas).shape)
         except (RuntimeError, IndexError, TypeError, ValueError) as e:
-            raise ExportError(f"{what}: shape {tuple(metas[0].shape)} does not fit the configuration") from e
+            raise ExportError(
+                f"{what}: shape {tuple(metas[0].shape)} does not fit the configuration") from e
         if got != want:
-            raise ExportError(f"{what}: got shape {tuple(metas[0].shape) if len(metas) == 1 else got}, "
-                              f"want {want} for {name}")
+            raise ExportError(
+                f"{what}: got shape {tuple(metas[0].shape) if len(metas) == 1 else got}, "
+                f"want {want} for {name}")
 
 
 @dataclass

@@ -39,12 +39,12 @@ class Vocab:
     nfc: bool = False
     ignore_merges: bool = False
     ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad, eot, eom
-    ends: list[int] = field(default_factory=list)  # every token that ends a text, where there are several
+    ends: list[int] = field(default_factory=list)  # all tokens that end a text, where several do
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
-    space_prefix: str = ""  # tokenizer.attnc.space_prefix (tokenizer.h); empty: SentencePiece's own way
-    normalized: set[int] = field(default_factory=set)  # added tokens that are looked for after the normalizers
+    space_prefix: str = ""  # tokenizer.attnc.space_prefix (tokenizer.h); empty: SentencePiece's way
+    normalized: set[int] = field(default_factory=set)  # added tokens found after the normalizers
     chat_template: Any = None
     notes: list[str] = field(default_factory=list)
 
@@ -72,8 +72,8 @@ class Vocab:
 
 
 def add_tokens(v: Vocab, added: Any, path: Path) -> None:
-    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One that no merge makes has
-    the score -infinity: pieces of other text never join to it."""
+    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One
+    that no merge makes has the score -infinity: pieces of other text never join to it."""
     for t in added or []:
         try:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
@@ -166,7 +166,9 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
         if model.get(key):
             raise ExportError(f"{path}: BPE with {key} is not supported")
     vocab, merges = model["vocab"], []
-    if not all(type(i) is int and 0 <= i < MAX_VOCAB for i in vocab.values()) or len(set(vocab.values())) != len(vocab):
+    numbers = set(vocab.values())
+    fine = all(type(i) is int and 0 <= i < MAX_VOCAB for i in numbers)
+    if not fine or len(numbers) != len(vocab):
         raise ExportError(f"{path}: token ids must be distinct numbers")
     for merge in model.get("merges") or []:
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -224,7 +226,8 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def space_prefix(tok: dict[str, Any], path: Path) -> str:
-    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it (tokenizer.h)."""
+    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it
+    (tokenizer.h)."""
     pre, found = tok.get("pre_tokenizer"), ""
     for step in steps_of(tok.get("normalizer"), "normalizers"):
         if step == {"type": "Prepend", "prepend": SPACE} and not found:
@@ -235,12 +238,14 @@ def space_prefix(tok: dict[str, Any], path: Path) -> str:
             raise ExportError(f"{path}: normalizer {short(step)} is not supported")
     marked = found in ("prepend", "replace")
     kind = None if pre is None else pre.get("type")
-    if kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False and not found:
+    whole = kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False
+    if whole and not found:
         scheme = pre.get("prepend_scheme", "always")
         if scheme not in ("first", "always", "never"):
             raise ExportError(f"{path}: prepend_scheme {short(scheme)} is not supported")
         return str(scheme)
-    if kind is not None and not (marked and kind == "Split" and pre.get("pattern") == {"String": " "}):
+    if kind is not None and not (marked and kind == "Split" and
+                                 pre.get("pattern") == {"String": " "}):
         raise ExportError(f"{path}: pre_tokenizer {short(pre)} is not supported with byte_fallback")
     if not marked:
         raise ExportError(f"{path}: byte_fallback without the {SPACE} convention is not supported")
@@ -248,22 +253,24 @@ def space_prefix(tok: dict[str, Any], path: Path) -> str:
 
 
 def set_space_prefix(v: Vocab, tok: dict[str, Any], path: Path) -> None:
-    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a note says otherwise."""
+    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a
+    note says otherwise."""
     v.space_prefix = space_prefix(tok, path)
     v.add_space_prefix = v.space_prefix in ("first", "always", "prepend")
     steps = steps_of(tok.get("decoder"), "decoders")
     strips = any(s.get("type") == "Strip" and s.get("start") or
-                 s.get("type") == "Metaspace" and s.get("prepend_scheme", "always") != "never" for s in steps)
+                 s.get("type") == "Metaspace" and s.get("prepend_scheme") != "never" for s in steps)
     if steps and strips != v.add_space_prefix:
-        v.notes.append(f"{path}: its decoder {'takes' if strips else 'does not take'} a space off the start of a text; "
-                       f"./run {'does not' if strips else 'does'}, since its encoder adds {'none' if strips else 'one'}")
+        does, adds = ("takes", "none") if strips else ("does not take", "one")
+        v.notes.append(f"{path}: its decoder {does} a space off the start of a text; ./run goes "
+                       f"by the encoder, which adds {adds}")
 
 
 def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
     """What the tokenizer.json beside a tokenizer.model adds to it."""
     if (tok.get("model") or {}).get("byte_fallback"):
         set_space_prefix(v, tok, path)
-        for i, kind in enumerate(v.types):  # tokenizers knows SentencePiece's symbols only as added tokens
+        for i, kind in enumerate(v.types):  # tokenizers knows symbols only as added tokens
             if kind == USER_DEFINED:
                 v.put(i, v.tokens[i].replace(" ", SPACE), NORMAL, v.scores[i])
     add_tokens(v, tok.get("added_tokens"), path)
@@ -271,14 +278,15 @@ def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
     template(v, tok.get("post_processor"), path)
 
 
-def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]], tok: dict[str, Any],
-                 path: Path) -> None:
-    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same: all ways to make a
-    piece are merges, and they stand together in the list. Else, without a space prefix, the merge list is kept."""
+def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
+                 tok: dict[str, Any], path: Path) -> None:
+    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same:
+    all ways to make a piece are merges, and they stand together in the list. Else, without a space
+    prefix, the merge list is kept."""
     set_space_prefix(v, tok, path)
     if v.ignore_merges:
         raise ExportError(f"{path}: ignore_merges with byte_fallback is not supported")
-    added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or [] if isinstance(t, dict)}
+    added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or []}
     bytes_ = {f"<0x{b:02X}>" for b in range(256)}
     if bytes_ - vocab.keys():
         raise ExportError(f"{path}: byte_fallback, but {len(bytes_ - vocab.keys())} byte tokens are missing")
@@ -293,7 +301,8 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
             rank.setdefault(a + b, len(rank))
             last = a + b
         count[last] = count.get(last, 0) + 1
-    plain = [t for t in vocab if t not in bytes_ and not (t in added and (added[t] or t not in count))]
+    whole = {t for t, is_special in added.items() if is_special or t not in count}
+    plain = [t for t in vocab if t not in bytes_ and t not in whole]
     complete = grouped and all(
         sum(t[:k] in vocab and t[k:] in vocab for k in range(1, len(t))) == count.get(t, 0) for t in plain)
     v.model = "llama"
@@ -494,18 +503,23 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
     else:
         v = bpe_vocab(read_json(path), path)
     if path.suffix in (".json", ".model"):
-        special_tokens(v, home, folder or home, c, n_vocab, by_template=(home / "tokenizer.json").is_file())
+        by_template = (home / "tokenizer.json").is_file()
+        special_tokens(v, home, folder or home, c, n_vocab, by_template)
     v.fit(n_vocab, path)
     return v
 
 
 def known_ids(value: Any, n_vocab: int, what: str, notes: list[str]) -> list[int]:
-    """A token id, a list of them or None; those that the model does not have are left out with a note."""
+    """A token id, a list of them or None; those that the model does not have are left out with a
+    note."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if any(type(i) is not int for i in ids):
         raise ExportError(f"{what}: got {short(value)}, want a token id or a list of them")
-    notes += [f"{what}: {i} is left out, the model has {n_vocab} tokens" for i in ids if not 0 <= i < n_vocab]
-    return [i for i in ids if 0 <= i < n_vocab]
+    known = [i for i in ids if 0 <= i < n_vocab]
+    for i in ids:
+        if i not in known:
+            notes.append(f"{what}: {i} is left out, the model has {n_vocab} tokens")
+    return known
 
 
 def content_of(token: Any) -> Any:
@@ -513,12 +527,16 @@ def content_of(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
-def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int, by_template: bool) -> None:
-    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are known by now. Where there
-    is a tokenizer.json, what it says of a token goes first."""
+def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int,
+                by_template: bool) -> None:
+    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are
+    known by now. Where there is a tokenizer.json, what it says of a token goes first."""
     path, beside = home / "tokenizer_config.json", home / "added_tokens.json"
-    named = {content_of(t) for m in (sm, tc) for key, value in m.items() if re.search("_tokens?$", key)
-             for t in (value if isinstance(value, list) else [value]) if isinstance(content_of(t), str)}
+    named: set[str] = set()
+    for key, value in [*sm.items(), *tc.items()]:
+        if re.search("_tokens?$", key):
+            texts = map(content_of, value if isinstance(value, list) else [value])
+            named |= {t for t in texts if isinstance(t, str)}
     with known_json(path):
         more = [{"id": int(i), **t} for i, t in (tc.get("added_tokens_decoder") or {}).items()]
         have = {t["content"] for t in more}
@@ -533,9 +551,10 @@ def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_
         add_tokens(v, [t for t in more if 0 <= t["id"] < n_vocab], path)
 
 
-def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int, by_template: bool) -> None:
-    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end a text, v.ends has
-    them all, and eot and eom the next two, which other engines know."""
+def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
+                   by_template: bool) -> None:
+    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end
+    a text, v.ends has them all, and eot and eom the next two, which other engines know."""
     def optional(base: Path, name: str) -> dict[str, Any]:
         return read_json(base / name) if (base / name).is_file() else {}
 
@@ -546,17 +565,19 @@ def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int, 
         v.normalized = normalized  # transformers cuts these out of the raw text
         if v.model == "llama" and v.add_space_prefix:  # as it converts a tokenizer.model
             hf_tokens = isinstance(tc.get("added_tokens_decoder"), dict)
-            v.space_prefix = "first" if tc.get("legacy") is False else "prepend" if hf_tokens else ""
+            v.space_prefix = "prepend" if hf_tokens else ""
+            v.space_prefix = "first" if tc.get("legacy") is False else v.space_prefix
     configured = {}
     for name in ("bos", "eos"):
         key = f"{name}_token_id"
-        base, value = ("generation_config.json", gc[key]) if key in gc else ("config.json", c.get(key))
+        base = "generation_config.json" if key in gc else "config.json"
+        value = gc[key] if key in gc else c.get(key)
         configured[name] = known_ids(value, n_vocab, f"{base}: {key}", v.notes)
     for name in ("bos", "eos", "unk", "pad"):
         text = content_of(tc.get(f"{name}_token", sm.get(f"{name}_token")))
         found = v.find(text) if isinstance(text, str) else None
         if found is None and text:
-            v.notes.append(f"{name}_token {short(text)} is left out, the tokenizer has no such token")
+            v.notes.append(f"{name}_token {short(text)} is left out, the tokenizer has none")
         if found is None and configured.get(name):
             found = configured[name][0]
         # a template's own goes first

@@ -833,7 +833,7 @@ static int quantize_mode(const Options *o, Err *e)
 
 /* ---- tokenize ---------------------------------------------------------------------------------------------- */
 
-enum { PRINTED_AT_ONCE = 65536 };
+enum { PRINTED_AT_ONCE = 65536 }; // bytes
 
 /* Print the buffer and empty it, if it holds `size` bytes. */
 static int print_buffer(Buf *out, size_t size, Err *e)

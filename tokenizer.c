@@ -34,7 +34,8 @@ typedef struct {
     size_t longest;
 } Literals;
 
-/* Those of one pass: the raw text is searched first, and what is left of it later, in the form that Marking says. */
+/* Those of one pass: the raw text is searched first, and what is left of it later, in the form that
+ * Marking says. */
 typedef struct {
     Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN
 } Pass;
@@ -54,8 +55,12 @@ typedef struct {
     Buf texts; // of later ones with the space marked
 } Tables;
 
-/* How spaces become SPACE_MARKs where pieces are not byte-level, and where one more is put in front: tokenizer.h. */
-typedef enum { MARK_SENTENCEPIECE, MARK_PREPEND, MARK_REPLACE, MARK_FIRST, MARK_ALWAYS, MARK_NEVER } Marking;
+/* How spaces become SPACE_MARKs where pieces are not byte-level, and where one more is put in
+ * front: tokenizer.h. */
+typedef enum {
+    MARK_SENTENCEPIECE, MARK_PREPEND, MARK_REPLACE, // before the later pass
+    MARK_FIRST, MARK_ALWAYS, MARK_NEVER             // after it
+} Marking;
 static const char *const marking_names[] = {"", "prepend", "replace", "first", "always", "never"};
 enum { N_MARKINGS = sizeof marking_names / sizeof *marking_names };
 
@@ -229,7 +234,8 @@ static int mark_ids(const Tokenizer *t, const Gguf *g, const char *name, uint8_t
     for (uint64_t i = 0; i < ids->n; i++) {
         double v = gguf_number(ids, i);
         if (v < 0 || v >= t->n)
-            return err_set(e, EXIT_MODEL, "key %s: got %.0f, want less than the %d tokens", name, v, t->n);
+            return err_set(e, EXIT_MODEL, "key %s: got %.0f, want less than the %d tokens", name, v,
+                           t->n);
         (*out)[(int)v] = 1;
     }
     return 0;
@@ -296,12 +302,12 @@ static int open_marking(Tokenizer *t, const Gguf *g, Err *e)
     if (mark_ids(t, g, "tokenizer.attnc.normalized_tokens", &t->later, e))
         return -1;
     for (int i = 1; i < N_MARKINGS; i++)
-        if (name.len == strlen(marking_names[i]) && memcmp(name.ptr, marking_names[i], name.len) == 0)
+        if (str_eq(name, marking_names[i]))
             t->marking = (Marking)i;
     t->space_prefix = t->marking != MARK_REPLACE && t->marking != MARK_NEVER;
     return t->marking != MARK_SENTENCEPIECE ? 0
-        : err_set(e, EXIT_MODEL, "key tokenizer.attnc.space_prefix: got \"%s\", want first, always, never, prepend or replace",
-                  str_escape(name, shown, sizeof shown));
+        : err_set(e, EXIT_MODEL, "key tokenizer.attnc.space_prefix: got \"%s\", want first, "
+                  "always, never, prepend or replace", str_escape(name, shown, sizeof shown));
 }
 
 /* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the architecture's. */
@@ -419,7 +425,8 @@ static int open_keys(Tokenizer *t, const Gguf *g, Err *e)
         || gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->adds_eos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0
         || gguf_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &t->remove_extra_spaces, e) < 0
-        || gguf_bool(g, "tokenizer.attnc.ignore_merges", &t->ignore_merges, e) < 0 || open_marking(t, g, e))
+        || gguf_bool(g, "tokenizer.attnc.ignore_merges", &t->ignore_merges, e) < 0
+        || open_marking(t, g, e))
         return -1;
     Str arch = {0};
     if (gguf_str(g, "general.architecture", &arch, e) < 0)
@@ -514,8 +521,8 @@ static float score(const Tokenizer *t, int id)
     return v;
 }
 
-/* Id of a piece that ordinary text may become, or -1. An added token that is none of the model's pieces has the score
- * -infinity in our exports: it is only found as a whole. */
+/* Id of a piece that ordinary text may become, or -1. An added token that is none of the model's
+ * pieces has the score -infinity in our exports: it is only found as a whole. */
 static int find_text(const Tokenizer *t, const char *s, size_t len)
 {
     int id = find(t, s, len);
@@ -599,7 +606,7 @@ static int build_merges(const Tokenizer *t, Err *e)
 /* Whether spaces are marked before the later pass, by a normalizer, or after it. */
 static bool marks_early(const Tokenizer *t)
 {
-    return t->marking == MARK_SENTENCEPIECE || t->marking == MARK_PREPEND || t->marking == MARK_REPLACE;
+    return t->marking <= MARK_REPLACE;
 }
 
 static int compare_literals(const void *a, const void *b)
@@ -609,14 +616,16 @@ static int compare_literals(const void *a, const void *b)
     return c ? c : (x->id > y->id) - (x->id < y->id);
 }
 
-/* Which tokens are looked for in the raw text (0), later (1), or not in the text at all (-1). NULL out of memory. */
+/* Which tokens are looked for in the raw text (0), later (1), or not in the text at all (-1). NULL
+ * out of memory. */
 static int8_t *assign_passes(const Tokenizer *t)
 {
     int8_t *pass = mem_alloc((size_t)t->n, sizeof *pass);
     for (int id = 0; pass && id < t->n; id++) {
         TokenType type = t->pieces[id].len ? tokenizer_type(t, id) : TOKEN_NORMAL;
         bool parsed = type == TOKEN_USER_DEFINED || type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
-        bool symbol = type == TOKEN_USER_DEFINED && !t->byte_level && t->marking == MARK_SENTENCEPIECE;
+        bool symbol = type == TOKEN_USER_DEFINED && !t->byte_level
+                      && t->marking == MARK_SENTENCEPIECE;
         pass[id] = (int8_t)(!parsed ? -1 : symbol || (t->later && t->later[id]));
     }
     return pass;
@@ -653,7 +662,7 @@ static int build_literals(const Tokenizer *t, Err *e)
         list->items = mem_alloc(counts[i / 2][i % 2], sizeof *list->items);
         failed |= !list->items;
     }
-    x->texts.ptr = mem_alloc(bytes, 1); // grown once, so that what the items point to stays where it is
+    x->texts.ptr = mem_alloc(bytes, 1); // whole, so that what the items point to stays where it is
     x->texts.cap = x->texts.ptr ? bytes : 0;
     failed |= !x->texts.ptr;
     for (int id = 0; !failed && id < t->n; id++) {
@@ -665,8 +674,10 @@ static int build_literals(const Tokenizer *t, Err *e)
         list->longest = s.len > list->longest ? s.len : list->longest;
         list->items[list->n++] = (Literal){s, id};
     }
-    for (int i = 0; !failed && i < 4; i++)
-        qsort(lists[i / 2][i % 2]->items, lists[i / 2][i % 2]->n, sizeof(Literal), compare_literals);
+    for (int i = 0; !failed && i < 4; i++) {
+        Literals *list = lists[i / 2][i % 2];
+        qsort(list->items, list->n, sizeof *list->items, compare_literals);
+    }
     free(pass);
     return failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokenizer") : 0;
 }
@@ -1155,7 +1166,8 @@ static const Literal *match_literal(const Literals *list, const char *text, size
     return best;
 }
 
-/* Where the stretch of special parts that holds byte `at` ends; `at` itself if it lies in none. `at` never falls. */
+/* Where the stretch of special parts that holds byte `at` ends; `at` itself if it lies in none.
+ * `at` never falls. */
 static size_t special_end(Special *s, size_t at)
 {
     while (s->to <= at && s->next < s->n) {
@@ -1169,8 +1181,9 @@ static size_t special_end(Special *s, size_t at)
     return at >= s->from && at < s->to ? s->to : at;
 }
 
-/* A search for the tokens of one pass. It reads `text`, which is the whole text, or a stretch of `source` with its
- * spaces marked; then `raw` is the place in `source` that byte `at` was made of. */
+/* A search for the tokens of one pass. It reads `text`, which is the whole text, or a stretch of
+ * `source` with its spaces marked; then `raw` is the place in `source` that byte `at` was made of.
+ * */
 typedef struct {
     const Pass *pass;
     Special *special;
@@ -1185,7 +1198,9 @@ typedef struct {
 /* How many bytes became of the one at `raw` in the text. */
 static size_t marked_width(const Search *s, size_t raw)
 {
-    return !s->source || s->source[raw] != ' ' ? 1 : s->squeeze && s->source[raw + 1] == ' ' ? 0 : 3;
+    if (!s->source || s->source[raw] != ' ')
+        return 1;
+    return s->squeeze && s->source[raw + 1] == ' ' ? 0 : 3;
 }
 
 static void search_step(Search *s)
@@ -1201,8 +1216,8 @@ static void search_step(Search *s)
 /* How many bytes from s->at on lie in special parts, as far as the longest token needs to know. */
 static size_t special_bytes(Search *s)
 {
-    size_t n = special_end(s->special, s->raw) - s->raw, bytes = n ? s->front : 0, longest = s->pass->special.longest;
-    for (size_t i = 0; i < n && bytes < longest; i++)
+    size_t n = special_end(s->special, s->raw) - s->raw, bytes = n ? s->front : 0;
+    for (size_t i = 0; i < n && bytes < s->pass->special.longest; i++)
         bytes += marked_width(s, s->raw + i);
     *s->steps -= (int64_t)(bytes / 8);
     return bytes < s->len - s->at ? bytes : s->len - s->at;
@@ -1218,7 +1233,8 @@ static const Literal *parsed_at(Search *s)
     return !user || (special && special->text.len > user->text.len) ? special : user;
 }
 
-/* Where the next token stands; the search goes on behind it. s->len and *found = NULL if there is none. */
+/* Where the next token stands; the search goes on behind it. s->len and *found = NULL if there is
+ * none. */
 static size_t search_next(Search *s, const Literal **found)
 {
     if (!s->pass->user.n && !s->pass->special.n)
@@ -1299,8 +1315,8 @@ static int mark_spaces(Encoder *c, const char *text, size_t len, bool prefix)
         : err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len);
 }
 
-/* The text from `from` to `to`, between parsed tokens, where a normalizer marks the spaces: later tokens are looked for
- * in what it made. */
+/* The text from `from` to `to`, between parsed tokens, where a normalizer marks the spaces: later
+ * tokens are looked for in what it made. */
 static int encode_normalized(Encoder *c, const char *text, size_t from, size_t to)
 {
     const Tokenizer *t = c->t;
@@ -1313,8 +1329,9 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
         return 0;
     if (mark_spaces(c, text + from, to - from, t->space_prefix))
         return -1;
-    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = c->marked.ptr, .len = c->marked.len,
-                .source = text, .raw = from, .front = t->space_prefix ? 3 : 0, .squeeze = squeeze,
+    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = c->marked.ptr,
+                .len = c->marked.len, .source = text, .raw = from,
+                .front = t->space_prefix ? 3 : 0, .squeeze = squeeze,
                 .steps = &c->search_steps};
     for (size_t i = 0; i < s.len; i = s.at) {
         const Literal *found;
@@ -1329,14 +1346,16 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
 static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to)
 {
     const Tokenizer *t = c->t;
-    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = text, .at = from, .raw = from,
-                .len = to, .steps = &c->search_steps};
+    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = text, .at = from,
+                .raw = from, .len = to, .steps = &c->search_steps};
     for (size_t i = from; i < to; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
         bool marked = text[i] == ' ' || (end - i >= 3 && memcmp(text + i, SPACE_MARK, 3) == 0);
-        bool prefix = !marked && (t->marking == MARK_ALWAYS || (t->marking == MARK_FIRST && i == 0));
-        if (end > i && (mark_spaces(c, text + i, end - i, prefix) || encode_piece(c, 0, c->marked.len)))
+        bool wanted = t->marking == MARK_ALWAYS || (t->marking == MARK_FIRST && i == 0);
+        if (end > i && mark_spaces(c, text + i, end - i, wanted && !marked))
+            return -1;
+        if (end > i && encode_piece(c, 0, c->marked.len))
             return -1;
         if (found && add_parsed(c, found->id))
             return -1;
@@ -1361,8 +1380,8 @@ static int encode_text(Encoder *c, const char *text, size_t len)
     return 0;
 }
 
-int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts, size_t n_parts,
-                           unsigned flags, TokenList *out, Err *e)
+int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
+                           size_t n_parts, unsigned flags, TokenList *out, Err *e)
 {
     Encoder c;
     size_t before = out->n;
@@ -1388,7 +1407,8 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
     return rc;
 }
 
-int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e)
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags,
+                     TokenList *out, Err *e)
 {
     TextPart whole = {len, flags & ENCODE_SPECIAL};
     return tokenizer_encode_parts(t, text, len, &whole, 1, flags, out, e);
@@ -1402,12 +1422,12 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
     TokenType type = tokenizer_type(t, id);
     const char *end = s.ptr + s.len;
     size_t before = out->len;
-    bool shown = type != TOKEN_UNUSED && (special || (type != TOKEN_CONTROL && type != TOKEN_UNKNOWN));
-    if (shown && t->marking == MARK_PREPEND && t->later && s.len && t->later[id])
-        buf_add(out, " ", 1); // it was found with one
-    if (!shown)
+    bool by_name = type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
+    if (type == TOKEN_UNUSED || (by_name && !special) || !s.len)
         return;
-    if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) {
+    if (t->marking == MARK_PREPEND && t->later && t->later[id])
+        buf_add(out, " ", 1); // it was found with one
+    if (by_name) {
         buf_add(out, s.ptr, s.len);
     } else if (t->byte_level && type != TOKEN_USER_DEFINED) {
         for (const char *p = s.ptr; p < end;) {

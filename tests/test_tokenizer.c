@@ -86,12 +86,12 @@ static const char *const sp_tokens[] = {"<unk>", "<s>", "</s>", "<0x0A>", "<0xE4
 static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4, 5};
 static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0, -1000};
 
-static void sp_file(Buf *b)
+static void sp_keys(Buf *b, size_t n_keys)
 {
     buf_add(b, "GGUF", 4);
     add_u32(b, 3);
     add_u64(b, 0);
-    add_u64(b, 5);
+    add_u64(b, n_keys);
     add_text_key(b, "general.architecture", "llama");
     add_text_key(b, "tokenizer.ggml.model", "llama");
     add_list(b, "tokenizer.ggml.tokens", sp_tokens, COUNT(sp_tokens));
@@ -99,6 +99,21 @@ static void sp_file(Buf *b)
     buf_add(b, sp_scores, sizeof sp_scores);
     add_array_head(b, "tokenizer.ggml.token_type", GGUF_I32, COUNT(sp_types));
     buf_add(b, sp_types, sizeof sp_types);
+}
+
+static void sp_file(Buf *b)
+{
+    sp_keys(b, 5);
+}
+
+/* The same with the normalizers Prepend and Replace, and tokens that are looked for after them. */
+static void prepend_file(Buf *b)
+{
+    static const int32_t later[] = {2, 15};
+    sp_keys(b, 7);
+    add_text_key(b, "tokenizer.attnc.space_prefix", "prepend");
+    add_array_head(b, "tokenizer.attnc.normalized_tokens", GGUF_I32, COUNT(later));
+    buf_add(b, later, sizeof later);
 }
 
 /* Open what `b` holds through a temporary file. */
@@ -246,7 +261,8 @@ static void test_json(void)
 /* Encode and decode whatever comes; results are not looked at. */
 static void use(const Tokenizer *t)
 {
-    static const char *const texts[] = {"ab ab <tag> 111 <|im_end|>", "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  x", "   \n\n a\tb  ", ""};
+    static const char *const texts[] = {"ab ab <tag> 111 <|im_end|>",
+                                        "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  </s>x </s>", "   \n\n a\tb  ", ""};
     Buf out = {0};
     Err e;
     for (size_t i = 0; i < COUNT(texts); i++) {
@@ -276,7 +292,7 @@ static void test_mutated_files(int n)
         Buf b = {0};
         Gguf g;
         Err e = {0};
-        (i % 2 ? sp_file : bpe_file)(&b);
+        (i % 4 == 1 ? sp_file : i % 4 == 3 ? prepend_file : bpe_file)(&b);
         for (uint32_t k = 1 + random_below(4); k > 0; k--) {
             size_t at = random_below((uint32_t)b.len);
             b.ptr[at] = (char)(random_below(3) ? (uint32_t)b.ptr[at] ^ 1u << random_below(8) : random_below(256));

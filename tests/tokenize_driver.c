@@ -1,8 +1,8 @@
 /* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
  *
  *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded
- *     tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another that holds its parts: the end and
- *                                        whether it is special, 4 bytes each
+ *     tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another that holds
+ *                                        its parts: end and whether special, 4 bytes each
  *     tokenize_driver --split PATTERN...   texts -> [ends of the pieces in bytes]
  *     tokenize_driver --nfc                texts -> "HEX"
  *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing
@@ -166,20 +166,22 @@ static int time_it(const char *path, unsigned flags, Err *e)
     return rc;
 }
 
-/* The next text's ids; `by_parts`: its parts follow it in the input. 1, 0 at the end of the input, -1 on failure. */
+/* The next text's ids; `by_parts`: its parts follow it in the input. 1, 0 at the end of the input,
+ * -1 on failure. */
 static int encode_next(const Tokenizer *t, bool by_parts, unsigned flags, TokenList *list, Err *e)
 {
     enum { MAX_PARTS = 64 };
     TextPart parts[MAX_PARTS];
     Buf text = {0}, packed = {0};
     int rc = read_text(&text) && (!by_parts || read_text(&packed));
-    size_t n = packed.len / 8;
-    for (size_t i = 0; i < n && i < MAX_PARTS; i++)
+    size_t n = packed.len / 8 < MAX_PARTS ? packed.len / 8 : MAX_PARTS;
+    for (size_t i = 0; i < n; i++)
         parts[i] = (TextPart){number(packed.ptr + 8 * i), number(packed.ptr + 8 * i + 4) != 0};
     list->n = 0;
-    if (rc && (by_parts ? tokenizer_encode_parts(t, text.ptr, text.len, parts, n < MAX_PARTS ? n : MAX_PARTS, flags, list, e)
-                        : tokenizer_encode(t, text.ptr, text.len, flags, list, e)))
-        rc = -1;
+    if (rc && by_parts)
+        rc = tokenizer_encode_parts(t, text.ptr, text.len, parts, n, flags, list, e) ? -1 : 1;
+    else if (rc)
+        rc = tokenizer_encode(t, text.ptr, text.len, flags, list, e) ? -1 : 1;
     buf_free(&text);
     buf_free(&packed);
     return rc;
