@@ -13,9 +13,10 @@ RUN ?= run
 BASE := -std=c11 -D_DEFAULT_SOURCE -ffp-contract=off -Wall -Wextra -Wshadow -Wvla -MMD -MP $(CFLAGS)
 LDLIBS := -lm
 
-# OpenMP is optional: try it once, with this compiler and these flags.
-OMP ?= $(shell mkdir -p $(BUILD) && echo '#include <omp.h>' > $(BUILD)/probe.c && echo 'int main(void){return omp_get_max_threads()<1;}' \
-	>> $(BUILD)/probe.c && $(CC) $(CFLAGS) -fopenmp $(BUILD)/probe.c -o $(BUILD)/probe $(LDFLAGS) 2>/dev/null && echo 1 || echo 0)
+# OpenMP is optional: whether this compiler, with these flags, makes a program with it.
+probe_omp = mkdir -p $(BUILD) && printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
+	| $(1) -fopenmp -x c - -o $(BUILD)/probe $(LDFLAGS) 2> /dev/null
+OMP ?= $(shell $(call probe_omp,$(CC) $(CFLAGS)) && echo 1 || echo 0)
 ifeq ($(OMP),1)
 BASE += -fopenmp
 else
@@ -97,16 +98,19 @@ $(VENV)/done: requirements.txt
 	touch $@
 
 test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
-	$(VENV)/bin/python -m pytest -q tests
+	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
 	for t in $^; do $$t || exit 1; done
+
+# Say what is left out and why. Under CI, which must have everything, it is a failure.
+left_out = { echo "make: left out: $(1)"; test -z "$$CI"; }
 
 ARM_CC := aarch64-linux-gnu-gcc
 arm-test: $(RUN)
 	@if command -v $(ARM_CC) > /dev/null && command -v qemu-aarch64 > /dev/null; then \
 		$(MAKE) --no-print-directory CC=$(ARM_CC) BUILD=build-arm RUN=build-arm/run CFLAGS="-O3 -Werror" build-arm/run $(UNIT:%=build-arm/%) > /dev/null \
-		&& tests/arm.sh; else echo "make: arm-test is left out, it needs $(ARM_CC) and qemu-aarch64"; fi
+		&& tests/arm.sh; else $(call left_out,arm-test (it needs $(ARM_CC) and qemu-aarch64)); fi
 
 # The unit tests under sanitizers; pytest runs the hostile inputs against build-sanitize/run as well.
 sanitize-test:
@@ -114,7 +118,10 @@ sanitize-test:
 
 # Every compiler that is here, with and without OpenMP: no warnings.
 variants:
-	for cc in gcc clang; do command -v $$cc > /dev/null || continue; for omp in 0 1; do \
+	@for cc in gcc clang; do for omp in 0 1; do \
+		if ! command -v $$cc > /dev/null; then $(call left_out,the build with $$cc and OMP=$$omp (there is no $$cc)) || exit 1; continue; fi; \
+		if [ $$omp = 1 ] && ! { $(call probe_omp,$$cc); }; then \
+			$(call left_out,the build with $$cc and OMP=1 (it has no OpenMP: libgomp or libomp-dev)) || exit 1; continue; fi; \
 		$(MAKE) --no-print-directory CC=$$cc OMP=$$omp BUILD=build-$$cc-$$omp RUN=build-$$cc-$$omp/run CFLAGS="-O1 -Werror" > /dev/null \
 		|| { echo "make: warnings or errors with $$cc, OMP=$$omp"; exit 1; }; done; done
 

@@ -33,7 +33,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Sequence
 
-import numpy as np
+
+def no_package(e: ImportError) -> str:
+    """One line about a package that is not there or does not load."""
+    name = (e.name or "?").partition(".")[0]
+    return (f"attn.py: cannot load the Python package {name} ({' '.join(str(e).split())}): "
+            f"python -m pip install {name}")
+
+
+try:
+    import numpy as np
+except ImportError as e:
+    if __name__ != "__main__":
+        raise
+    sys.exit(no_package(e))
 
 # The word that stands for a reduced axis (layers, heads), None where the axis is whole.
 REDUCED = {"none": (None, None), "mean-heads": (None, "mean"), "max-heads": (None, "max"), "mean": ("mean", "mean"),
@@ -742,7 +755,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command(args)
         sys.stdout.flush()
-    except (ValueError, ImportError) as e:
+    except ImportError as e:
+        print(no_package(e), file=sys.stderr)
+        return 1
+    except ValueError as e:
         print(f"attn.py: {why(e)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

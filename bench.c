@@ -49,6 +49,7 @@ static void run_all(void *context)
     Work *w = context;
     int rows = w->s->params.max_batch;
     bool progress = isatty(STDERR_FILENO);
+    session_expect(w->s, 0, w->s->params.seq_len); // all runs alike
     w->rc = run_tokens(w, 0, w->b->depth, rows, false);
     for (int i = 0; !w->rc && !*w->stop && i <= w->b->n_runs; i++) {
         if (progress)

@@ -4,7 +4,9 @@
  * architecture `gpt` has no convention: docs/gpt-keys.md lists its keys, which spell every choice out. After
  * config_read() every number is in range and every combination is one that forward() can run.
  *
- * Sources: the architectures of llama.cpp (src/models) and the modelling files of Hugging Face transformers.
+ * Sources: the architectures of llama.cpp (src/models) and the modelling files of Hugging Face transformers. A key that
+ * a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of the architecture, or for keys of
+ * all architectures load_hparams() in llama-model.cpp and the initial values in llama-hparams.h.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -32,6 +34,8 @@ typedef struct {
     bool embd_scale_sqrt_dim;  // embeddings are multiplied by sqrt(dim)
     bool divide_logits;        // logit_scale is a divisor
     int window, window_period; // default window; every window_period-th layer is global (0: none is)
+    float attn_soft_cap, logit_soft_cap; // where their keys are absent; 0: none
+    bool rope_key;             // the key rope.scaling.finetuned says whether there is rope at all
     float local_rope_base;     // of windowed layers, 0: the same as elsewhere
     bool plain_local_rope;     // windowed layers are not rescaled
     bool plain_own_base;       // windowed layers are not rescaled if the file gives them a base of their own
@@ -48,7 +52,8 @@ static const Family families[] = {
     {.name = "gemma", .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
      .embd_scale_sqrt_dim = true},
     {.name = "gemma2", .post_norm = true, .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
-     .embd_scale_sqrt_dim = true, .window = 4096, .window_period = 2, .big_layers = 46},
+     .embd_scale_sqrt_dim = true, .attn_soft_cap = 50, .logit_soft_cap = 30, // as Gemma2Config in transformers has them
+     .window = 4096, .window_period = 2, .big_layers = 46},
     {.name = "gemma3", .post_norm = true, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES, .act = ACT_GELU_TANH,
      .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF, .embd_scale_sqrt_dim = true, .window_period = 6,
      .local_rope_base = 10000, .plain_local_rope = true, .big_layers = 62},
@@ -69,7 +74,7 @@ static const Family families[] = {
     {.name = "smollm3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE,
      .no_rope_period = 4},
     {.name = "granite", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE,
-     .divide_logits = true},
+     .rope_key = true, .divide_logits = true},
     {.name = "falcon", .norm = NORM_LAYER, .norm_bias = YES, .act = ACT_GELU, .pos = POS_ROPE, .pairing = ROPE_HALF,
      .parallel = true, .shared_norm = YES, .attn_norm_2 = true},
     {.name = "bloom", .norm = NORM_LAYER, .norm_bias = YES, .embd_norm = true, .qkv_bias = YES, .wo_bias = YES,
@@ -106,7 +111,7 @@ static const char *key_name(const Keys *k, const char *name, char out[160])
 static void missing(Keys *k, const char *key, const char *want)
 {
     k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: got nothing, want %s", key, want);
+    err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
 }
 
 /* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range. */
@@ -142,6 +147,13 @@ static float key_float(Keys *k, const char *name, float fallback)
     if (!k->failed && isnan(v))
         missing(k, key, "a number");
     return k->failed ? 1 : v;
+}
+
+/* A factor; 0 counts as absent, as in llama.cpp (its graphs test these numbers before they multiply by them). */
+static float key_scale(Keys *k, const char *name)
+{
+    float v = key_float(k, name, 1);
+    return v == 0 ? 1 : v;
 }
 
 static bool key_present(const Keys *k, const char *name)
@@ -267,9 +279,9 @@ static void from_family(Config *c, const Family *f, Keys *k)
         if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
             c->pos = POS_LEARNED;
     }
-    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_float(k, "embedding_scale", 1);
-    c->logit_scale = key_float(k, "logit_scale", 1);
-    if (f->divide_logits && c->logit_scale != 0)
+    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_scale(k, "embedding_scale");
+    c->logit_scale = key_scale(k, "logit_scale");
+    if (f->divide_logits)
         c->logit_scale = 1 / c->logit_scale;
 }
 
@@ -303,8 +315,8 @@ static void from_gpt_keys(Config *c, Keys *k)
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0) ? YES : NO;
-    c->embd_scale = key_float(k, "embedding_scale", 1);
-    c->logit_scale = key_float(k, "logit_scale", 1);
+    c->embd_scale = key_scale(k, "embedding_scale");
+    c->logit_scale = key_scale(k, "logit_scale");
     c->pos = (PosType)key_choice(k, "position", positions, -1);
     c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
     if (c->pos == POS_ROPE)
@@ -376,6 +388,7 @@ static void read_layers(Config *c, const Family *f, Keys *k)
     else if (pattern)
         period = key_int(k, "attention.sliding_window_pattern", 0, MAX_LAYERS, period);
     int window = key_int(k, "attention.sliding_window", 0, MAX_CONTEXT, f->window);
+    bool rope = c->pos == POS_ROPE && (!f->rope_key || key_flag(k, "rope.scaling.finetuned", 1));
     for (int i = 0; i < n; i++) {
         LayerConfig *l = &c->layers[i];
         l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
@@ -394,7 +407,7 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         l->mask = windowed ? MASK_WINDOW : MASK_CAUSAL;
         l->window = windowed ? window : 0;
 
-        bool roped = c->pos == POS_ROPE && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
+        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
         double on = key_layer(k, "rope.layers", i, n);
         if (!isnan(on))
             roped = roped && on != 0;
@@ -413,6 +426,36 @@ static void read_layers(Config *c, const Family *f, Keys *k)
 
 /* ---- config_read ------------------------------------------------------------------------------------------- */
 
+static void refuse(Keys *k, const char *name, const char *what)
+{
+    char key[160];
+    k->failed = true;
+    err_set(k->e, EXIT_MODEL, "key %s: %s are not supported yet", key_name(k, name, key), what);
+}
+
+/* Keys that llama.cpp reads for every architecture and that say what this engine cannot do. */
+static void refuse_keys(const Config *c, Keys *k)
+{
+    const struct {
+        const char *name;
+        int value; // the only one that is supported
+        const char *what;
+    } fixed[] = {
+        {"attention.key_length_swa", c->key_dim, "windowed layers with heads of another width"},
+        {"attention.value_length_swa", c->value_dim, "windowed layers with heads of another width"},
+        {"rope.dimension_count_swa", c->rope_dim, "windowed layers with another rope width"},
+        {"expert_count", 0, "mixtures of experts"},
+        {"nextn_predict_layers", 0, "layers that predict several tokens"},
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed && !k->failed; i++) {
+        int v = key_int(k, fixed[i].name, 0, MAX_CONTEXT, fixed[i].value);
+        if (!k->failed && v != fixed[i].value)
+            refuse(k, fixed[i].name, fixed[i].what);
+    }
+    if (!k->failed && !key_flag(k, "attention.causal", 1) && !k->failed)
+        refuse(k, "attention.causal", "encoders");
+}
+
 static const Family *find_family(Str arch, Err *e)
 {
     char seen[64], known[400] = "";
@@ -430,11 +473,12 @@ static int vocab_size(const Gguf *g, int dim, Err *e)
 {
     const GgufTensor *t = gguf_tensor(g, "token_embd.weight");
     if (!t)
-        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got none, want it (a vocabulary-only file?)");
-    if (t->n_dims != 2 || t->shape[1] != (size_t)dim || t->shape[0] > 1 << 24)
-        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)", t->shape[0],
-                       t->shape[1], 1 << 24, dim);
-    return (int)t->shape[0];
+        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: missing (a vocabulary-only file?)");
+    size_t rows = t->n_dims > 1 ? t->shape[0] : 1, cols = t->shape[t->n_dims - 1];
+    if (t->n_dims > 2 || cols != (size_t)dim || rows > 1 << 24)
+        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)", rows,
+                       cols, 1 << 24, dim);
+    return (int)rows;
 }
 
 int config_read(Config *c, const Gguf *g, Err *e)
@@ -443,7 +487,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     Str arch;
     int rc = gguf_str(g, "general.architecture", &arch, e);
     if (rc == 0)
-        err_set(e, EXIT_MODEL, "key general.architecture: got nothing, want the model's architecture");
+        err_set(e, EXIT_MODEL, "key general.architecture: missing, want the model's architecture");
     const Family *f = rc > 0 ? find_family(arch, e) : NULL;
     if (!f)
         return -1;
@@ -470,9 +514,9 @@ int config_read(Config *c, const Gguf *g, Err *e)
         from_gpt_keys(c, &k);
     else
         from_family(c, f, &k);
-    c->residual_scale = key_float(&k, "residual_scale", 1);
-    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", 0);
-    c->logit_soft_cap = key_float(&k, "final_logit_softcapping", 0);
+    c->residual_scale = key_scale(&k, "residual_scale");
+    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", f->attn_soft_cap);
+    c->logit_soft_cap = key_float(&k, "final_logit_softcapping", f->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k);
@@ -480,8 +524,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     if (!k.failed && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
                       || c->alibi_max < 0))
         return err_set(e, EXIT_MODEL, "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
-    if (!k.failed && key_int(&k, "expert_count", 0, 65536, 0) > 0)
-        return err_set(e, EXIT_MODEL, "key %s.expert_count: mixtures of experts are not supported yet", f->name);
+    refuse_keys(c, &k);
     return k.failed ? -1 : 0;
 }
 

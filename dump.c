@@ -181,7 +181,7 @@ static int npz_finish(MapFile *f, Err *e)
     text_at[0] = 0;
     bytes_at[0] = 0;
     for (size_t i = 0; i < n; i++) {
-        map_token_text(m, m->ids[i], &text);
+        tokenizer_text(m->model->tokenizer, m->ids[i], &text);
         tokenizer_bytes(m->model->tokenizer, m->ids[i], false, &bytes);
         text_at[i + 1] = text.len;
         bytes_at[i + 1] = (int64_t)bytes.len;
@@ -239,7 +239,7 @@ static int csv_begin(MapFile *f, Err *e)
     for (int i = 0; i < m->n; i++) {
         t->at[i] = t->text.len;
         text.len = 0;
-        map_token_text(m, m->ids[i], &text);
+        tokenizer_text(m->model->tokenizer, m->ids[i], &text);
         buf_add(&t->text, "\"", 1);
         for (size_t k = 0; k < text.len; k++) // a quote is doubled
             buf_add(&t->text, text.ptr[k] == '"' ? "\"\"" : text.ptr + k, text.ptr[k] == '"' ? 2 : 1);
@@ -366,19 +366,18 @@ int mapfile_line(MapFile *f, int pos, int id, const float *w, size_t stride, Err
 {
     const Maps *m = f->maps;
     Buf out = {0}, bytes = {0}, text = {0};
-    char hex[8];
     tokenizer_bytes(m->model->tokenizer, id, false, &bytes);
-    map_token_text(m, id, &text);
+    tokenizer_text(m->model->tokenizer, id, &text);
     buf_text(&out, "{\"v\": 1, \"pos\": ");
     json_int(&out, pos);
     buf_text(&out, ", \"id\": ");
     json_int(&out, id);
     buf_text(&out, ", \"token\": ");
     json_string(&out, (Str){text.len ? text.ptr : "", text.len});
-    buf_text(&out, ", \"bytes\": \"");
-    for (size_t i = 0; i < bytes.len; i++)
-        buf_add(&out, hex, (size_t)snprintf(hex, sizeof hex, "%02x", (unsigned char)bytes.ptr[i]));
-    buf_text(&out, pos < m->n_prompt ? "\", \"prompt\": true, \"reduce\": \"" : "\", \"prompt\": false, \"reduce\": \"");
+    buf_text(&out, ", \"bytes\": ");
+    json_hex(&out, (Str){bytes.ptr, bytes.len});
+    buf_text(&out, pos < m->n_prompt ? ", \"prompt\": true" : ", \"prompt\": false");
+    buf_text(&out, ", \"reduce\": \"");
     buf_text(&out, map_reduce_names[m->o.reduce]);
     buf_text(&out, "\", \"layers\": ");
     json_ints(&out, m->layers, m->n_layers);
@@ -538,7 +537,7 @@ static void svg_begin_map(Svg *s, const Maps *m, int map)
             else
                 add_format(out, "<text transform=\"translate(%g %d) rotate(-90)\" text-anchor=\"end\">", at, m->n_queries * cell + 4);
             text.len = 0;
-            map_token_text(m, m->ids[axis ? m->first + i : i], &text);
+            tokenizer_text(m->model->tokenizer, m->ids[axis ? m->first + i : i], &text);
             add_label(out, &text, 14);
             buf_text(out, "</text>\n");
         }

@@ -24,18 +24,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable
 
-import gguf
-import numpy as np
-import torch
-from gguf import GGMLQuantizationType as Q
-from gguf import GGUFValueType as V
-from torch import Tensor
-from tqdm import tqdm
+try:
+    import gguf
+    import numpy as np
+    import torch
+    from gguf import GGMLQuantizationType as Q
+    from gguf import GGUFValueType as V
+    from torch import Tensor
+    from tqdm import tqdm
 
-from export_hf import hf_model
-from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, UNGATED, Config, ExportError, Model, Recipe, Spec,
-                          Tensors, change_pairing, concat, dims, gpt_spec, gpt_tensors, short, state_dict, torch_file)
-from export_vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
+    from export_hf import hf_model
+    from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, LIMITS, UNGATED, Config,
+                              ExportError, Model, Recipe, Spec, Tensors, change_pairing,
+                              check_shapes, concat, dims, gpt_spec, gpt_tensors, short, state_dict,
+                              torch_file)
+    from export_vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
+except ImportError as e:
+    if __name__ != "__main__":
+        raise
+    package, why = (e.name or "?").partition(".")[0], " ".join(str(e).split())
+    sys.exit(f"export.py: cannot load the Python package {package} ({why}): "
+             "python -m pip install gguf numpy safetensors torch tqdm")
 
 # ---- checkpoints other than Hugging Face's ---------------------------------------------------------------------------
 
@@ -53,6 +62,7 @@ def renamed(source: Tensors, spec: Spec, names: dict[str, str], unused: list[str
     unused += sorted(n for n in left if BUFFERS.search(n))
     if left := sorted(n for n in left if not BUFFERS.search(n)):
         raise ExportError(f"tensor {short(left[0])}: its meaning is not known")
+    check_shapes(spec, out, source)
     return out
 
 
@@ -135,9 +145,11 @@ def llama2c_bin(path: Path, tokenizer: Path | None) -> Model:
     """llama2.c's version 0 file: 7 ints, then f32 arrays in a fixed order with all layers of a kind together."""
     with open(path, "rb") as f:
         dim, hidden, layers, heads, kv, vocab, seq = struct.unpack("<7i", f.read(28).ljust(28, b"\0"))
-    sane = all(0 < v < 2**20 for v in (dim, hidden, layers, heads, kv, seq)) and 0 < abs(vocab) < 2**24 and \
-        dim % heads == 0 and heads % kv == 0
-    if not sane:
+    sizes = zip(("embedding_length", "feed_forward_length", "block_count", "attention.head_count",
+                 "attention.head_count_kv", "context_length", "vocab_size"),
+                (dim, hidden, layers, heads, kv, seq, abs(vocab)))
+    sane = all(1 <= v <= LIMITS[key][1] for key, v in sizes)
+    if not sane or dim % heads or heads % kv:
         raise ExportError(f"{path}: not a checkpoint that export.py knows (PyTorch, llama2.c .bin version 0, folder)")
     head, kv_dim, tied, vocab = dim // heads, dim // heads * kv, vocab > 0, abs(vocab)
     shapes = [("tok_embeddings.weight", (vocab, dim)), ("layers.{}.attention_norm.weight", (dim,)),
@@ -401,6 +413,11 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         w.add_tokenizer_pre("gemma4" if v.model == "gemma4" else "default")
         w.add_token_scores(v.scores)
         w.add_add_space_prefix(v.add_space_prefix)
+        if v.space_prefix:
+            w.add_string("tokenizer.attnc.space_prefix", v.space_prefix)
+        if v.space_prefix and v.normalized:
+            w.add_key_value("tokenizer.attnc.normalized_tokens", sorted(v.normalized), V.ARRAY,
+                            sub_type=V.INT32)
     w.add_token_list(v.tokens)
     w.add_token_types(v.types)
     w.add_token_merges(v.merges)
@@ -408,6 +425,8 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
               "pad": w.add_pad_token_id, "eot": w.add_eot_token_id, "eom": w.add_eom_token_id}
     for name, i in v.ids.items():
         adders[name](i)
+    if v.ends:  # llama.cpp has keys for three; ./run reads this one
+        w.add_key_value("tokenizer.ggml.eos_token_ids", v.ends, V.ARRAY, sub_type=V.INT32)
     w.add_add_bos_token(v.add_bos)
     w.add_add_eos_token(v.add_eos)
     if isinstance(v.chat_template, str) or (isinstance(v.chat_template, list) and v.chat_template):
@@ -442,7 +461,6 @@ def export(model: Model, out: Path, dtype: str | None) -> str:
             model.notes.append(f"written as gpt, since {model.arch} in GGUF cannot hold {why}")
     order = sorted(recipes, key=lambda n: (not n.startswith("token_embd"), n.startswith("output"),
                                            [int(p) if p.isdigit() else -1 for p in n.split(".")[:2]], n))
-    check_shapes(model)
     w = gguf.GGUFWriter(None, arch)
     w.add_name(model.name)
     w.add_file_type(DTYPES[dtype][1])
@@ -481,37 +499,27 @@ def export(model: Model, out: Path, dtype: str | None) -> str:
     return arch
 
 
+# The largest value that a type holds, as in quantize.c; the values of the others, or the scales of
+# their blocks, are f16
+FINITE = {Q.F32: float(np.finfo(np.float32).max), Q.BF16: float.fromhex("0x1.fep127")}
+
+
 def encode(name: str, t: Tensor, kind: Q) -> np.ndarray:
     """A tensor's bytes in the file, (rows, bytes of a row); a million values at a time."""
     rows = t.reshape(-1, t.shape[-1])
     block, size = gguf.GGML_QUANT_SIZES[kind]
+    limit = FINITE.get(kind, 65504.0)
     out = np.empty((rows.shape[0], rows.shape[1] // block * size), np.uint8)
     step = max(1, 2**20 // rows.shape[1])
     for i in range(0, rows.shape[0], step):
         a = np.ascontiguousarray(rows[i:i + step].to(torch.float32).numpy())
-        if not np.isfinite(a).all():
-            raise ExportError(f"tensor {name} holds NaN or infinity")
-        if kind == Q.F16 and np.abs(a).max() > 65504:
-            raise ExportError(f"tensor {name} holds {np.abs(a).max():.6g}, too large for f16; use --dtype bf16 or f32")
+        if not (np.abs(a) <= limit).all():
+            hint = "" if limit > 65504 else "; --dtype bf16 or f32 can hold more"
+            raise ExportError(
+                f"tensor {name}: got NaN or a value beyond {limit:.9g}, want what {kind.name} can "
+                f"hold{hint}")
         out[i:i + step] = gguf.quants.quantize(a, kind).view(np.uint8).reshape(len(a), -1)
     return out
-
-
-def check_shapes(model: Model) -> None:
-    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not fit its config."""
-    for name, want in gpt_tensors(model.spec).items():
-        recipe = model.recipes[name]
-        metas = [model.source.meta(n) for n in recipe.sources]
-        what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
-        if any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
-            raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints are not supported)")
-        try:
-            got = tuple(recipe.op(*metas).shape)
-        except (RuntimeError, IndexError, TypeError, ValueError) as e:
-            raise ExportError(f"{what}: shape {tuple(metas[0].shape)} does not fit the configuration") from e
-        if got != want:
-            raise ExportError(f"{what}: got shape {tuple(metas[0].shape) if len(metas) == 1 else got}, "
-                              f"want {want} for {name}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -550,4 +558,3 @@ def main(argv: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     sys.exit(main())
-

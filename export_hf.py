@@ -12,8 +12,10 @@ from typing import Any, Callable
 import gguf
 import torch
 
-from export_model import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Config, ExportError, Model, Recipe, Spec, Tensors, dims,
-                          folder_tensors, gpt_spec, gpt_tensors, read_json, short, split_groups, split_rows)
+from export_model import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Config, ExportError, Model,
+                          Recipe, Spec, Tensors, adapter, check_shapes, dims, folder_tensors,
+                          gpt_spec, gpt_tensors, has_weights, read_json, short, split_groups,
+                          split_rows)
 from export_vocab import read_vocab
 
 
@@ -340,6 +342,13 @@ OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_mode
 
 
 def hf_model(folder: Path, tokenizer: Path | None) -> Model:
+    notes: list[str] = []
+    if what := adapter(folder):
+        if not (folder / "config.json").is_file() or not has_weights(folder):
+            raise ExportError(
+                f"{folder}: is {what}, not a whole model: merge it into its base first "
+                "(peft: merge_and_unload(), then save_pretrained())")
+        notes.append(f"adapter_config.json is {what}: not applied to the folder's own weights")
     data = read_json(folder / "config.json")
     if isinstance(data.get("text_config"), dict):  # Gemma 3 with its image tower
         data = {"tie_word_embeddings": True} | data["text_config"] | {"_outer": data.get("model_type")}
@@ -356,10 +365,12 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
         spec = gpt_spec(**dims(c) | family.spec(c))
     except (TypeError, AttributeError, KeyError, ValueError, OverflowError, ZeroDivisionError) as e:
         raise ExportError(f"config.json: a field has an unexpected type or value ({e})") from e
-    source = folder_tensors(folder)
+    source = folder_tensors(folder, notes)
     recipes, unused = hf_recipes(family, spec, source)
+    check_shapes(spec, recipes, source)
     vocab = read_vocab(tokenizer or folder, folder, spec["vocab_size"], c)
-    return Model(spec, recipes, source, vocab, family.arch, str(folder.resolve().name), unused)
+    return Model(spec, recipes, source, vocab, family.arch, str(folder.resolve().name), unused,
+                 notes)
 
 
 def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, Recipe], list[str]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Iterable
 
 import torch
 from gguf import GGUFValueType as V
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -59,6 +60,19 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value
 }
 
 
+LIMITS = {  # key: its name in config.json, the most that config.c takes (it sets none for tokens)
+    "embedding_length": ("hidden_size", 2**18), "block_count": ("num_hidden_layers", 4096),
+    "context_length": ("max_position_embeddings", 2**28), "vocab_size": ("vocab_size", 2**24),
+    "feed_forward_length": ("intermediate_size", 2**20),
+    "attention.head_count": ("num_attention_heads", 4096),
+    "attention.head_count_kv": ("num_key_value_heads", 4096),
+    "attention.key_length": ("head_dim", 8192), "attention.value_length": ("head_dim", 8192),
+    "attention.sliding_window": ("sliding_window", 2**28),
+    "rope.scaling.original_context_length": ("original_max_position_embeddings", 2**28),
+}
+MAX_VOCAB = LIMITS["vocab_size"][1]
+
+
 def gpt_spec(**kw: Any) -> Spec:
     """A full Spec: defaults of GPT_KEYS overlaid with `kw` (keys spelled with __ for dots)."""
     spec = {key: default for key, (_, default) in GPT_KEYS.items()}
@@ -68,6 +82,9 @@ def gpt_spec(**kw: Any) -> Spec:
     missing = [key for key, (_, default) in GPT_KEYS.items() if default is REQUIRED and spec[key] in (None, REQUIRED)]
     if missing:
         raise ExportError(f"the configuration has no {missing[0]}")
+    for key, (name, most) in LIMITS.items():  # sizes that a family computes, too
+        if spec[key] is not None and not 1 <= spec[key] <= most:
+            raise ExportError(f"the configuration's {name}: got {spec[key]}, want 1 to {most}")
     if spec["rope.dimension_count"] is None and spec["position"] == "rope":
         spec["rope.dimension_count"] = spec["attention.key_length"]
     return spec
@@ -149,37 +166,32 @@ class Tensors:
 class Safetensors(Tensors):
     """Safetensors shards, mapped."""
 
-    def __init__(self, files: dict[str, Path]):
-        from safetensors import SafetensorError, safe_open
+    def __init__(self, paths: Iterable[Path]):
         self.handles: dict[Path, Any] = {}
-        self.where = files
-        for path in set(files.values()):
+        self.where: dict[str, tuple[Path, str]] = {}  # a tensor's file and its name there
+        for path in paths:
             try:
                 self.handles[path] = safe_open(path, framework="pt")
             except (SafetensorError, OSError) as e:
                 raise ExportError(f"{path}: not a readable safetensors file: {e}") from e
-        if not files:
+            for plain, name in plain_names(self.handles[path].keys(), path).items():
+                if plain in self.where:
+                    other = self.where[plain][0].name
+                    raise ExportError(f"{path}: tensor {short(name)} is also in {other}")
+                self.where[plain] = path, name
+        if not self.where:
             raise ExportError("no tensors in the safetensors files")
-
-    @classmethod
-    def of(cls, paths: Iterable[Path]) -> Safetensors:
-        reader = cls({f"\0{i}": p for i, p in enumerate(paths)})
-        reader.where = {}
-        for path, handle in reader.handles.items():
-            for name in handle.keys():
-                if name in reader.where:
-                    raise ExportError(f"{path}: tensor {short(name)} is also in {reader.where[name].name}")
-                reader.where[name] = path
-        return reader
 
     def names(self) -> Iterable[str]:
         return self.where
 
     def load(self, name: str) -> Tensor:
-        return self.handles[self.where[name]].get_tensor(name)
+        path, own = self.where[name]
+        return self.handles[path].get_tensor(own)
 
     def meta(self, name: str) -> Tensor:
-        part = self.handles[self.where[name]].get_slice(name)
+        path, own = self.where[name]
+        part = self.handles[path].get_slice(own)
         kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
         return torch.empty(part.get_shape(), dtype=kinds.get(part.get_dtype(), torch.int8), device="meta")
 
@@ -205,8 +217,27 @@ def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
     for name, t in value.items():
         if not isinstance(name, str) or not isinstance(t, Tensor):
             raise ExportError(f"{path}: expected tensors by name, got {short(name)}: {type(t).__name__}")
-    prefix = "_orig_mod."  # torch.compile's wrapper
-    return {(name[len(prefix):] if name.startswith(prefix) else name): t for name, t in value.items()}
+    return {plain: value[name] for plain, name in plain_names(value, path).items()}
+
+
+# What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was
+# wrapped, DDP in front
+WRAPPERS = re.compile(
+    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
+
+
+def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
+    """{name without what wrappers added, in whatever order: name}."""
+    out: dict[str, str] = {}
+    for name in names:
+        plain, before = name, ""
+        while plain != before:
+            plain, before = WRAPPERS.sub("", plain), plain
+        if plain in out:
+            raise ExportError(
+                f"{path}: tensors {short(name)} and {short(out[plain])} mean the same")
+        out[plain] = name
+    return out
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -219,29 +250,66 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def folder_tensors(folder: Path) -> Tensors:
-    """The weights of a Hugging Face folder, whichever of the four layouts it has."""
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = folder / f"{stem}.{suffix}.index.json"
-        if index.is_file():
-            weight_map = read_json(index).get("weight_map")
-            if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-                raise ExportError(f"{index}: no weight_map")
-            names = sorted(set(weight_map.values()))
-            for name in names:
+def index_files(index: Path) -> list[str]:
+    """The files that an .index.json names."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise ExportError(f"{index}: no weight_map")
+    return sorted(set(weight_map.values()))
+
+
+LAYOUTS = ("model.safetensors", "pytorch_model.bin")  # each whole or, with .index.json, in shards
+
+
+def has_weights(folder: Path) -> bool:
+    return any((folder / f"{whole}{suffix}").is_file() for whole in LAYOUTS
+               for suffix in ("", ".index.json"))
+
+
+def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
+    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since
+    nothing says which is the old one; PyTorch files beside safetensors are not read, as in
+    transformers."""
+    found: dict[str, list[str]] = {}
+    for whole in LAYOUTS:
+        index = folder / f"{whole}.index.json"
+        shards = index_files(index) if index.is_file() and not found else []
+        if (folder / whole).is_file():
+            if shards not in ([], [whole]):
+                raise ExportError(
+                    f"{folder}: has {whole} and {index.name}, which names {short(shards[0])}: "
+                    "want one of the two, delete what is out of date")
+            found[whole] = [whole]
+        elif index.is_file():
+            for name in shards:
                 if Path(name).name != name or not (folder / name).is_file():
                     raise ExportError(f"{index}: names a missing shard {short(name)}")
-        elif (folder / f"{stem}.{suffix}").is_file():
-            names = [f"{stem}.{suffix}"]
-        else:
-            continue
-        if suffix == "safetensors":
-            return Safetensors.of(folder / name for name in names)
-        merged: dict[str, Tensor] = {}
-        for name in names:
-            merged.update(state_dict(torch_file(folder / name), folder / name))
-        return Tensors(merged)
-    raise ExportError(f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
+            found[index.name] = shards
+    if not found:
+        raise ExportError(
+            f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
+    taken, *others = found
+    notes += [f"weights taken from {taken}; {other} beside it was not read" for other in others]
+    if "safetensors" in taken:
+        return Safetensors(folder / name for name in found[taken])
+    merged: dict[str, Tensor] = {}
+    for name in found[taken]:
+        part = state_dict(torch_file(folder / name), folder / name)
+        if twice := merged.keys() & part.keys():
+            raise ExportError(
+                f"{folder / name}: tensor {short(min(twice))} is also in another file of {taken}")
+        merged |= part
+    return Tensors(merged)
+
+
+def adapter(folder: Path) -> str | None:
+    """What an adapter_config.json in the folder is, for a message; None without one."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    data = read_json(path)
+    base = data.get("base_model_name_or_path")
+    return f"a PEFT adapter ({short(data.get('peft_type'))}) for {short(base or 'a base model')}"
 
 
 # names of tensors that hold no weights
@@ -294,6 +362,27 @@ def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
     return torch.cat([first, heads[:, rot:]], 1).reshape(t.shape)
 
 
+def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> None:
+    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not
+    fit its config."""
+    for name, want in gpt_tensors(spec).items():
+        recipe = recipes[name]
+        metas = [source.meta(n) for n in recipe.sources]
+        what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
+        if any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
+            raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints "
+                              "are not supported)")
+        try:
+            got = tuple(recipe.op(*metas).shape)
+        except (RuntimeError, IndexError, TypeError, ValueError) as e:
+            raise ExportError(
+                f"{what}: shape {tuple(metas[0].shape)} does not fit the configuration") from e
+        if got != want:
+            raise ExportError(
+                f"{what}: got shape {tuple(metas[0].shape) if len(metas) == 1 else got}, "
+                f"want {want} for {name}")
+
+
 @dataclass
 class Model:
     """What a reader returns and the writer takes."""
@@ -327,6 +416,10 @@ ACTIVATIONS = {
 }
 
 
+CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling in spellings}
+MOST = dict(LIMITS.values())
+
+
 class Config:
     """config.json with the family's defaults: typed reads, one-line errors. A null is a value, not an absence."""
 
@@ -349,8 +442,9 @@ class Config:
         value = default if value is None else value
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is not int or not 0 < value < 2**31:
-            raise self.bad(name, "a positive whole number")
+        most = MOST.get(CANONICAL.get(name, name), 2**31 - 1)
+        if type(value) is not int or not 1 <= value <= most:
+            raise self.bad(name, f"a whole number from 1 to {most}")
         return value
 
     def num(self, name: str, default: float | None = None) -> float | None:

@@ -2,16 +2,18 @@
 tokenizer.bin and nanoGPT's meta.pkl in GGUF's terms. What ./run could not reproduce exactly is refused."""
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Iterable, Iterator
 
 import gguf
 
-from export_model import Config, ExportError, read_json, short
+from export_model import MAX_VOCAB, Config, ExportError, read_json, short
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value for i in range(1, 7))
 SPACE = "\u2581"  # SentencePiece's visible space
@@ -37,9 +39,12 @@ class Vocab:
     nfc: bool = False
     ignore_merges: bool = False
     ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad, eot, eom
+    ends: list[int] = field(default_factory=list)  # all tokens that end a text, where several do
     add_bos: bool = False
     add_eos: bool = False
     add_space_prefix: bool = False
+    space_prefix: str = ""  # tokenizer.attnc.space_prefix (tokenizer.h); empty: SentencePiece's way
+    normalized: set[int] = field(default_factory=set)  # added tokens found after the normalizers
     chat_template: Any = None
     notes: list[str] = field(default_factory=list)
 
@@ -67,20 +72,24 @@ class Vocab:
 
 
 def add_tokens(v: Vocab, added: Any, path: Path) -> None:
-    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text."""
+    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One
+    that no merge makes has the score -infinity: pieces of other text never join to it."""
     for t in added or []:
         try:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise ExportError(f"{path}: bad entry in added_tokens: {short(t)}") from e
-        if not 0 <= i < 2**24:
+        if not 0 <= i < MAX_VOCAB:
             raise ExportError(f"{path}: added token {short(text)} has id {i}")
         strips = [k for k in ("lstrip", "rstrip", "single_word") if t.get(k)]
         if strips and not special:
             raise ExportError(f"{path}: added token {short(text)} with {strips[0]} is not supported")
         if strips:
             v.notes.append(f"{short(text)}: Hugging Face drops spaces beside it ({strips[0]}); ./run keeps them")
-        v.put(i, text, CONTROL if special else USER_DEFINED, -1000.0 if special else 0.0)
+        piece = i < len(v.tokens) and v.tokens[i] == text and v.types[i] == NORMAL
+        score = -1000.0 if special else v.scores[i] if piece and v.scores[i] != -1e6 else -math.inf
+        v.put(i, text, CONTROL if special else USER_DEFINED, score)
+        (v.normalized.add if t.get("normalized", not special) else v.normalized.discard)(i)
 
 
 def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
@@ -157,7 +166,9 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
         if model.get(key):
             raise ExportError(f"{path}: BPE with {key} is not supported")
     vocab, merges = model["vocab"], []
-    if not all(type(i) is int and 0 <= i < 2**24 for i in vocab.values()) or len(set(vocab.values())) != len(vocab):
+    numbers = set(vocab.values())
+    fine = all(type(i) is int and 0 <= i < MAX_VOCAB for i in numbers)
+    if not fine or len(numbers) != len(vocab):
         raise ExportError(f"{path}: token ids must be distinct numbers")
     for merge in model.get("merges") or []:
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -167,13 +178,20 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
     return vocab, merges
 
 
-def bpe_vocab(tok: Any, path: Path) -> Vocab:
-    """tokenizer.json with a BPE model: byte-level, or SentencePiece-like with byte fallback."""
+@contextmanager
+def known_json(path: Path) -> Iterator[None]:
+    """Whatever goes wrong with the types and keys of a tokenizer.json is an ExportError."""
     try:
-        return bpe_vocab_of(tok, path)
+        yield
     except (AttributeError, KeyError, TypeError, ValueError, IndexError) as e:
         what = f"{type(e).__name__}: {short(str(e))}"
         raise ExportError(f"{path}: not a tokenizer.json as export.py knows it ({what})") from e
+
+
+def bpe_vocab(tok: Any, path: Path) -> Vocab:
+    """tokenizer.json with a BPE model: byte-level, or SentencePiece-like with byte fallback."""
+    with known_json(path):
+        return bpe_vocab_of(tok, path)
 
 
 def bpe_vocab_of(tok: dict[str, Any], path: Path) -> Vocab:
@@ -207,27 +225,68 @@ def byte_alphabet() -> dict[int, str]:
     return {b: chr(b) for b in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}
 
 
-def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]], tok: dict[str, Any],
-                 path: Path) -> None:
-    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same: all ways to make a
-    piece are merges, and they stand together in the list. Else, without a space prefix, the merge list is kept."""
-    pre = tok.get("pre_tokenizer")
-    prefix, spaces = False, False
+def space_prefix(tok: dict[str, Any], path: Path) -> str:
+    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it
+    (tokenizer.h)."""
+    pre, found = tok.get("pre_tokenizer"), ""
     for step in steps_of(tok.get("normalizer"), "normalizers"):
-        if step == {"type": "Prepend", "prepend": SPACE} and not spaces:
-            prefix = True
-        elif step.get("type") == "Replace" and step.get("pattern") == {"String": " "} and step.get("content") == SPACE:
-            spaces = True
+        if step == {"type": "Prepend", "prepend": SPACE} and not found:
+            found = "prepend alone"
+        elif step == {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}:
+            found = "prepend" if found.startswith("prepend") else "replace"
         else:
             raise ExportError(f"{path}: normalizer {short(step)} is not supported")
+    marked = found in ("prepend", "replace")
     kind = None if pre is None else pre.get("type")
-    if kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False and not spaces:
-        prefix, spaces = pre.get("prepend_scheme", "always") != "never", True
-    elif kind is not None and not (spaces and kind == "Split" and pre.get("pattern") == {"String": " "}):
+    whole = kind == "Metaspace" and pre.get("replacement") == SPACE and pre.get("split") is False
+    if whole and not found:
+        scheme = pre.get("prepend_scheme", "always")
+        if scheme not in ("first", "always", "never"):
+            raise ExportError(f"{path}: prepend_scheme {short(scheme)} is not supported")
+        return str(scheme)
+    if kind is not None and not (marked and kind == "Split" and
+                                 pre.get("pattern") == {"String": " "}):
         raise ExportError(f"{path}: pre_tokenizer {short(pre)} is not supported with byte_fallback")
-    if not spaces:
+    if not marked:
         raise ExportError(f"{path}: byte_fallback without the {SPACE} convention is not supported")
-    special = {t.get("content") for t in tok.get("added_tokens") or [] if isinstance(t, dict)}
+    return found
+
+
+def set_space_prefix(v: Vocab, tok: dict[str, Any], path: Path) -> None:
+    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a
+    note says otherwise."""
+    v.space_prefix = space_prefix(tok, path)
+    v.add_space_prefix = v.space_prefix in ("first", "always", "prepend")
+    steps = steps_of(tok.get("decoder"), "decoders")
+    strips = any(s.get("type") == "Strip" and s.get("start") or
+                 s.get("type") == "Metaspace" and s.get("prepend_scheme") != "never" for s in steps)
+    if steps and strips != v.add_space_prefix:
+        does, adds = ("takes", "none") if strips else ("does not take", "one")
+        v.notes.append(f"{path}: its decoder {does} a space off the start of a text; ./run goes "
+                       f"by the encoder, which adds {adds}")
+
+
+def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
+    """What the tokenizer.json beside a tokenizer.model adds to it."""
+    if (tok.get("model") or {}).get("byte_fallback"):
+        set_space_prefix(v, tok, path)
+        for i, kind in enumerate(v.types):  # tokenizers knows symbols only as added tokens
+            if kind == USER_DEFINED:
+                v.put(i, v.tokens[i].replace(" ", SPACE), NORMAL, v.scores[i])
+    add_tokens(v, tok.get("added_tokens"), path)
+    v.add_bos = False
+    template(v, tok.get("post_processor"), path)
+
+
+def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
+                 tok: dict[str, Any], path: Path) -> None:
+    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same:
+    all ways to make a piece are merges, and they stand together in the list. Else, without a space
+    prefix, the merge list is kept."""
+    set_space_prefix(v, tok, path)
+    if v.ignore_merges:
+        raise ExportError(f"{path}: ignore_merges with byte_fallback is not supported")
+    added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or []}
     bytes_ = {f"<0x{b:02X}>" for b in range(256)}
     if bytes_ - vocab.keys():
         raise ExportError(f"{path}: byte_fallback, but {len(bytes_ - vocab.keys())} byte tokens are missing")
@@ -242,13 +301,14 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
             rank.setdefault(a + b, len(rank))
             last = a + b
         count[last] = count.get(last, 0) + 1
-    plain = [t for t in vocab if t not in special and t not in bytes_]
+    whole = {t for t, is_special in added.items() if is_special or t not in count}
+    plain = [t for t in vocab if t not in bytes_ and t not in whole]
     complete = grouped and all(
         sum(t[:k] in vocab and t[k:] in vocab for k in range(1, len(t))) == count.get(t, 0) for t in plain)
-    v.model, v.add_space_prefix = "llama", prefix
+    v.model = "llama"
     if not complete:
         mixed = any("\n" in t and t.strip("\n") for t in plain)
-        if prefix or mixed or v.ignore_merges:
+        if v.add_space_prefix or mixed:
             raise ExportError(f"{path}: these merges cannot be said as SentencePiece scores; give its tokenizer.model")
         v.model, v.merges = "gemma4", [" ".join(m) for m in merges]
     for text, i in vocab.items():
@@ -432,10 +492,8 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
         v = spm_vocab(path)
         beside = home / "tokenizer.json"
         if beside.is_file():
-            tok = read_json(beside)
-            add_tokens(v, tok.get("added_tokens"), beside)
-            v.add_bos = False
-            template(v, tok.get("post_processor"), beside)
+            with known_json(beside):
+                spm_conventions(v, read_json(beside), beside)
     elif path.name in ("vocab.json", "merges.txt"):
         v = merges_vocab(home)
     elif path.name.endswith(".bin"):
@@ -445,41 +503,93 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
     else:
         v = bpe_vocab(read_json(path), path)
     if path.suffix in (".json", ".model"):
-        special_tokens(v, home, folder or home, c, by_template=(home / "tokenizer.json").is_file())
+        by_template = (home / "tokenizer.json").is_file()
+        special_tokens(v, home, folder or home, c, n_vocab, by_template)
     v.fit(n_vocab, path)
     return v
 
 
-def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, by_template: bool) -> None:
-    """BOS, EOS and the like from tokenizer_config.json and its neighbours; further end tokens become eot and eom."""
+def known_ids(value: Any, n_vocab: int, what: str, notes: list[str]) -> list[int]:
+    """A token id, a list of them or None; those that the model does not have are left out with a
+    note."""
+    ids = [] if value is None else value if isinstance(value, list) else [value]
+    if any(type(i) is not int for i in ids):
+        raise ExportError(f"{what}: got {short(value)}, want a token id or a list of them")
+    known = [i for i in ids if 0 <= i < n_vocab]
+    for i in ids:
+        if i not in known:
+            notes.append(f"{what}: {i} is left out, the model has {n_vocab} tokens")
+    return known
+
+
+def content_of(token: Any) -> Any:
+    """A special token's text, which may stand in an object with its flags."""
+    return token.get("content") if isinstance(token, dict) else token
+
+
+def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int,
+                by_template: bool) -> None:
+    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are
+    known by now. Where there is a tokenizer.json, what it says of a token goes first."""
+    path, beside = home / "tokenizer_config.json", home / "added_tokens.json"
+    named: set[str] = set()
+    for key, value in [*sm.items(), *tc.items()]:
+        if re.search("_tokens?$", key):
+            texts = map(content_of, value if isinstance(value, list) else [value])
+            named |= {t for t in texts if isinstance(t, str)}
+    with known_json(path):
+        more = [{"id": int(i), **t} for i, t in (tc.get("added_tokens_decoder") or {}).items()]
+        have = {t["content"] for t in more}
+        more += [{"id": i, "content": text, "special": text in named} for text, i in
+                 (read_json(beside) if beside.is_file() else {}).items() if text not in have]
+        where = {text: i for i, text in enumerate(v.tokens)}
+        parsed = {text for text, kind in zip(v.tokens, v.types) if kind in (CONTROL, USER_DEFINED)}
+        more = [t | {"id": where.get(t["content"], t["id"])} for t in more
+                if not (by_template and t["content"] in parsed)]
+        for t in more:
+            known_ids(t["id"], n_vocab, f"added token {short(t['content'])}", v.notes)
+        add_tokens(v, [t for t in more if 0 <= t["id"] < n_vocab], path)
+
+
+def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
+                   by_template: bool) -> None:
+    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end
+    a text, v.ends has them all, and eot and eom the next two, which other engines know."""
     def optional(base: Path, name: str) -> dict[str, Any]:
         return read_json(base / name) if (base / name).is_file() else {}
 
     tc, sm = optional(home, "tokenizer_config.json"), optional(home, "special_tokens_map.json")
-    gc = optional(folder, "generation_config.json")
-    added = tc.get("added_tokens_decoder")
-    if isinstance(added, dict) and v.model == "llama" and not by_template:
-        add_tokens(v, [{"id": i, **t} for i, t in added.items() if isinstance(t, dict)], home / "tokenizer_config.json")
-    for name in ("bos", "eos", "unk", "pad"):
-        text = tc.get(f"{name}_token", sm.get(f"{name}_token"))
-        text = text.get("content") if isinstance(text, dict) else text
-        found = v.find(text) if isinstance(text, str) else None
-        fallback = gc.get(f"{name}_token_id", c.get(f"{name}_token_id"))
-        if found is None and name in ("bos", "eos") and type(fallback) is int and 0 <= fallback < len(v.tokens):
-            found = fallback
-        if found is not None and not (name in v.ids and getattr(v, "add_" + name, False)):  # a template's own goes first
-            v.ids[name] = found
-    ends = gc.get("eos_token_id", c.get("eos_token_id"))
-    ends = ends if isinstance(ends, list) else [ends]
-    ends = [i for i in ends if type(i) is int and 0 <= i < len(v.tokens) and i != v.ids.get("eos")]
-    if "eos" not in v.ids and ends:
-        v.ids["eos"] = ends.pop(0)
-    for name, i in zip(("eot", "eom"), ends):
-        v.ids[name] = i
+    gc, normalized = optional(folder, "generation_config.json"), set(v.normalized)
+    later_added(v, home, tc, sm, n_vocab, by_template)
     if not by_template:
-        for name in ("bos", "eos"):
-            if isinstance(tc.get(f"add_{name}_token"), bool):
-                setattr(v, f"add_{name}", tc[f"add_{name}_token"])
+        v.normalized = normalized  # transformers cuts these out of the raw text
+        if v.model == "llama" and v.add_space_prefix:  # as it converts a tokenizer.model
+            hf_tokens = isinstance(tc.get("added_tokens_decoder"), dict)
+            v.space_prefix = "prepend" if hf_tokens else ""
+            v.space_prefix = "first" if tc.get("legacy") is False else v.space_prefix
+    configured = {}
+    for name in ("bos", "eos"):
+        key = f"{name}_token_id"
+        base = "generation_config.json" if key in gc else "config.json"
+        value = gc[key] if key in gc else c.get(key)
+        configured[name] = known_ids(value, n_vocab, f"{base}: {key}", v.notes)
+    for name in ("bos", "eos", "unk", "pad"):
+        text = content_of(tc.get(f"{name}_token", sm.get(f"{name}_token")))
+        found = v.find(text) if isinstance(text, str) else None
+        if found is None and text:
+            v.notes.append(f"{name}_token {short(text)} is left out, the tokenizer has none")
+        if found is None and configured.get(name):
+            found = configured[name][0]
+        # a template's own goes first
+        if found is not None and not (name in v.ids and getattr(v, f"add_{name}", False)):
+            v.ids[name] = found
+    ends = [v.ids["eos"]] if "eos" in v.ids else []
+    ends = list(dict.fromkeys(ends + configured["eos"]))
+    v.ids |= dict(zip(("eos", "eot", "eom"), ends))
+    v.ends = ends if len(ends) > 1 else []
+    for name in ("bos", "eos"):
+        if not by_template and isinstance(tc.get(f"add_{name}_token"), bool):
+            setattr(v, f"add_{name}", tc[f"add_{name}_token"])
     v.add_bos &= "bos" in v.ids
     v.add_eos &= "eos" in v.ids
     jinja = folder / "chat_template.jinja"

@@ -13,10 +13,12 @@
  *
  * What is in brackets is a field of Config; no family is named here.
  */
+#include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #include "model.h"
+#include "quants.h"
 
 /* Rows that go through a layer together, and what their threads need to know: n rows from row `from` of the batch. What
  * belongs to the whole batch (pos, x, q, cos_sin, soft) is found at from + t, everything else at t. */
@@ -69,17 +71,49 @@ static void embed_rows(void *context, int from, int to, int thread)
 static void turn_rows(void *context, int from, int to, int thread)
 {
     Session *s = ((Rows *)context)->s;
+    const Batch *b = ((Rows *)context)->b;
     int half = s->model->config.rope_dim / 2;
     (void)thread;
     for (int t = from; t < to; t++)
         for (int r = 0; r < s->model->config.n_ropes; r++) {
             float *out = s->cos_sin + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
+            const float *inv_freq = s->inv_freq + (2 * r + s->seqs[seq_of(b, t)].is_long) * half;
             for (int i = 0; i < half; i++) {
-                double angle = (float)s->pos[t] * s->inv_freq[r * half + i];
+                double angle = (float)s->pos[t] * inv_freq[i];
                 out[2 * i] = (float)cos(angle) * s->rope_scale[r];
                 out[2 * i + 1] = (float)sin(angle) * s->rope_scale[r];
             }
         }
+}
+
+/* Note that a row has met a number that is not finite; the first of all rows counts. */
+static void note_bad(Session *s, int t)
+{
+    int first = atomic_load_explicit(&s->bad_row, memory_order_relaxed);
+    while (t < first && !atomic_compare_exchange_weak(&s->bad_row, &first, t))
+        ;
+}
+
+/* Look at what the residual stream of some rows has become. */
+static void check_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    size_t dim = (size_t)r->s->model->config.dim;
+    (void)thread;
+    for (int t = r->from + from; t < r->from + to; t++)
+        if (largest_bits(r->s->x + (size_t)t * dim, dim) >= F32_INF_BITS)
+            note_bad(r->s, t);
+}
+
+/* Look at a row's queries, keys and values before the latter are cached: with a number that is not finite among them
+ * rows before this one would be spoilt too (0 * NaN is NaN), and the cache of f16 cuts large ones off. */
+static void check_qkv(Session *s, int t, const float *q, size_t nq, const float *k, size_t nk, const float *v, size_t nv)
+{
+    uint32_t keys = largest_bits(k, nk), values = largest_bits(v, nv), largest = keys > values ? keys : values;
+    if (largest >= F32_INF_BITS || largest_bits(q, nq) >= F32_INF_BITS)
+        note_bad(s, t);
+    if (largest >= F16_CUT_BITS && s->params.kv_type == KV_F16 && s->params.kv_cut)
+        atomic_store_explicit(s->params.kv_cut, true, memory_order_relaxed);
 }
 
 static void clamp(float *x, size_t n, float limit)
@@ -132,6 +166,7 @@ static void place_rows(void *context, int from, int to, int thread)
             rope_rotate(q, cs, lc->n_heads, c->key_dim, c->rope_dim, c->rope_pairing);
             rope_rotate(k, cs, lc->n_kv_heads, c->key_dim, c->rope_dim, c->rope_pairing);
         }
+        check_qkv(s, t, q, nq, k, nk, v, nv);
         session_store(s, layer, seq_of(b, t), s->pos[t], k, v);
     }
 }
@@ -233,6 +268,7 @@ static void run_layer(Rows *r)
     if (c->parallel)
         add(s, x, s->attn_out, r->n);
     add(s, x, s->xn, r->n);
+    threads_run(&s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 
 /* Logits of the wanted rows -> s->logits; returns how many. */
@@ -254,6 +290,9 @@ static int head(Session *s, const Batch *b)
             s->logits[i] *= c->logit_scale;
     if (c->logit_soft_cap > 0)
         s->k->soft_cap(s->logits, (size_t)n * vocab, c->logit_soft_cap);
+    for (int t = b->n - 1, i = n; i > 0; t--)
+        if (wants_logits(b, t) && largest_bits(s->logits + (size_t)--i * vocab, vocab) >= F32_INF_BITS)
+            note_bad(s, t);
     return n;
 }
 
@@ -281,8 +320,25 @@ static int place(Session *s, const Batch *b, Err *e)
 typedef struct {
     Session *s;
     const Batch *b;
-    int n_logits; // -1 when the watch or a signal has ended it
+    int n_logits; // -1 when the watch, a signal or a row that is not finite has ended it
+    Err *e;
 } Graph;
+
+/* -1 if a row has met a number that is not finite, by `where`. */
+static int check_finite(const Graph *g, const char *where, int layer)
+{
+    const Session *s = g->s;
+    int t = atomic_load(&s->bad_row);
+    char token[40] = "", layers[32] = "";
+    if (t == INT_MAX)
+        return 0;
+    if (g->b->tokens)
+        snprintf(token, sizeof token, " (token %d)", g->b->tokens[t]);
+    if (layer >= 0)
+        snprintf(layers, sizeof layers, " of layer %d", layer);
+    return err_set(g->e, EXIT_IO, "position %d%s: the %s%s are not finite (NaN or infinity), as with damaged weights",
+                   s->pos[t], token, where, layers);
+}
 
 /* Take max_rows rows at a time through fn. */
 static void in_parts(Session *s, const Batch *b, int layer, void (*fn)(Rows *r))
@@ -299,6 +355,7 @@ static void embed(Rows *r)
     threads_run(&r->s->threads, r->n, ROW_GRAIN, embed_rows, r);
     if (m->embd_norm.on)
         norm_rows(r->s, &m->embd_norm, x, x, r->n, m->config.dim);
+    threads_run(&r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 
 static void run_graph(void *context)
@@ -306,25 +363,30 @@ static void run_graph(void *context)
     Graph *g = context;
     Session *s = g->s;
     const Config *c = &s->model->config;
+    g->n_logits = -1;
     in_parts(s, g->b, 0, embed);
+    if (check_finite(g, "embeddings", -1))
+        return;
     if (c->pos == POS_ROPE)
         threads_run(&s->threads, g->b->n, ROW_GRAIN, turn_rows, &(Rows){.s = s, .b = g->b});
     for (int i = 0; i < c->n_layers; i++) {
         in_parts(s, g->b, i, run_layer);
-        if (stop_wanted(&s->params) || (s->watch && s->watch(s->watch_context, s, i))) {
-            g->n_logits = -1;
+        if (stop_wanted(&s->params) || check_finite(g, "results", i)
+            || (s->watch && s->watch(s->watch_context, s, i)))
             return;
-        }
     }
     g->n_logits = head(s, g->b);
+    if (check_finite(g, "logits", -1))
+        g->n_logits = -1;
 }
 
 int forward(Session *s, const Batch *b, Err *e)
 {
-    Graph g = {s, b, 0};
+    Graph g = {s, b, 0, e};
     if (place(s, b, e))
         return -1;
     s->n_rows = b->n;
+    atomic_store(&s->bad_row, INT_MAX);
     threads_team(&s->threads, run_graph, &g);
     if (stop_wanted(&s->params)) { // whatever was left out
         e->code = EXIT_OK;

@@ -140,18 +140,20 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
         return -1;
     if (n_dims < 1 || n_dims > 4)
         return err_set(e, EXIT_MODEL, "%s: got %u dimensions, want 1 to 4", what, n_dims);
-    size_t count = 1;
-    t->n_dims = (int)n_dims;
-    for (int i = 0; i < 4; i++)
-        t->shape[i] = 1;
+    size_t count = 1, innermost_first[4] = {1, 1, 1, 1};
     for (uint32_t i = 0; i < n_dims; i++) {
         uint64_t d = 0;
         if (take_u64(c, &d, what, e))
             return -1;
         if (d < 1 || d > INT32_MAX || !size_mul(count, (size_t)d, &count))
             return err_set(e, EXIT_MODEL, "%s: got a dimension of %" PRIu64 ", want 1 to %d", what, d, INT32_MAX);
-        t->shape[n_dims - 1 - i] = (size_t)d; // the file stores the innermost first
+        innermost_first[i] = (size_t)d;
     }
+    while (n_dims > 1 && innermost_first[n_dims - 1] == 1) // a matrix may be written as (32, 32, 1, 1)
+        n_dims--;
+    t->n_dims = (int)n_dims;
+    for (uint32_t i = 0; i < 4; i++)
+        t->shape[i] = i < n_dims ? innermost_first[n_dims - 1 - i] : 1;
     if (take_u32(c, &t->type, what, e) || take_u64(c, offset, what, e))
         return -1;
     const TypeInfo *ti = type_info(t->type);
@@ -319,14 +321,14 @@ static int index_names(Gguf *g, bool keys, Err *e)
         qsort(g->keys, g->n_keys, sizeof *g->keys, cmp_key);
         for (size_t i = 1; i < g->n_keys; i++)
             if (!cmp_key(&g->keys[i - 1], &g->keys[i]))
-                return err_set(e, EXIT_MODEL, "key %s: got it twice, want it once",
+                return err_set(e, EXIT_MODEL, "key %s: appears twice",
                                str_escape(g->keys[i].name, name, sizeof name));
         return 0;
     }
     qsort(g->tensors, g->n_tensors, sizeof *g->tensors, cmp_tensor);
     for (size_t i = 1; i < g->n_tensors; i++)
         if (!cmp_tensor(&g->tensors[i - 1], &g->tensors[i]))
-            return err_set(e, EXIT_MODEL, "tensor %s: got it twice, want it once",
+            return err_set(e, EXIT_MODEL, "tensor %s: appears twice",
                            str_escape(g->tensors[i].name, name, sizeof name));
     return 0;
 }

@@ -43,7 +43,7 @@ typedef struct {
 typedef struct {
     Str name;
     uint32_t type;   // of Type, or a number that we cannot read: see type_info()
-    int n_dims;      // 1 to 4
+    int n_dims;      // 1 to 4; what the file has beyond, outermost dimensions of 1, is dropped
     size_t shape[4]; // outermost first (the file's order reversed); unused ones are 1
     const void *data;
     size_t size;     // bytes

@@ -28,6 +28,17 @@ void json_string(Buf *out, Str s)
     buf_add(out, "\"", 1);
 }
 
+void json_hex(Buf *out, Str bytes)
+{
+    char digits[3];
+    buf_add(out, "\"", 1);
+    for (size_t i = 0; i < bytes.len; i++) {
+        snprintf(digits, sizeof digits, "%02x", (unsigned char)bytes.ptr[i]);
+        buf_add(out, digits, 2);
+    }
+    buf_add(out, "\"", 1);
+}
+
 void json_int(Buf *out, int64_t v)
 {
     char text[32];

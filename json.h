@@ -11,6 +11,9 @@
  * a byte that is no UTF-8 becomes U+FFFD. */
 void json_string(Buf *out, Str s);
 
+/* Bytes of any kind as a string of two hexadecimal digits each: "e282ac". */
+void json_hex(Buf *out, Str bytes);
+
 void json_int(Buf *out, int64_t v);
 
 /* A list of whole numbers: [1, 2]. */

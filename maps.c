@@ -24,7 +24,7 @@ struct MapJob {
     MapFile *files; // (maps.o.n_files)
     Stats stats;
     bool wants_stats;
-    OutFile stats_file;
+    OutFile *stats_files; // (maps.o.n_stats)
 
     /* Live. */
     Session *session;
@@ -135,24 +135,6 @@ const char *map_model_name(const Maps *m)
     return slash ? slash + 1 : m->model_path;
 }
 
-void map_token_text(const Maps *m, int id, Buf *out)
-{
-    Buf bytes = {0};
-    tokenizer_bytes(m->model->tokenizer, id, true, &bytes);
-    out->failed |= bytes.failed;
-    for (size_t i = 0; i < bytes.len && !bytes.failed;) {
-        uint32_t cp;
-        char hex[8];
-        size_t n = utf8_decode(bytes.ptr + i, bytes.ptr + bytes.len, &cp);
-        if (cp & UTF8_INVALID || !cp) // NumPy would drop a zero
-            buf_add(out, hex, (size_t)snprintf(hex, sizeof hex, "\\x%02X", (unsigned)(cp & 0xff)));
-        else
-            buf_add(out, bytes.ptr + i, n);
-        i += n;
-    }
-    buf_free(&bytes);
-}
-
 /* ---- files -------------------------------------------------------------------------------------------------- */
 
 static void set_text(Maps *m, const int *ids, int n)
@@ -194,15 +176,18 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
 {
     MapJob *j = mem_zalloc(1, sizeof *j);
     MapFile *files = mem_zalloc((size_t)o->n_files, sizeof *files);
-    if (!j || !files) {
+    OutFile *stats_files = mem_zalloc((size_t)o->n_stats, sizeof *stats_files);
+    if (!j || !files || !stats_files) {
         free(j);
         free(files);
+        free(stats_files);
         err_set(e, EXIT_MEMORY, "out of memory for attention maps");
         return NULL;
     }
     j->files = files;
+    j->stats_files = stats_files;
     j->maps = (Maps){.model = model, .model_path = model_path, .o = *o, .n_prompt = n_prompt};
-    j->wants_stats = o->stats != NULL;
+    j->wants_stats = o->n_stats > 0;
     int rc = select_maps(&j->maps, e);
     set_text(&j->maps, NULL, n);
     for (int i = 0; !rc && i < o->n_files; i++) {
@@ -211,8 +196,8 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
     }
     if (!rc)
         rc = check_disk(j, false, e);
-    if (!rc && o->stats)
-        rc = out_open(&j->stats_file, o->stats, e);
+    for (int i = 0; !rc && i < o->n_stats; i++)
+        rc = out_open(&j->stats_files[i], o->stats[i], e);
     if (!rc && j->wants_stats)
         rc = stats_init(&j->stats, &j->maps, e);
     if (!rc)
@@ -221,9 +206,10 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
     return NULL;
 }
 
-static int write_stats(MapJob *j, Err *e)
+/* One file of statistics; its name says in which form. */
+static int write_stats(const MapJob *j, OutFile *file, Err *e)
 {
-    const char *path = j->maps.o.stats;
+    const char *path = file->path;
     Buf out = {0};
     size_t n = strlen(path);
     if (!strcmp(path, "-"))
@@ -232,9 +218,9 @@ static int write_stats(MapJob *j, Err *e)
         stats_json(&j->stats, &out);
     else
         stats_csv(&j->stats, &out);
-    OutFile *f = &j->stats_file;
     int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the statistics")
-           : fwrite(out.ptr, 1, out.len, f->f) != out.len ? out_error(f, e) : out_finish(f, e);
+           : fwrite(out.ptr, 1, out.len, file->f) != out.len ? out_error(file, e)
+           : out_finish(file, e);
     buf_free(&out);
     return rc;
 }
@@ -244,12 +230,16 @@ int maps_finish(MapJob *j, Err *e)
     for (int i = 0; i < j->maps.o.n_files; i++)
         if (mapfile_finish(&j->files[i], e))
             return -1;
-    if (j->maps.o.stats && write_stats(j, e))
-        return -1;
+    for (int i = 0; i < j->maps.o.n_stats; i++)
+        if (write_stats(j, &j->stats_files[i], e))
+            return -1;
     for (int i = 0; i < j->maps.o.n_files; i++) // all are complete before one gets its name
         if (mapfile_commit(&j->files[i], e))
             return -1;
-    return j->maps.o.stats ? out_commit(&j->stats_file, e) : 0;
+    for (int i = 0; i < j->maps.o.n_stats; i++)
+        if (out_commit(&j->stats_files[i], e))
+            return -1;
+    return 0;
 }
 
 void maps_close(MapJob *j)
@@ -258,9 +248,11 @@ void maps_close(MapJob *j)
         return;
     for (int i = 0; i < j->maps.o.n_files; i++)
         mapfile_close(&j->files[i]);
-    out_discard(&j->stats_file);
+    for (int i = 0; i < j->maps.o.n_stats; i++)
+        out_discard(&j->stats_files[i]);
     stats_free(&j->stats);
     free(j->files);
+    free(j->stats_files);
     free(j->maps.layers);
     free(j->maps.heads);
     free(j->heads);
@@ -546,6 +538,7 @@ static void replay_body(void *context)
     Body *b = context;
     Replay *r = b->replay;
     const Maps *m = &r->job->maps;
+    session_expect(r->s, 0, m->n);
     b->rc = forward(r->s, &(Batch){.n = m->n, .tokens = m->ids, .want = WANT_NONE}, r->e) < 0 ? -1 : 0;
     if (!b->rc && m->o.reduce >= REDUCE_MEAN)
         b->rc = write_whole(r);
@@ -664,13 +657,14 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     const Session *s = j->session;
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
     int pos = s->seqs[0].n_pos - n;
+    const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
     if (stop_wanted(&s->params) && pos + n < j->maps.n_prompt)
         return 0; // the prompt will not be complete, and then no file is made
     set_text(&j->maps, NULL, pos + n);
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
             if (pos + r >= j->maps.first && pos + r < j->maps.first + j->maps.n_queries && mapfile_live(&j->files[i])
-                && mapfile_line(&j->files[i], pos + r, ids[r], j->live + (size_t)r * n_maps * seq_len, seq_len, e))
+                && mapfile_line(&j->files[i], pos + r, ids[r], live + (size_t)r * n_maps * seq_len, seq_len, e))
                 return -1;
     return 0;
 }

@@ -18,11 +18,12 @@ extern const char *const map_reduce_names[]; // as typed after --attn-reduce, NU
 typedef struct {
     const char *layers, *heads, *queries;
     MapReduce reduce;
-    bool half; // --attn-dtype f16
+    int half;  // 1: --attn-dtype f16
     int top;   // largest weights of a row, 0: all
     const char **files;
     int n_files;
-    const char *stats; // file name, "-" or NULL
+    const char **stats; // names of files, or "-"
+    int n_stats;
 } MapOptions;
 
 /* The text and the selection. Map number i is layer i / n_heads, head i % n_heads of the selection; with a reduction there
@@ -43,9 +44,6 @@ static inline int map_heads(const Maps *m) { return m->o.reduce == REDUCE_NONE ?
 
 const char *map_model_name(const Maps *m); // the file's name without folders
 
-/* Text of a token for people, appended: UTF-8 as it is, other bytes as \xE4, control tokens by their name. */
-void map_token_text(const Maps *m, int id, Buf *out);
-
 /* One run's maps: the selection, its files and statistics, and the rows on their way. */
 typedef struct MapJob MapJob;
 
@@ -58,7 +56,7 @@ bool maps_live(const MapJob *j);
 void maps_live_params(const MapJob *j, SessionParams *p);
 int maps_live_watch(MapJob *j, Session *s, Err *e);
 
-/* After each forward() of n rows with ids: the rows go to the live files. */
+/* After each forward(): its last n rows, with ids, go to the live files. */
 int maps_live_rows(MapJob *j, const int *ids, int n, Err *e);
 
 /* Whether maps_replay() has anything to do. */

@@ -9,6 +9,8 @@
 #ifndef MODEL_H
 #define MODEL_H
 
+#include <stdatomic.h>
+
 #include "gguf.h"
 #include "kernels.h"
 #include "threads.h"
@@ -158,10 +160,12 @@ typedef struct {
     bool exact;     // multiply with float activations, and attention in floats
     const volatile sig_atomic_t *stop; // other than 0 ends a forward(); NULL: nothing does
     const Kernels *kernels;
+    atomic_bool *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or NULL
 } SessionParams;
 
 typedef struct {
     int n_pos;   // positions held
+    bool is_long; // longer than longrope's original context: its keys are rotated by the long factors
     int *blocks; // (max_blocks) indices into the pool, -1 where none
 } Sequence;
 
@@ -201,7 +205,7 @@ struct Session {
     uint16_t *x16;       // (R or max_logits, widest input) the same in bfloat16
     float *soft;         // (T, max_heads, 2) each row's largest score and sum of exp(score - largest); NULL without keep_soft
     float *logits;       // (max_logits, vocab_size): of the rows that wanted them, in batch order
-    float *inv_freq;     // (2, rope_dim / 2)
+    float *inv_freq;     // (2, 2, rope_dim / 2) of each of Config.ropes, in a short and in a long sequence
     float *cos_sin;      // (2, T, rope_dim / 2, 2)
     float *rope_scale;   // (2) multiplies cos and sin
     int max_heads;       // of any layer
@@ -211,6 +215,7 @@ struct Session {
     size_t scratch_floats;
 
     int n_rows;       // of the forward() that is running
+    atomic_int bad_row; // its first row that has met a number that is not finite, INT_MAX for none
     LayerWatch watch; // NULL for none
     void *watch_context;
 };
@@ -221,6 +226,11 @@ void session_free(Session *s);
 
 /* Keep the first n positions of a sequence (n = 0 empties it). */
 void session_truncate(Session *s, int seq, int n);
+
+/* Say how long the text of a sequence is, in positions, before rows are run that make it longer: longrope rotates all
+ * keys of a text by the factors for its length. Returns the position of the first row to run: the number of positions
+ * held, or 0 where these were emptied, since their keys were made for a text of the other kind. */
+int session_expect(Session *s, int seq, int n);
 
 /* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a part is copied.
  * -1 when the pool has no block left. */
@@ -262,8 +272,9 @@ typedef struct {
 } Batch;
 
 /* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in
- * s->logits, or -1 (a full context or pool, a token out of range; with EXIT_OK when *stop asked for
- * it, which is heard within a layer). Never allocates. */
+ * s->logits, or -1: a full context or pool, a token out of range, a row whose numbers are not finite (EXIT_IO), or
+ * *stop (EXIT_OK), which is heard within a layer. A sequence that becomes longer than session_expect() was told keeps
+ * the factors of longrope that it has. Never allocates. */
 int forward(Session *s, const Batch *b, Err *e);
 
 /* ---- the parts of forward, one file each ------------------------------------------------------------------- */
@@ -298,7 +309,7 @@ enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth an
 
 /* ops.c: y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
-void rope_init(const Model *m, int seq_len, int index, float *inv_freq, float *scale);
+void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *scale);
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim, RopePairing pairing);
 
 #endif

@@ -31,14 +31,13 @@ static double yarn_pair(const Config *c, const Rope *r, double turns)
     return c->rope_dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846)) / (2 * log(r->base));
 }
 
-/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. longrope's long factors hold
- * when the session is longer than the original context. */
-void rope_init(const Model *m, int seq_len, int index, float *inv_freq, float *scale)
+/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`: longrope's long factors,
+ * for a text that is longer than the original context. */
+void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *scale)
 {
     const Config *c = &m->config;
     const Rope *r = &c->ropes[index];
-    bool is_long = r->scaling == ROPE_LONGROPE && seq_len > r->orig_seq_len;
-    const float *factors = r->use_factors ? m->rope_factors[is_long] : NULL;
+    const float *factors = r->use_factors ? m->rope_factors[is_long && r->scaling == ROPE_LONGROPE] : NULL;
     double low = 0, high = 0;
     *scale = r->attn_factor;
     if (r->scaling == ROPE_YARN) {

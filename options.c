@@ -1,7 +1,9 @@
-/* options.c - the command line: one table behind parsing, --help, the man page and shell completion.
+/* options.c - the command line: one table behind parsing, --help, the man page and completion.
  *
- * An option's kind says how its argument is read and its offset where the value goes. Names follow llama.cpp where it
- * has the option. What llama2.c spelled differently gets a hint.
+ * A row says how an option's argument is read, where the value goes, what it is by default and
+ * which modes take it; a flag that the mode does not take is refused by name. Names follow
+ * llama.cpp where it has the option. What llama.cpp, ollama, llama2.c and others spell differently,
+ * or have and we have not, gets a hint from a second table.
  */
 #include "options.h"
 
@@ -11,116 +13,272 @@
 #include <string.h>
 
 #include "bench.h"
+#include "score.h"
 
 typedef enum {
-    OPT_FLAG, OPT_INT, OPT_FLOAT, OPT_TEXT, OPT_SEED, OPT_PROMPT, OPT_FILE, OPT_STOP, OPT_BIAS, OPT_KV, OPT_DUMP, OPT_STATS,
-    OPT_REDUCE, OPT_DTYPE, OPT_MODE_TEXT, OPT_QUANTIZE_TYPE, OPT_MODE
+    OPT_FLAG,   // bool
+    OPT_INT, OPT_FLOAT,
+    OPT_CHOICE, // one of `choices`; an int or an enum by their order
+    OPT_TEXT,   // const char *
+    OPT_PATH,   // const char *, the name of a file, given once
+    OPT_MODE,   // chooses the mode of `modes`; const char * where it has an argument, given once
+    OPT_PROMPT, OPT_FILE, OPT_STOP, OPT_SEED, OPT_BIAS, OPT_DUMP, OPT_STATS, OPT_QUANTIZE_TYPE
 } OptKind;
 
 typedef struct {
-    const char *names; // separated by spaces, the one to show last
+    const char *names; // separated by spaces, the one to show last; NULL for a heading
     const char *arg;   // name of its argument, NULL for none
+    unsigned modes;    // those that take it, bits 1 << Mode
     OptKind kind;
     size_t offset;     // in Options
-    double min, max;   // of a number; the mode of OPT_MODE and OPT_MODE_TEXT
+    double min, max, initial; // of a number; a default outside of min..max is replaced later
     const char *help;
+    const char *const *choices; // of OPT_CHOICE, the first is the default; or endings of a name
+    const char *needs;          // names of other options: one of them must be there too
 } Option;
 
+enum {
+    G = 1 << MODE_GENERATE, T = 1 << MODE_TOKENIZE, P = 1 << MODE_PERPLEXITY, B = 1 << MODE_BENCH,
+    Q = 1 << MODE_QUANTIZE, MANY = 1 << 28
+};
+
+static const char *const dtype_names[] = {"f32", "f16", NULL}; // by MapOptions.half
+static const char *const logits_endings[] = {".npy", NULL};
+static const char *const stats_endings[] = {".csv", ".json", NULL};
+
+_Static_assert(sizeof(KvType) == sizeof(int) && sizeof(MapReduce) == sizeof(int),
+               "OPT_CHOICE writes an int");
+
 #define AT(field) offsetof(Options, field)
+#define DIGITS_(number) #number
+#define DIGITS(number) DIGITS_(number)
+#define ANY_MAP "--dump-attn --attn-stats"
 
 static const Option table[] = {
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Prompt"},
-    {"-i -p --prompt", "TEXT", OPT_PROMPT, 0, 0, 0, "prompt; several -i and -f are joined in order"},
-    {"-f --file", "FILE", OPT_FILE, 0, 0, 0, "prompt from a file, byte for byte; - is standard input"},
-    {"-e --escape", NULL, OPT_FLAG, AT(escape), 0, 0, "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i"},
-    {"--special", NULL, OPT_FLAG, AT(special), 0, 0, "read control tokens such as <|im_end|> in the prompt"},
-    {"--no-bos", NULL, OPT_FLAG, AT(no_bos), 0, 0, "do not put the begin-of-text token in front"},
+    {.help = "Prompt"},
+    {"-i -p --prompt", "TEXT", G | T, OPT_PROMPT,
+     .help = "prompt; several -i and -f are joined in order"},
+    {"-f --file", "FILE", G | T, OPT_FILE,
+     .help = "prompt from a file or - (standard input), but for a newline at the prompt's end"},
+    {"--keep-newline", NULL, G | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
+    {"-e --escape", NULL, G | T, OPT_FLAG, AT(escape),
+     .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},
+    {"--special", NULL, G | T, OPT_FLAG, AT(special),
+     .help = "read control tokens such as <|im_end|> in -i, and print them"},
+    {"--special-files", NULL, G | T | P, OPT_FLAG, AT(special_files),
+     .help = "read control tokens in files and standard input too"},
+    {"--no-bos", NULL, G | T | P, OPT_FLAG, AT(no_bos),
+     .help = "do not put the begin-of-text token in front"},
 
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Generation"},
-    {"-n --predict", "N", OPT_INT, AT(n_predict), -1, 1 << 28, "tokens to generate; 0 only runs the prompt, -1 (default) has no limit"},
-    {"--stop", "TEXT", OPT_STOP, 0, 0, 0, "end before this text; may be repeated"},
-    {"--ignore-eos", NULL, OPT_FLAG, AT(ignore_eos), 0, 0, "go on after an end token"},
-    {"--echo", NULL, OPT_FLAG, AT(echo), 0, 0, "print the prompt too"},
+    {.help = "Generation"},
+    {"-n --n-predict --predict", "N", G, OPT_INT, AT(n_predict), .min = -1, .max = MANY,
+     .initial = -1, .help = "tokens to generate; 0 only runs the prompt, -1 has no limit"},
+    {"--stop", "TEXT", G, OPT_STOP,
+     .help = "end before this text or control token; may be repeated"},
+    {"--ignore-eos", NULL, G, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
+    {"--echo", NULL, G, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
 
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Sampling"},
-    {"--temp", "T", OPT_FLOAT, AT(sampler.temp), 0, 1e6, "temperature, 0 takes the likeliest token (0.8)"},
-    {"--top-k", "K", OPT_INT, AT(sampler.top_k), 0, 1 << 28, "keep the K likeliest, 0 keeps all (40)"},
-    {"--top-p", "P", OPT_FLOAT, AT(sampler.top_p), 0, 1, "keep the likeliest that sum to P, 1 keeps all (0.95)"},
-    {"--min-p", "P", OPT_FLOAT, AT(sampler.min_p), 0, 1, "keep those at least P times as likely as the best (0.05)"},
-    {"--repeat-penalty", "X", OPT_FLOAT, AT(sampler.repeat_penalty), 1e-6, 1e6, "divide the logits of recent tokens by X (1)"},
-    {"--presence-penalty", "X", OPT_FLOAT, AT(sampler.presence_penalty), -1e6, 1e6, "subtract X from those of recent tokens (0)"},
-    {"--frequency-penalty", "X", OPT_FLOAT, AT(sampler.frequency_penalty), -1e6, 1e6, "subtract X for each recent occurrence (0)"},
-    {"--repeat-last-n", "N", OPT_INT, AT(sampler.repeat_last_n), -1, 1 << 28, "how many tokens are recent, -1 is all (64)"},
-    {"--logit-bias", "ID+BIAS", OPT_BIAS, 0, 0, 0, "add to the logit of a token: 15043+1.5 or 2-inf; may be repeated"},
-    {"-s --seed", "SEED", OPT_SEED, 0, 0, 0, "seed of the sampler; random without, shown by -v"},
+    {.help = "Sampling"},
+    {"--temperature --temp", "T", G, OPT_FLOAT, AT(sampler.temp), .max = 1e6, .initial = 0.8,
+     .help = "temperature, 0 takes the likeliest token"},
+    {"--top-k", "K", G, OPT_INT, AT(sampler.top_k), .max = MANY, .initial = 40,
+     .help = "keep the K likeliest, 0 keeps all"},
+    {"--top-p", "P", G, OPT_FLOAT, AT(sampler.top_p), .max = 1, .initial = 0.95,
+     .help = "keep the likeliest that sum to P, 1 keeps all"},
+    {"--min-p", "P", G, OPT_FLOAT, AT(sampler.min_p), .max = 1, .initial = 0.05,
+     .help = "keep those at least P times as likely as the best"},
+    {"--repeat-penalty", "X", G, OPT_FLOAT, AT(sampler.repeat_penalty), .min = 1e-6, .max = 1e6,
+     .initial = 1, .help = "divide the logits of recent tokens by X"},
+    {"--presence-penalty", "X", G, OPT_FLOAT, AT(sampler.presence_penalty), .min = -1e6, .max = 1e6,
+     .help = "subtract X from those of recent tokens"},
+    {"--frequency-penalty", "X", G, OPT_FLOAT, AT(sampler.frequency_penalty), .min = -1e6,
+     .max = 1e6, .help = "subtract X for each recent occurrence"},
+    {"--repeat-last-n", "N", G, OPT_INT, AT(sampler.repeat_last_n), .min = -1, .max = MANY,
+     .initial = 64, .help = "how many tokens are recent, -1 is all"},
+    {"-l --logit-bias", "ID+BIAS", G, OPT_BIAS,
+     .help = "add to the logit of a token: 15043+1.5 or 2-inf; may be repeated"},
+    {"-s --seed", "SEED", G, OPT_SEED,
+     .help = "seed of the sampler; without, or with -1, a random one that -v shows"},
 
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Engine"},
-    {"-c --ctx-size", "N", OPT_INT, AT(seq_len), 1, 1 << 28, "context; by default the model's, at most 4096, grown to the prompt and -n"},
-    {"-b --batch-size", "N", OPT_INT, AT(batch), 1, 1 << 16, "prompt tokens of one pass (512)"},
-    {"-t --threads", "N", OPT_INT, AT(n_threads), 1, 1024, "threads; default OMP_NUM_THREADS, else the physical cores we may use"},
-    {"--kv", "TYPE", OPT_KV, 0, 0, 0, "keys and values are cached as f16 (default), f32 or q8, half of f16"},
-    {"--exact", NULL, OPT_FLAG, AT(exact), 0, 0, "multiply with float activations, not with bytes or BF16"},
+    {.help = "Engine"},
+    {"-c --ctx-size", "N", G | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
+     .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT)
+             ", grown to the prompt and -n"},
+    {"-b --batch-size", "N", G | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
+     .initial = 512, .help = "prompt tokens of one pass"},
+    {"-t --threads", "N", G | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
+     .help = "threads; by default OMP_NUM_THREADS, else the physical cores we may use"},
+    {"--kv", "TYPE", G | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
+     .help = "type of the cached keys and values, q8 half the size of f16: "},
+    {"--exact", NULL, G | P | B, OPT_FLAG, AT(exact),
+     .help = "multiply with float activations, not with bytes or BF16"},
 
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Attention"},
-    {"--dump-attn", "FILE", OPT_DUMP, 0, 0, 0, "write the attention maps: .npz .npy .jsonl .csv .svg .html; may be repeated"},
-    {"--attn-stats", "FILE", OPT_STATS, 0, 0, 0, "write statistics of every head: .csv, .json, or - for a table"},
-    {"--attn-layers", "LIST", OPT_TEXT, AT(maps.layers), 0, 0, "only these layers: 0,3-5,-1"},
-    {"--attn-heads", "LIST", OPT_TEXT, AT(maps.heads), 0, 0, "only these heads"},
-    {"--attn-queries", "WHICH", OPT_TEXT, AT(maps.queries), 0, 0, "only these rows: all, prompt, generated or positions A-B"},
-    {"--attn-reduce", "HOW", OPT_REDUCE, 0, 0, 0, "none, mean-heads, max-heads, mean or rollout"},
-    {"--attn-dtype", "TYPE", OPT_DTYPE, 0, 0, 0, "f32 (default) or f16 in .npz and .npy"},
-    {"--attn-top", "K", OPT_INT, AT(maps.top), 0, 1 << 28, "only the K largest weights of a row in .csv and .jsonl, 0 is all (0)"},
+    {.help = "Attention"},
+    {"--dump-attn", "FILE", G, OPT_DUMP,
+     .help = "write the attention maps: .npz .npy .jsonl .csv .svg .html; may be repeated"},
+    {"--attn-stats", "FILE", G, OPT_STATS, .choices = stats_endings,
+     .help = "write statistics of every head: .csv, .json, or - for a table; may be repeated"},
+    {"--attn-layers", "LIST", G, OPT_TEXT, AT(maps.layers), .needs = ANY_MAP,
+     .help = "only these layers: 0,3-5,-1"},
+    {"--attn-heads", "LIST", G, OPT_TEXT, AT(maps.heads), .needs = ANY_MAP,
+     .help = "only these heads"},
+    {"--attn-queries", "WHICH", G, OPT_TEXT, AT(maps.queries), .needs = ANY_MAP,
+     .help = "only these rows: all, prompt, generated or positions A-B"},
+    {"--attn-reduce", "HOW", G, OPT_CHOICE, AT(maps.reduce), .choices = map_reduce_names,
+     .needs = "--dump-attn", .help = "join the maps: "},
+    {"--attn-dtype", "TYPE", G, OPT_CHOICE, AT(maps.half), .choices = dtype_names,
+     .needs = "--dump-attn", .help = "numbers in .npz and .npy: "},
+    {"--attn-top", "K", G, OPT_INT, AT(maps.top), .max = MANY, .needs = "--dump-attn",
+     .help = "only the K largest weights of a row in .csv and .jsonl, 0 is all"},
 
-    {NULL, NULL, OPT_FLAG, 0, 0, 0, "Output"},
-    {"--tokenize", NULL, OPT_MODE, 0, 0, MODE_TOKENIZE, "print the prompt's token ids and pieces; needs no weights"},
-    {"--perplexity", "FILE", OPT_MODE_TEXT, AT(perplexity), 0, MODE_PERPLEXITY, "how well the model predicts a text, in windows of -c tokens (512)"},
-    {"--bench", NULL, OPT_MODE, 0, 0, MODE_BENCH, "how fast this model runs here: prefill and generation"},
-    {"--pp", "N", OPT_INT, AT(bench_prompt), 0, 1 << 24, "tokens of the bench's prefill (512)"},
-    {"--tg", "N", OPT_INT, AT(bench_generate), 0, 1 << 24, "tokens of its generation (64)"},
-    {"--depth", "N", OPT_INT, AT(bench_depth), 0, 1 << 24, "tokens in the cache before either (0)"},
-    {"--runs", "N", OPT_INT, AT(bench_runs), 1, BENCH_MAX_RUNS, "timed runs of each (5)"},
-    {"--quantize", "TYPE", OPT_MODE_TEXT, AT(quantize), 0, MODE_QUANTIZE, "write the model with smaller weights: q8_0, q4_k_m, f16 and so on; needs -o"},
-    {"--quantize-type", "NAME=TYPE", OPT_QUANTIZE_TYPE, 0, 0, 0, "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
-    {"-o --output", "FILE", OPT_TEXT, AT(output), 0, 0, "file that --quantize writes"},
-    {"--json", NULL, OPT_FLAG, AT(json), 0, 0, "print --tokenize, --perplexity or --bench as JSON"},
-    {"--logits", "FILE.npy", OPT_TEXT, AT(logits), 0, 0, "write the logits of every position that was run: (T, vocab) float32"},
-    {"-v --verbose", NULL, OPT_FLAG, AT(verbose), 0, 0, "model, seed and speed on standard error"},
-    {"-h --help", NULL, OPT_MODE, 0, 0, MODE_HELP, "this text"},
-    {"--version", NULL, OPT_MODE, 0, 0, MODE_VERSION, "print the version"},
-    {"--man", NULL, OPT_MODE, 0, 0, MODE_MAN, "print the man page (./run --man | man -l -)"},
-    {"--completion", NULL, OPT_MODE, 0, 0, MODE_COMPLETION, "print completion for bash (source <(./run --completion))"},
+    {.help = "Instead of generating"},
+    {"--tokenize", NULL, T, OPT_MODE,
+     .help = "print the prompt's token ids and their texts; needs no weights"},
+    {"--perplexity", "FILE", P, OPT_MODE, AT(perplexity),
+     .help = "how well the model predicts a text, in windows of -c tokens (" DIGITS(SCORE_WINDOW)
+             ")"},
+    {"--bench", NULL, B, OPT_MODE, .help = "how fast this model runs here: prefill and generation"},
+    {"--pp", "N", B, OPT_INT, AT(bench_prompt), .max = 1 << 24, .initial = 512,
+     .help = "tokens of the bench's prefill"},
+    {"--tg", "N", B, OPT_INT, AT(bench_generate), .max = 1 << 24, .initial = 64,
+     .help = "tokens of its generation"},
+    {"--depth", "N", B, OPT_INT, AT(bench_depth), .max = 1 << 24,
+     .help = "tokens in the cache before either"},
+    {"--runs", "N", B, OPT_INT, AT(bench_runs), .min = 1, .max = BENCH_MAX_RUNS,
+     .initial = 5, .help = "timed runs of each"},
+    {"--quantize", "TYPE", Q, OPT_MODE, AT(quantize), .needs = "-o",
+     .help = "write the model with smaller weights: q8_0, q4_k_m, f16 and so on; needs -o"},
+    {"--quantize-type", "NAME=TYPE", Q, OPT_QUANTIZE_TYPE,
+     .help = "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
+    {"-o --output", "FILE", Q, OPT_PATH, AT(output),
+     .help = "file that --quantize writes, - is standard output"},
+
+    {.help = "Output"},
+    {"--json", NULL, T | P | B, OPT_FLAG, AT(json),
+     .help = "print --tokenize, --perplexity or --bench as JSON"},
+    {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
+     .help = "write the logits of every position that was run: (T, vocab) float32"},
+    {"-v --verbose", NULL, G | P | B | Q, OPT_FLAG, AT(verbose),
+     .help = "model, seed, speed and why the text ended, on standard error"},
+
+    {.help = "Help"},
+    {"-h --usage --help", NULL, 1 << MODE_HELP, OPT_MODE, .help = "this text"},
+    {"--version", NULL, 1 << MODE_VERSION, OPT_MODE, .help = "print the version"},
+    {"--man", NULL, 1 << MODE_MAN, OPT_MODE, .help = "print the man page (./run --man | man -l -)"},
+    {"--completion", NULL, 1 << MODE_COMPLETION, OPT_MODE,
+     .help = "print completion for bash (source <(./run --completion))"},
 };
 
 enum { N_OPTIONS = sizeof table / sizeof *table };
 
-/* Flags of llama2.c's run that mean something else here, or nothing. */
-static const char *const llama2c_hints[][2] = {
-    {"-z", "the tokenizer is in the model file"},
-    {"-y", "system prompts come with chat mode"},
-    {"-m", "the model is the first argument"},
+/* Flags of other programs that are spelled differently here, mean something else or do not exist:
+ * llama.cpp's (common/arg.cpp), ollama's, those of the Hugging Face and OpenAI interfaces and
+ * llama2.c's. */
+static const struct {
+    const char *flags, *hint;
+} elsewhere[] = {
+    {"-m --model --checkpoint", "the model is the first argument"},
+    {"-hf -hfr --hf-repo -hff --hf-file -mu --model-url",
+     "download the file and give it as the first argument"},
+    {"-z --tokenizer", "the tokenizer is in the model file"},
+    {"--lora --control-vector -mm --mmproj", "only what is in the model file is run"},
+    {"--rope-scaling --rope-scale --rope-freq-base --rope-freq-scale --override-kv",
+     "the model file says it"},
+    {"-r --reverse-prompt", "it is --stop"},
+    {"--max-tokens --max-new-tokens --num-predict --steps", "it is -n"},
+    {"--num-ctx --context-size --context-length --n-ctx", "it is -c"},
+    {"--num-thread --num-threads --n-threads -tb --threads-batch", "it is -t"},
+    {"--num-batch -ub --ubatch-size", "it is -b"},
+    {"--repetition-penalty", "it is --repeat-penalty"},
+    {"-sp --parse-special", "it is --special for -i, --special-files for files"},
+    {"--display-prompt", "it is --echo"},
+    {"--no-display-prompt", "leave it out, the prompt is printed only with --echo"},
+    {"--verbose-prompt -ptc --print-token-count --ids --show-count", "it is --tokenize"},
+    {"--in-file --prompt-file", "it is -f"},
+    {"-bf --binary-file", "it is -f with --keep-newline"},
+    {"--no-escape", "leave it out, -i is literal without -e"},
+    {"-ctk --cache-type-k -ctv --cache-type-v", "it is --kv, for keys and values"},
+    {"--ppl", "it is --perplexity FILE"},
+    {"-npp", "it is --pp"},
+    {"-ntg", "it is --tg"},
+    {"--show --info --parameters --modelfile", "-n 0 -i \"\" -v shows what the model is"},
+    {"-cnv --conversation -st --single-turn --interactive -if --interactive-first -y -sys --system"
+     " --system-prompt -sysf --system-prompt-file --chat-template --jinja",
+     "there is no chat mode; write the model's chat format in -i, with --special -e"},
+    {"--in-prefix --in-suffix --template --no-jinja", "the prompt is what -i and -f say"},
+    {"-no-cnv --no-conversation --no-warmup --log-disable --no-perf --simple-io --nowordwrap",
+     "leave it out, that is how it is here"},
+    {"-co --color --log-colors", "leave it out, the text is plain"},
+    {"-fa --flash-attn --mlock --no-mmap --numa --prio --poll --repack --keepalive --insecure",
+     "leave it out, there is no such choice here"},
+    {"-ngl --gpu-layers --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split -dev"
+     " --device", "leave it out, everything runs on the processor"},
+    {"--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
+     "the form of the text cannot be prescribed"},
+    {"--mirostat --typical --typical-p --dry-multiplier --xtc-probability --dynatemp-range"
+     " --samplers --top-nsigma",
+     "the sampler has --temp, --top-k, --top-p, --min-p and penalties"},
+    {"--context-shift --no-context-shift --keep",
+     "a text ends when its context is full, -c N makes that larger"},
+    {"--host --port --api-key", "there is no server"},
 };
 
-/* ---- names ------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
-/* Name number i of an option: its length, 0 past the last. */
-static size_t name_at(const Option *o, int i, const char **name)
+/* Name number i of a list of names between spaces: its length, 0 past the last. */
+static size_t name_at(const char *names, int i, const char **name)
 {
-    const char *p = o->names;
+    const char *p = names;
     for (; p && i > 0; i--)
         p = strchr(p, ' ') ? strchr(p, ' ') + 1 : NULL;
     *name = p;
     return p ? strcspn(p, " ") : 0;
 }
 
-/* The option of this name (len bytes of it). */
-static const Option *find(const char *arg, size_t len)
+static bool has_name(const char *names, const char *arg, size_t len)
 {
     const char *name;
+    size_t n;
+    for (int i = 0; (n = name_at(names, i, &name)); i++)
+        if (n == len && !memcmp(name, arg, len))
+            return true;
+    return false;
+}
+
+/* The row of this name (len bytes of it), -1 for none. */
+static int find(const char *arg, size_t len)
+{
     for (int i = 0; i < N_OPTIONS; i++)
-        for (int j = 0; table[i].names && name_at(&table[i], j, &name); j++)
-            if (name_at(&table[i], j, &name) == len && !memcmp(name, arg, len))
-                return &table[i];
-    return NULL;
+        if (has_name(table[i].names, arg, len))
+            return i;
+    return -1;
+}
+
+/* The name to show. */
+static Str main_name(const Option *o)
+{
+    const char *last = strrchr(o->names, ' ');
+    last = last ? last + 1 : o->names;
+    return (Str){last, strlen(last)};
+}
+
+/* Append item i of n to `out`, so that it reads "a, b or c". */
+static void add_choice(char *out, size_t size, Str item, int i, int n)
+{
+    size_t used = strlen(out);
+    snprintf(out + used, size - used, "%s%.*s", !i ? "" : i + 1 < n ? ", " : " or ", (int)item.len,
+             item.ptr);
+}
+
+static char *list_choices(const char *const *choices, char *out, size_t size)
+{
+    int n = 0;
+    while (choices[n])
+        n++;
+    *out = 0;
+    for (int i = 0; i < n; i++)
+        add_choice(out, size, (Str){choices[i], strlen(choices[i])}, i, n);
+    return out;
 }
 
 /* Levenshtein distance, of names up to 31 bytes. */
@@ -147,30 +305,39 @@ static int distance(const char *a, size_t na, const char *b, size_t nb)
     return row[nb];
 }
 
+/* An unknown flag: what it is called here, or the nearest name. */
 static int unknown(const char *arg, size_t len, Err *e)
 {
     char seen[80];
     const char *name, *nearest = NULL;
+    size_t n;
     int best = 99;
     str_escape((Str){arg, len}, seen, sizeof seen);
-    for (size_t i = 0; i < sizeof llama2c_hints / sizeof *llama2c_hints; i++)
-        if (strlen(llama2c_hints[i][0]) == len && !memcmp(llama2c_hints[i][0], arg, len))
-            return err_set(e, EXIT_USAGE, "%s: no such flag here: %s", seen, llama2c_hints[i][1]);
+    for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
+        if (has_name(elsewhere[i].flags, arg, len))
+            return err_set(e, EXIT_USAGE, "%s: no such flag here: %s", seen, elsewhere[i].hint);
     for (int i = 0; i < N_OPTIONS; i++)
-        for (int j = 0; table[i].names && name_at(&table[i], j, &name); j++) {
-            size_t n = name_at(&table[i], j, &name), shorter = n < len ? n : len;
-            int d = shorter > 4 && !memcmp(arg, name, shorter) ? 1 : distance(arg, len, name, n); // --temperature
+        for (int j = 0; (n = name_at(table[i].names, j, &name)); j++) {
+            size_t shorter = n < len ? n : len;
+            bool begins = shorter > 4 && !memcmp(arg, name, shorter); // --repeat-pen
+            int d = begins ? 1 : distance(arg, len, name, n);
             if (d < best) {
                 best = d;
                 nearest = name;
             }
         }
     if (nearest && best <= 1 + (int)len / 3 && len > 2)
-        return err_set(e, EXIT_USAGE, "%s: no such flag, did you mean %.*s?", seen, (int)strcspn(nearest, " "), nearest);
+        return err_set(e, EXIT_USAGE, "%s: no such flag, did you mean %.*s?", seen,
+                       (int)strcspn(nearest, " "), nearest);
     return err_set(e, EXIT_USAGE, "%s: no such flag; --help lists them", seen);
 }
 
-/* ---- values ------------------------------------------------------------------------------------------------ */
+/* ---- values ---------------------------------------------------------------------------------- */
+
+static int no_memory(Err *e)
+{
+    return err_set(e, EXIT_MEMORY, "out of memory");
+}
 
 static int bad(const Option *o, const char *flag, const char *value, const char *want, Err *e)
 {
@@ -187,10 +354,34 @@ static int read_number(const Option *o, const char *flag, const char *value, dou
     char want[80], *end;
     bool whole = o->kind == OPT_INT;
     *out = strtod(value, &end);
-    snprintf(want, sizeof want, "%s from %.10g to %.10g", whole ? "a whole number" : "a number", o->min, o->max);
+    snprintf(want, sizeof want, "%s from %.10g to %.10g", whole ? "a whole number" : "a number",
+             o->min, o->max);
     bool llama2c = o->offset == AT(n_threads) && strchr(value, '.'); // -t 1.0 was a temperature
-    if (end == value || *end || !(*out >= o->min && *out <= o->max) || (whole && *out != floor(*out)) || llama2c)
+    if (end == value || *end || !(*out >= o->min && *out <= o->max)
+        || (whole && *out != floor(*out)) || llama2c)
         return bad(o, flag, value, want, e);
+    return 0;
+}
+
+static int read_choice(const Option *o, const char *flag, const char *value, int *out, Err *e)
+{
+    char want[200];
+    for (*out = 0; o->choices[*out]; (*out)++)
+        if (!strcmp(value, o->choices[*out]))
+            return 0;
+    *out = 0;
+    return bad(o, flag, value, list_choices(o->choices, want, sizeof want), e);
+}
+
+/* A seed; -1 asks for a random one. */
+static int read_seed(Options *p, const Option *o, const char *flag, const char *value, Err *e)
+{
+    char *end;
+    p->has_seed = strcmp(value, "-1") != 0;
+    errno = 0;
+    p->sampler.seed = p->has_seed ? strtoull(value, &end, 10) : 0;
+    if (p->has_seed && (*value < '0' || *value > '9' || *end || errno))
+        return bad(o, flag, value, "a whole number of up to 64 bits, or -1 for a random one", e);
     return 0;
 }
 
@@ -202,12 +393,12 @@ static int read_bias(Options *p, const Option *o, const char *flag, const char *
     long id = strtol(value, &end, 10);
     const char *number = end;
     double bias = strtod(number, &tail);
-    if (end == value || errno || id < 0 || id > 1 << 28 || (*number != '+' && *number != '-') || tail == number || *tail
-        || isnan(bias))
+    if (end == value || errno || id < 0 || id > MANY || (*number != '+' && *number != '-')
+        || tail == number || *tail || isnan(bias))
         return bad(o, flag, value, "ID+BIAS or ID-BIAS, for example 15043+1.5", e);
     LogitBias *biases = mem_grow(p->biases, (size_t)p->sampler.n_biases + 1, sizeof *biases);
     if (!biases)
-        return err_set(e, EXIT_MEMORY, "out of memory");
+        return no_memory(e);
     p->biases = biases;
     biases[p->sampler.n_biases++] = (LogitBias){(int)id, (float)bias};
     p->sampler.biases = biases;
@@ -222,52 +413,59 @@ static bool is_top_p(const char *flag, const char *value)
     return !strcmp(flag, "-p") && strchr(value, '.') && !*end && v >= 0 && v <= 1;
 }
 
-static int add_part(Options *p, const char *text, bool is_file, Err *e)
+static int add_arg(TextArg **list, int *n, const char *arg, bool is_file, Err *e)
 {
-    PromptPart *parts = mem_grow(p->parts, (size_t)p->n_parts + 1, sizeof *parts);
-    if (!parts)
-        return err_set(e, EXIT_MEMORY, "out of memory");
-    p->parts = parts;
-    parts[p->n_parts++] = (PromptPart){text, is_file};
+    TextArg *grown = mem_grow(*list, (size_t)*n + 1, sizeof *grown);
+    if (!grown)
+        return no_memory(e);
+    *list = grown;
+    grown[(*n)++] = (TextArg){.arg = arg, .is_file = is_file};
     return 0;
 }
 
-static int add_text(const char ***list, int *n, const char *text, Err *e)
+static int add_name(const char ***list, int *n, const char *name, Err *e)
 {
     const char **grown = mem_grow(*list, (size_t)*n + 1, sizeof *grown);
     if (!grown)
-        return err_set(e, EXIT_MEMORY, "out of memory");
+        return no_memory(e);
     *list = grown;
-    grown[(*n)++] = text;
+    grown[(*n)++] = name;
     return 0;
 }
 
-static bool ends_in(const char *text, const char *ending)
+/* Whether a file's name ends as its format is called, with something before. */
+static int check_ending(const Option *o, const char *flag, const char *value, const char *other,
+                        Err *e)
 {
-    size_t n = strlen(text), len = strlen(ending);
-    return n > len && !strcmp(text + n - len, ending);
+    char want[120] = "a name ending in ";
+    size_t n = strlen(value), used = strlen(want);
+    for (int i = 0; o->choices && o->choices[i]; i++) {
+        size_t len = strlen(o->choices[i]);
+        if (n > len && !strcmp(value + n - len, o->choices[i]))
+            return 0;
+    }
+    list_choices(o->choices, want + used, sizeof want - used);
+    used = strlen(want);
+    snprintf(want + used, sizeof want - used, "%s", other);
+    return bad(o, flag, value, want, e);
 }
 
-static int read_reduce(Options *p, const Option *o, const char *flag, const char *value, Err *e)
+/* A format whose header is written last cannot go to standard output. */
+static int check_path(const Option *o, const char *flag, const char *value, Err *e)
 {
-    for (int i = 0; map_reduce_names[i]; i++)
-        if (!strcmp(value, map_reduce_names[i])) {
-            p->maps.reduce = (MapReduce)i;
-            return 0;
-        }
-    return bad(o, flag, value, "none, mean-heads, max-heads, mean or rollout", e);
+    if (o->choices && !strcmp(value, "-"))
+        return err_set(e, EXIT_USAGE, "%s: got \"-\", want a file: its header is written last, and "
+                       "standard output cannot be wound back", flag);
+    return o->choices ? check_ending(o, flag, value, "", e) : 0;
 }
 
 static int apply(Options *p, const Option *o, const char *flag, const char *value, Err *e)
 {
-    char *field = (char *)p + o->offset, *end;
+    char *field = (char *)p + o->offset;
     double number;
     switch (o->kind) {
     case OPT_FLAG:
         *(bool *)field = true;
-        return 0;
-    case OPT_MODE:
-        p->mode = (Mode)o->max;
         return 0;
     case OPT_INT:
         if (read_number(o, flag, value, &number, e))
@@ -279,120 +477,300 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
             return -1;
         *(float *)field = (float)number;
         return 0;
-    case OPT_MODE_TEXT:
-        p->mode = (Mode)o->max;
-        *(const char **)field = value;
-        return 0;
+    case OPT_CHOICE: return read_choice(o, flag, value, (int *)field, e);
+    case OPT_MODE:
+        if (!o->arg)
+            return 0;
+        // fall through
+    case OPT_PATH:
     case OPT_TEXT:
         *(const char **)field = value;
-        return 0;
-    case OPT_SEED:
-        errno = 0;
-        p->sampler.seed = strtoull(value, &end, 10);
-        p->has_seed = true;
-        return *value >= '0' && *value <= '9' && !*end && !errno ? 0 : bad(o, flag, value, "a whole number of up to 64 bits", e);
-    case OPT_KV:
-        for (int i = 0; kv_names[i]; i++)
-            if (!strcmp(value, kv_names[i])) {
-                p->kv_type = (KvType)i;
-                return 0;
-            }
-        return bad(o, flag, value, "f16, f32 or q8", e);
+        return o->kind == OPT_PATH ? check_path(o, flag, value, e) : 0;
     case OPT_PROMPT:
         if (is_top_p(flag, value))
-            return bad(o, flag, value, "a prompt (llama2.c's -p is --top-p here; -i takes any text)", e);
-        return add_part(p, value, false, e);
-    case OPT_DUMP: return add_text(&p->maps.files, &p->maps.n_files, value, e);
-    case OPT_QUANTIZE_TYPE: return add_text(&p->quantize_types, &p->n_quantize_types, value, e);
-    case OPT_STATS:
-        p->maps.stats = value;
-        if (strcmp(value, "-") && !ends_in(value, ".csv") && !ends_in(value, ".json"))
-            return bad(o, flag, value, "a name ending in .csv or .json, or -", e);
-        return 0;
-    case OPT_REDUCE: return read_reduce(p, o, flag, value, e);
-    case OPT_DTYPE:
-        p->maps.half = strcmp(value, "f32") != 0;
-        return strcmp(value, "f32") && strcmp(value, "f16") ? bad(o, flag, value, "f32 or f16", e) : 0;
-    case OPT_FILE: return add_part(p, value, true, e);
+            return bad(o, flag, value,
+                       "a prompt (llama2.c's -p is --top-p here; -i takes any text)", e);
+        return add_arg(&p->parts, &p->n_parts, value, false, e);
+    case OPT_FILE: return add_arg(&p->parts, &p->n_parts, value, true, e);
     case OPT_STOP:
         if (!*value)
-            return err_set(e, EXIT_USAGE, "--stop: got an empty text, want at least one character");
-        return add_text(&p->stops, &p->n_stops, value, e);
+            return err_set(e, EXIT_USAGE, "%s: got an empty text, want at least one character",
+                           flag);
+        return add_arg(&p->stops, &p->n_stops, value, false, e);
+    case OPT_SEED: return read_seed(p, o, flag, value, e);
     case OPT_BIAS: return read_bias(p, o, flag, value, e);
+    case OPT_DUMP: return add_name(&p->maps.files, &p->maps.n_files, value, e);
+    case OPT_STATS:
+        if (strcmp(value, "-") && check_ending(o, flag, value, ", or - for a table", e))
+            return -1;
+        return add_name(&p->maps.stats, &p->maps.n_stats, value, e);
+    case OPT_QUANTIZE_TYPE:
+        return add_name(&p->quantize_types, &p->n_quantize_types, value, e);
+    }
+    return 0;
+}
+
+/* ---- escapes --------------------------------------------------------------------------------- */
+
+static int hex_digits(const char *p, int n, uint32_t *out)
+{
+    *out = 0;
+    for (int i = 0; i < n; i++) {
+        static const char digits[] = "0123456789abcdefABCDEF";
+        const char *at = p[i] ? strchr(digits, p[i]) : NULL;
+        if (!at)
+            return -1;
+        *out = *out << 4 | (uint32_t)(at - digits < 16 ? at - digits : at - digits - 6);
+    }
+    return 0;
+}
+
+/* The code point of "\uHHHH" at p, or of two that are a surrogate pair: how many characters were
+ * read, 0 if it is no such thing. */
+static int read_unicode(const char *p, uint32_t *code)
+{
+    uint32_t low;
+    if (p[0] != '\\' || p[1] != 'u' || hex_digits(p + 2, 4, code))
+        return 0;
+    if (*code >> 11 != 0xd800 >> 11)
+        return 6;
+    if (*code >> 10 != 0xd800 >> 10 || p[6] != '\\' || p[7] != 'u' || hex_digits(p + 8, 4, &low)
+        || low >> 10 != 0xdc00 >> 10)
+        return 0;
+    *code = 0x10000 + ((*code & 0x3ff) << 10) + (low & 0x3ff);
+    return 12;
+}
+
+/* Append `text` with \n \t \r \\ \" \' \xHH \uHHHH read; any other backslash stays. */
+static void add_escaped(Buf *out, const char *text)
+{
+    static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
+    for (int n; *text; text += n) {
+        const char *plain = text[0] == '\\' && text[1] ? strchr(from, text[1]) : NULL;
+        uint32_t code;
+        char utf8[4];
+        if (plain) {
+            buf_add(out, &to[plain - from], 1);
+            n = 2;
+        } else if (text[0] == '\\' && text[1] == 'x' && !hex_digits(text + 2, 2, &code)) {
+            buf_add(out, &(char){(char)code}, 1); // a byte, not a code point
+            n = 4;
+        } else if ((n = read_unicode(text, &code))) {
+            buf_add(out, utf8, utf8_encode(code, utf8));
+        } else {
+            buf_add(out, text, 1);
+            n = 1;
+        }
+    }
+}
+
+/* The bytes of texts, now that -e is known. */
+static int read_texts(TextArg *list, int n, bool escape, Err *e)
+{
+    for (int i = 0; i < n; i++) {
+        if (list[i].is_file)
+            continue;
+        if (escape)
+            add_escaped(&list[i].text, list[i].arg);
+        else
+            buf_text(&list[i].text, list[i].arg);
+        if (list[i].text.failed)
+            return no_memory(e);
+    }
+    return 0;
+}
+
+/* ---- parsing --------------------------------------------------------------------------------- */
+
+/* What was typed so far. */
+typedef struct {
+    Options *o;
+    Str given[N_OPTIONS]; // each flag as it was typed, empty if it was not
+    bool only_names;      // "--" was there
+} Parser;
+
+static Mode mode_of(const Option *o)
+{
+    int m = 0;
+    while (o->modes >> m > 1)
+        m++;
+    return (Mode)m;
+}
+
+static void set_defaults(Options *o)
+{
+    *o = (Options){0};
+    for (int i = 0; i < N_OPTIONS; i++) {
+        char *field = (char *)o + table[i].offset;
+        if (table[i].kind == OPT_INT)
+            *(int *)field = (int)table[i].initial;
+        else if (table[i].kind == OPT_FLOAT)
+            *(float *)field = (float)table[i].initial;
+    }
+}
+
+/* Flag number i was typed as `flag`. A mode that needs no model wins over one that does, otherwise
+ * the first one counts. */
+static int note(Parser *p, int i, Str flag, Err *e)
+{
+    const Option *o = &table[i];
+    bool once = o->kind == OPT_PATH || (o->kind == OPT_MODE && o->arg);
+    if (once && p->given[i].len)
+        return err_set(e, EXIT_USAGE, "%.*s: given twice, want one %s", (int)flag.len, flag.ptr,
+                       o->arg);
+    p->given[i] = flag;
+    Mode mode = o->kind == OPT_MODE ? mode_of(o) : MODE_GENERATE;
+    if (p->o->mode == MODE_GENERATE || (mode >= MODE_HELP && p->o->mode < MODE_HELP))
+        p->o->mode = mode;
+    return 0;
+}
+
+static int parse_name(Parser *p, const char *arg, Err *e)
+{
+    char seen[80];
+    if (p->o->model)
+        return err_set(e, EXIT_USAGE, "\"%s\": got a second model or a text without -i, want one "
+                       "model file", str_escape((Str){arg, strlen(arg)}, seen, sizeof seen));
+    p->o->model = arg;
+    return 0;
+}
+
+/* Argument *i, and the one behind it where that is its value. */
+static int parse_arg(Parser *p, int *i, int argc, char **argv, Err *e)
+{
+    const char *arg = argv[*i], *value = NULL;
+    if (p->only_names || arg[0] != '-' || !arg[1])
+        return parse_name(p, arg, e);
+    if (!strcmp(arg, "--")) {
+        p->only_names = true;
+        return 0;
+    }
+    size_t len = !strncmp(arg, "--", 2) ? strcspn(arg, "=") : strlen(arg);
+    int found = find(arg, len);
+    if (found < 0)
+        return unknown(arg, len, e);
+    const Option *o = &table[found];
+    char flag[40];
+    snprintf(flag, sizeof flag, "%.*s", (int)len, arg);
+    if (arg[len] == '=')
+        value = arg + len + 1;
+    if (!o->arg && value)
+        return bad(o, flag, value, "no value", e);
+    if (o->arg && !value) {
+        if (*i + 1 >= argc)
+            return err_set(e, EXIT_USAGE, "%s needs an argument: %s", flag, o->arg);
+        value = argv[++*i];
+    }
+    return note(p, found, (Str){arg, len}, e) || apply(p->o, o, flag, value, e) ? -1 : 0;
+}
+
+/* "FLAG needs A, B or C": the flags that choose one of `modes`. */
+static int needs_mode(Str flag, unsigned modes, Err *e)
+{
+    char list[200] = "";
+    int n = 0, at = 0;
+    for (int i = 0; i < N_OPTIONS; i++)
+        n += table[i].kind == OPT_MODE && table[i].modes & modes;
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (table[i].kind == OPT_MODE && table[i].modes & modes)
+            add_choice(list, sizeof list, main_name(&table[i]), at++, n);
+    return err_set(e, EXIT_USAGE, "%.*s needs %s", (int)flag.len, flag.ptr, list);
+}
+
+/* The same for flags of which one must be there. */
+static int needs_other(const Parser *p, Str flag, const char *names, Err *e)
+{
+    char list[200] = "";
+    const char *name;
+    size_t len;
+    int n = 0;
+    for (; (len = name_at(names, n, &name)); n++)
+        if (p->given[find(name, len)].len)
+            return 0;
+    for (int i = 0; i < n; i++) {
+        len = name_at(names, i, &name);
+        add_choice(list, sizeof list, (Str){name, len}, i, n);
+    }
+    return err_set(e, EXIT_USAGE, "%.*s needs %s", (int)flag.len, flag.ptr, list);
+}
+
+/* Every flag is one that the mode takes and has what it needs. */
+static int check_flags(const Parser *p, Err *e)
+{
+    Str mode = {NULL, 0};
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (table[i].kind == OPT_MODE && mode_of(&table[i]) == p->o->mode)
+            mode = p->given[i];
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &table[i];
+        Str flag = p->given[i];
+        bool taken = o->modes >> p->o->mode & 1;
+        if (!flag.len)
+            continue;
+        if (!taken && o->kind == OPT_MODE)
+            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one",
+                           (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
+        if (!taken && mode.len)
+            return err_set(e, EXIT_USAGE, "%.*s does not take %.*s", (int)mode.len, mode.ptr,
+                           (int)flag.len, flag.ptr);
+        if (!taken)
+            return needs_mode(flag, o->modes, e);
+        if (o->needs && needs_other(p, flag, o->needs, e))
+            return -1;
     }
     return 0;
 }
 
 int options_parse(Options *o, int argc, char **argv, Err *e)
 {
-    *o = (Options){.n_predict = -1, .batch = 512, .bench_prompt = 512, .bench_generate = 64, .bench_runs = BENCH_RUNS};
-    o->sampler = (SamplerParams){.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1,
-                                 .repeat_last_n = 64};
-    bool only_names = false;
-    for (int i = 1; i < argc; i++) {
-        const char *arg = argv[i], *value = NULL;
-        if (only_names || arg[0] != '-' || !arg[1]) {
-            char seen[80];
-            if (o->model)
-                return err_set(e, EXIT_USAGE, "\"%s\": got a second model or a text without -i, want one model file",
-                               str_escape((Str){arg, strlen(arg)}, seen, sizeof seen));
-            o->model = arg;
-            continue;
+    Parser p = {.o = o};
+    int rc = 0;
+    set_defaults(o);
+    for (int i = 1; i < argc; i++) { // beyond an error: --help may follow
+        Err own = {0};
+        if (parse_arg(&p, &i, argc, argv, &own) && !rc) {
+            *e = own;
+            rc = -1;
         }
-        if (!strcmp(arg, "--")) {
-            only_names = true;
-            continue;
-        }
-        size_t len = !strncmp(arg, "--", 2) ? strcspn(arg, "=") : strlen(arg);
-        const Option *found = find(arg, len);
-        if (!found)
-            return unknown(arg, len, e);
-        char flag[40];
-        snprintf(flag, sizeof flag, "%.*s", (int)len, arg);
-        if (arg[len] == '=')
-            value = arg + len + 1;
-        if (!found->arg && value)
-            return err_set(e, EXIT_USAGE, "%s: got a value, want none", flag);
-        if (found->arg && !value) {
-            if (i + 1 >= argc)
-                return err_set(e, EXIT_USAGE, "%s: got nothing, want %s", flag, found->arg);
-            value = argv[++i];
-        }
-        if (apply(o, found, flag, value, e))
-            return -1;
     }
-    if (o->mode <= MODE_QUANTIZE && !o->model)
-        return err_set(e, EXIT_USAGE, "got no model, want: ./run MODEL -i \"Once upon a time\" (--help lists the flags)");
-    bool measures = o->mode == MODE_PERPLEXITY || o->mode == MODE_BENCH;
-    if (o->json && o->mode != MODE_TOKENIZE && !measures)
-        return err_set(e, EXIT_USAGE, "--json: got it without --tokenize, --perplexity or --bench, want one of them too");
-    bool quantizes = o->mode == MODE_QUANTIZE;
-    if ((measures || quantizes) && (o->n_parts || o->maps.n_files || o->maps.stats || o->logits))
-        return err_set(e, EXIT_USAGE, "%s: got a prompt, --logits or attention files too, want none of them",
-                       o->mode == MODE_BENCH ? "--bench" : quantizes ? "--quantize" : "--perplexity");
-    if (quantizes && !o->output)
-        return err_set(e, EXIT_USAGE, "--quantize: got no file to write, want -o FILE");
-    if (!quantizes && o->mode <= MODE_QUANTIZE && (o->output || o->n_quantize_types))
-        return err_set(e, EXIT_USAGE, "%s: got it without --quantize, want that too", o->output ? "-o" : "--quantize-type");
+    if (o->mode >= MODE_HELP)
+        return 0;
+    if (rc)
+        return rc;
+    if (!o->model)
+        return err_set(e, EXIT_USAGE, "no model given; usage: "
+                       "./run MODEL -i \"Once upon a time\" (--help lists the flags)");
+    if (!strcmp(o->model, "-"))
+        return err_set(e, EXIT_USAGE, "\"-\": the model cannot be standard input, want a file "
+                       "(it is mapped into memory)");
+    if (check_flags(&p, e))
+        return -1;
     if (o->mode == MODE_BENCH && !o->bench_prompt && !o->bench_generate)
-        return err_set(e, EXIT_USAGE, "--bench: got --pp 0 and --tg 0, want something to run");
-    const MapOptions *m = &o->maps;
-    if ((m->layers || m->heads || m->queries || m->reduce || m->half || m->top) && !m->n_files && !m->stats)
-        return err_set(e, EXIT_USAGE, "--attn-layers and the like: got them without --dump-attn or --attn-stats, want one of these too");
-    return 0;
+        return err_set(e, EXIT_USAGE, "--bench: --pp 0 and --tg 0 leave nothing to run");
+    bool failed = read_texts(o->parts, o->n_parts, o->escape, e)
+               || read_texts(o->stops, o->n_stops, o->escape, e);
+    return failed ? -1 : 0;
+}
+
+static void free_args(TextArg *list, int n)
+{
+    for (int i = 0; i < n; i++)
+        buf_free(&list[i].text);
+    free(list);
 }
 
 void options_free(Options *o)
 {
-    free(o->parts);
-    free(o->stops);
+    free_args(o->parts, o->n_parts);
+    free_args(o->stops, o->n_stops);
     free(o->biases);
     free(o->maps.files);
+    free(o->maps.stats);
     free(o->quantize_types);
     *o = (Options){0};
 }
 
-/* ---- texts ------------------------------------------------------------------------------------------------- */
+/* ---- texts ----------------------------------------------------------------------------------- */
 
 static const char usage[] = "run MODEL -i TEXT [flags]";
 
@@ -401,26 +779,47 @@ static void flag_names(const Option *o, char *out, size_t size)
 {
     const char *name;
     size_t len, used = 0;
-    for (int j = 0; (len = name_at(o, j, &name)); j++)
+    for (int j = 0; (len = name_at(o->names, j, &name)); j++)
         used += (size_t)snprintf(out + used, size - used, "%s%.*s", j ? ", " : "", (int)len, name);
     if (o->arg)
         snprintf(out + used, size - used, " %s", o->arg);
 }
 
+/* What a flag does, its choices and its default. */
+static void flag_text(const Option *o, char *out, size_t size)
+{
+    char list[200] = "", usual[40] = "";
+    if (o->kind == OPT_CHOICE)
+        snprintf(usual, sizeof usual, " (%s)", o->choices[0]);
+    if (o->kind == OPT_CHOICE)
+        list_choices(o->choices, list, sizeof list);
+    bool number = o->kind == OPT_INT || o->kind == OPT_FLOAT;
+    if (number && o->initial >= o->min && o->initial <= o->max)
+        snprintf(usual, sizeof usual, " (%g)", o->initial);
+    snprintf(out, size, "%s%s%s", o->help, list, usual);
+}
+
 void options_help(FILE *f)
 {
-    fprintf(f, "usage: %s\n\nRun a GPT-style model from a GGUF file. Without -i or -f the prompt is standard input.\n", usage);
+    fprintf(f, "usage: %s\n\nRun a GPT-style model from a GGUF file. "
+               "Without -i or -f the prompt is standard input.\n", usage);
     for (int i = 0; i < N_OPTIONS; i++) {
-        char names[80];
+        char names[80], text[200];
         if (!table[i].names) {
             fprintf(f, "\n%s\n", table[i].help);
             continue;
         }
         flag_names(&table[i], names, sizeof names);
-        fprintf(f, "  %-25s %s\n", names, table[i].help);
+        flag_text(&table[i], text, sizeof text);
+        fprintf(f, "  %-28s %s\n", names, text);
     }
     fprintf(f, "\nExit status: 0 done, 1 I/O error, 2 usage, 3 bad model file, 4 out of memory.\n"
                "RUN_CPU=scalar|avx2|avx512|neon|dotprod chooses the kernels.\n");
+}
+
+void options_version(FILE *f)
+{
+    fprintf(f, "attn.c %s\n", RUN_VERSION);
 }
 
 /* Text for roff: backslashes are escaped, minus signs stay minus signs. */
@@ -439,16 +838,17 @@ void options_man(FILE *f)
                "nothing else; standard error is empty on success. Without \\fB\\-i\\fR or \\fB\\-f\\fR the prompt is "
                "standard input.\n");
     for (int i = 0; i < N_OPTIONS; i++) {
-        char names[80];
+        char names[80], text[200];
         if (!table[i].names) {
             fprintf(f, ".SS %s\n", table[i].help);
             continue;
         }
         flag_names(&table[i], names, sizeof names);
+        flag_text(&table[i], text, sizeof text);
         fprintf(f, ".TP\n.B ");
         roff(f, names);
         fprintf(f, "\n");
-        roff(f, table[i].help);
+        roff(f, text);
         fprintf(f, "\n");
     }
     fprintf(f, ".SH EXIT STATUS\n0 done; 1 run\\-time or I/O error; 2 usage, including a prompt longer than the context; "

@@ -39,12 +39,13 @@ static inline float f16_f32(uint16_t h)
 }
 
 /* Float to half, round to nearest even, saturating at +-65504; NaN becomes a NaN. */
+#define F16_CUT_BITS 0x477ff000u // the bits of 65520, from where on f32_f16() cuts magnitudes off at 65504
 static inline uint16_t f32_f16(float f)
 {
     uint32_t x = f32_bits(f), sign = x >> 16 & 0x8000u, a = x & 0x7fffffffu;
     uint32_t normal = (a + 0xfffu + (a >> 13 & 1u) - 0x38000000u) >> 13;
     uint32_t subnormal = f32_bits(bits_f32(a) + 0.5f) - 0x3f000000u;
-    uint32_t h = a < 0x38800000u ? subnormal : a >= 0x477ff000u ? 0x7bffu : normal;
+    uint32_t h = a < 0x38800000u ? subnormal : a >= F16_CUT_BITS ? 0x7bffu : normal;
     h = a > 0x7f800000u ? 0x7e00u : h;
     return (uint16_t)(sign | h);
 }
@@ -57,15 +58,23 @@ static inline float scale_of(float max, float *inverse)
     return max < __builtin_inff() ? max / 127.0f : __builtin_nanf("");
 }
 
-/* The same for n numbers. */
-static inline float byte_scale(const float *x, size_t n, float *inverse)
+/* The largest magnitude of n numbers as the bits of a float, which sort as magnitudes do: from F32_INF_BITS on one of
+ * them is infinite or NaN. */
+#define F32_INF_BITS 0x7f800000u
+static inline uint32_t largest_bits(const float *x, size_t n)
 {
     uint32_t largest = 0;
     for (size_t i = 0; i < n; i++) {
         uint32_t a = f32_bits(x[i]) & 0x7fffffffu;
         largest = a > largest ? a : largest;
     }
-    return scale_of(bits_f32(largest), inverse);
+    return largest;
+}
+
+/* The scale for n numbers. */
+static inline float byte_scale(const float *x, size_t n, float *inverse)
+{
+    return scale_of(bits_f32(largest_bits(x, n)), inverse);
 }
 
 static inline int32_t to_byte(float x, float inverse)

@@ -100,77 +100,71 @@ static void hold_standard_files(void)
 
 /* ---- prompt ------------------------------------------------------------------------------------------------ */
 
-static int hex_digits(const char *p, int n, uint32_t *out)
+/* The parts of -i and -f as one text. */
+typedef struct {
+    Buf text;
+    TextPart *parts; // (n)
+    size_t n;
+} Prompt;
+
+static void prompt_free(Prompt *p)
 {
-    *out = 0;
-    for (int i = 0; i < n; i++) {
-        static const char digits[] = "0123456789abcdefABCDEF";
-        const char *at = p[i] ? strchr(digits, p[i]) : NULL;
-        if (!at)
+    buf_free(&p->text);
+    free(p->parts);
+    *p = (Prompt){0};
+}
+
+/* Take one newline off the end of what begins at `from`: `echo` and editors put it there. */
+static void cut_newline(Buf *text, size_t from)
+{
+    if (text->len == from || text->ptr[text->len - 1] != '\n')
+        return;
+    text->len--;
+    if (text->len > from && text->ptr[text->len - 1] == '\r')
+        text->len--;
+}
+
+static int no_prompt(const Options *o, Err *e)
+{
+    char model[200];
+    str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
+    return err_set(e, EXIT_USAGE, "no prompt given; usage: ./run %s -i \"Once upon a time\"",
+                   model);
+}
+
+static int read_prompt(const Options *o, Prompt *p, Err *e)
+{
+    static const TextArg piped = {.arg = "-", .is_file = true};
+    const TextArg *list = o->n_parts ? o->parts : &piped;
+    if (!o->n_parts && isatty(STDIN_FILENO))
+        return no_prompt(o, e);
+    p->n = o->n_parts ? (size_t)o->n_parts : 1;
+    p->parts = mem_alloc(p->n, sizeof *p->parts);
+    for (size_t i = 0; i < p->n && p->parts; i++) {
+        size_t from = p->text.len;
+        if (!list[i].is_file)
+            buf_add(&p->text, list[i].text.ptr, list[i].text.len);
+        else if (file_read(list[i].arg, &stop_signal, &p->text, e))
             return -1;
-        *out = *out << 4 | (uint32_t)(at - digits < 16 ? at - digits : at - digits - 6);
+        if (list[i].is_file && i + 1 == p->n && !o->keep_newline)
+            cut_newline(&p->text, from);
+        p->parts[i] = (TextPart){p->text.len, list[i].is_file ? o->special_files : o->special};
     }
-    return 0;
+    bool failed = p->text.failed || !p->parts;
+    return failed ? err_set(e, EXIT_MEMORY, "out of memory for the prompt") : 0;
 }
 
-/* Append `text` with \n \t \r \\ \" \' \xHH \uHHHH read; any other backslash stays. */
-static void add_escaped(Buf *out, const char *text)
+/* Read the prompt and make its ids. */
+static int encode_prompt(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e)
 {
-    static const char from[] = "ntr\\\"'", to[] = "\n\t\r\\\"'";
-    for (; *text; text++) {
-        const char *plain = text[0] == '\\' && text[1] ? strchr(from, text[1]) : NULL;
-        uint32_t code, low;
-        char utf8[4];
-        if (plain) {
-            buf_add(out, &to[plain - from], 1);
-            text++;
-        } else if (text[0] == '\\' && text[1] == 'x' && !hex_digits(text + 2, 2, &code)) {
-            utf8[0] = (char)code; // a byte, not a code point
-            buf_add(out, utf8, 1);
-            text += 3;
-        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code) && code >> 11 != 0xd800 >> 11) {
-            buf_add(out, utf8, utf8_encode(code, utf8));
-            text += 5;
-        } else if (text[0] == '\\' && text[1] == 'u' && !hex_digits(text + 2, 4, &code) && code >> 10 == 0xd800 >> 10
-                   && text[6] == '\\' && text[7] == 'u' && !hex_digits(text + 8, 4, &low) && low >> 10 == 0xdc00 >> 10) {
-            buf_add(out, utf8, utf8_encode(0x10000 + ((code & 0x3ff) << 10) + (low & 0x3ff), utf8)); // a surrogate pair
-            text += 11;
-        } else {
-            buf_add(out, text, 1);
-        }
-    }
-}
-
-static int read_prompt(const Options *o, Buf *out, Err *e)
-{
-    if (!o->n_parts) {
-        char model[200];
-        str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
-        if (isatty(STDIN_FILENO))
-            return err_set(e, EXIT_USAGE, "got no prompt, want one: ./run %s -i \"Once upon a time\"", model);
-        return file_read("-", &stop_signal, out, e);
-    }
-    for (int i = 0; i < o->n_parts; i++) {
-        const PromptPart *p = &o->parts[i];
-        if (p->is_file && file_read(p->text, &stop_signal, out, e))
-            return -1;
-        if (!p->is_file && o->escape)
-            add_escaped(out, p->text);
-        else if (!p->is_file)
-            buf_add(out, p->text, strlen(p->text));
-    }
-    return out->failed ? err_set(e, EXIT_MEMORY, "out of memory for the prompt") : 0;
-}
-
-static int encode_prompt(const Options *o, const Tokenizer *t, TokenList *ids, Err *e)
-{
-    Buf text = {0};
-    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
-    int rc = read_prompt(o, &text, e);
-    if (!rc && (rc = tokenizer_encode(t, text.ptr ? text.ptr : "", text.len, flags, ids, e)) && e->code == EXIT_MODEL)
+    if (read_prompt(o, p, e))
+        return -1;
+    const char *text = p->text.ptr ? p->text.ptr : "";
+    unsigned flags = o->no_bos ? 0 : ENCODE_BOS;
+    int rc = tokenizer_encode_parts(t, text, p->text.len, p->parts, p->n, flags, ids, e);
+    if (rc && e->code == EXIT_MODEL)
         err_prefix(e, o->model); // its tables are built, and so checked, on first use
-    buf_free(&text);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 /* ---- output ------------------------------------------------------------------------------------------------ */
@@ -181,42 +175,89 @@ static int stdout_failed(Err *e)
     return -1;
 }
 
-/* Generated text on its way out: bytes that may be the beginning of a stop text wait for what follows. */
+/* What a byte of the generated text is: printed, or of a control token's name, which is not. Stop
+ * texts may hold such names, as a whole or not at all. */
+enum { BYTE_SHOWN, BYTE_HIDDEN, BYTE_HIDDEN_ON }; // HIDDEN begins a name, HIDDEN_ON goes on with it
+
+/* Generated text on its way out: bytes that may begin a stop text wait for what follows. */
 typedef struct {
     const Options *o;
     Decoder decoder;
-    Buf text; // decoded, not printed yet
+    Buf text;  // decoded, not printed yet, with the names of control tokens
+    Buf marks; // BYTE_ of each of them
+    int stop;  // number of the stop text that was met, with print_ready() = 1
     char last; // printed byte
 } Printer;
 
-/* Where the first stop text begins in (p, len); len if none does. */
-static size_t find_stop(const Options *o, const char *p, size_t len)
+/* Mark what was appended to the text. */
+static void add_marks(Printer *p, char first, char others)
 {
-    size_t first = len;
-    for (int i = 0; i < o->n_stops; i++) {
-        size_t n = strlen(o->stops[i]);
-        for (size_t at = 0; at + n <= len && at < first; at++)
-            if (!memcmp(p + at, o->stops[i], n))
+    for (char mark = first; p->marks.len < p->text.len && !p->marks.failed; mark = others)
+        buf_add(&p->marks, &mark, 1);
+}
+
+/* Append a generated token. */
+static void printer_feed(Printer *p, int id)
+{
+    const Tokenizer *t = p->decoder.t;
+    TokenType type = tokenizer_type(t, id);
+    if ((type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) && !p->o->special) {
+        Str name = tokenizer_piece(t, id);
+        buf_add(&p->text, name.ptr, name.len);
+        add_marks(p, BYTE_HIDDEN, BYTE_HIDDEN_ON);
+    } else {
+        decoder_feed(&p->decoder, id, &p->text);
+        add_marks(p, BYTE_SHOWN, BYTE_SHOWN);
+    }
+}
+
+/* The text is over: an incomplete character is printed as it is. */
+static void printer_end(Printer *p)
+{
+    decoder_flush(&p->decoder, &p->text);
+    add_marks(p, BYTE_SHOWN, BYTE_SHOWN);
+}
+
+/* Whether a stop text may begin or end before byte `at`. */
+static bool is_boundary(const Printer *p, size_t at)
+{
+    return at == p->text.len || p->marks.ptr[at] != BYTE_HIDDEN_ON;
+}
+
+/* The first stop text: where it begins, or text.len if there is none. */
+static size_t find_stop(Printer *p)
+{
+    size_t first = p->text.len;
+    for (int i = 0; i < p->o->n_stops; i++) {
+        const Buf *stop = &p->o->stops[i].text;
+        for (size_t at = 0; at + stop->len <= p->text.len && at < first; at++)
+            if (!memcmp(p->text.ptr + at, stop->ptr, stop->len) && is_boundary(p, at)
+                && is_boundary(p, at + stop->len)) {
                 first = at;
+                p->stop = i;
+            }
     }
     return first;
 }
 
-/* How many bytes at the end of (p, len) could be the beginning of a stop text. */
-static size_t held_back(const Options *o, const char *p, size_t len)
+/* How many bytes at the end could be the beginning of a stop text. */
+static size_t held_back(const Printer *p)
 {
-    size_t most = 0;
-    for (int i = 0; i < o->n_stops; i++)
-        for (size_t n = strlen(o->stops[i]) - 1; n > most; n--)
-            if (n <= len && !memcmp(p + len - n, o->stops[i], n))
+    size_t most = 0, len = p->text.len;
+    for (int i = 0; i < p->o->n_stops; i++) {
+        const Buf *stop = &p->o->stops[i].text;
+        for (size_t n = stop->len - 1; n > most; n--)
+            if (n <= len && !memcmp(p->text.ptr + len - n, stop->ptr, n) && is_boundary(p, len - n))
                 most = n;
+    }
     return most;
 }
 
 static int put(Printer *p, const char *bytes, size_t len, Err *e)
 {
-    if (len)
-        p->last = bytes[len - 1];
+    if (!len)
+        return 0;
+    p->last = bytes[len - 1];
     if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout))
         return stdout_failed(e);
     return 0;
@@ -225,20 +266,31 @@ static int put(Printer *p, const char *bytes, size_t len, Err *e)
 /* Print what is ready; `at_end` prints all. 1 when a stop text was met, -1 on failure. */
 static int print_ready(Printer *p, bool at_end, Err *e)
 {
-    if (p->text.failed)
+    Buf *text = &p->text, *marks = &p->marks;
+    if (text->failed || marks->failed)
         return err_set(e, EXIT_MEMORY, "out of memory for the text");
-    size_t stop = find_stop(p->o, p->text.ptr, p->text.len), n = stop;
-    bool met = stop < p->text.len;
+    if (!text->len)
+        return 0;
+    size_t stop = find_stop(p), n = stop, shown = 0;
+    bool met = stop < text->len;
     if (!met && !at_end)
-        n -= held_back(p->o, p->text.ptr, p->text.len);
-    if (n && put(p, p->text.ptr, n, e))
+        n -= held_back(p);
+    for (size_t i = 0; i < n; i++)
+        if (marks->ptr[i] == BYTE_SHOWN)
+            text->ptr[shown++] = text->ptr[i];
+    if (put(p, text->ptr, shown, e))
         return -1;
-    memmove(p->text.ptr ? p->text.ptr : &p->last, p->text.ptr ? p->text.ptr + n : &p->last, p->text.len - n);
-    p->text.len -= n;
+    memmove(text->ptr, text->ptr + n, text->len - n);
+    memmove(marks->ptr, marks->ptr + n, marks->len - n);
+    text->len -= n;
+    marks->len -= n;
     return met;
 }
 
 /* ---- generate ---------------------------------------------------------------------------------------------- */
+
+/* Why a text ended. */
+typedef enum { END_SIGNAL, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } End;
 
 typedef struct {
     const Options *o;
@@ -247,10 +299,17 @@ typedef struct {
     Sampler sampler;
     NpyFile logits;
     MapJob *maps; // NULL: none are wanted
+    Prompt prompt;
     TokenList text; // the prompt and what is generated
     int n_prompt, n_generated;
-    bool open_line; // the text on standard output did not end in a newline
-    double load_seconds, prompt_seconds, generate_seconds;
+    int n_run;      // tokens of the text that were run, whose rows were written
+    int n_logits;   // rows of logits of the last pass
+    atomic_bool kv_cut;
+    End end;
+    int end_token;   // with END_TOKEN
+    bool open_line;  // the text on standard output did not end in a newline
+    bool mixed_line; // nor does what standard error shows with it
+    double prompt_seconds, generate_seconds;
 } Run;
 
 static int choose_threads(const Options *o)
@@ -267,7 +326,7 @@ static int choose_threads(const Options *o)
 static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, int *seq_len, Err *e)
 {
     size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0), model = (size_t)c->seq_len;
-    size_t n = model < 4096 ? model : 4096;
+    size_t n = model < USUAL_CONTEXT ? model : USUAL_CONTEXT;
     if (want > n)
         n = want < model ? want : model;
     if (o->seq_len)
@@ -279,38 +338,77 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, in
     return 0;
 }
 
+/* The one line on standard error that a run which succeeds may print. */
+static void warn_cut(int rc, atomic_bool *kv_cut)
+{
+    if (!rc && atomic_load(kv_cut))
+        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
+                "--kv f32 keeps them whole\n");
+}
+
+/* A context beyond what the model was made for works, but is worth a word to people. */
+static void note_context(const Options *o, const Config *c, int seq_len)
+{
+    if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))
+        fprintf(stderr, "run: -c %d is more than the %d tokens that the model was made for\n",
+                seq_len, c->seq_len);
+}
+
+/* The model, and the parameters of sessions but for their sizes; *kv_cut is for warn_cut(). -v says what it is. */
+static int open_model(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
+{
+    double begin = clock_seconds(), bytes = 0;
+    *p = (SessionParams){.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact,
+                         .n_threads = choose_threads(o), .stop = &stop_signal,
+                         .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = kv_cut};
+    if (!p->kernels || model_open(m, o->model, e))
+        return -1;
+    const Config *c = &m->config;
+    for (int i = 0; i < m->file.n_maps; i++)
+        bytes += (double)m->file.maps[i].size;
+    if (o->verbose)
+        fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
+                "%d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
+                c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
+                c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
+                1e3 * (clock_seconds() - begin));
+    return 0;
+}
+
 static void describe(const Run *r, const SessionParams *p)
 {
     const Config *c = &r->model.config;
-    double file = 0, kv = (double)r->session.block_bytes / KV_BLOCK;
-    for (int i = 0; i < r->model.file.n_maps; i++)
-        file += (double)r->model.file.maps[i].size;
-    fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, %d heads (%d key/value), vocabulary %d, "
-            "loaded in %.0f ms\n",
-            c->arch, (double)r->model.n_params / 1e6, file / 1e6, c->n_layers, c->dim, c->layers[0].n_heads,
-            c->layers[0].n_kv_heads, c->vocab_size, 1e3 * r->load_seconds);
+    double kv = (double)r->session.block_bytes / KV_BLOCK;
     fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
             p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
             kv_names[p->kv_type], kv / 1e3,
             (unsigned long long)r->o->sampler.seed);
 }
 
-/* Run tokens through the model; logits of the last row only, or of all where they are written to a file. */
-static int run_tokens(Run *r, const int *ids, int n, Err *e)
+/* Run the text's first n tokens through the model, from where it stands; logits of the last row only, or of all where
+ * they are written to a file. Where the text has become longer than longrope's original context all of it runs again, but
+ * only rows that are new go to files. */
+static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
-    bool writes = r->o->logits != NULL, live = r->maps && maps_live(r->maps);
-    int step = r->session.params.max_batch;
-    bool progress = n > step && isatty(STDERR_FILENO);
-    for (int i = 0; i < n && !stop_signal; i += step) {
-        int rows = n - i < step ? n - i : step;
+    bool writes = wants_logits && r->o->logits, live = r->maps && maps_live(r->maps);
+    Session *s = &r->session;
+    int step = s->params.max_batch, first = session_expect(s, 0, n);
+    bool progress = !r->n_run && n - first > step && isatty(STDERR_FILENO) && !r->open_line; // it would wipe text out
+    Want want = writes ? WANT_ALL : wants_logits ? WANT_LAST : WANT_NONE;
+    for (int i = first, rows; i < n && !stop_signal; i += rows) {
+        rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        if (forward(&r->session, &(Batch){.n = rows, .tokens = ids + i, .want = writes ? WANT_ALL : WANT_LAST}, e) < 0)
+        r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
+        if (r->n_logits < 0)
             return stop_signal ? 0 : -1;
-        if (writes && npy_rows(&r->logits, r->session.logits, (size_t)rows, e))
+        int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows, fresh = rows - again;
+        size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
+        if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
-        if (live && maps_live_rows(r->maps, ids + i, rows, e))
+        if (live && fresh && maps_live_rows(r->maps, r->text.ids + i + again, fresh, e))
             return -1;
+        r->n_run += fresh;
     }
     if (progress)
         fprintf(stderr, "\r\033[K");
@@ -322,30 +420,35 @@ static int generate(Run *r, Printer *p, Err *e)
     const Options *o = r->o;
     const Tokenizer *t = r->model.tokenizer;
     size_t vocab = (size_t)r->model.config.vocab_size;
-    int rows = o->logits ? (r->n_prompt - 1) % r->session.params.max_batch : 0, met = 0;
-    while (!met && !stop_signal && (o->n_predict < 0 || r->n_generated < o->n_predict)) {
-        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)rows * vocab);
+    int met = 0;
+    r->end = o->n_predict ? END_SIGNAL : END_LIMIT;
+    while (!stop_signal && o->n_predict) {
+        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
         if (id < 0)
-            return err_set(e, EXIT_IO, "sampling: got no token with a finite logit (a damaged model, or --logit-bias left none)");
-        if (!o->ignore_eos && tokenizer_is_end(t, id))
+            return err_set(e, EXIT_IO, "sampling: no token has a finite logit (a damaged model, or --logit-bias left none)");
+        if (!o->ignore_eos && tokenizer_is_end(t, id)) {
+            r->end = END_TOKEN;
+            r->end_token = id;
             break;
+        }
         sampler_accept(&r->sampler, id);
         r->n_generated++;
         if (tokens_add(&r->text, id, e))
             return -1;
-        decoder_feed(&p->decoder, id, &p->text);
+        printer_feed(p, id);
         met = print_ready(p, false, e);
-        if (met || r->session.seqs[0].n_pos == r->session.params.seq_len)
+        bool enough = r->n_generated == o->n_predict;
+        if (met || enough || r->session.seqs[0].n_pos == r->session.params.seq_len) {
+            r->end = met ? END_STOP : enough ? END_LIMIT : END_CONTEXT;
             break;
-        if (r->n_generated == o->n_predict)
-            break;
-        if (run_tokens(r, &id, 1, e))
+        }
+        if (run_text(r, (int)r->text.n, true, e))
             return -1;
-        rows = 0;
     }
     if (!met) {
-        decoder_flush(&p->decoder, &p->text);
+        printer_end(p);
         met = print_ready(p, true, e);
+        r->end = met > 0 ? END_STOP : r->end;
     }
     return met < 0 ? -1 : 0;
 }
@@ -368,31 +471,53 @@ static int check_biases(const Run *r, Err *e)
     return 0;
 }
 
-/* The files that a run writes: --logits, --attn-stats, then those of --dump-attn; NULL where one is not wanted. */
-static const char *output_at(const Options *o, int i)
+/* A file that a run writes. */
+typedef struct {
+    const char *flag, *path; // path NULL where none is wanted
+} Output;
+
+/* Number i of them, flag NULL past the last. */
+static Output output_at(const Options *o, int i)
 {
-    return i == 0 ? o->logits : i == 1 ? o->maps.stats : o->maps.files[i - 2];
+    const MapOptions *m = &o->maps;
+    if (i == 0)
+        return (Output){"--logits", o->logits};
+    if (--i < m->n_stats)
+        return (Output){"--attn-stats", m->stats[i]};
+    i -= m->n_stats;
+    return i < m->n_files ? (Output){"--dump-attn", m->files[i]} : (Output){NULL, NULL};
 }
 
-static const char *output_flag(int i)
+/* Whether two results would end in one place: one file, or one flag's results in one stream. */
+static bool same_output(Output a, Output b)
 {
-    return i == 0 ? "--logits" : i == 1 ? "--attn-stats" : "--dump-attn";
+    return a.path && b.path
+        && (out_same(a.path, b.path) || (!strcmp(a.flag, b.flag) && !strcmp(a.path, b.path)));
+}
+
+static int check_outputs(const Run *r, Err *e)
+{
+    for (int i = 0; output_at(r->o, i).flag; i++) {
+        Output a = output_at(r->o, i);
+        if (a.path && is_model_file(&r->model.file, a.path))
+            return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another", a.flag);
+        for (int k = 0; k < i; k++)
+            if (same_output(output_at(r->o, k), a))
+                return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two",
+                               output_at(r->o, k).flag, a.flag);
+    }
+    return 0;
 }
 
 /* The session's sizes, and the files that are written from it. */
 static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 {
     const Options *o = r->o;
-    for (int i = 0; i < 2 + o->maps.n_files; i++) {
-        if (output_at(o, i) && is_model_file(&r->model.file, output_at(o, i)))
-            return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another", output_flag(i));
-        for (int k = 0; k < i && output_at(o, i); k++)
-            if (output_at(o, k) && out_same(output_at(o, i), output_at(o, k)))
-                return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two", output_flag(k), output_flag(i));
-    }
+    if (check_outputs(r, e))
+        return -1;
     if (o->logits)
         p->max_batch = p->max_logits = p->max_batch < 32 ? p->max_batch : 32;
-    if (o->maps.n_files || o->maps.stats) {
+    if (o->maps.n_files || o->maps.n_stats) {
         int n = r->n_prompt + (o->n_predict > 0 && o->ignore_eos ? o->n_predict : 0); // tokens that there will be at least
         r->maps = maps_open(&o->maps, &r->model, o->model, r->n_prompt, n < p->seq_len ? n : p->seq_len, e);
         if (!r->maps)
@@ -407,26 +532,26 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
-    double begin = clock_seconds();
-    SessionParams p = {.n_seqs = 1, .max_batch = o->batch, .max_logits = 1, .kv_type = o->kv_type, .exact = o->exact,
-                       .n_threads = choose_threads(o), .stop = &stop_signal};
-    p.kernels = kernels_select(getenv("RUN_CPU"), e);
-    if (!p.kernels || model_open(&r->model, o->model, e))
+    SessionParams p;
+    if (open_model(o, &r->model, &p, &r->kv_cut, e))
         return -1;
-    r->load_seconds = clock_seconds() - begin;
+    p.n_seqs = p.max_logits = 1;
     const Tokenizer *t = r->model.tokenizer;
-    if (check_biases(r, e) || encode_prompt(o, t, &r->text, e))
+    if (check_biases(r, e) || encode_prompt(o, t, &r->prompt, &r->text, e))
         return -1;
     if (!r->text.n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(&r->text, tokenizer_bos(t), e))
         return -1;
+    if (!o->echo)
+        prompt_free(&r->prompt);
     r->n_prompt = (int)r->text.n;
     if (!r->n_prompt)
-        return err_set(e, EXIT_USAGE, "prompt: got nothing, want some text (%s)",
+        return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
                        o->no_bos ? "--no-bos leaves nothing to start from" : "this model has no begin-of-text token");
     if (choose_seq_len(o, &r->model.config, r->text.n, &p.seq_len, e))
         return -1;
-    if (p.max_batch > r->n_prompt)
-        p.max_batch = r->n_prompt;
+    int most = r->model.config.ropes[0].scaling == ROPE_LONGROPE ? p.seq_len : r->n_prompt; // run_text() may run all again
+    p.max_batch = p.max_batch < most ? p.max_batch : most;
+    note_context(o, &r->model.config, p.seq_len);
     if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
         || sampler_init(&r->sampler, &o->sampler, r->model.config.vocab_size, p.kernels, e))
@@ -449,24 +574,69 @@ static void work(void *context)
     Work *w = context;
     Run *r = w->r;
     double begin = clock_seconds();
-    w->rc = run_tokens(r, r->text.ids, r->n_prompt, w->e);
+    w->rc = run_text(r, r->n_prompt, true, w->e);
     r->prompt_seconds = clock_seconds() - begin;
     if (!w->rc && !stop_signal)
         w->rc = generate(r, w->p, w->e);
     r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
 }
 
-/* --echo: the prompt's own text; a control token in front (BOS) is none of it. */
-static int print_prompt(Run *r, Printer *p, Err *e)
+/* --echo: the prompt as it was given, so without a BOS that we put in front. A character that it
+ * leaves incomplete waits for the generated text. */
+static int print_prompt(const Run *r, Printer *p, Err *e)
 {
-    const Tokenizer *t = r->model.tokenizer;
-    for (int i = tokenizer_type(t, r->text.ids[0]) == TOKEN_CONTROL; i < r->n_prompt; i++)
-        decoder_feed(&p->decoder, r->text.ids[i], &p->text);
-    if (p->text.failed)
-        return err_set(e, EXIT_MEMORY, "out of memory for the text");
-    int rc = p->text.len ? put(p, p->text.ptr, p->text.len, e) : 0;
-    p->text.len = 0; // stop texts are looked for in what is generated only
-    return rc;
+    const Buf *text = &r->prompt.text;
+    size_t n = utf8_complete(text->ptr, text->len);
+    p->decoder.n_held = text->len - n;
+    memcpy(p->decoder.held, text->ptr ? text->ptr + n : "", p->decoder.n_held);
+    return put(p, text->ptr, n, e);
+}
+
+/* Whether standard error may stand behind the text: both are one file, or it is a terminal that may
+ * show standard output through a pipe. */
+static bool shares_screen(void)
+{
+    struct stat a, b;
+    bool known = !fstat(STDOUT_FILENO, &a) && !fstat(STDERR_FILENO, &b);
+    return isatty(STDERR_FILENO) || (known && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
+}
+
+/* Begin a new line on standard error if the text's last one stands open there. */
+static void begin_line(Run *r)
+{
+    if (r->mixed_line)
+        fputc('\n', stderr);
+    r->mixed_line = false;
+}
+
+/* -v: the speeds, and why the text ended. */
+static void describe_run(const Run *r, const Printer *p)
+{
+    char why[200], name[100];
+    double rate = r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0;
+    int context = r->session.params.seq_len, id = r->end_token;
+    const Buf *stop = r->end == END_STOP ? &r->o->stops[p->stop].text : NULL;
+    switch (r->end) {
+    case END_SIGNAL:
+        snprintf(why, sizeof why, "signal %d, %s", (int)stop_signal, strsignal(stop_signal));
+        break;
+    case END_TOKEN:
+        str_escape(tokenizer_piece(r->model.tokenizer, id), name, sizeof name);
+        snprintf(why, sizeof why, "end token %d, %s", id, name);
+        break;
+    case END_STOP:
+        str_escape((Str){stop->ptr, stop->len}, name, sizeof name);
+        snprintf(why, sizeof why, "--stop \"%s\"", name);
+        break;
+    case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
+    case END_CONTEXT:
+        snprintf(why, sizeof why, "the context of %d tokens is full (-c)", context);
+        break;
+    }
+    fprintf(stderr, "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
+            "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
+            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, r->n_generated,
+            r->generate_seconds, rate, why);
 }
 
 static int run_and_print(Run *r, Err *e)
@@ -474,8 +644,9 @@ static int run_and_print(Run *r, Err *e)
     const Options *o = r->o;
     Printer p = {.o = o, .last = '\n'};
     Work w = {r, &p, e, 0};
-    decoder_init(&p.decoder, r->model.tokenizer, o->echo, o->special);
-    int rc = o->echo ? print_prompt(r, &p, e) : 0;
+    decoder_init(&p.decoder, r->model.tokenizer, o->echo && !r->prompt.text.len, o->special);
+    int rc = o->echo && r->prompt.text.len ? print_prompt(r, &p, e) : 0;
+    r->open_line = p.last != '\n';
     for (int i = 0; i < r->n_prompt; i++)
         sampler_accept(&r->sampler, r->text.ids[i]);
     if (!rc) {
@@ -487,12 +658,23 @@ static int run_and_print(Run *r, Err *e)
         r->open_line = putchar('\n') == EOF;
     if (!rc && fflush(stdout))
         rc = stdout_failed(e);
-    if (o->verbose && !rc)
-        fprintf(stderr, "prompt: %d tokens in %.3f s, %.1f tokens/s\ngenerated: %d tokens in %.3f s, %.1f tokens/s\n",
-                r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, r->n_generated, r->generate_seconds,
-                r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0.0);
+    r->mixed_line = r->open_line && shares_screen();
+    if (o->verbose && !rc) {
+        begin_line(r);
+        describe_run(r, &p);
+    }
     buf_free(&p.text);
+    buf_free(&p.marks);
     return rc;
+}
+
+/* Whether statistics go to standard output, behind the text. */
+static bool wants_table(const MapOptions *m)
+{
+    for (int i = 0; i < m->n_stats; i++)
+        if (!strcmp(m->stats[i], "-"))
+            return true;
+    return false;
 }
 
 /* What was generated is printed; now the maps of it. A signal that ended the generation does not end this, the next one
@@ -500,20 +682,19 @@ static int run_and_print(Run *r, Err *e)
 static int write_maps(Run *r, Err *e)
 {
     SessionParams p = r->session.params;
-    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, n_run = r->session.seqs[0].n_pos, rc = 0, first_signal = stop_signal;
+    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, rc = 0, first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
-        n = n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
+        n = r->n_run < r->n_prompt ? 0 : n; // not even the prompt is complete
     }
-    if (maps_live(r->maps))
-        for (int i = n_run; !rc && i < n; i++) // the last token was not run: nothing followed it
-            rc = forward(&r->session, &(Batch){.n = 1, .tokens = r->text.ids + i, .want = WANT_NONE}, e) < 0
-               || maps_live_rows(r->maps, r->text.ids + i, 1, e);
+    if (n && maps_live(r->maps)) // the last token was not run: nothing followed it
+        rc = run_text(r, n, false, e);
     session_free(&r->session);
     p.max_batch = r->o->batch;
     if (!rc && n && maps_wants_replay(r->maps))
         rc = maps_replay(r->maps, p, r->text.ids, n, &stop_signal, e);
-    if (!rc && n && r->open_line && r->o->maps.stats && !strcmp(r->o->maps.stats, "-") && (putchar('\n') == EOF || fflush(stdout)))
+    bool begins = !rc && n && r->open_line && wants_table(&r->o->maps);
+    if (begins && (putchar('\n') == EOF || fflush(stdout)))
         rc = stdout_failed(e);
     if (!rc && n)
         rc = maps_finish(r->maps, e);
@@ -530,8 +711,12 @@ static int generate_mode(const Options *o, Err *e)
     rc = rc || (r.maps && write_maps(&r, e));
     if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
         rc = -1; // where a signal ended the maps the logits are complete all the same
+    if (rc || atomic_load(&r.kv_cut))
+        begin_line(&r); // for the error or the warning
+    warn_cut(rc, &r.kv_cut);
     npy_discard(&r.logits);
     maps_close(r.maps);
+    prompt_free(&r.prompt);
     tokens_free(&r.text);
     sampler_free(&r.sampler);
     session_free(&r.session);
@@ -560,18 +745,25 @@ static int perplexity_mode(const Options *o, Err *e)
     Buf text = {0};
     TokenList ids = {0};
     Score score = {0};
-    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
-                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
-    if (!p.kernels || model_open(&m, o->model, e))
+    atomic_bool kv_cut = false;
+    SessionParams p;
+    if (open_model(o, &m, &p, &kv_cut, e))
         return -1;
-    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special ? ENCODE_SPECIAL : 0);
+    const char *name = strcmp(o->perplexity, "-") ? o->perplexity : "standard input";
+    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
     int bos = !o->no_bos && tokenizer_adds_bos(m.tokenizer) ? tokenizer_bos(m.tokenizer) : -1;
-    int seq_len = o->seq_len ? o->seq_len : m.config.seq_len < 512 ? m.config.seq_len : 512;
-    int rc = file_read(o->perplexity, &stop_signal, &text, e)
-          || tokenizer_encode(m.tokenizer, text.ptr ? text.ptr : "", text.len, flags, &ids, e)
-          || score_perplexity(&m, p, ids.ids, ids.n, bos, seq_len, &stop_signal, &score, e);
+    int usual = m.config.seq_len < SCORE_WINDOW ? m.config.seq_len : SCORE_WINDOW;
+    int seq_len = o->seq_len ? o->seq_len : usual;
+    int rc = file_read(o->perplexity, &stop_signal, &text, e);
+    note_context(o, &m.config, seq_len);
+    const char *bytes = text.ptr ? text.ptr : "";
+    if (!rc && (rc = tokenizer_encode(m.tokenizer, bytes, text.len, flags, &ids, e)))
+        err_prefix(e, e->code == EXIT_MODEL ? o->model : name);
+    rc = rc ? rc : score_perplexity(&m, p, name, ids.ids, ids.n, bos, seq_len, &stop_signal,
+                                    &score, e);
     if (!rc && score.n_tokens && !stop_signal)
         rc = print_score(o, &score, e);
+    warn_cut(rc, &kv_cut);
     buf_free(&text);
     tokens_free(&ids);
     model_close(&m);
@@ -592,13 +784,14 @@ static void print_timing(const Options *o, const char *name, int n, const Timing
 static int bench_mode(const Options *o, Err *e)
 {
     Model m;
+    atomic_bool kv_cut = false;
     Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate, .depth = o->bench_depth,
                .n_runs = o->bench_runs};
-    SessionParams p = {.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact, .n_threads = choose_threads(o),
-                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
-    if (!p.kernels || model_open(&m, o->model, e))
+    SessionParams p;
+    if (open_model(o, &m, &p, &kv_cut, e))
         return -1;
     int rc = bench_run(&m, p, &b, &stop_signal, e);
+    warn_cut(rc, &kv_cut);
     const char *kv = kv_names[o->kv_type];
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)
@@ -626,6 +819,8 @@ static int quantize_mode(const Options *o, Err *e)
     Gguf file;
     QuantizeParams p = {.type = o->quantize, .overrides = o->quantize_types, .n_overrides = o->n_quantize_types,
                         .n_threads = choose_threads(o), .kernels = kernels_select(getenv("RUN_CPU"), e), .log = o->verbose ? stderr : NULL};
+    if (!strcmp(o->output, "-") && isatty(STDOUT_FILENO))
+        return err_set(e, EXIT_USAGE, "-o: got a terminal, want a file or a pipe for the model");
     if (!p.kernels || gguf_open(&file, o->model, e))
         return -1;
     int rc = is_model_file(&file, o->output) ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
@@ -638,34 +833,103 @@ static int quantize_mode(const Options *o, Err *e)
 
 /* ---- tokenize ---------------------------------------------------------------------------------------------- */
 
-static void tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out)
+enum { PRINTED_AT_ONCE = 65536 }; // bytes
+
+/* Print the buffer and empty it, if it holds `size` bytes. */
+static int print_buffer(Buf *out, size_t size, Err *e)
 {
-    buf_text(out, "{\"ids\": ");
-    json_ints(out, ids->ids, (int)ids->n);
-    buf_text(out, ", \"pieces\": [");
-    for (size_t i = 0; i < ids->n; i++) {
-        buf_add(out, ", ", i ? 2 : 0);
-        json_string(out, tokenizer_piece(t, ids->ids[i]));
-    }
-    buf_add(out, "]}\n", 3);
+    if (out->failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokens");
+    if (out->len < size)
+        return 0;
+    if (out->len && fwrite(out->ptr, 1, out->len, stdout) != out->len)
+        return stdout_failed(e);
+    out->len = 0;
+    return 0;
 }
 
-static void tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out)
+static void add_id(const Tokenizer *t, int id, Buf *out)
+{
+    (void)t;
+    json_int(out, id);
+}
+
+static void add_piece(const Tokenizer *t, int id, Buf *out)
+{
+    json_string(out, tokenizer_piece(t, id));
+}
+
+static void add_text(const Tokenizer *t, int id, Buf *out)
+{
+    Buf text = {0};
+    tokenizer_text(t, id, &text);
+    json_string(out, (Str){text.ptr ? text.ptr : "", text.len});
+    out->failed |= text.failed;
+    buf_free(&text);
+}
+
+static void add_bytes(const Tokenizer *t, int id, Buf *out)
+{
+    Buf bytes = {0};
+    tokenizer_bytes(t, id, false, &bytes);
+    json_hex(out, (Str){bytes.ptr, bytes.len});
+    out->failed |= bytes.failed;
+    buf_free(&bytes);
+}
+
+/* The lists of --tokenize --json, a value a token. */
+static const struct {
+    const char *name;
+    void (*add)(const Tokenizer *t, int id, Buf *out);
+} token_lists[] = {
+    {"ids", add_id}, {"pieces", add_piece}, {"text", add_text}, {"bytes", add_bytes}
+};
+
+static int tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
+{
+    int rc = 0;
+    for (size_t k = 0; k < sizeof token_lists / sizeof *token_lists; k++) {
+        buf_text(out, k ? "], \"" : "{\"");
+        buf_text(out, token_lists[k].name);
+        buf_text(out, "\": [");
+        for (size_t i = 0; i < ids->n && !rc; i++) {
+            buf_add(out, ", ", i ? 2 : 0);
+            token_lists[k].add(t, ids->ids[i], out);
+            rc = print_buffer(out, PRINTED_AT_ONCE, e);
+        }
+    }
+    buf_text(out, "]}\n");
+    return rc;
+}
+
+/* A line: the id, and the token's bytes as far as they are text. */
+static void add_line(const Tokenizer *t, int id, Buf *out)
 {
     char shown[400], line[440];
-    for (size_t i = 0; i < ids->n; i++) {
-        Str piece = tokenizer_piece(t, ids->ids[i]);
-        int n = snprintf(line, sizeof line, "%6d  \"%s\"\n", ids->ids[i], str_escape(piece, shown, sizeof shown));
-        buf_add(out, line, (size_t)n);
+    Buf bytes = {0};
+    tokenizer_bytes(t, id, true, &bytes);
+    str_escape((Str){bytes.ptr ? bytes.ptr : "", bytes.len}, shown, sizeof shown);
+    buf_add(out, line, (size_t)snprintf(line, sizeof line, "%6d  \"%s\"\n", id, shown));
+    out->failed |= bytes.failed;
+    buf_free(&bytes);
+}
+
+static int tokens_text(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
+{
+    int rc = 0;
+    for (size_t i = 0; i < ids->n && !rc; i++) {
+        add_line(t, ids->ids[i], out);
+        rc = print_buffer(out, PRINTED_AT_ONCE, e);
     }
+    return rc;
 }
 
 static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *ids, Err *e)
 {
     Buf out = {0};
-    (o->json ? tokens_json : tokens_text)(t, ids, &out);
-    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokens") : 0;
-    if (!rc && out.len && (fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)))
+    int rc = (o->json ? tokens_json : tokens_text)(t, ids, &out, e);
+    rc = rc ? rc : print_buffer(&out, 0, e);
+    if (!rc && fflush(stdout))
         rc = stdout_failed(e);
     buf_free(&out);
     return rc;
@@ -675,10 +939,13 @@ static int tokenize_mode(const Options *o, Err *e)
 {
     Gguf file;
     TokenList ids = {0};
+    Prompt prompt = {0};
     if (gguf_open(&file, o->model, e))
         return -1;
     Tokenizer *t = tokenizer_open(&file, e);
-    int rc = t ? encode_prompt(o, t, &ids, e) || print_tokens(o, t, &ids, e) : err_prefix(e, o->model);
+    int rc = t ? encode_prompt(o, t, &prompt, &ids, e) || print_tokens(o, t, &ids, e)
+           : err_prefix(e, o->model);
+    prompt_free(&prompt);
     tokens_free(&ids);
     tokenizer_close(t);
     gguf_close(&file);
@@ -687,16 +954,27 @@ static int tokenize_mode(const Options *o, Err *e)
 
 /* ---- main -------------------------------------------------------------------------------------------------- */
 
-static int text_mode(const Options *o, Err *e)
+/* Each mode runs a model or prints a text of ours. */
+static const struct {
+    int (*run)(const Options *o, Err *e);
+    void (*print)(FILE *f);
+} modes[N_MODES] = {
+    [MODE_GENERATE] = {.run = generate_mode},
+    [MODE_TOKENIZE] = {.run = tokenize_mode},
+    [MODE_PERPLEXITY] = {.run = perplexity_mode},
+    [MODE_BENCH] = {.run = bench_mode},
+    [MODE_QUANTIZE] = {.run = quantize_mode},
+    [MODE_HELP] = {.print = options_help},
+    [MODE_VERSION] = {.print = options_version},
+    [MODE_MAN] = {.print = options_man},
+    [MODE_COMPLETION] = {.print = options_completion},
+};
+
+static int run_mode(const Options *o, Err *e)
 {
-    if (o->mode == MODE_HELP)
-        options_help(stdout);
-    else if (o->mode == MODE_MAN)
-        options_man(stdout);
-    else if (o->mode == MODE_COMPLETION)
-        options_completion(stdout);
-    else
-        printf("attn.c %s\n", RUN_VERSION);
+    if (modes[o->mode].run)
+        return modes[o->mode].run(o, e);
+    modes[o->mode].print(stdout);
     return fflush(stdout) || ferror(stdout) ? stdout_failed(e) : 0;
 }
 
@@ -713,9 +991,7 @@ int main(int argc, char **argv)
             clock_gettime(CLOCK_REALTIME, &now);
             o.sampler.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec ^ (uint64_t)getpid() << 40;
         }
-        rc = o.mode == MODE_GENERATE ? generate_mode(&o, &e) : o.mode == MODE_TOKENIZE ? tokenize_mode(&o, &e)
-           : o.mode == MODE_PERPLEXITY ? perplexity_mode(&o, &e) : o.mode == MODE_BENCH ? bench_mode(&o, &e)
-           : o.mode == MODE_QUANTIZE ? quantize_mode(&o, &e) : text_mode(&o, &e);
+        rc = run_mode(&o, &e);
     }
     options_free(&o);
     main_ended = true;

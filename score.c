@@ -6,7 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { LOGIT_ROWS = 32, PIECE = 1024 };
+enum { LOGIT_ROWS = 32, PIECE = 1024, MIN_TOKENS = 3 };
 
 typedef struct {
     const Model *model;
@@ -45,6 +45,7 @@ static int run_window(Work *w)
     int n = out->seq_len, first = n / 2, step;
     Buf bytes = {0};
     session_truncate(s, 0, 0);
+    session_expect(s, 0, n);
     for (int i = 0; i < n - 1; i += step) {
         bool counts = i >= first;
         int end = counts ? n - 1 : first, most = counts ? LOGIT_ROWS : s->params.max_batch;
@@ -92,16 +93,22 @@ static void run_windows(void *context)
         fprintf(stderr, "\r\033[K");
 }
 
-int score_perplexity(const Model *m, SessionParams p, const int *ids, size_t n, int bos, int seq_len,
-                     const volatile sig_atomic_t *stop, Score *out, Err *e)
+int score_perplexity(const Model *m, SessionParams p, const char *name, const int *ids, size_t n,
+                     int bos, int seq_len, const volatile sig_atomic_t *stop, Score *out, Err *e)
 {
     Session s;
     double nll[LOGIT_ROWS];
+    if (seq_len < MIN_TOKENS)
+        return err_set(e, EXIT_USAGE, "-c: got windows of %d tokens, want at least %d for "
+                       "--perplexity", seq_len, MIN_TOKENS);
     if (n > INT32_MAX)
-        return err_set(e, EXIT_USAGE, "text: got %zu tokens, want at most %d", n, INT32_MAX);
+        err_set(e, EXIT_USAGE, "got %zu tokens, want at most %d", n, INT32_MAX);
+    if (n < MIN_TOKENS)
+        err_set(e, EXIT_USAGE, "%zu tokens are too few to score; perplexity needs at least %d", n,
+                MIN_TOKENS);
+    if (n > INT32_MAX || n < MIN_TOKENS)
+        return err_prefix(e, name);
     seq_len = (size_t)seq_len < n ? seq_len : (int)n;
-    if (seq_len < 3)
-        return err_set(e, EXIT_USAGE, "text: got %zu tokens in windows of %d, want at least 3 in each", n, seq_len);
     *out = (Score){.seq_len = seq_len};
     p.seq_len = seq_len;
     p.stop = stop;

@@ -59,7 +59,7 @@ static void plan(Session *s)
     s->logits = arena_reserve(a, n_logits * (size_t)c->vocab_size, f);
     if (p->keep_soft)
         s->soft = arena_reserve(a, T * max_of(m, head_count) * 2, f);
-    s->inv_freq = arena_reserve(a, 2 * half, f);
+    s->inv_freq = arena_reserve(a, 2 * 2 * half, f);
     s->cos_sin = arena_reserve(a, 2 * T * half * 2, f);
     s->rope_scale = arena_reserve(a, 2, f);
     s->alibi_slopes = arena_reserve(a, n_layers * max_of(m, head_count), f);
@@ -148,8 +148,8 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
             s->alibi_slopes[i * s->max_heads + h] = alibi_slope(h, l->n_heads, c->alibi_max);
     }
     if (c->pos == POS_ROPE)
-        for (int i = 0; i < c->n_ropes; i++)
-            rope_init(m, p->seq_len, i, s->inv_freq + (size_t)i * (size_t)c->rope_dim / 2, &s->rope_scale[i]);
+        for (int i = 0; i < 2 * c->n_ropes; i++)
+            rope_init(m, i / 2, i % 2, s->inv_freq + (size_t)i * (size_t)(c->rope_dim / 2), &s->rope_scale[i / 2]);
     for (int i = 0; i < p->n_seqs * s->max_blocks; i++)
         s->seqs[0].blocks[i] = -1;
     return 0;
@@ -203,6 +203,17 @@ void session_truncate(Session *s, int seq, int n)
     q->n_pos = n;
 }
 
+int session_expect(Session *s, int seq, int n)
+{
+    const Rope *r = &s->model->config.ropes[0];
+    Sequence *q = &s->seqs[seq];
+    bool is_long = s->model->config.pos == POS_ROPE && r->scaling == ROPE_LONGROPE && n > r->orig_seq_len;
+    if (q->is_long != is_long)
+        session_truncate(s, seq, 0);
+    q->is_long = is_long;
+    return q->n_pos;
+}
+
 int session_fork(Session *s, int dst, int src, int n)
 {
     if (dst == src)
@@ -210,6 +221,7 @@ int session_fork(Session *s, int dst, int src, int n)
     Sequence *to = &s->seqs[dst];
     const Sequence *from = &s->seqs[src];
     session_truncate(s, dst, 0);
+    to->is_long = from->is_long;
     n = n < from->n_pos ? n : from->n_pos;
     for (int b = 0; b * KV_BLOCK < n; b++) {
         bool full = (b + 1) * KV_BLOCK <= n;

@@ -8,6 +8,7 @@
 #include "tokenizer.h"
 #include "pretokenize.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,7 +30,14 @@ typedef struct {
     Literal *items; // sorted by text, then id
     size_t n;
     bool first[256]; // whether one starts with this byte
+    size_t longest;
 } Literals;
+
+/* Those of one pass: the raw text is searched first, and what is left of it later, in the form that
+ * Marking says. */
+typedef struct {
+    Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN
+} Pass;
 
 /* What encoding needs and decoding does not. */
 typedef struct {
@@ -40,9 +48,18 @@ typedef struct {
     Merge *merges;
     size_t n_merge_slots;
     int bytes[256];         // token of a single byte, -1 if there is none
-    Literals user, special; // USER_DEFINED; CONTROL and UNKNOWN (and for byte-level BPE USER_DEFINED too)
-    Buf texts;              // of user-defined pieces with the space marked
+    Pass raw, later;
+    Buf texts; // of later ones with the space marked
 } Tables;
+
+/* How spaces become SPACE_MARKs where pieces are not byte-level, and where one more is put in
+ * front: tokenizer.h. */
+typedef enum {
+    MARK_SENTENCEPIECE, MARK_PREPEND, MARK_REPLACE, // before the later pass
+    MARK_FIRST, MARK_ALWAYS, MARK_NEVER             // after it
+} Marking;
+static const char *const marking_names[] = {"", "prepend", "replace", "first", "always", "never"};
+enum { N_MARKINGS = sizeof marking_names / sizeof *marking_names };
 
 struct Tokenizer {
     int n;
@@ -51,8 +68,10 @@ struct Tokenizer {
     bool byte_level;    // else pieces are UTF-8 with SPACE_MARK for the space
     bool by_score;      // else by merge list
     bool nfc, ignore_merges, space_prefix, remove_extra_spaces, adds_bos, adds_eos;
-    int bos, eos, unknown; // -1 if there is none
-    uint8_t *is_end;       // n
+    Marking marking;
+    int bos, eos, unknown;    // -1 if there is none
+    uint8_t *is_end;          // n
+    uint8_t *later;           // n: tokenizer.attnc.normalized_tokens; NULL if absent
     Pretok *pretok;        // NULL: no cutting
     Tables *tables;
 };
@@ -161,6 +180,15 @@ TokenType tokenizer_type(const Tokenizer *t, int id)
     return !t->byte_level && named_byte(t->pieces[id]) >= 0 ? TOKEN_BYTE : TOKEN_NORMAL;
 }
 
+static void free_literals(Tables *x)
+{
+    free(x->raw.user.items);
+    free(x->raw.special.items);
+    free(x->later.user.items);
+    free(x->later.special.items);
+    buf_free(&x->texts);
+}
+
 /* ---- opening -------------------------------------------------------------------------------------------------- */
 
 /* An array of `type` with at least `n` items; 1 and *out, 0 if absent, -1 on failure. */
@@ -188,6 +216,25 @@ static int id_key(const Tokenizer *t, const Gguf *g, const char *name, int *id, 
     if (v >= (uint32_t)t->n)
         return err_set(e, EXIT_MODEL, "key %s: got %u, want less than the %d tokens", name, v, t->n);
     *id = (int)v;
+    return 0;
+}
+
+/* Set *out (n, made where NULL) for the ids in an optional array. */
+static int mark_ids(const Tokenizer *t, const Gguf *g, const char *name, uint8_t **out, Err *e)
+{
+    const GgufKey *ids;
+    int rc = array_key(g, name, GGUF_I32, "32-bit integers", 0, &ids, e);
+    if (rc <= 0)
+        return rc;
+    if (!*out && !(*out = mem_zalloc((size_t)t->n, 1)))
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    for (uint64_t i = 0; i < ids->n; i++) {
+        double v = gguf_number(ids, i);
+        if (v < 0 || v >= t->n)
+            return err_set(e, EXIT_MODEL, "key %s: got %.0f, want less than the %d tokens", name, v,
+                           t->n);
+        (*out)[(int)v] = 1;
+    }
     return 0;
 }
 
@@ -238,16 +285,26 @@ static int find_end_tokens(Tokenizer *t, const Gguf *g, Err *e)
     }
     if (t->eos >= 0)
         t->is_end[t->eos] = 1;
-    const GgufKey *ids;
-    if (array_key(g, "tokenizer.ggml.eos_token_ids", GGUF_I32, "32-bit integers", 0, &ids, e) < 0)
+    return mark_ids(t, g, "tokenizer.ggml.eos_token_ids", &t->is_end, e);
+}
+
+/* How spaces are marked: our own keys, else SentencePiece's way with or without a prefix. */
+static int open_marking(Tokenizer *t, const Gguf *g, Err *e)
+{
+    Str name = {0};
+    char shown[80];
+    int has_name = t->byte_level ? 0 : gguf_str(g, "tokenizer.attnc.space_prefix", &name, e);
+    if (has_name <= 0)
+        return has_name;
+    if (mark_ids(t, g, "tokenizer.attnc.normalized_tokens", &t->later, e))
         return -1;
-    for (uint64_t i = 0; ids && i < ids->n; i++) {
-        double v = gguf_number(ids, i);
-        if (v < 0 || v >= t->n)
-            return err_set(e, EXIT_MODEL, "key tokenizer.ggml.eos_token_ids: got %.0f, want less than the %d tokens", v, t->n);
-        t->is_end[(int)v] = 1;
-    }
-    return 0;
+    for (int i = 1; i < N_MARKINGS; i++)
+        if (str_eq(name, marking_names[i]))
+            t->marking = (Marking)i;
+    t->space_prefix = t->marking != MARK_REPLACE && t->marking != MARK_NEVER;
+    return t->marking != MARK_SENTENCEPIECE ? 0
+        : err_set(e, EXIT_MODEL, "key tokenizer.attnc.space_prefix: got \"%s\", want first, "
+                  "always, never, prepend or replace", str_escape(name, shown, sizeof shown));
 }
 
 /* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the architecture's. */
@@ -365,7 +422,8 @@ static int open_keys(Tokenizer *t, const Gguf *g, Err *e)
         || gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->adds_eos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_space_prefix", &t->space_prefix, e) < 0
         || gguf_bool(g, "tokenizer.ggml.remove_extra_whitespaces", &t->remove_extra_spaces, e) < 0
-        || gguf_bool(g, "tokenizer.attnc.ignore_merges", &t->ignore_merges, e) < 0)
+        || gguf_bool(g, "tokenizer.attnc.ignore_merges", &t->ignore_merges, e) < 0
+        || open_marking(t, g, e))
         return -1;
     Str arch = {0};
     if (gguf_str(g, "general.architecture", &arch, e) < 0)
@@ -396,13 +454,12 @@ void tokenizer_close(Tokenizer *t)
     if (t->tables) {
         free(t->tables->slots);
         free(t->tables->merges);
-        free(t->tables->user.items);
-        free(t->tables->special.items);
-        buf_free(&t->tables->texts);
+        free_literals(t->tables);
         free(t->tables);
     }
     free(t->pieces);
     free(t->is_end);
+    free(t->later);
     pretok_free(t->pretok);
     free(t);
 }
@@ -452,11 +509,21 @@ static int find(const Tokenizer *t, const char *s, size_t len)
     return len > t->tables->max_len ? -1 : (int)((uint32_t)*find_slot(t, s, len, hash_bytes(s, len))) - 1;
 }
 
-/* Id of a piece that ordinary text may become, or -1. */
+static float score(const Tokenizer *t, int id)
+{
+    float v;
+    memcpy(&v, t->scores->data + 4 * (size_t)id, 4);
+    return v;
+}
+
+/* Id of a piece that ordinary text may become, or -1. An added token that is none of the model's
+ * pieces has the score -infinity in our exports: it is only found as a whole. */
 static int find_text(const Tokenizer *t, const char *s, size_t len)
 {
     int id = find(t, s, len);
     TokenType type = id >= 0 ? tokenizer_type(t, id) : TOKEN_CONTROL;
+    if (type == TOKEN_USER_DEFINED && t->by_score && score(t, id) == -INFINITY)
+        return -1;
     return type == TOKEN_NORMAL || type == TOKEN_UNDEFINED || type == TOKEN_USER_DEFINED ? id : -1;
 }
 
@@ -530,6 +597,12 @@ static int build_merges(const Tokenizer *t, Err *e)
     return rc;
 }
 
+/* Whether spaces are marked before the later pass, by a normalizer, or after it. */
+static bool marks_early(const Tokenizer *t)
+{
+    return t->marking <= MARK_REPLACE;
+}
+
 static int compare_literals(const void *a, const void *b)
 {
     const Literal *x = a, *y = b;
@@ -537,54 +610,82 @@ static int compare_literals(const void *a, const void *b)
     return c ? c : (x->id > y->id) - (x->id < y->id);
 }
 
-/* The tokens whose type is in `mask`, sorted. `mark`: with their spaces marked, as the text will be. */
-static int build_literals(const Tokenizer *t, unsigned mask, bool mark, Literals *out, Err *e)
+/* Which tokens are looked for in the raw text (0), later (1), or not in the text at all (-1). NULL
+ * out of memory. */
+static int8_t *assign_passes(const Tokenizer *t)
+{
+    int8_t *pass = mem_alloc((size_t)t->n, sizeof *pass);
+    for (int id = 0; pass && id < t->n; id++) {
+        TokenType type = t->pieces[id].len ? tokenizer_type(t, id) : TOKEN_NORMAL;
+        bool parsed = type == TOKEN_USER_DEFINED || type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
+        bool symbol = type == TOKEN_USER_DEFINED && !t->byte_level
+                      && t->marking == MARK_SENTENCEPIECE;
+        pass[id] = (int8_t)(!parsed ? -1 : symbol || (t->later && t->later[id]));
+    }
+    return pass;
+}
+
+/* A token's text as the later pass meets it. */
+static Str later_text(const Tokenizer *t, Str s)
 {
     Buf *texts = &t->tables->texts;
-    size_t bytes = 0, n = 0;
-    for (int id = 0; id < t->n; id++)
-        if (mask >> tokenizer_type(t, id) & 1) {
-            bytes += mark ? 3 * t->pieces[id].len : 0;
-            n++;
+    size_t from = texts->len;
+    if (!marks_early(t))
+        return s;
+    if (t->marking == MARK_PREPEND)
+        buf_add(texts, SPACE_MARK, 3);
+    for (size_t i = 0; i < s.len; i++)
+        buf_add(texts, s.ptr[i] == ' ' ? SPACE_MARK : s.ptr + i, s.ptr[i] == ' ' ? 3 : 1);
+    return (Str){texts->ptr + from, texts->len - from};
+}
+
+static int build_literals(const Tokenizer *t, Err *e)
+{
+    Tables *x = t->tables;
+    Literals *lists[2][2] = {{&x->raw.special, &x->raw.user}, {&x->later.special, &x->later.user}};
+    size_t counts[2][2] = {{0}}, bytes = 1;
+    int8_t *pass = assign_passes(t);
+    bool failed = !pass;
+    for (int id = 0; !failed && id < t->n; id++)
+        if (pass[id] >= 0) {
+            counts[pass[id]][tokenizer_type(t, id) == TOKEN_USER_DEFINED]++;
+            bytes += pass[id] ? 3 * (t->pieces[id].len + 1) : 0;
         }
-    out->items = mem_alloc(n, sizeof *out->items);
-    if (bytes) { // grow once, so that what the items point to stays where it is
-        texts->ptr = mem_alloc(bytes + 1, 1);
-        texts->cap = texts->ptr ? bytes + 1 : 0;
+    for (int i = 0; i < 4; i++) {
+        Literals *list = lists[i / 2][i % 2];
+        list->items = mem_alloc(counts[i / 2][i % 2], sizeof *list->items);
+        failed |= !list->items;
     }
-    if (!out->items || (bytes && !texts->ptr))
-        return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
-    for (int id = 0; id < t->n; id++) {
-        Str s = t->pieces[id];
-        if (!(mask >> tokenizer_type(t, id) & 1) || s.len == 0)
+    x->texts.ptr = mem_alloc(bytes, 1); // whole, so that what the items point to stays where it is
+    x->texts.cap = x->texts.ptr ? bytes : 0;
+    failed |= !x->texts.ptr;
+    for (int id = 0; !failed && id < t->n; id++) {
+        if (pass[id] < 0)
             continue;
-        if (mark && memchr(s.ptr, ' ', s.len)) {
-            size_t from = texts->len;
-            for (size_t i = 0; i < s.len; i++)
-                buf_add(texts, s.ptr[i] == ' ' ? SPACE_MARK : s.ptr + i, s.ptr[i] == ' ' ? 3 : 1);
-            s = (Str){texts->ptr + from, texts->len - from};
-        }
-        out->first[(unsigned char)*s.ptr] = true;
-        out->items[out->n++] = (Literal){s, id};
+        Literals *list = lists[pass[id]][tokenizer_type(t, id) == TOKEN_USER_DEFINED];
+        Str s = pass[id] ? later_text(t, t->pieces[id]) : t->pieces[id];
+        list->first[(unsigned char)*s.ptr] = true;
+        list->longest = s.len > list->longest ? s.len : list->longest;
+        list->items[list->n++] = (Literal){s, id};
     }
-    qsort(out->items, out->n, sizeof *out->items, compare_literals);
-    return 0;
+    for (int i = 0; !failed && i < 4; i++) {
+        Literals *list = lists[i / 2][i % 2];
+        qsort(list->items, list->n, sizeof *list->items, compare_literals);
+    }
+    free(pass);
+    return failed ? err_set(e, EXIT_MEMORY, "out of memory for the tokenizer") : 0;
 }
 
 static int build_tables(const Tokenizer *t, Err *e)
 {
     Tables *x = t->tables;
-    unsigned user = 1u << TOKEN_USER_DEFINED, special = 1u << TOKEN_CONTROL | 1u << TOKEN_UNKNOWN;
     if (x->ready)
         return 0;
     free(x->slots); // an earlier attempt may have failed halfway
     free(x->merges);
-    free(x->user.items);
-    free(x->special.items);
-    buf_free(&x->texts);
+    free_literals(x);
     memset(x, 0, sizeof *x);
-    if (build_pieces(t, e) || (!t->by_score && build_merges(t, e)) || build_literals(t, user, !t->byte_level, &x->user, e)
-        || build_literals(t, t->byte_level ? user | special : special, false, &x->special, e))
+    if (build_pieces(t, e) || (!t->by_score && build_merges(t, e)) || build_literals(t, e))
         return -1;
     for (int b = 0; b < 256; b++) {
         char name[8];
@@ -620,6 +721,13 @@ typedef struct {
     int id;        // of the joined token
 } Candidate;
 
+/* The parts of a text whose CONTROL tokens are parsed, read from front to back. */
+typedef struct {
+    const TextPart *parts;
+    size_t n, next;  // the first part that was not read
+    size_t from, to; // the last stretch of special parts that was
+} Special;
+
 typedef struct {
     const Tokenizer *t;
     TokenList *out;
@@ -629,7 +737,11 @@ typedef struct {
     Candidate *heap;
     size_t n_heap, cap_heap;
     Buf mapped; // a piece in byte-level characters
+    Buf marked; // a text with its spaces marked
     Cuts cuts;
+    Special special[2]; // as the raw and the later pass read it
+    size_t begin;       // of the text's own tokens in `out`
+    bool begins_with_bos;
     Err *e;
 } Encoder;
 
@@ -673,11 +785,9 @@ static Candidate heap_pop(Encoder *c)
 /* A number that sorts like the score, the highest first. */
 static uint32_t score_rank(const Tokenizer *t, int id)
 {
-    float score;
+    float v = score(t, id) + 0.0f; // -0 is 0
     uint32_t u;
-    memcpy(&score, t->scores->data + 4 * (size_t)id, 4);
-    score += 0.0f; // -0 is 0
-    memcpy(&u, &score, 4);
+    memcpy(&u, &v, 4);
     return ~(u >> 31 ? ~u : u | 0x80000000u);
 }
 
@@ -828,14 +938,92 @@ static const Literal *match_literal(const Literals *list, const char *text, size
     return best;
 }
 
-/* The next place in text[from, len) where a literal stands; len and *found = NULL if there is none. */
-static size_t next_literal(const Literals *list, const char *text, size_t from, size_t len, const Literal **found)
+/* Where the stretch of special parts that holds byte `at` ends; `at` itself if it lies in none.
+ * `at` never falls. */
+static size_t special_end(Special *s, size_t at)
 {
+    while (s->to <= at && s->next < s->n) {
+        while (s->next < s->n && !s->parts[s->next].special)
+            s->next++;
+        s->from = s->next ? s->parts[s->next - 1].end : 0;
+        s->to = s->from;
+        for (; s->next < s->n && s->parts[s->next].special; s->next++)
+            s->to = s->parts[s->next].end;
+    }
+    return at >= s->from && at < s->to ? s->to : at;
+}
+
+/* A search for the tokens of one pass. It reads `text`, which is the whole text, or a stretch of
+ * `source` with its spaces marked; then `raw` is the place in `source` that byte `at` was made of.
+ * */
+typedef struct {
+    const Pass *pass;
+    Special *special;
+    const char *text;
+    size_t at, len;
+    const char *source; // NULL: `text` is the text itself, and `raw` is `at`
+    size_t raw, front;  // bytes of a mark in front of the text, not passed yet
+    bool squeeze;       // a run of spaces in `source` became one mark
+} Search;
+
+/* How many bytes became of the one at `raw` in the text. */
+static size_t marked_width(const Search *s, size_t raw)
+{
+    if (!s->source || s->source[raw] != ' ')
+        return 1;
+    return s->squeeze && s->source[raw + 1] == ' ' ? 0 : 3;
+}
+
+static void search_step(Search *s)
+{
+    if (s->front) {
+        s->at += s->front;
+        s->front = 0;
+        return;
+    }
+    s->at += marked_width(s, s->raw++);
+}
+
+/* How many bytes from s->at on lie in special parts, as far as the longest token needs to know. */
+static size_t special_bytes(Search *s)
+{
+    size_t n = special_end(s->special, s->raw) - s->raw, bytes = n ? s->front : 0;
+    for (size_t i = 0; i < n && bytes < s->pass->special.longest; i++)
+        bytes += marked_width(s, s->raw + i);
+    return bytes < s->len - s->at ? bytes : s->len - s->at;
+}
+
+/* The token that stands at s->at, the longest one; NULL if there is none. */
+static const Literal *parsed_at(Search *s)
+{
+    const char *p = s->text + s->at;
+    const Literal *user = match_literal(&s->pass->user, p, s->len - s->at), *special = NULL;
+    if (s->pass->special.first[(unsigned char)*p])
+        special = match_literal(&s->pass->special, p, special_bytes(s));
+    return !user || (special && special->text.len > user->text.len) ? special : user;
+}
+
+/* Where the next token stands; the search goes on behind it. s->len and *found = NULL if there is
+ * none. */
+static size_t search_next(Search *s, const Literal **found)
+{
+    if (!s->pass->user.n && !s->pass->special.n)
+        s->at = s->len;
+    for (; s->at < s->len; search_step(s))
+        if ((*found = parsed_at(s))) {
+            size_t begin = s->at, end = begin + (*found)->text.len;
+            while (s->at < end)
+                search_step(s);
+            return begin;
+        }
     *found = NULL;
-    for (size_t i = from; list->n && i < len; i++)
-        if ((*found = match_literal(list, text + i, len - i)))
-            return i;
-    return len;
+    return s->len;
+}
+
+static int add_parsed(Encoder *c, int id)
+{
+    c->begins_with_bos |= id == c->t->bos && c->out->n == c->begin;
+    return tokens_add(c->out, id, c->e);
 }
 
 /* Text between parsed tokens, byte-level BPE. */
@@ -859,76 +1047,121 @@ static int encode_bytes(Encoder *c, const char *text, size_t len)
     return rc;
 }
 
-/* Text between parsed tokens, SentencePiece: spaces are marked, then user-defined tokens cut the text. `prefix`: a
- * space goes in front. */
-static int encode_marked(Encoder *c, const char *text, size_t len, bool prefix)
+/* c->marked: a text with its spaces marked; `prefix`: after one more mark. */
+static int mark_spaces(Encoder *c, const char *text, size_t len, bool prefix)
 {
-    const Tokenizer *t = c->t;
-    Buf marked = {0};
-    bool squeeze = t->remove_extra_spaces;
-    while (squeeze && len && text[len - 1] == ' ')
-        len--;
-    while (squeeze && len && *text == ' ')
-        text++, len--;
-    if (prefix && len)
-        buf_add(&marked, SPACE_MARK, 3);
+    c->marked.len = 0;
+    if (prefix)
+        buf_add(&c->marked, SPACE_MARK, 3);
     for (size_t i = 0, plain; i < len; i += plain) {
         const char *space = memchr(text + i, ' ', len - i);
         plain = space ? (size_t)(space - text) - i : len - i;
-        buf_add(&marked, text + i, plain);
+        buf_add(&c->marked, text + i, plain);
         if (space) {
-            buf_add(&marked, SPACE_MARK, 3);
-            while (++plain < len - i && squeeze && text[i + plain] == ' ') {}
+            buf_add(&c->marked, SPACE_MARK, 3);
+            while (++plain < len - i && c->t->remove_extra_spaces && text[i + plain] == ' ') {}
         }
     }
-    int rc = marked.failed ? no_memory(c) : marked.len >= INT32_MAX
-        ? err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len) : 0;
-    c->text = marked.ptr;
-    for (size_t i = 0; i < marked.len && !rc;) {
-        const Literal *user;
-        size_t to = next_literal(&t->tables->user, marked.ptr, i, marked.len, &user);
-        rc = to > i ? encode_piece(c, i, to) : 0;
-        if (user && !rc)
-            rc = tokens_add(c->out, user->id, c->e);
-        i = user ? to + user->text.len : to;
-    }
-    buf_free(&marked);
-    return rc;
+    c->text = c->marked.ptr;
+    return c->marked.failed ? no_memory(c) : c->marked.len < INT32_MAX ? 0
+        : err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len);
 }
 
-int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e)
+/* The text from `from` to `to`, between parsed tokens, where a normalizer marks the spaces: later
+ * tokens are looked for in what it made. */
+static int encode_normalized(Encoder *c, const char *text, size_t from, size_t to)
 {
-    Encoder c = {.t = t, .out = out, .e = e};
+    const Tokenizer *t = c->t;
+    bool squeeze = t->remove_extra_spaces;
+    while (squeeze && to > from && text[to - 1] == ' ')
+        to--;
+    while (squeeze && to > from && text[from] == ' ')
+        from++;
+    if (to == from)
+        return 0;
+    if (mark_spaces(c, text + from, to - from, t->space_prefix))
+        return -1;
+    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = c->marked.ptr,
+                .len = c->marked.len, .source = text, .raw = from,
+                .front = t->space_prefix ? 3 : 0, .squeeze = squeeze};
+    for (size_t i = 0; i < s.len; i = s.at) {
+        const Literal *found;
+        size_t end = search_next(&s, &found);
+        if ((end > i && encode_piece(c, i, end)) || (found && add_parsed(c, found->id)))
+            return -1;
+    }
+    return 0;
+}
+
+/* The same where Hugging Face's Metaspace marks the spaces of what is left between all tokens. */
+static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to)
+{
+    const Tokenizer *t = c->t;
+    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = text, .at = from,
+                .raw = from, .len = to};
+    for (size_t i = from; i < to; i = s.at) {
+        const Literal *found;
+        size_t end = search_next(&s, &found);
+        bool marked = text[i] == ' ' || (end - i >= 3 && memcmp(text + i, SPACE_MARK, 3) == 0);
+        bool wanted = t->marking == MARK_ALWAYS || (t->marking == MARK_FIRST && i == 0);
+        if (end > i && mark_spaces(c, text + i, end - i, wanted && !marked))
+            return -1;
+        if (end > i && encode_piece(c, 0, c->marked.len))
+            return -1;
+        if (found && add_parsed(c, found->id))
+            return -1;
+    }
+    return 0;
+}
+
+/* Ids of a text without what goes in front and behind. */
+static int encode_text(Encoder *c, const char *text, size_t len)
+{
+    const Tokenizer *t = c->t;
+    Search s = {.pass = &t->tables->raw, .special = &c->special[0], .text = text, .len = len};
+    for (size_t i = 0; i < len; i = s.at) {
+        const Literal *found;
+        size_t end = search_next(&s, &found);
+        int rc = end == i ? 0 : t->byte_level ? encode_bytes(c, text + i, end - i)
+               : (marks_early(t) ? encode_normalized : encode_metaspace)(c, text, i, end);
+        if (rc || (found && add_parsed(c, found->id)))
+            return -1;
+    }
+    return 0;
+}
+
+int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
+                           size_t n_parts, unsigned flags, TokenList *out, Err *e)
+{
+    Special special = {.parts = parts, .n = n_parts};
+    Encoder c = {.t = t, .out = out, .special = {special, special}, .e = e};
     size_t before = out->n;
     if (len >= INT32_MAX)
         return err_set(e, EXIT_USAGE, "text: got %zu bytes, want less than 2 GB", len);
     if (build_tables(t, e))
         return -1;
-    int rc = flags & ENCODE_BOS && t->adds_bos ? tokens_add(out, t->bos, e) : 0;
-    static const Literals none = {0};
-    const Literals *list = flags & ENCODE_SPECIAL ? &t->tables->special : t->byte_level ? &t->tables->user : &none;
-    bool prefix = t->space_prefix; // at the start, and after a parsed token, as Hugging Face's Llama tokenizer does
-    for (size_t i = 0; i < len && !rc;) {
-        const Literal *found;
-        size_t to = next_literal(list, text, i, len, &found);
-        if (to > i) {
-            rc = t->byte_level ? encode_bytes(&c, text + i, to - i) : encode_marked(&c, text + i, to - i, prefix);
-            prefix = false;
-        }
-        if (found && !rc) {
-            rc = tokens_add(out, found->id, e);
-            prefix = t->space_prefix;
-        }
-        i = found ? to + found->text.len : to;
-    }
-    if (!rc && flags & ENCODE_BOS && t->adds_eos)
+    bool adds_bos = flags & ENCODE_BOS && t->adds_bos;
+    int rc = adds_bos ? tokens_add(out, t->bos, e) : 0;
+    c.begin = out->n;
+    rc = rc ? rc : encode_text(&c, text, len);
+    if (!rc && adds_bos && c.begins_with_bos) // the text's own one is enough
+        memmove(out->ids + before, out->ids + before + 1, (--out->n - before) * sizeof *out->ids);
+    if (!rc && flags & ENCODE_EOS && t->adds_eos)
         rc = tokens_add(out, t->eos, e);
     free(c.symbols);
     free(c.heap);
     buf_free(&c.mapped);
+    buf_free(&c.marked);
     cuts_free(&c.cuts);
     out->n = rc ? before : out->n;
     return rc;
+}
+
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags,
+                     TokenList *out, Err *e)
+{
+    TextPart whole = {len, flags & ENCODE_SPECIAL};
+    return tokenizer_encode_parts(t, text, len, &whole, 1, flags, out, e);
 }
 
 /* ---- decoding ------------------------------------------------------------------------------------------------- */
@@ -939,9 +1172,13 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
     TokenType type = tokenizer_type(t, id);
     const char *end = s.ptr + s.len;
     size_t before = out->len;
-    if (type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) {
-        if (special)
-            buf_add(out, s.ptr, s.len);
+    bool by_name = type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
+    if (type == TOKEN_UNUSED || (by_name && !special) || !s.len)
+        return;
+    if (t->marking == MARK_PREPEND && t->later && t->later[id])
+        buf_add(out, " ", 1); // it was found with one
+    if (by_name) {
+        buf_add(out, s.ptr, s.len);
     } else if (t->byte_level && type != TOKEN_USER_DEFINED) {
         for (const char *p = s.ptr; p < end;) {
             uint32_t cp;
@@ -966,6 +1203,24 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
         }
 }
 
+void tokenizer_text(const Tokenizer *t, int id, Buf *out)
+{
+    Buf bytes = {0};
+    tokenizer_bytes(t, id, true, &bytes);
+    out->failed |= bytes.failed;
+    for (size_t i = 0; i < bytes.len && !bytes.failed;) {
+        uint32_t cp;
+        char hex[8];
+        size_t n = utf8_decode(bytes.ptr + i, bytes.ptr + bytes.len, &cp);
+        if (cp & UTF8_INVALID || !cp) // NumPy would drop a zero
+            buf_add(out, hex, (size_t)snprintf(hex, sizeof hex, "\\x%02X", (unsigned)(cp & 0xff)));
+        else
+            buf_add(out, bytes.ptr + i, n);
+        i += n;
+    }
+    buf_free(&bytes);
+}
+
 void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special)
 {
     *d = (Decoder){.t = t, .special = special, .at_start = at_start && t->space_prefix && !t->byte_level};
@@ -981,7 +1236,7 @@ void decoder_feed(Decoder *d, int id, Buf *out)
         return;
     if (d->at_start && out->len > fresh) {
         d->at_start = false;
-        if (out->ptr[fresh] == ' ' && tokenizer_type(d->t, id) != TOKEN_CONTROL) {
+        if (out->ptr[fresh] == ' ') {
             memmove(out->ptr + fresh, out->ptr + fresh + 1, out->len - fresh - 1);
             out->len--;
         }

@@ -11,6 +11,20 @@
  *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty array cuts nothing
  *   tokenizer.attnc.normalizer     "none" or "nfc"
  *   tokenizer.attnc.ignore_merges  bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
+ *   tokenizer.attnc.space_prefix   how models with U+2581 for the space mark spaces, and where one
+ *                                  more is put in front of a text:
+ *       "first", "always", "never"   Hugging Face's Metaspace: at the start of the whole text, also
+ *                                    after every added token, or nowhere; never before a space
+ *       "prepend"                    the normalizers Prepend and Replace: at the start and after
+ *                                    every token that is found before them, even before a space
+ *       "replace"                    Replace alone
+ *   tokenizer.attnc.normalized_tokens  int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that
+ *                                  are looked for after the normalizers (AddedToken.normalized);
+ *                                  with "prepend" only behind a space, which is theirs
+ * Without tokenizer.attnc.space_prefix a text is marked as SentencePiece marks it, USER_DEFINED
+ * tokens being its user-defined symbols; where tokenizer.ggml.add_space_prefix says so (the default
+ * for "llama") a space is put at the start and after each parsed CONTROL token, as Llama 2's
+ * tokenizer and llama.cpp do.
  */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
@@ -51,16 +65,37 @@ Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty
 int tokenizer_find(const Tokenizer *t, Str piece, Err *e); // id of a stored piece; -1 if absent (or out of memory)
 
 enum {
-    ENCODE_BOS = 1,    // BOS in front and EOS behind where the file says so
-    ENCODE_SPECIAL = 2 // CONTROL tokens written in the text are parsed; otherwise they are text
+    ENCODE_BOS = 1,     // BOS in front where the file says so and the text has none parsed there
+    ENCODE_SPECIAL = 2, // tokenizer_encode() only: CONTROL tokens written in the text are parsed
+    ENCODE_EOS = 4      // EOS behind where the file says so: never for a text to be continued
 };
 
-/* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8). 0, or -1 with *out as before. */
+/* A part of a text, from the end of the part before it (0 for the first) to byte `end`. `special`:
+ * CONTROL and UNKNOWN tokens written in it are parsed; otherwise they are text. */
+typedef struct {
+    size_t end; // not before the part before it, at most the text's length
+    bool special;
+} TextPart;
+
+/* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8), tokenized as one
+ * text whatever its parts. A CONTROL or UNKNOWN token is parsed where its whole spelling lies in
+ * special parts that follow each other; USER_DEFINED tokens match everywhere. What lies behind the
+ * last part is not special. 0, or -1 with *out as before. */
+int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
+                           size_t n_parts, unsigned flags, TokenList *out, Err *e);
+
+/* tokenizer_encode_parts() of one part, special by ENCODE_SPECIAL. */
 int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e);
 
-/* Append the exact bytes of a token as it is emitted in mid-text; CONTROL and UNKNOWN tokens add their name if
- * `special`, else nothing, as do ids out of range. A failed growth shows in out->failed. */
+/* Append the exact bytes of a token as it is emitted in mid-text; CONTROL and UNKNOWN tokens add
+ * their name if `special`, else nothing. Ids out of range add nothing, nor do UNUSED tokens:
+ * converters fill rows beyond the tokenizer with [PAD...] of that type, and llama.cpp prints none.
+ * A failed growth shows in out->failed. */
 void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out);
+
+/* Append the text of a token for people: UTF-8 as it is, other bytes and NUL as \xE4, CONTROL and
+ * UNKNOWN tokens by their names. A failed growth shows in out->failed. */
+void tokenizer_text(const Tokenizer *t, int id, Buf *out);
 
 /* Streaming: feed ids, receive bytes that never end inside a UTF-8 character. No memory of its own, nothing to free. */
 typedef struct {

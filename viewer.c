@@ -215,7 +215,7 @@ static void add_meta(const MapFile *f, Buf *out)
     for (int i = 0; i < m->n; i++) {
         buf_text(out, i ? "," : "[");
         text.len = 0;
-        map_token_text(m, m->ids[i], &text);
+        tokenizer_text(m->model->tokenizer, m->ids[i], &text);
         json_string(out, (Str){text.len ? text.ptr : "", text.len});
     }
     buf_text(out, "]");

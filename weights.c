@@ -49,10 +49,12 @@ static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t c
     const GgufTensor *t = need == NO || b->failed ? NULL : gguf_tensor(&b->m->file, name);
     if (!t) {
         if (need == YES)
-            fail(b, name, "got none, want shape (%zu%s%.0zu)", rows, cols ? ", " : "", cols);
+            fail(b, name, "missing, want shape (%zu%s%.0zu)", rows, cols ? ", " : "", cols);
         return NULL;
     }
-    bool fits = cols ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
+    bool one_row = cols && t->n_dims == 1; // outermost dimensions of 1 are dropped
+    bool fits = one_row ? rows == 1 && t->shape[0] == cols
+              : cols ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
                      : t->n_dims == 1 && t->shape[0] == rows;
     if (!fits) {
         char seen[100] = "";
@@ -253,7 +255,7 @@ static void bind_model(Binder *b)
         char shown[96];
         if (!b->used[i])
             fail(b, str_escape(m->file.tensors[i].name, shown, sizeof shown),
-                 "got it, but the architecture %s has no place for it", c->arch);
+                 "the architecture %s has no place for it", c->arch);
         m->n_params += m->file.tensors[i].shape[0] * m->file.tensors[i].shape[1] * m->file.tensors[i].shape[2]
                      * m->file.tensors[i].shape[3];
     }

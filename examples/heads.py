@@ -59,12 +59,15 @@ class Model:
         t = self.tensors[name + ".weight"]
         return gguf.quants.dequantize(t.data, t.tensor_type).reshape(t.shape[::-1])
 
+    def call(self, text: str, *flags: str | Path, model: Path | None = None) -> bytes:
+        return subprocess.run([HERE.parent / "run", model or self.path, "-f", "-", "--keep-newline", *flags],
+                              input=text.encode(), stdout=subprocess.PIPE, check=True).stdout
+
     def run(self, text: str, *flags: str | Path, model: Path | None = None) -> bytes:
-        return subprocess.run([HERE.parent / "run", model or self.path, "-f", "-", "-n", "0", "--exact", *flags], input=text.encode(),
-                              stdout=subprocess.PIPE, check=True).stdout
+        return self.call(text, "-n", "0", "--exact", *flags, model=model)
 
     def ids(self, text: str) -> list[int]:
-        return json.loads(self.run(text, "--tokenize", "--json"))["ids"]
+        return json.loads(self.call(text, "--tokenize", "--json"))["ids"]
 
     def stats(self, text: str, *flags: str) -> dict[str, np.ndarray]:
         """Column of --attn-stats -> (layers, heads)."""

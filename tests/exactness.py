@@ -22,7 +22,7 @@ PASSAGE = str(ROOT / "tests" / "passage.txt")
 
 def measure(run: Path, path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = ids_of(run, path, "-f", PASSAGE)
+    ids = ids_of(run, path, "--keep-newline", "-f", PASSAGE)
     with torch.no_grad():
         out = model(torch.tensor([ids]), output_attentions=True)
     want, maps = out.logits[0].numpy(), [a[0].numpy() for a in out.attentions]
@@ -31,7 +31,7 @@ def measure(run: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for flags in (["--exact", "--kv", "f32"], []):
             dump = Path(folder) / "maps.npy"
-            got = logits_of(run, path, Path(folder), "-f", PASSAGE, "-n", "0", "--dump-attn", str(dump), *flags)
+            got = logits_of(run, path, Path(folder), "--keep-newline", "-f", PASSAGE, "-n", "0", "--dump-attn", str(dump), *flags)
             q, off = log_softmax(got), np.abs(got - want)
             kl, same = (np.exp(p) * (p - q)).sum(-1), (want.argmax(-1) == got.argmax(-1)).mean()
             moved = [np.abs(ours - theirs) for ours, theirs in zip(np.load(dump, mmap_mode="r"), maps, strict=True)]

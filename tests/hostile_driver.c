@@ -53,7 +53,7 @@ static int use(const Model *m, Err *e)
     if (rc && e->code == EXIT_MODEL) // a table that is built on first use, as in run.c
         err_prefix(e, m->file.maps[0].path);
     if (!rc && !ids.n)
-        rc = err_set(e, EXIT_USAGE, "prompt: got nothing, want some text");
+        rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
     p.max_batch = (int)ids.n;
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
@@ -63,7 +63,7 @@ static int use(const Model *m, Err *e)
         rc = forward(&s, &(Batch){.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids}, e) < 0 ? -1 : 0;
         int id = rc ? -1 : sampler_pick(&sampler, s.logits);
         if (!rc && id < 0)
-            rc = err_set(e, EXIT_IO, "sampling: got no token with a finite logit");
+            rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
         if (!rc)
             rc = tokens_add(&ids, id, e);
         decoder_feed(&d, id, &out);

@@ -12,9 +12,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import tiny
+import tokenizers
 from command import TIMEOUT, error_of, printable, run, text_of
 from images import I32, STR, U32, byte_level, smallest
 
@@ -44,20 +46,22 @@ def echo(exe: Path, model: Path, *args: str | bytes, **more) -> bytes:
 # ---- usage errors ------------------------------------------------------------------------------------------------
 
 USAGE = [
-    ([], "got no model, want: ./run MODEL -i"),
-    (["-i", "x"], "got no model, want"),
-    (["--"], "got no model, want"),
+    ([], 'no model given; usage: ./run MODEL -i "Once upon a time"'),
+    (["-i", "x"], "no model given; usage"),
+    (["--"], "no model given; usage"),
+    (["-", "-i", "x"], '"-": the model cannot be standard input, want a file'),
+    (["--", "-"], '"-": the model cannot be standard input'),
     (["M", "N"], '"N": got a second model or a text without -i, want one model file'),
     (["M", "\x1b[31mred\n"], r'"\x1b[31mred\x0a": got a second model'),
     (["M", "--", "-i"], '"-i": got a second model'),
-    (["M", "-i"], "-i: got nothing, want TEXT"),
-    (["M", "--temp"], "--temp: got nothing, want T"),
+    (["M", "-i"], "-i needs an argument: TEXT"),
+    (["M", "--temp"], "--temp needs an argument: T"),
     # unknown flags
     (["M", "--tmp", "1"], "--tmp: no such flag, did you mean --temp?"),
-    (["M", "--temperature", "1"], "--temperature: no such flag, did you mean --temp?"),
+    (["M", "--temperatures", "1"], "--temperatures: no such flag, did you mean --temperature?"),
     (["M", "--top_k", "1"], "--top_k: no such flag, did you mean --top-k?"),
     (["M", "--topp=0.9"], "--topp: no such flag, did you mean --top-p?"),
-    (["M", "--n-predict", "1"], "--n-predict: no such flag, did you mean --predict?"),
+    (["M", "--n-predic", "1"], "--n-predic: no such flag, did you mean --n-predict?"),
     (["M", "--ctx", "1"], "--ctx: no such flag, did you mean --ctx-size?"),
     (["M", "--promt", "1"], "--promt: no such flag, did you mean --prompt?"),
     (["M", "-n5"], "-n5: no such flag, did you mean -n?"),
@@ -86,7 +90,8 @@ USAGE = [
     (["M", "--min-p", "-0.1"], '--min-p: got "-0.1"'),
     (["M", "--repeat-penalty", "0"], '--repeat-penalty: got "0"'),
     (["M", "--repeat-last-n", "-2"], '--repeat-last-n: got "-2"'),
-    *[(["M", "-s", v], f'-s: got "{v}", want a whole number of up to 64 bits') for v in ("", "-1", " 1", "1.5", "18446744073709551616", "x")],
+    *[(["M", "-s", v], f'-s: got "{v}", want a whole number of up to 64 bits, or -1 for a random one')
+      for v in ("", "-2", "-1 ", "-01", " 1", "1.5", "18446744073709551616", "x")],
     (["M", "--temp", "\x1b[2J"], r'--temp: got "\x1b[2J", want'),
     (["M", "--temp", "9" * 5000], "--temp: got"),
     # other values
@@ -95,8 +100,27 @@ USAGE = [
     (["M", "--stop", ""], "--stop: got an empty text, want at least one character"),
     *[(["M", "--logit-bias", v], f'--logit-bias: got "{v}", want ID+BIAS or ID-BIAS') for v in
       ("", "5", "5+", "+1", "-1+1", "5*2", "5+x", "5+nan", "5+1x", "99999999999999999999+1", "a+1", "5 +1")],
-    (["M", "--echo=1"], "--echo: got a value, want none"),
-    (["M", "--json"], "--json: got it without --tokenize, --perplexity or --bench"),
+    (["M", "--echo=1"], '--echo: got "1", want no value'),
+    # files
+    (["M", "--logits", "-"], '--logits: got "-", want a file: its header is written last'),
+    *[(["M", "--logits", v], f'--logits: got "{v}", want a name ending in .npy') for v in ("x.txt", "x", "", ".npy", "/dev/stdout", "x.npz")],
+    *[(["M", "--attn-stats", v], f'--attn-stats: got "{v}", want a name ending in .csv or .json, or - for a table') for v in ("x", "", ".csv", "/dev/stdout")],
+    (["M", "--logits", "a.npy", "--logits", "b.npy"], "--logits: given twice, want one FILE.npy"),
+    (["M", "--perplexity", "a", "--perplexity=b"], "--perplexity: given twice, want one FILE"),
+    (["M", "--quantize", "q8_0", "-o", "a", "--output", "b"], "--output: given twice, want one FILE"),
+    (["M", "--quantize", "q8_0", "--quantize", "q4_0", "-o", "a"], "--quantize: given twice, want one TYPE"),
+    # flags and modes
+    (["M", "--json"], "--json needs --tokenize, --perplexity or --bench"),
+    (["M", "--output=x"], "--output needs --quantize"),
+    (["M", "--quantize", "q8_0"], "--quantize needs -o"),
+    (["M", "--pp", "1"], "--pp needs --bench"),
+    (["M", "--bench", "-p", "x"], "--bench does not take -p"),
+    (["M", "--bench", "--pp", "0", "--tg", "0"], "--bench: --pp 0 and --tg 0 leave nothing to run"),
+    (["M", "--attn-heads", "1"], "--attn-heads needs --dump-attn or --attn-stats"),
+    (["M", "--attn-reduce", "mean", "--attn-stats", "-"], "--attn-reduce needs --dump-attn"),
+    (["M", "--perplexity", "F", "--bench"], "--perplexity and --bench are two modes, choose one"),
+    (["M", "--bench", "--perplexity", "F"], "--bench and --perplexity are two modes, choose one"),
+    (["M", "--tokenize", "--quantize", "q8_0"], "--tokenize and --quantize are two modes, choose one"),
 ]
 
 
@@ -133,6 +157,39 @@ def test_escapes(any_run: Path, tiny_model: Path) -> None:
     assert echo(any_run, tiny_model, "-i", r"a\nb") == rb"a\nb"  # literal without -e
 
 
+def prompt_of(exe: Path, model: Path, *args: str | Path, **more) -> bytes:
+    """The bytes that were tokenized."""
+    return bytes.fromhex("".join(tokens_of(exe, model, *args, **more)["bytes"]))
+
+
+def test_the_last_newline(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """One newline at the very end of a prompt that ends in a file or standard input is cut; nothing else ever is."""
+    for text in (b"", b"\n", b"\r\n", b"\r", b"\n\n", b"a", b"a\n", b"a\r\n", b"a\r", b"a\n\n", b"a\r\n\r\n", b"\n a", b"a \n", b"a\n\r"):
+        cut = text.removesuffix(b"\n").removesuffix(b"\r") if text.endswith(b"\r\n") else text.removesuffix(b"\n")
+        (tmp_path / "f").write_bytes(text)
+        for args in ([], ["-f", "-"], ["-f", tmp_path / "f"]):
+            assert prompt_of(any_run, tiny_model, *args, stdin=text) == cut
+            assert prompt_of(any_run, tiny_model, *args, "--keep-newline", stdin=text) == text
+            assert echo(any_run, tiny_model, *args, stdin=text) == cut
+            assert echo(any_run, tiny_model, *args, "--keep-newline", stdin=text) == text
+        if b"\0" not in text:
+            assert prompt_of(any_run, tiny_model, "-i", text) == text
+        assert prompt_of(any_run, tiny_model, "-i", "b\n", "-f", tmp_path / "f") == b"b\n" + cut
+        assert prompt_of(any_run, tiny_model, "-f", tmp_path / "f", "-i", "b\n") == text + b"b\n"
+        assert prompt_of(any_run, tiny_model, "-f", tmp_path / "f", "-f", tmp_path / "f") == text + cut
+    (tmp_path / "r").write_bytes(b"a\r")
+    (tmp_path / "n").write_bytes(b"\n")
+    assert prompt_of(any_run, tiny_model, "-f", tmp_path / "r", "-f", tmp_path / "n") == b"a\r"
+
+
+def test_the_readme_example(run_bin: Path, tiny_model: Path) -> None:
+    """A prompt from echo is the same as one from -i, to the last logit."""
+    script = 'echo "The capital of France is" | "$0" "$1" -n 20 -s 1'
+    done = run(Path("/bin/bash"), "-c", script, run_bin, tiny_model)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout == text_of(run_bin, tiny_model, "-i", "The capital of France is", "-n", "20", "-s", "1")
+
+
 def test_parts_are_joined_in_order(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     odd = b"\0\xff\xc3\r\n\xed\xa0\x80 end"
     (tmp_path / "f").write_bytes(odd)
@@ -147,7 +204,7 @@ def test_parts_are_joined_in_order(any_run: Path, tiny_model: Path, tmp_path: Pa
 
 def test_bytes_of_every_kind_pass_through(any_run: Path, tiny_model: Path) -> None:
     everything = bytes(range(256)) + bytes(reversed(range(256)))
-    assert echo(any_run, tiny_model, "-c", "600", stdin=everything) == everything
+    assert echo(any_run, tiny_model, "-c", "600", stdin=everything) == prompt_of(any_run, tiny_model, stdin=everything) == everything
 
 
 def test_stdin_is_the_prompt_without_i(any_run: Path, tiny_model: Path, story: bytes) -> None:
@@ -158,11 +215,11 @@ def test_stdin_is_the_prompt_without_i(any_run: Path, tiny_model: Path, story: b
 def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     """A program that eats the loop's input breaks `while read`."""
     (tmp_path / "f").write_text("a")
-    for args in (["-i", "a"], ["-f", tmp_path / "f"], ["-i", "a", "--tokenize"]):
+    for args in (["-i", "a", "-n", "1"], ["-f", tmp_path / "f", "-n", "1"], ["-i", "a", "--tokenize"]):
         out, into = os.pipe()
         os.write(into, b"one\ntwo\n")
         os.close(into)
-        assert run(any_run, tiny_model, "-n", "1", *args, stdin=out).returncode == 0
+        assert run(any_run, tiny_model, *args, stdin=out).returncode == 0
         assert os.read(out, 100) == b"one\ntwo\n"
         os.close(out)
     script = 'while read -r x; do "$0" "$1" -i "$x" -n 0 --echo; echo; done'
@@ -173,7 +230,7 @@ def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: P
 def test_no_prompt_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
     parent, child = pty.openpty()
     line = error_of(any_run, tiny_model, stdin=child, code=2)
-    assert line == f'got no prompt, want one: ./run {tiny_model} -i "Once upon a time"'
+    assert line == f'no prompt given; usage: ./run {tiny_model} -i "Once upon a time"'
     os.close(child)
     os.close(parent)
 
@@ -185,9 +242,9 @@ def test_closed_stdin(any_run: Path, tiny_model: Path) -> None:
 
 def test_empty_prompts(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert text_of(any_run, tiny_model, "-i", "", "-n", "2", *GREEDY)
-    assert "got nothing, want some text (--no-bos leaves nothing to start from)" in error_of(any_run, tiny_model, "-i", "", "--no-bos", code=2)
+    assert "the prompt is empty, want some text (--no-bos leaves nothing to start from)" in error_of(any_run, tiny_model, "-i", "", "--no-bos", code=2)
     assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize") == b""
-    assert text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize", "--json") == b'{"ids": [], "pieces": []}\n'
+    assert json.loads(text_of(any_run, tiny_model, "-i", "", "--no-bos", "--tokenize", "--json")) == {"ids": [], "pieces": [], "text": [], "bytes": []}
     (tmp_path / "m").write_bytes(byte_level().build())
     assert "this model has no begin-of-text token" in error_of(any_run, tmp_path / "m", "-i", "", code=2)
 
@@ -220,26 +277,82 @@ def test_a_megabyte(run_bin: Path, tiny_model: Path, letters: bytes) -> None:
     assert time.monotonic() - begin < 10
 
 
-def test_control_tokens_are_text_unless_special(any_run: Path, tiny_model: Path) -> None:
-    def ids(*args: str) -> list[int]:
-        return json.loads(text_of(any_run, tiny_model, "--tokenize", "--json", *args))["ids"]
+def tokens_of(exe: Path, model: Path, *args: str | Path, **more) -> dict[str, list]:
+    return json.loads(text_of(exe, model, "--tokenize", "--json", *args, **more))
 
-    assert ids("-i", "<|end|>") != [0, 1] and len(ids("-i", "<|end|>")) == 8
-    assert ids("-i", "<|end|>", "--special") == [0, 1]
-    assert ids("-i", "<|end|>", "--special", "--no-bos") == [1]
-    assert ids("-i", "the") == [0, 259]
-    done = text_of(any_run, tiny_model, "--tokenize", "-i", "the\n")
-    assert done.decode().split("\n") == ['     0  "<|bos|>"', '   259  "the"', '    12  "Ċ"', ""]
+
+def reference(model: Path) -> tokenizers.Tokenizer:
+    """The byte-level tokenizer of a model in Hugging Face's library, made from the file's lists."""
+    fields = gguf.GGUFReader(model).fields
+    tokens, types, merges = (fields[f"tokenizer.ggml.{name}"].contents() for name in ("tokens", "token_type", "merges"))
+    t = tokenizers.Tokenizer(tokenizers.models.BPE({name: i for i, name in enumerate(tokens)}, [tuple(m.split(" ")) for m in merges]))
+    t.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    t.decoder = tokenizers.decoders.ByteLevel()
+    t.add_special_tokens([name for name, kind in zip(tokens, types) if kind == 3])
+    return t
+
+
+def test_control_tokens_are_text_unless_special(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """--special is for -i, --special-files for files and standard input; the ids are those of tokenizers with and
+    without its encode_special_tokens."""
+    hf = reference(tiny_model)
+    text = "<|end|>the<|bos|>a"
+    hf.encode_special_tokens = True
+    as_text = hf.encode(text).ids
+    hf.encode_special_tokens = False
+    parsed = hf.encode(text).ids
+    assert len(parsed) == 4 and len(as_text) > 10
+    (tmp_path / "f").write_text(text)
+
+    def ids(*args: str | Path, **more) -> list[int]:
+        got = tokens_of(any_run, tiny_model, *args, **more)["ids"]
+        assert got[0] == 0
+        return got[1:]
+
+    for special, typed in (([], as_text), (["--special"], parsed), (["--special-files"], as_text), (["--special", "--special-files"], parsed)):
+        assert ids("-i", text, *special) == typed
+        filed = parsed if "--special-files" in special else as_text
+        assert ids("-f", tmp_path / "f", *special) == ids(*special, stdin=text.encode()) == filed
+        assert ids("-i", text, "-f", tmp_path / "f", "-i", "<|end|>", *special) == typed + filed + ids("-i", "<|end|>", *special)
+    assert ids("-i", "<|e", "-f", "-", "--special", stdin=b"nd|>") == ids("-i", "<|end|>")  # not across the border either
+    assert tokens_of(any_run, tiny_model, "-i", "<|end|>", "--special", "--no-bos")["ids"] == [1]
+    assert tokens_of(any_run, tiny_model, "-i", "<|bos|>the", "--special")["ids"] == [0, 259]  # one BOS
+
+
+def test_perplexity_reads_data(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """Its file holds no control tokens unless --special-files says so, and is never cut."""
+    path = tmp_path / "f"
+    for text in ("the<|end|>a", "the quick\n", "the quick\r\n\n"):
+        path.write_bytes(text.encode())
+        for flags in ([], ["--special-files"]):
+            done = json.loads(text_of(run_bin, tiny_model, "--perplexity", path, "--json", *flags))
+            assert done["window"] == len(tokens_of(run_bin, tiny_model, "-f", path, "--keep-newline", *flags)["ids"])
+
+
+def test_tokens_as_text_and_bytes(any_run: Path, tiny_model: Path) -> None:
+    """Each token's text against tokenizers' decoder, and all bytes against the prompt."""
+    hf = reference(tiny_model)
+    prompt = bytes(range(256)) + "the thé 😀 \n".encode()
+    got = tokens_of(any_run, tiny_model, "--keep-newline", stdin=prompt)
+    assert bytes.fromhex("".join(got["bytes"])) == prompt and got["bytes"][0] == ""
+    for i, piece, text, raw in list(zip(*got.values()))[1:]:
+        assert piece == hf.id_to_token(i)
+        want = hf.decode([i])
+        assert bytes.fromhex(raw).decode("utf-8", "replace") == want
+        assert text == (want if "\ufffd" not in want and "\0" not in want else f"\\x{raw.upper()}")
+    assert got["text"][0] == got["pieces"][0] == "<|bos|>"
+
+
+def test_tokens_on_lines(any_run: Path, tiny_model: Path) -> None:
+    done = text_of(any_run, tiny_model, "--tokenize", "-i", "the\n é")
+    assert done.decode().split("\n") == ['     0  "<|bos|>"', '   259  "the"', r'    12  "\x0a"', '    34  " "', r'   197  "\xc3"', r'   171  "\xa9"', ""]
 
 
 # ---- standard output ---------------------------------------------------------------------------------------------
 
 
-def on_terminal(exe: Path, *args: str | os.PathLike) -> bytes:
-    """Standard output of a run whose output is a terminal (its \r\n made \n again)."""
-    parent, child = pty.openpty()
-    done = run(exe, *args, stdout=child)
-    os.close(child)
+def read_terminal(parent: int) -> bytes:
+    """What was written to a terminal that is closed by now, with \\n for its \\r\\n."""
     out = b""
     try:
         while chunk := os.read(parent, 65536):
@@ -247,8 +360,16 @@ def on_terminal(exe: Path, *args: str | os.PathLike) -> bytes:
     except OSError:  # Linux's end of file on a terminal
         pass
     os.close(parent)
-    assert (done.returncode, done.stderr) == (0, b"")
     return out.replace(b"\r\n", b"\n")
+
+
+def on_terminal(exe: Path, *args: str | os.PathLike) -> bytes:
+    """Standard output of a run whose output is a terminal (its \r\n made \n again)."""
+    parent, child = pty.openpty()
+    done = run(exe, *args, stdout=child)
+    os.close(child)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return read_terminal(parent)
 
 
 def test_a_final_newline_only_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
@@ -293,17 +414,100 @@ def test_closed_stdout_does_not_become_the_logits(run_bin: Path, tiny_model: Pat
 def test_echo(any_run: Path, tiny_model: Path, story: bytes) -> None:
     assert text_of(any_run, tiny_model, "-i", "the", "-n", "60", "--echo", *GREEDY) == b"the" + story
     assert echo(any_run, tiny_model, "-i", "x" * 200) == b"x" * 200
+    for typed in ("<|end|>the", "<|bos|>the", "<|bos|><|bos|>the<|end|>", "<|bos|>", "the<|end|>"):  # what was typed, without our BOS
+        for flags in ([], ["--special"], ["--special", "--no-bos"]):
+            assert echo(any_run, tiny_model, "-i", typed, *flags) == typed.encode()
+            assert echo(any_run, tiny_model, "--special-files", *flags, stdin=typed.encode()) == typed.encode()
+    cut = "é".encode()[:1]  # an incomplete character waits for what the model says
+    tail = text_of(any_run, tiny_model, "-i", cut, "-n", "9", *GREEDY)
+    assert text_of(any_run, tiny_model, "-i", cut, "-n", "9", "--echo", *GREEDY) == cut + tail
 
 
 def test_n_0_prints_nothing(any_run: Path, tiny_model: Path) -> None:
     assert text_of(any_run, tiny_model, "-i", "the", "-n", "0") == b""
 
 
+def endings(exe: Path, *args: str | Path, **more) -> tuple[bytes, str]:
+    """The text of a run, and the reason that -v gives for its end."""
+    done = run(exe, *args, "-v", **more)
+    assert done.returncode == 0, done.stderr
+    (why,) = re.findall(r"^ended by: (.+)$", done.stderr.decode(), re.M)
+    return done.stdout, why
+
+
+def test_why_a_text_ended(any_run: Path, tiny_model: Path) -> None:
+    args = [any_run, tiny_model, "-i", "the", *GREEDY]
+    assert endings(*args, "-n", "3", "--ignore-eos")[1] == "-n 3"
+    assert endings(*args, "-n", "0") == (b"", "-n 0")
+    assert endings(*args, "--logit-bias", "1+inf") == (b"", "end token 1, <|end|>")
+    assert endings(*args, "-c", "9", "--ignore-eos")[1] == "the context of 9 tokens is full (-c)"
+    assert endings(*args, "--ignore-eos")[1] == "the context of 256 tokens is full (-c)"
+    assert endings(*args, "-c", "9", "-n", "8", "--ignore-eos")[1] == "-n 8"  # both: as many as were asked for
+    a = str(2 + ord("a"))
+    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "b", "--stop", "aa", "--stop", "aaa") == (b"", '--stop "aa"')
+    assert endings(*args, "--logit-bias", f"{a}+inf", "--stop", "aab", "-n", "4") == (b"aaaa", "-n 4")
+
+
+def test_a_signal_as_the_end(any_run: Path, long_model: Path) -> None:
+    p = start(any_run, long_model, "-i", "the", "-c", "1000000", "-s", "1", "--ignore-eos", "-v")
+    p.stdout.read(20)
+    p.send_signal(signal.SIGINT)
+    _, stderr = p.communicate(timeout=TIMEOUT)
+    assert p.returncode == -signal.SIGINT and stderr.decode().splitlines()[-1] == "ended by: signal 2, Interrupt"
+
+
+def test_verbose_begins_on_a_new_line(any_run: Path, tiny_model: Path) -> None:
+    """Where standard error shows the text too: one pipe, one file, one terminal, or a terminal behind a pipe."""
+    a, newline = 2 + ord("a"), 2 + ord("\n")
+    args = [any_run, tiny_model, "-i", "x", "-n", "2", "-v", *GREEDY]
+    for token, text in ((a, b"aa\n"), (newline, b"\n\n")):
+        bias = ["--logit-bias", f"{token}+inf"]
+        done = run(*args, *bias, stderr=subprocess.STDOUT)
+        assert done.returncode == 0 and re.search(rb"seed \d+\n" + text + rb"prompt: 2 tokens", done.stdout), done.stdout
+        apart = run(*args, *bias)
+        assert apart.stdout + b"\n" * (token == a) == text and re.search(rb"seed \d+\nprompt: ", apart.stderr)
+        for both, want in ((True, text), (False, b"\n" * (token == a))):  # the text through a pipe may end up there
+            parent, child = pty.openpty()
+            done = run(*args, *bias, stderr=child, **({"stdout": child} if both else {}))
+            os.close(child)
+            shown = read_terminal(parent)
+            assert done.returncode == 0 and re.search(rb"seed \d+\n" + want + rb"prompt: 2 tokens", shown), shown
+
+
+def test_an_error_begins_on_a_new_line(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "full.csv").symlink_to("/dev/full")
+    args = [any_run, tiny_model, "-i", "x", "-n", "2", *GREEDY, "--logit-bias", f"{2 + ord('a')}+inf", "--attn-stats", tmp_path / "full.csv"]
+    done = run(*args, stderr=subprocess.STDOUT)
+    assert (done.returncode, done.stdout) == (1, f"aa\nrun: {tmp_path}/full.csv: cannot write: No space left on device\n".encode())
+    assert run(*args).stdout == b"aa" and run(*args).stderr.startswith(b"run: ")
+
+
+def test_a_long_context_is_noted(any_run: Path, tiny_model: Path) -> None:
+    args = [any_run, tiny_model, "-i", "the", "-n", "1", *GREEDY, "-c"]
+    note = "run: -c 257 is more than the 256 tokens that the model was made for"
+    assert text_of(*args, "257") == text_of(*args[:-1])
+    assert note in run(*args, "257", "-v").stderr.decode().splitlines()
+    assert not any(line.startswith("run:") for line in run(*args, "256", "-v").stderr.decode().splitlines())
+    for size, want in (("257", f"{note}\n".encode()), ("256", b"")):
+        parent, child = pty.openpty()
+        done = run(*args, size, stderr=child)
+        os.close(child)
+        assert done.returncode == 0 and read_terminal(parent) == want
+
+
+def test_progress_spares_the_prompt(any_run: Path, tiny_model: Path) -> None:
+    """On a terminal the line that shows how far the prompt is would wipe out the end of --echo."""
+    parent, child = pty.openpty()
+    done = run(any_run, tiny_model, "-i", "the quick brown fox", "-n", "0", "-b", "2", "--echo", stdout=child, stderr=child)
+    os.close(child)
+    assert done.returncode == 0 and read_terminal(parent) == b"the quick brown fox\n"
+
+
 def test_verbose_is_on_stderr(any_run: Path, tiny_model: Path, story: bytes) -> None:
     done = run(any_run, tiny_model, "-i", "the", "-n", "60", "-v", "-s", "42", *GREEDY)
     assert (done.returncode, done.stdout) == (0, story)
     lines = done.stderr.decode().splitlines()
-    assert len(lines) == 4 and "llama" in lines[0] and "seed 42" in lines[1]
+    assert len(lines) == 5 and "llama" in lines[0] and "seed 42" in lines[1]
     assert re.match(r"prompt: 2 tokens in [\d.]+ s, [\d.]+ tokens/s", lines[2]) and "generated: 60 tokens" in lines[3]
 
 
@@ -331,6 +535,35 @@ def test_stop(any_run: Path, tiny_model: Path, story: bytes) -> None:
     assert text_of(any_run, *args, "--stop", "the") == story[:story.find(b"the")] if b"the" in story else story  # not looked for in the prompt
 
 
+def test_stop_at_control_tokens(any_run: Path, tiny_model: Path) -> None:
+    """A stop text that is a control token, or holds some, meets the token and not a part of its name; where they are
+    printed their names are text."""
+    order = [2 + ord("a"), 0, 2 + ord("b"), 2 + ord("c"), 0]  # a <|bos|> b c: each once, as the penalty has it
+    bias = [x for rank, i in enumerate(order[:4]) for x in ("--logit-bias", f"{i}+{10000 - 1000 * rank}")]
+    args = [any_run, tiny_model, "-i", "x", "-n", "4", *GREEDY, "--presence-penalty", "1e5", "--no-bos", *bias]
+    assert text_of(*args) == b"abc" and text_of(*args, "--special") == b"a<|bos|>bc"
+    for stop, hidden, shown in (("<|bos|>", b"a", b"a"), ("a<|bos|>", b"", b""), ("<|bos|>b", b"a", b"a"), ("a<|bos|>bc", b"", b""), ("b", b"a", b"a<|"),
+                                ("<|bos|>c", b"abc", b"a<|bos|>bc"), ("<|bos|>bd", b"abc", b"a<|bos|>bc"), ("bos", b"abc", b"a<|"), (">", b"abc", b"a<|bos|"),
+                                ("|>b", b"abc", b"a<|bos"), ("<", b"abc", b"a"), ("a<", b"abc", b""), ("<|end|>", b"abc", b"a<|bos|>bc"), ("ab", b"abc", b"a<|bos|>bc")):
+        assert text_of(*args, "--stop", stop) == hidden, stop
+        assert text_of(*args, "--stop", stop, "--special") == shown, stop
+        assert text_of(*args, "--stop", "never", "--stop", stop, "--stop", "<|bos|>zz") == hidden, stop
+    end = [any_run, tiny_model, "-i", "x", "-n", "50", *GREEDY, "--logit-bias", "1+inf", "--ignore-eos"]
+    assert endings(*end)[1] == "-n 50" and endings(*end, "--stop", "<|end|>") == (b"", '--stop "<|end|>"')
+    assert b"generated: 1 tokens" in run(*end, "--stop", "<|end|>", "-v").stderr
+
+
+def test_stop_obeys_escapes(any_run: Path, tiny_model: Path) -> None:
+    def story(code: int, *flags: str) -> bytes:
+        return text_of(any_run, tiny_model, "-i", "x", "-n", "3", *GREEDY, "--logit-bias", f"{2 + code}+inf", *flags)
+
+    for code, typed in ((10, r"\n"), (9, r"\t"), (0, r"\x00"), (255, r"\xff"), (65, r"\u0041")):
+        assert story(code, "-e", "--stop", typed) == story(code, "--stop", typed, "-e") == b""
+        assert story(code, "--stop", typed) == bytes([code]) * 3
+        assert story(code, "-e", "--stop", typed + typed + "a") == bytes([code]) * 3
+    assert story(92, "-e", "--stop", r"\\") == b"" and story(92, "-e", "--stop", r"\\\\\\\\") == b"\\" * 3
+
+
 # ---- end tokens, sampling ----------------------------------------------------------------------------------------
 
 
@@ -352,7 +585,7 @@ def test_logit_bias(any_run: Path, tiny_model: Path) -> None:
     for v in ("260+1", "268435456-1"):
         assert f"--logit-bias: got token {int(re.split('[+-]', v)[0])}, want 0 to 259" == error_of(any_run, tiny_model, "-i", "x", "--logit-bias", v, code=2)
     none = [x for i in range(VOCAB) for x in ("--logit-bias", f"{i}-inf")]
-    assert "got no token with a finite logit" in error_of(any_run, tiny_model, "-i", "x", "-n", "1", *none, code=1)
+    assert "no token has a finite logit" in error_of(any_run, tiny_model, "-i", "x", "-n", "1", *none, code=1)
 
 
 def test_seeds(any_run: Path, tiny_model: Path) -> None:
@@ -361,7 +594,9 @@ def test_seeds(any_run: Path, tiny_model: Path) -> None:
     assert one == text_of(any_run, *args, "--seed=1")
     assert one != text_of(any_run, *args, "-s", "2")
     assert text_of(any_run, *args, "-s", "18446744073709551615")
-    assert len({text_of(any_run, *args) for _ in range(3)}) > 1  # without -s the seed is random
+    for random in ([], ["-s", "-1"], ["-s", "1", "--seed=-1"]):
+        assert len({text_of(any_run, *args, *random) for _ in range(3)}) > 1
+    assert text_of(any_run, *args, "-s", "-1", "-s", "1") == one
     shown = re.search(rb"seed (\d+)", run(any_run, *args, "-v").stderr)
     done = run(any_run, *args, "-v", "-s", shown[1].decode())
     assert shown[0] in done.stderr
@@ -461,20 +696,21 @@ def test_omp_num_threads(run_bin: Path, tiny_model: Path, story: bytes) -> None:
         assert (done.returncode, done.stdout) == (0, story)
         ours = [line for line in done.stderr.decode().splitlines() if line and not line.startswith("libgomp")]
         shown = int(re.search(r", (\d+) threads,", done.stderr.decode())[1])
-        assert len(ours) == 4 and (shown == threads if threads else 1 <= shown <= os.cpu_count())
+        assert len(ours) == 5 and (shown == threads if threads else 1 <= shown <= os.cpu_count())
     done = run(run_bin, tiny_model, "-i", "the", "-n", "1", "-v", "-t", "2", env={"OMP_NUM_THREADS": "1"})
     assert b" 2 threads," in done.stderr
 
 
 def test_logits_to_the_wrong_place(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     args = [tiny_model, "-i", "the", "-n", "1", "--logits"]
-    pipe = error_of(any_run, *args, "/dev/stdout", code=1)
-    assert pipe == "/dev/stdout: got a pipe or device, want a regular file (its header is written last)"
-    assert run(any_run, *args, "/dev/stdout").stdout == b""
-    assert "want a regular file" in error_of(any_run, *args, "/dev/full", code=1)
-    assert "got a folder, want a regular file" in error_of(any_run, *args, tmp_path, code=1)
+    for device in ("stdout", "full"):
+        (tmp_path / f"{device}.npy").symlink_to(f"/dev/{device}")
+        line = error_of(any_run, *args, tmp_path / f"{device}.npy", code=1)
+        assert line.endswith(f"{device}.npy: got a pipe or device, want a regular file (its header is written last)")
+        assert run(any_run, *args, tmp_path / f"{device}.npy").stdout == b""
+    (tmp_path / "folder.npy").mkdir()
+    assert "got a folder, want a regular file" in error_of(any_run, *args, tmp_path / "folder.npy", code=1)
     assert "l.npy: cannot write: No such file or directory" in error_of(any_run, *args, tmp_path / "no" / "l.npy", code=1)
-    assert '"": cannot write: No such file' in error_of(any_run, *args, "", code=1)
     limited = ["-c", 'ulimit -f 1; trap "" XFSZ; exec "$@"', "-", any_run, tiny_model, "-i", PROMPT, "-n", "9", "--logits", tmp_path / "l.npy"]
     assert "l.npy: cannot write: File too large" in error_of(Path("/bin/bash"), *limited, code=1)
 
@@ -545,12 +781,139 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
     assert p.returncode == -signal.SIGTERM
 
 
+# ---- modes and flags -----------------------------------------------------------------------------------------------
+
+MODES = {"g": [], "t": ["--tokenize"], "p": ["--perplexity", "text"], "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
+         "q": ["--quantize", "f16", "-o", "out"]}
+TAKES = {  # flag: the modes that take it, and a value
+    "-i": ("gt", "the"), "-f": ("gt", "text"), "--keep-newline": ("gt", None), "-e": ("gt", None), "--special": ("gt", None),
+    "--special-files": ("gtp", None), "--no-bos": ("gtp", None),
+    "-n": ("g", "2"), "--stop": ("g", "x"), "--ignore-eos": ("g", None), "--echo": ("g", None),
+    "--temp": ("g", "1"), "--top-k": ("g", "3"), "--top-p": ("g", "0.5"), "--min-p": ("g", "0.1"), "--repeat-penalty": ("g", "1.5"),
+    "--presence-penalty": ("g", "1"), "--frequency-penalty": ("g", "1"), "--repeat-last-n": ("g", "3"), "--logit-bias": ("g", "5+1"), "-s": ("g", "1"),
+    "-c": ("gp", "64"), "-b": ("gpb", "3"), "-t": ("gpbq", "1"), "--kv": ("gpb", "f32"), "--exact": ("gpb", None),
+    "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"), "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
+    "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
+    "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None), "--quantize": ("q", "f16"),
+    "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"), "--quantize-type": ("q", "attn_v=f32"), "-o": ("q", "out"),
+    "--json": ("tpb", None), "--logits": ("g", "c.npy"), "-v": ("gpbq", None),
+}
+ALONE = ["--help", "--version", "--man", "--completion"]  # they need no model
+
+
+def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each flag of --help in each mode, under each of its names: the mode takes it, or refuses it by name."""
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
+    monkeypatch.chdir(tmp_path)
+    rows = flags_of_help(run_bin)
+    assert len(rows) == len(TAKES) + len(ALONE) and {f for f in TAKES} | set(ALONE) <= {name for names, _ in rows for name in names}
+    for names, arg in rows:
+        (key,) = [n for n in names if n in TAKES or n in ALONE]
+        if key in ALONE:
+            continue
+        modes, value = TAKES[key]
+        assert bool(arg) == (value is not None), names
+        for mode, base in MODES.items():
+            if key in base:
+                continue
+            more = ["-i", "the"] if mode in "gt" and key not in ("-i", "-f") else []
+            more += ["-n", "1"] if mode == "g" and key != "-n" else []
+            more += ["--dump-attn", "d.csv"] if mode == "g" and key.startswith("--attn") else []
+            for name in names if mode != "b" or mode not in modes else [key]:
+                args = [tiny_model, *base, *more, name, *([value] if arg else [])]
+                if mode in modes:
+                    done = run(run_bin, *args)
+                    assert done.returncode == 0 and (done.stderr == b"" or key == "-v"), (args, done.stderr)
+                    continue
+                line = error_of(run_bin, *args, code=2)
+                if mode == "g":
+                    owners = [MODES[m][0] for m in "tpbq" if m in modes]
+                    assert key in ("--tokenize", "--perplexity", "--bench", "--quantize") or line == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}"
+                elif key in ("--tokenize", "--perplexity", "--bench", "--quantize"):
+                    assert line == f"{base[0]} and {name} are two modes, choose one"
+                else:
+                    assert line == f"{base[0]} does not take {name}"
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy", "d.csv"}
+
+
+def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What --help shows in parentheses is what happens without the flag; another value is something else."""
+    (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 30)
+    monkeypatch.chdir(tmp_path)
+    rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$", text_of(run_bin, "--help").decode(), re.M)
+    shown = dict(rows)
+    assert len(shown) == len(rows) == 19
+    assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
+            # llama.cpp's (common/common.h, common_params_sampling)
+            "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05", "--repeat-penalty": "1", "--presence-penalty": "0",
+            "--frequency-penalty": "0", "--repeat-last-n": "64"}.items() <= shown.items()
+    args = [run_bin, long_model, "-i", "the", "-s", "3", "-c", "40", "--ignore-eos", "--dump-attn", "a.jsonl"]
+    want = text_of(*args), Path("a.jsonl").read_bytes()
+    of_bench = ("--pp", "--tg", "--depth", "--runs")
+    for flag, value in shown.items():
+        if flag not in (*of_bench, "--perplexity"):
+            assert (text_of(*args, flag, value), Path("a.jsonl").read_bytes()) == want, flag
+    for more in (["--temp", "2"], ["--kv", "q8"], ["-n", "5"], ["--attn-reduce", "mean"], ["--attn-top", "2"], ["--top-k", "2"]):
+        assert (text_of(*args, *more), Path("a.jsonl").read_bytes()) != want, more
+    score = [run_bin, long_model, "--perplexity", "text"]
+    assert text_of(*score) == text_of(*score, "-c", shown["--perplexity"]) != text_of(*score, "-c", "511")
+    done = json.loads(text_of(run_bin, long_model, "--bench", "--json"))
+    assert all(done[name] == int(shown[f"--{name}"]) for name in ("pp", "tg", "depth"))
+    assert f"in {shown['--runs']} runs" in text_of(run_bin, long_model, "--bench", "--pp", "1", "--tg", "0").decode()
+
+
+def test_help_wins(any_run: Path, tiny_model: Path) -> None:
+    """Over errors before and behind it, over other modes and missing values; not as another flag's value."""
+    for flag in ALONE:
+        text = text_of(any_run, flag)
+        for args in (["--nonesuch", flag], [flag, "--nonesuch"], ["M", "N", flag], ["M", "--temp", "x", flag], ["-m", "M", "-cnv", flag], [flag, "-i"],
+                     ["M", "--bench", "--tokenize", flag], ["--perplexity", "F", "--top-k", "1", flag], ["--json", flag], [flag, "--version"], ["--quantize", "q", flag]):
+            assert text_of(any_run, *args) == text, args
+    assert text_of(any_run, tiny_model, "-i", "--help", "--echo", "-n", "0") == b"--help"
+    assert error_of(any_run, "--", "--help", code=1).startswith("--help: cannot open")
+
+
+def foreign_flags() -> list[tuple[str, str]]:
+    """The table of hints, from the source."""
+    source = (Path(__file__).resolve().parent.parent / "options.c").read_text()
+    table = source.split("} elsewhere[] = {")[1].split("\n};")[0]
+    rows = re.findall(r'\{((?:"(?:[^"\\]|\\.)*"\s*)+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\}', table)
+    text = [["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', cell)).replace('\\"', '"') for cell in row] for row in rows]
+    return [(flag, hint) for flags, hint in text for flag in flags.split()]
+
+
+def test_flags_of_other_programs(run_bin: Path) -> None:
+    """Each gets its hint, none is one of ours or there twice, and a hint names flags that exist."""
+    foreign, ours = foreign_flags(), set(all_flags(run_bin))
+    assert len(foreign) == len(dict(foreign)) > 100 and not ours & set(dict(foreign))
+    for flag, hint in foreign:
+        for args in ([flag, "x"], [f"{flag}=x"] if flag.startswith("--") else [flag]):
+            assert error_of(run_bin, "M", *args, code=2) == f"{flag}: no such flag here: {hint}"
+        assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", hint)) <= ours, hint
+    for flag, want in {"-m": "the model is the first argument", "-cnv": "no chat mode", "-r": "it is --stop", "--max-tokens": "it is -n", "--show": "-v shows",
+                       "--reverse-prompt": "it is --stop", "-ngl": "leave it out", "--num-predict": "it is -n", "--log-disable": "leave it out", "-no-cnv": "leave it out",
+                       "--mlock": "leave it out", "-fa": "leave it out", "--color": "leave it out", "-sys": "no chat mode", "-hf": "download", "--model": "first argument",
+                       "--verbose-prompt": "it is --tokenize"}.items():
+        assert want in dict(foreign)[flag]
+
+
+def test_names_that_llama_cpp_has_too(any_run: Path, tiny_model: Path, story: bytes) -> None:
+    for args in (["--n-predict", "60", "--temperature", "0"], ["--predict=60", "--temp=0"], ["-n", "60", "--temp", "0", "-l", "5+0"]):
+        assert text_of(any_run, tiny_model, "-i", "the", *args) == story
+    assert text_of(any_run, "--usage") == text_of(any_run, "--help")
+
+
 # ---- help, man page, completion ----------------------------------------------------------------------------------
 
 
+def flags_of_help(exe: Path) -> list[tuple[list[str], str]]:
+    """The names and the argument ("" for none) of each row of the table, as --help prints it."""
+    rows = re.findall(r"^  (-[\w-]+(?:, -[\w-]+)*)(?: ([A-Z]\S*))? +\S", text_of(exe, "--help").decode(), re.M)
+    return [(names.split(", "), arg) for names, arg in rows]
+
+
 def all_flags(exe: Path) -> list[str]:
-    return sorted(set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", "\n".join(
-        line[:27] for line in text_of(exe, "--help").decode().splitlines() if line.startswith("  -")))))
+    return sorted({flag for names, _ in flags_of_help(exe) for flag in names})
 
 
 def test_help(any_run: Path) -> None:
@@ -590,7 +953,7 @@ def test_completion(any_run: Path) -> None:
     assert subprocess.run(["bash", "-n"], input=script.encode(), capture_output=True, timeout=TIMEOUT).stderr == b""
     ask = script + "\nCOMP_WORDS=(./run --te); COMP_CWORD=1; _run; echo ${COMPREPLY[@]}; COMP_WORDS=(./run -); _run; echo ${COMPREPLY[@]}"
     one, everything = subprocess.run(["bash"], input=ask.encode(), capture_output=True, timeout=TIMEOUT).stdout.decode().splitlines()
-    assert one == "--temp"
+    assert one.split() == ["--temperature", "--temp"]
     assert set(all_flags(any_run)) <= set(everything.split())
 
 
@@ -605,7 +968,9 @@ def test_json_pieces(any_run: Path, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(m.build())
     text = "a" + odd[5] + "é" + odd[5]
     done = json.loads(text_of(any_run, tmp_path / "m", "--tokenize", "--json", stdin=text.encode()))
-    assert done == {"ids": [1, 3, 4, 5, 6, 5], "pieces": [odd[i] for i in (1, 3, 4, 5, 6, 5)]}
+    shown = ["<s>", " ", "a", odd[5], "é", odd[5]]
+    assert done == {"ids": [1, 3, 4, 5, 6, 5], "pieces": [odd[i] for i in (1, 3, 4, 5, 6, 5)], "text": shown,
+                    "bytes": ["", *(s.encode().hex() for s in shown[1:])]}
     shown = text_of(any_run, tmp_path / "m", "--tokenize", stdin=text.encode()).decode()
     assert len(shown.split("\n")) == 7 and printable(shown.replace("\n", "")) and r'"\x22\x5c\x01\x0a\x7f\xe2\x80\xa8\xe2\x80\xae"' in shown
     (tmp_path / "n").write_bytes(smallest().set("llama.context_length", U32, 1).build())

@@ -271,19 +271,6 @@ def test_every_byte(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert json.loads(re.search(r'id="meta">(.*?)</script>', (tmp_path / "a.html").read_text(), re.S)[1])["tokens"] == want
 
 
-def test_weights_that_are_no_numbers(any_run: Path, tmp_path: Path) -> None:
-    """A broken model's maps are written, and are readable."""
-    m = smallest()
-    m.tensors["blk.0.attn_q.weight"].data = np.full(16, np.nan, np.float32).tobytes()
-    (tmp_path / "m").write_bytes(m.build())
-    for reduce in ("none", "max-heads", "rollout"):
-        _, maps = npz(any_run, tmp_path / "m", tmp_path, "-i", "abab", "-n", "0", "--attn-top", "2", "--attn-reduce", reduce,
-                      "--attn-stats", tmp_path / "s.json", *dumps(tmp_path, *ENDINGS[1:]))
-        assert np.isnan(maps["attn"][0, 0, -1]).any()
-        assert all(json.loads(line)["v"] == 1 for line in (tmp_path / "a.jsonl").open()) and json.loads((tmp_path / "s.json").read_text())["heads"]
-        ET.parse(tmp_path / "a.svg")
-
-
 def test_pipes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     """Lines into a descriptor, standard output or a named pipe; what must seek says so before anything is run."""
     args = [any_run, tiny_model, "-i", "the", "-n", "30", "-s", "1", "--ignore-eos"]
@@ -303,6 +290,27 @@ def test_pipes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
     assert "/dev/full: cannot write: No space left" in error_of(*args, "--dump-attn", "/dev/full", *dumps(tmp_path, ".npz"), code=1)
 
 
+def test_several_statistics(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """--attn-stats may be repeated: each file, and the table, is what one flag alone gives."""
+    args = [any_run, tiny_model, "-i", "the", "-n", "9", "-s", "1", "--ignore-eos"]
+    names = ["a.csv", "b.json", "c.csv"]
+    alone = {}
+    for name in names:
+        text_of(*args, "--attn-stats", tmp_path / name)
+        alone[name] = (tmp_path / name).read_bytes()
+        (tmp_path / name).unlink()
+    table = text_of(*args, "--attn-stats", "-")
+    assert alone["a.csv"] == alone["c.csv"] != alone["b.json"] and b"entropy" in table
+    both = [*(x for name in names[:2] for x in ("--attn-stats", tmp_path / name)), "--attn-stats", "-", "--attn-stats", tmp_path / "c.csv"]
+    assert text_of(*args, *both, *dumps(tmp_path, ".npz", ".html")) == table
+    assert {name: (tmp_path / name).read_bytes() for name in names} == alone
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.csv", "a.html", "a.npz", "b.json", "c.csv"]
+    bad = [*both, "--attn-stats", tmp_path / "no" / "d.csv"]  # one that cannot be made: no file changes
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in names}
+    assert "d.csv: cannot write" in error_of(*args, *bad, code=1)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in names} == before
+
+
 # ---- the command line ------------------------------------------------------------------------------------------------
 
 DUMP = ["--dump-attn", "a.npz"]
@@ -319,8 +327,13 @@ WRONG = [  # arguments, exit status, message
     *[([*DUMP, "--attn-queries", v], 2, f'--attn-queries: got "{v}", want all, prompt') for v in ("", "x", "4-3", "-1", "1-", "1-2-3", "1,2", "9" * 30 + "-1")],
     ([*DUMP, "--attn-reduce", "sum"], 2, '--attn-reduce: got "sum", want none'), ([*DUMP, "--attn-dtype", "f64"], 2, "want f32 or f16"),
     ([*DUMP, "--attn-top", "-1"], 2, '--attn-top: got "-1"'),
-    *[([flag, v], 2, "got them without --dump-attn or --attn-stats") for flag, v in
-      (("--attn-layers", "0"), ("--attn-heads", "0"), ("--attn-queries", "all"), ("--attn-reduce", "mean"), ("--attn-dtype", "f16"), ("--attn-top", "3"))],
+    *[([flag, v], 2, f"{flag} needs --dump-attn or --attn-stats") for flag, v in (("--attn-layers", "0"), ("--attn-heads", "0"), ("--attn-queries", "all"))],
+    *[([*stats, flag, v], 2, f"{flag} needs --dump-attn") for flag, v in (("--attn-reduce", "mean"), ("--attn-dtype", "f16"), ("--attn-top", "3"))
+      for stats in ([], ["--attn-stats", "-"])],  # statistics have none of these
+    (["--attn-stats", "a.csv", "--attn-stats", "./a.csv"], 2, "--attn-stats and --attn-stats: got one file for two results"),
+    (["--attn-stats", "-", "--attn-stats", "-"], 2, "--attn-stats and --attn-stats: got one file for two results"),
+    (["--dump-attn", "-", "--dump-attn", "-"], 2, "--dump-attn and --dump-attn: got one file for two results"),
+    (["--attn-stats", "a.csv", "--attn-stats", "link.csv"], 2, "--attn-stats: got the model's own file"),
 ]
 
 

@@ -497,7 +497,7 @@ BAD_CONFIGS = [
     ("llama", dict(num_hidden_layers=4), "missing"), ("llama", dict(num_hidden_layers=2), "tensor"),
     ("llama", dict(intermediate_size=64), "shape"), ("llama", dict(vocab_size=301), "shape"),
     ("llama", dict(attention_bias=True), "missing"), ("llama", dict(tie_word_embeddings=True), "tie_word_embeddings"),
-    ("llama", dict(rms_norm_eps=None), "norm.epsilon"), ("llama", dict(head_dim=1e9), "rope|shape"),
+    ("llama", dict(rms_norm_eps=None), "norm.epsilon"), ("llama", dict(head_dim=1e9), "head_dim"),
     ("gemma", dict(use_bidirectional_attention=True), "bidirectional"),
     ("gemma3", dict(attn_logit_softcapping=5.0), "attn_logit_softcapping"), ("gemma3", dict(layer_types=["x"] * 7), "layer_types"),
     ("qwen2-window", dict(layer_types=["sliding_attention"]), "layer_types"),
@@ -572,6 +572,314 @@ def test_an_old_file_survives_a_failure(folder: Path, tmp_path: Path, capsys: py
     edit(folder / "config.json", vocab_size=7)
     refused(capsys, folder, out)
     assert out.read_text() == "old"
+
+
+def test_every_end_token_is_kept(folder: Path, tmp_path: Path,
+                                 capsys: pytest.CaptureFixture[str]) -> None:
+    """generation_config.json's list whole, as transformers reads it; ids of padding rows count,
+    others are named."""
+    from transformers import GenerationConfig
+    ids = [0, 270, 271, 272, 299]
+    (folder / "tokenizer.json").write_text(json.dumps(hf.tokenizer_json(280)))
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ids}))
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == ids
+    got = run(folder, tmp_path / "a.bin")
+    assert got["tokenizer.ggml.eos_token_ids"] == ids
+    assert [got[f"tokenizer.ggml.{n}_token_id"] for n in ("eos", "eot", "eom")] == ids[:3]
+    assert got["tokenizer.ggml.token_type"][299] == 5
+    edit(folder / "tokenizer_config.json", eos_token="a")  # the tokenizer's own is the first
+    first = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]["a"]
+    assert run(folder, tmp_path / "a.bin")["tokenizer.ggml.eos_token_ids"] == [first, *ids]
+    capsys.readouterr()
+    for value in (0, [0], None):
+        (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": value}))
+        edit(folder / "tokenizer_config.json", eos_token=...)
+        assert "tokenizer.ggml.eos_token_ids" not in run(folder, tmp_path / "a.bin")
+    assert "eos" not in capsys.readouterr().out
+    (folder / "generation_config.json").unlink()
+    edit(folder / "config.json", eos_token_id=[5, 300, -1, 6])
+    assert run(folder, tmp_path / "a.bin")["tokenizer.ggml.eos_token_ids"] == [5, 6]
+    out = capsys.readouterr().out
+    assert "config.json: eos_token_id: 300 is left out, the model has 300 tokens" in out
+    assert "-1 is left out" in out
+    edit(folder / "config.json", eos_token_id=[5, "6"])
+    (tmp_path / "out").mkdir()
+    assert "eos_token_id" in refused(capsys, folder, tmp_path / "out" / "a.bin")
+
+
+def test_added_tokens_beyond_tokenizer_json(folder: Path, tmp_path: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
+    """Tokens that only tokenizer_config.json lists, or with vocab.json only added_tokens.json:
+    transformers adds them."""
+    from transformers import AutoTokenizer
+    tok = hf.tokenizer_json(280)
+    (folder / "tokenizer.json").write_text(json.dumps(tok))
+    flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
+    edit(folder / "tokenizer_config.json",
+         added_tokens_decoder={
+             "280": flags | {"content": "<|user|>", "special": True},
+             "281": flags | {"content": "<think>", "special": False},
+             "999": flags | {"content": "<far>", "special": True}
+         })
+    theirs = AutoTokenizer.from_pretrained(folder)
+    got = run(folder, tmp_path / "a.bin")
+    assert got["tokenizer.ggml.tokens"][280:283] == ["<|user|>", "<think>", "[PAD282]"]
+    assert got["tokenizer.ggml.tokens"][280:282] == theirs.convert_ids_to_tokens([280, 281])
+    assert got["tokenizer.ggml.token_type"][280:283] == [3, 4, 5]
+    assert "added token '<far>': 999 is left out" in capsys.readouterr().out
+    (folder / "tokenizer.json").unlink()
+    (folder / "vocab.json").write_text(json.dumps(tok["model"]["vocab"]))
+    (folder / "merges.txt").write_text("#version: 0.2\n" +
+                                       "".join(f"{a} {b}\n" for a, b in tok["model"]["merges"]))
+    (folder / "added_tokens.json").write_text(json.dumps({"<|user|>": 280, "<think>": 281}))
+    (folder / "special_tokens_map.json").write_text(
+        json.dumps({"additional_special_tokens": ["<|user|>"]}))
+    (folder / "tokenizer_config.json").write_text("{}")
+    got = run(folder, tmp_path / "a.bin")
+    assert got["tokenizer.ggml.tokens"][280:283] == ["<|user|>", "<think>", "[PAD282]"]
+    assert got["tokenizer.ggml.token_type"][280:283] == [3, 4, 5]
+
+
+def test_padding_prints_nothing(folder: Path, tmp_path: Path, run_bin: Path) -> None:
+    """Rows beyond the tokenizer, in our files and in those of llama.cpp's converter: as tokenizers
+    decodes them."""
+    import tokenizers
+    tok = hf.tokenizer_json(280)
+    (folder / "tokenizer.json").write_text(json.dumps(tok))
+    got = run(folder, tmp_path / "a.bin")
+    assert got["tokenizer.ggml.tokens"][290] == "[PAD290]"
+    for special in ([], ["--special"]):
+        args = ["-i", "a", "-n", "3", "--logit-bias", "290+1000", *special]
+        done = subprocess.run([run_bin, tmp_path / "a.bin", *args], capture_output=True, text=True,
+                              timeout=60)
+        want = tokenizers.Tokenizer.from_str(json.dumps(tok)).decode([290, 290, 290])
+        assert (done.returncode, done.stdout) == (0, want)
+    some = tok["model"]["vocab"]["a"]  # the flag works
+    done = subprocess.run(
+        [run_bin, tmp_path / "a.bin", "-i", "a", "-n", "3", "--logit-bias", f"{some}+1000"],
+        capture_output=True,
+        text=True,
+        timeout=60)
+    assert done.stdout == "aaa"
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf, 1e7, -1e7, 3.4e38])
+def test_values_no_type_can_hold(dtype: str, value: float, folder: Path, tmp_path: Path,
+                                 run_bin: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """export.py and --quantize refuse the same values of the same tensors in the same words."""
+    from safetensors.torch import load_file, save_file
+    edit(folder / "config.json", hidden_size=64, head_dim=16, intermediate_size=96)
+    c = hf.Case("wide", hf.L, json.loads((folder / "config.json").read_text()), "llama")
+    hf.save(c.build(), hf.tokenizer_json(), folder)
+    state = load_file(folder / "model.safetensors")
+    up = state["model.layers.1.mlp.up_proj.weight"]
+    (tmp_path / "out").mkdir()
+    run(folder, tmp_path / "f32.bin", "--dtype", "f32")
+    at = next(t for t in gguf.GGUFReader(tmp_path / "f32.bin").tensors
+              if t.name == "blk.1.ffn_up.weight")
+    with open(tmp_path / "f32.bin", "r+b") as f:  # what a writer without a check would have left
+        f.seek(int(at.data_offset) + 4 * 7)
+        f.write(struct.pack("<f", value))
+    up[0, 7] = value
+    save_file(state, folder / "model.safetensors")
+    quantized = subprocess.run(
+        [run_bin, tmp_path / "f32.bin", "--quantize", dtype, "-o", tmp_path / "out" / "q.bin"],
+        capture_output=True,
+        text=True,
+        timeout=60)
+    (tmp_path / "out" / "q.bin").unlink(missing_ok=True)
+    if dtype == "f32":  # whatever is finite; --quantize copies this file as it is
+        fits = abs(value) < torch.inf
+    else:
+        fits = quantized.returncode == 0
+    if fits:
+        run(folder, tmp_path / "out" / "a.bin", "--dtype", dtype)
+        got = values(gguf_tensor(tmp_path / "out" / "a.bin", "blk.1.ffn_up.weight"))
+        assert np.isfinite(got).all() and abs(got[0, 7] / value - 1) < 0.01
+        return
+    err = refused(capsys, folder, tmp_path / "out" / "a.bin", "--dtype", dtype)
+    assert "tensor blk.1.ffn_up.weight: got NaN or a value beyond" in err
+    if dtype != "f32":
+        ours, theirs = err.split(": ", 1)[1].split(";")[0], quantized.stderr.split(": ", 2)[2]
+        assert ours.strip() == theirs.strip()
+
+
+def gguf_tensor(path: Path, name: str) -> Any:
+    return next(t for t in gguf.GGUFReader(path).tensors if t.name == name)
+
+
+# ---- what lies beside the weights ----------------------------------------------------------------
+
+
+def test_an_index_beside_a_whole_file(folder: Path, tmp_path: Path,
+                                      capsys: pytest.CaptureFixture[str]) -> None:
+    from safetensors.torch import load_file, save_file
+    out = tmp_path / "out" / "a.bin"
+    out.parent.mkdir()
+    state = load_file(folder / "model.safetensors")
+    index, shard = folder / "model.safetensors.index.json", "model-00001-of-00001.safetensors"
+    run(folder, tmp_path / "want.bin")
+    index.write_text(json.dumps({"weight_map": {n: shard for n in state}}))
+    old = {n: t * 2 for n, t in state.items()}
+    for there in (False, True):  # the old shards may be gone or not
+        if there:
+            save_file(old, folder / shard)
+        err = refused(capsys, folder, out)
+        assert "model.safetensors and model.safetensors.index.json" in err and shard in err
+    index.write_text(json.dumps({"weight_map": {n: "model.safetensors" for n in state}}))
+    run(folder, tmp_path / "a.bin")
+    assert sha(tmp_path / "a.bin") == sha(tmp_path / "want.bin")
+    index.unlink()
+    torch.save(old, folder / "pytorch_model.bin")  # transformers reads safetensors before it
+    run(folder, tmp_path / "a.bin")
+    assert sha(tmp_path / "a.bin") == sha(tmp_path / "want.bin")
+    note = "weights taken from model.safetensors; pytorch_model.bin beside it was not read"
+    assert note in capsys.readouterr().out
+
+
+def test_adapters_are_named(folder: Path, tmp_path: Path,
+                            capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out" / "a.bin"
+    out.parent.mkdir()
+    config = {"peft_type": "LORA", "base_model_name_or_path": "meta-llama/Llama-2-7b", "r": 8}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+    run(folder, tmp_path / "a.bin")
+    text = capsys.readouterr().out
+    assert "a PEFT adapter ('LORA') for 'meta-llama/Llama-2-7b': not applied" in text
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    for _ in range(2):  # with the base's config.json and without
+        err = refused(capsys, folder, out)
+        assert "'LORA'" in err and "Llama-2-7b" in err and "merge" in err
+        (folder / "config.json").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("prefix", [
+    "module.", "_orig_mod.module.", "module._orig_mod.", "_orig_mod._orig_mod.", "module.module.",
+    "_fsdp_wrapped_module.", "module._fsdp_wrapped_module._orig_mod."
+])
+@pytest.mark.parametrize("layout", ["safetensors", "bin"])
+def test_wrappers_names(prefix: str, layout: str, folder: Path, tmp_path: Path,
+                        capsys: pytest.CaptureFixture[str]) -> None:
+    """State dicts of a compiled or distributed module, saved with its wrapper's names."""
+    from safetensors.torch import load_file, save_file
+    run(folder, tmp_path / "want.bin")
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    path.unlink()
+
+    def save(tensors: dict[str, torch.Tensor]) -> None:
+        save_file(tensors, path) if layout == "safetensors" else torch.save(
+            tensors, folder / "pytorch_model.bin")
+    for inner in ("layers.0.", "layers.0._orig_mod.", "layers.0._checkpoint_wrapped_module."):
+        save({prefix + n.replace("layers.0.", inner): t for n, t in state.items()})
+        run(folder, tmp_path / "a.bin")
+        assert sha(tmp_path / "a.bin") == sha(tmp_path / "want.bin")
+    (tmp_path / "out").mkdir()
+    save(state | {prefix + "model.norm.weight": torch.zeros(48)})
+    assert "mean the same" in refused(capsys, folder, tmp_path / "out" / "a.bin")
+
+
+# ---- limits and packages -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field,most", [("num_hidden_layers", 4096), ("hidden_size", 2**18),
+                                        ("num_attention_heads", 4096),
+                                        ("num_key_value_heads", 4096), ("head_dim", 8192),
+                                        ("intermediate_size", 2**20),
+                                        ("max_position_embeddings", 2**28), ("vocab_size", 2**24)])
+def test_limits_are_those_of_the_program(field: str, most: int, folder: Path, tmp_path: Path,
+                                         capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out").mkdir()
+    for value in (most + 1, 10**9, 2**31, 10**30):
+        edit(folder / "config.json", **{field: value})
+        assert f"want a whole number from 1 to {most}" in refused(capsys, folder,
+                                                                  tmp_path / "out" / "a.bin")
+    edit(folder / "config.json", **{field: most})  # allowed, but not what the tensors are
+    if field != "max_position_embeddings":
+        assert "want a whole number" not in refused(capsys, folder, tmp_path / "out" / "a.bin")
+
+
+def test_limits_agree_with_config_c() -> None:
+    text = (ROOT / "config.c").read_text()
+    names = {
+        "MAX_DIM": ("embedding_length", ), "MAX_LAYERS": ("block_count", ),
+        "MAX_CONTEXT": ("context_length", ),
+        "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
+        "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length")
+    }
+    line = next(line for line in text.splitlines() if line.startswith("enum { MAX_DIM"))
+    stated = {
+        name: eval(value) for name, value in (part.split(" = ") for part in line[7:-3].split(", "))
+    }
+    assert stated.keys() == names.keys()
+    for name, keys in names.items():
+        assert all(M.LIMITS[key][1] == stated[name] for key in keys)
+    assert M.LIMITS["feed_forward_length"][1] == 4 * stated["MAX_DIM"] and "MAX_DIM * 4" in text
+
+
+@pytest.mark.parametrize("args,name", [(dict(n_layer=10**9), "n_layer"),
+                                       (dict(n_head=10**9), "n_head"),
+                                       (dict(n_embd=10**9), "n_embd"),
+                                       (dict(vocab_size=10**9), "vocab_size"),
+                                       (dict(block_size=10**9), "max_position_embeddings")])
+def test_limits_of_other_checkpoints(args: dict[str, int], name: str, tmp_path: Path,
+                                     tok: dict[str, Any],
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    """Before anything grows with them: this ends at once and in little memory."""
+    import time
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tok))
+    own = {
+        "n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16, "bias": False, "vocab_size": 320
+    } | args
+    torch.save({"model": hf.nanogpt_state(320, 32, 1, 16, False), "model_args": own},
+               tmp_path / "ckpt.pt")
+    (tmp_path / "out").mkdir()
+    begin = time.process_time()
+    assert f"{name}: got 1000000000" in refused(capsys, tmp_path / "ckpt.pt",
+                                                tmp_path / "out" / "a.bin")
+    assert time.process_time() - begin < 5
+
+
+def test_a_vocabulary_is_not_padded_before_it_is_checked(folder: Path, tmp_path: Path,
+                                                         capsys: pytest.CaptureFixture[str],
+                                                         monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voc.Vocab, "fit", lambda *_: pytest.fail("padded"))
+    edit(folder / "config.json", vocab_size=2**24)
+    (tmp_path / "out").mkdir()
+    assert "shape" in refused(capsys, folder, tmp_path / "out" / "a.bin")
+
+
+@pytest.mark.parametrize("script,package", [
+    *(("export.py", p) for p in ("gguf", "numpy", "torch", "safetensors", "tqdm")),
+    ("attn.py", "numpy")
+])
+def test_missing_packages_are_named(script: str, package: str) -> None:
+    code = (f"import sys, runpy; sys.modules[{package!r}] = None; "
+            f"sys.argv = [{script!r}, '--help']; runpy.run_path({script!r}, run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code],
+                          cwd=ROOT,
+                          capture_output=True,
+                          text=True,
+                          timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(f"{script}: ")
+    assert f"package {package}" in lines[0]
+    assert "python -m pip install" in lines[0] and package in lines[0].split("install")[1]
+
+
+def test_a_missing_matplotlib_is_named(tmp_path: Path) -> None:
+    import attn
+    path = tmp_path / "a.npz"
+    attn.save(attn.Maps(np.tril(np.ones((1, 1, 2, 2), np.float32)) / [[1], [2]]), path)
+    code = (f"import sys, runpy; sys.modules['matplotlib'] = None; sys.argv = ['attn.py', 'plot', "
+            f"{str(path)!r}, '-o', 'x.png']; runpy.run_path('attn.py', run_name='__main__')")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
+                          timeout=120)
+    assert (done.returncode, done.stdout) == (1, "") and done.stderr.count("\n") == 1
+    assert done.stderr.startswith("attn.py: cannot load the Python package matplotlib")
+    assert done.stderr.endswith("python -m pip install matplotlib\n")
 
 
 def test_command_line(llama: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

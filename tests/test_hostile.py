@@ -47,7 +47,7 @@ def many(request: pytest.FixtureRequest, driver, tmp_path_factory: pytest.TempPa
                 said = said[len(path) + 2:]
             if code != "0":
                 check_line(said)
-                assert re.search(r"(got|want|missing|cannot|not supported|out of memory|type number|does not fit)", said), said
+                assert re.search(r"(got|want|missing|twice|no place|no token|cannot|not supported|not finite|out of memory|type number|does not fit)", said), said
             out.append((int(code), said))
         return out
 
@@ -221,24 +221,24 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "wrong shape": (tensor(Q, dims=[4, 3]), "tensor blk.0.attn_q.weight: got shape (3, 4), want (4, 4)"),
     "transposed": (tensor("blk.0.attn_k.weight", dims=[2, 4]), "attn_k.weight: got shape (4, 2), want (2, 4)"),
     "three dimensions, the last 1": (tensor(Q, dims=[1, 4, 4]), "attn_q.weight: got shape (4, 4, 1), want (4, 4)"),
-    "three dimensions": (tensor(Q, dims=[4, 4, 1]), "attn_q.weight: got shape (1, 4, 4), want (4, 4)"),
+    "three dimensions": (tensor(Q, dims=[4, 1, 4]), "attn_q.weight: got shape (4, 1, 4), want (4, 4)"),
     "a vector too long": (tensor("output_norm.weight", dims=[5], data=bytes(20)), "output_norm.weight: got shape (5), want (4)"),
-    "missing tensor": (SMALLEST.copy().drop(UP), "tensor blk.0.ffn_up.weight: got none, want shape (4, 4)"),
-    "missing norm": (SMALLEST.copy().drop("output_norm.weight"), "tensor output_norm.weight: got none, want shape (4)"),
-    "missing embedding": (SMALLEST.copy().drop(EMBD), "token_embd.weight: got none"),
-    "extra tensor": (SMALLEST.copy().tensor("blk.0.extra.weight", 4), "tensor blk.0.extra.weight: got it, but the architecture llama"),
-    "extra layer": (SMALLEST.copy().tensor("blk.1.attn_norm.weight", 4), "tensor blk.1.attn_norm.weight: got it"),
-    "escapes in a name": (header(more_tensors=[("\x1b[31m\n\"x", Tensor([1], 0, bytes(4)))]), r"tensor \x1b[31m\x0a\x22x: got it"),
-    "invalid UTF-8 in a name": (header(more_tensors=[(b"\xff\xfe", Tensor([1], 0, bytes(4)))]), r"tensor \xff\xfe: got it"),
-    "a name of 1000 letters": (header(more_tensors=[("x" * 1000, Tensor([1], 0, bytes(4)))]), "xxx...: got it"),
-    "a tensor twice": (header(more_tensors=[(Q, SMALLEST.tensors[Q])]), "tensor blk.0.attn_q.weight: got it twice"),
-    "a key twice": (header(more_keys=[(HEADS, SMALLEST.keys[HEADS])]), "key llama.attention.head_count: got it twice"),
-    "an empty header": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "general.architecture: got nothing"),
+    "missing tensor": (SMALLEST.copy().drop(UP), "tensor blk.0.ffn_up.weight: missing, want shape (4, 4)"),
+    "missing norm": (SMALLEST.copy().drop("output_norm.weight"), "tensor output_norm.weight: missing, want shape (4)"),
+    "missing embedding": (SMALLEST.copy().drop(EMBD), "token_embd.weight: missing"),
+    "extra tensor": (SMALLEST.copy().tensor("blk.0.extra.weight", 4), "tensor blk.0.extra.weight: the architecture llama has no place for it"),
+    "extra layer": (SMALLEST.copy().tensor("blk.1.attn_norm.weight", 4), "tensor blk.1.attn_norm.weight: the architecture llama has no place"),
+    "escapes in a name": (header(more_tensors=[("\x1b[31m\n\"x", Tensor([1], 0, bytes(4)))]), r"tensor \x1b[31m\x0a\x22x: the architecture llama has no place"),
+    "invalid UTF-8 in a name": (header(more_tensors=[(b"\xff\xfe", Tensor([1], 0, bytes(4)))]), r"tensor \xff\xfe: the architecture llama has no place"),
+    "a name of 1000 letters": (header(more_tensors=[("x" * 1000, Tensor([1], 0, bytes(4)))]), "xxx...: the architecture llama has no place"),
+    "a tensor twice": (header(more_tensors=[(Q, SMALLEST.tensors[Q])]), "tensor blk.0.attn_q.weight: appears twice"),
+    "a key twice": (header(more_keys=[(HEADS, SMALLEST.keys[HEADS])]), "key llama.attention.head_count: appears twice"),
+    "an empty header": (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "general.architecture: missing"),
     # hyperparameters
-    "no architecture": (SMALLEST.copy().drop("general.architecture"), "general.architecture: got nothing"),
+    "no architecture": (SMALLEST.copy().drop("general.architecture"), "general.architecture: missing"),
     "an unknown architecture": (key("general.architecture", STR, "mamba\n2"), r'got "mamba\x0a2", want one of: llama, '),
     "architecture as number": (key("general.architecture", U32, 3), "general.architecture: got a value of type 4, want a text"),
-    **{f"missing {name}": (SMALLEST.copy().drop(f"llama.{name}"), f"key llama.{name}: got nothing")
+    **{f"missing {name}": (SMALLEST.copy().drop(f"llama.{name}"), f"key llama.{name}: missing")
        for name in ("embedding_length", "block_count", "context_length", "feed_forward_length", "attention.head_count",
                     "attention.layer_norm_rms_epsilon")},
     "dim 0": (key("llama.embedding_length", U32, 0), "embedding_length: got 0, want 1 to"),
@@ -248,14 +248,14 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "dim 4.0": (key("llama.embedding_length", F32, 4), "embedding_length: got a value of type 6, want an integer"),
     "dim 2^40": (key("llama.embedding_length", U64, 2**40), "embedding_length: got 1099511627776"),
     "layers 0": (key("llama.block_count", U32, 0), "block_count: got 0"),
-    "layers 2": (key("llama.block_count", U32, 2), "tensor blk.1.attn_norm.weight: got none"),
-    "layers 4096": (key("llama.block_count", U32, 4096), "tensor blk.1.attn_norm.weight: got none"),
+    "layers 2": (key("llama.block_count", U32, 2), "tensor blk.1.attn_norm.weight: missing"),
+    "layers 4096": (key("llama.block_count", U32, 4096), "tensor blk.1.attn_norm.weight: missing"),
     "layers 2^31": (key("llama.block_count", U32, 2**31), "block_count: got 2147483648"),
     "layers 2^32-1": (key("llama.block_count", U32, 2**32 - 1), "block_count: got 4294967295"),
     "context 0": (key("llama.context_length", U32, 0), "context_length: got 0"),
     "context 2^31": (key("llama.context_length", U32, 2**31), "context_length: got 2147483648"),
     "heads 0": (key(HEADS, U32, 0), "head_count: got 0 for layer 0, want an integer from 1"),
-    "heads 3": (key(HEADS, U32, 3), "got nothing, want an integer"),
+    "heads 3": (key(HEADS, U32, 3), "missing, want an integer"),
     "heads 2^31": (key(HEADS, U32, 2**31), "head_count: got"),
     "heads 2.5": (key(HEADS, F32, 2.5), "head_count: got 2.5"),
     "heads NaN": (key(HEADS, F32, math.nan), "head_count: got NaN"),
@@ -365,7 +365,8 @@ def test_vocabulary_only(any_run: Path, tmp_path: Path) -> None:
     m = SMALLEST.copy().set("general.architecture", STR, "tomorrow")
     m.tensors = {}
     path = write(tmp_path, m.build())
-    assert text_of(any_run, path, "--tokenize", "--json", "-i", "ab") == '{"ids": [1, 3, 6], "pieces": ["<s>", "▁", "ab"]}\n'.encode()
+    assert text_of(any_run, path, "--tokenize", "--json", "-i", "ab") == \
+        '{"ids": [1, 3, 6], "pieces": ["<s>", "▁", "ab"], "text": ["<s>", " ", "ab"], "bytes": ["", "20", "6162"]}\n'.encode()
     assert "want one of" in error_of(any_run, path, "-i", "a", code=3)
     path = write(tmp_path, m.set("general.architecture", STR, "llama").build())
     assert "a vocabulary-only file?" in error_of(any_run, path, "-i", "a", code=3)

@@ -83,6 +83,22 @@ def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int
         off = np.abs(got[rows] - want[:len(got)][rows]).max()
         assert off <= TOLERANCE, f"{part}: logits differ by {off}"
     assert out == decode(full[len(ids):])
+    check_context(run_bin, path, text[:40], tmp_path)
+
+
+def check_context(run_bin: Path, path: Path, text: str, tmp_path: Path) -> None:
+    """Neither -c nor -n changes a token or a bit of a logit; what one run has beyond another is only longer."""
+    def measure(*args: object) -> tuple[bytes, np.ndarray]:
+        logits = tmp_path / "context.npy"
+        out = run(run_bin, path, "-i", text, "--temp", 0, "--ignore-eos", "-t", 1, "--logits", logits, *args)
+        return out, np.load(logits)
+
+    out, want = measure("-n", 12)
+    for args in (("-n", 12, "-c", len(want) + 1), ("-n", 12, "-c", 256), ("-n", 3), ("-n", 3, "-c", 200), ("-n", 40)):
+        other, got = measure(*args)
+        n = min(len(got), len(want))
+        assert other.startswith(out) or out.startswith(other), args
+        assert np.array_equal(got[:n], want[:n]), args
 
 
 @pytest.mark.parametrize("case", hf.CASES, ids=lambda c: c.name)
@@ -239,7 +255,7 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     theirs.encode_special_tokens = True  # control tokens in a text are text
     for text in TEXTS:
         (tmp_path / "text").write_bytes(text.encode())
-        got = json.loads(run(run_bin, path, "--tokenize", "--json", "-f", tmp_path / "text"))["ids"]
+        got = json.loads(run(run_bin, path, "--tokenize", "--json", "--keep-newline", "-f", tmp_path / "text"))["ids"]
         assert got == theirs.encode(text, add_special_tokens=False).ids, repr(text)
 
 

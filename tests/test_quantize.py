@@ -277,6 +277,17 @@ def test_overrides(run_bin: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
+def test_to_standard_output(any_run: Path, tmp_path: Path) -> None:
+    """`-o -` into a pipe gives the same bytes; a terminal is refused."""
+    source = write(tmp_path / "m", model({"a.weight": np.arange(512, dtype=np.float32).reshape(2, 256)}))
+    text_of(any_run, source, "--quantize", "q8_0", "-o", tmp_path / "x")
+    assert text_of(any_run, source, "--quantize", "q8_0", "-o", "-") == (tmp_path / "x").read_bytes()
+    parent, child = pty.openpty()
+    assert error_of(any_run, source, "--quantize", "q8_0", "-o", "-", stdout=child, code=2) == "-o: got a terminal, want a file or a pipe for the model"
+    os.close(child)
+    os.close(parent)
+
+
 # ---- errors ------------------------------------------------------------------------------------------------------
 
 
@@ -284,10 +295,10 @@ def test_errors(any_run: Path, tmp_path: Path) -> None:
     source = write(tmp_path / "m", model({"a.weight": np.ones((2, 256), np.float32)}))
     out = tmp_path / "out"
     assert '--quantize: got "q9", want one of f32, f16,' in error_of(any_run, source, "--quantize", "q9", "-o", out, code=2)
-    assert "want -o FILE" in error_of(any_run, source, "--quantize", "q8_0", code=2)
-    assert "-o: got it without --quantize" in error_of(any_run, source, "-i", "x", "-o", out, code=2)
-    assert "--quantize-type: got it without" in error_of(any_run, source, "-i", "x", "--quantize-type", "a=f16", code=2)
-    assert "--quantize: got a prompt" in error_of(any_run, source, "--quantize", "q8_0", "-o", out, "-i", "x", code=2)
+    assert "--quantize needs -o" in error_of(any_run, source, "--quantize", "q8_0", code=2)
+    assert "-o needs --quantize" in error_of(any_run, source, "-i", "x", "-o", out, code=2)
+    assert "--quantize-type needs --quantize" in error_of(any_run, source, "-i", "x", "--quantize-type", "a=f16", code=2)
+    assert "--quantize does not take -i" in error_of(any_run, source, "--quantize", "q8_0", "-o", out, "-i", "x", code=2)
     (tmp_path / "link").symlink_to(source)
     for same in (source, tmp_path / "link", tmp_path / "." / "m"):
         assert "got the model's own file" in error_of(any_run, source, "--quantize", "q8_0", "-o", same, code=2)

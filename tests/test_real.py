@@ -51,13 +51,13 @@ def long_text() -> Path:
 
 def test_long_text(real, run_bin: Path, long_text: Path, tmp_path: Path) -> None:
     _, path, model = real
-    ids = ids_of(run_bin, path, "-f", str(long_text))
+    ids = ids_of(run_bin, path, "--keep-newline", "-f", str(long_text))
     assert len(ids) > 560
     want = reference(model, ids)
-    exact = logits_of(run_bin, path, tmp_path, "-f", str(long_text), "-n", "0", "--exact", "--kv", "f32")
+    exact = logits_of(run_bin, path, tmp_path, "--keep-newline", "-f", str(long_text), "-n", "0", "--exact", "--kv", "f32")
     assert exact.shape == want.shape
     assert np.abs(exact - want).max() <= 1e-3
-    default = logits_of(run_bin, path, tmp_path, "-f", str(long_text), "-n", "0")
+    default = logits_of(run_bin, path, tmp_path, "--keep-newline", "-f", str(long_text), "-n", "0")
     p, q = log_softmax(want), log_softmax(default)
     kl = (np.exp(p) * (p - q)).sum(-1)
     assert kl.mean() <= 0.005 and np.quantile(kl, 0.99) <= 0.02 and kl.max() <= 0.12
@@ -88,16 +88,16 @@ def test_same_bytes(real, run_bin: Path, long_text: Path) -> None:
         return subprocess.run([run_bin, path, "-n", "24", *args], capture_output=True, check=True).stdout
 
     assert text("-i", PROMPT, "--temp", "0", "-t", "1") == text("-i", PROMPT, "--temp", "0", "-t", "2")
-    sampled = text("-f", str(long_text), "-s", "7")
-    assert sampled == text("-f", str(long_text), "-s", "7", "-t", "1", "-b", "64")
-    assert sampled == text("-f", str(long_text), "-s", "7", "-b", "7")
+    sampled = text("--keep-newline", "-f", str(long_text), "-s", "7")
+    assert sampled == text("--keep-newline", "-f", str(long_text), "-s", "7", "-t", "1", "-b", "64")
+    assert sampled == text("--keep-newline", "-f", str(long_text), "-s", "7", "-b", "7")
 
 
 def test_chunks(smollm2_path: Path, run_bin: Path, long_text: Path, tmp_path: Path) -> None:
     """The same logits, bit for bit, however the prompt is cut."""
-    whole = logits_of(run_bin, smollm2_path, tmp_path, "-f", str(long_text), "-n", "0")
+    whole = logits_of(run_bin, smollm2_path, tmp_path, "--keep-newline", "-f", str(long_text), "-n", "0")
     for batch in ("1", "7", "32"):
-        cut = logits_of(run_bin, smollm2_path, tmp_path, "-f", str(long_text), "-n", "0", "-b", batch, "-t", "1")
+        cut = logits_of(run_bin, smollm2_path, tmp_path, "--keep-newline", "-f", str(long_text), "-n", "0", "-b", batch, "-t", "1")
         assert np.array_equal(whole, cut)
 
 

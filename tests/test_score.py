@@ -41,7 +41,7 @@ def score(run: Path, model: Path, text: Path, *args: str) -> dict[str, float]:
 def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureRequest) -> None:
     path: Path = request.getfixturevalue(fixture)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
-    ids = ids_of(run_bin, path, "-f", str(PASSAGE))
+    ids = ids_of(run_bin, path, "--keep-newline", "-f", str(PASSAGE))
     bos = ids[0] if fixture == "gemma3_path" else None  # SmolLM2's tokenizer adds none
     nll = []
     for w in windows_of(ids, 128, bos):
@@ -56,8 +56,8 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
 
 def test_protocol(run_bin: Path, tmp_path: Path) -> None:
     """Windows, BOS, bytes and threads, from the program's own logits of each window."""
-    ids = ids_of(run_bin, TALES, "-f", str(PASSAGE))
-    pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "-f", PASSAGE))["pieces"]
+    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", str(PASSAGE))
+    pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "--keep-newline", "-f", PASSAGE))["pieces"]
     ours = score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "1")
     assert ours == score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "2", "-b", "7")
     n_bytes = sum(len(pieces[i]) for k in range(len(ids) // 100) for i in range(100 * k + 51, 100 * k + 100))  # one letter, one byte
@@ -86,11 +86,14 @@ def test_q8_cache(fixture: str, run_bin: Path, request: pytest.FixtureRequest) -
 
 
 def test_errors(run_bin: Path, tmp_path: Path) -> None:
-    (tmp_path / "empty").write_bytes(b"")
-    assert "want at least 3" in error_of(run_bin, TALES, "--perplexity", tmp_path / "empty", code=2)
+    for text, n in (("", 1), ("x", 2)):  # and BOS
+        (tmp_path / "few").write_text(text)
+        line = f"{n} tokens are too few to score; perplexity needs at least 3"
+        assert error_of(run_bin, TALES, "--perplexity", tmp_path / "few", code=2) == f"{tmp_path / 'few'}: {line}"
+        assert error_of(run_bin, TALES, "--perplexity", "-", stdin=text.encode(), code=2) == f"standard input: {line}"
     error_of(run_bin, TALES, "--perplexity", tmp_path / "none", code=1)
     error_of(run_bin, TALES, "--perplexity", PASSAGE, "-i", "x", code=2)
-    error_of(run_bin, TALES, "--perplexity", PASSAGE, "-c", "2", code=2)
+    assert error_of(run_bin, TALES, "--perplexity", PASSAGE, "-c", "2", code=2) == "-c: got windows of 2 tokens, want at least 3 for --perplexity"
     error_of(run_bin, "--perplexity", PASSAGE, code=2)
 
 

@@ -631,6 +631,53 @@ static void test_watch(void)
     free(maps);
 }
 
+/* longrope: the length that a text is expected to have chooses its factors, its neighbours' lengths do not, and a text
+ * that crosses the original length starts again. */
+static void test_longrope(void)
+{
+    enum { ORIGINAL = 150 };
+    static float factors[2][KEY / 2], shorter[TEXT * VOCAB], longer[TEXT * VOCAB], out[TEXT * VOCAB];
+    Rope plain = model.config.ropes[0];
+    Session s;
+    Err e = {0};
+    int ids[2 * ORIGINAL], seqs[2 * ORIGINAL];
+    for (int i = 0; i < KEY / 2; i++) {
+        factors[0][i] = 1 + 0.1f * (float)i;
+        factors[1][i] = 1 + 0.7f * (float)i;
+    }
+    model.config.ropes[0].scaling = ROPE_LONGROPE;
+    model.config.ropes[0].orig_seq_len = ORIGINAL;
+    model.config.ropes[0].use_factors = true;
+    model.rope_factors[0] = factors[0];
+    model.rope_factors[1] = factors[1];
+
+    open_session(&s, 2, 2);
+    CHECK(session_expect(&s, 0, TEXT) == 0, "%s: an empty sequence", label);
+    run(&s, 0, text, TEXT, TEXT, longer);
+    CHECK(session_expect(&s, 0, TEXT) == TEXT, "%s: nothing changed", label);
+    CHECK(session_expect(&s, 0, ORIGINAL) == 0 && s.seqs[0].n_pos == 0, "%s: the text became short", label);
+    run(&s, 0, text, ORIGINAL, 40, shorter);
+    CHECK(memcmp(shorter, longer, ORIGINAL * VOCAB * sizeof *out), "%s: the factors do not matter", label);
+    CHECK(session_expect(&s, 0, ORIGINAL) == ORIGINAL, "%s: at the border", label);
+    CHECK(!session_fork(&s, 1, 0, 100) && session_expect(&s, 1, ORIGINAL) == 100, "%s: a fork keeps its kind", label);
+    run(&s, 1, text + 100, ORIGINAL - 100, 7, out);
+    CHECK(!memcmp(out, shorter + 100 * VOCAB, (ORIGINAL - 100) * VOCAB * sizeof *out), "%s: a fork of a short text", label);
+    CHECK(session_expect(&s, 1, ORIGINAL + 1) == 0 && session_expect(&s, 0, 1) == ORIGINAL, "%s: one crosses the border", label);
+
+    session_truncate(&s, 0, 0);
+    for (int i = 0; i < 2 * ORIGINAL; i++) { // a short and a long text in one batch
+        ids[i] = text[i % ORIGINAL];
+        seqs[i] = i / ORIGINAL;
+    }
+    CHECK(session_expect(&s, 0, ORIGINAL) == 0 && session_expect(&s, 1, TEXT) == 0, "%s: both are empty", label);
+    CHECK(forward(&s, &(Batch){.n = 2 * ORIGINAL, .tokens = ids, .seqs = seqs, .wanted = all}, &e) == 2 * ORIGINAL, "%s: %s", label, e.text);
+    CHECK(!memcmp(s.logits, shorter, ORIGINAL * VOCAB * sizeof *out), "%s: a short text beside a long one", label);
+    CHECK(!memcmp(s.logits + ORIGINAL * VOCAB, longer, ORIGINAL * VOCAB * sizeof *out), "%s: a long text beside a short one", label);
+    session_free(&s);
+    model.config.ropes[0] = plain;
+    model.rope_factors[0] = model.rope_factors[1] = NULL;
+}
+
 static void test_variant(int number)
 {
     const Variant *v = &variants[number];
@@ -654,6 +701,8 @@ static void test_variant(int number)
             check_reference(v);
             test_cache();
             test_chunks();
+            if (model.config.pos == POS_ROPE && !v->window)
+                test_longrope();
             if ((!only && kernels_at(i + 1)) || kv == number % 3) // the bookkeeping is the same for all kernels
                 continue;
             test_truncate();

@@ -82,16 +82,16 @@ static void bpe_file(Buf *b)
 
 #define MARK "\xe2\x96\x81"
 static const char *const sp_tokens[] = {"<unk>", "<s>", "</s>", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", MARK, "a", "b", MARK "a", "ab", MARK "ab",
-                                        MARK "b", "  ", "sym"};
-static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4};
-static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0};
+                                        MARK "b", "  ", "sym", "[PAD16]"};
+static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4, 5};
+static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0, -1000};
 
-static void sp_file(Buf *b)
+static void sp_keys(Buf *b, size_t n_keys)
 {
     buf_add(b, "GGUF", 4);
     add_u32(b, 3);
     add_u64(b, 0);
-    add_u64(b, 5);
+    add_u64(b, n_keys);
     add_text_key(b, "general.architecture", "llama");
     add_text_key(b, "tokenizer.ggml.model", "llama");
     add_list(b, "tokenizer.ggml.tokens", sp_tokens, COUNT(sp_tokens));
@@ -99,6 +99,21 @@ static void sp_file(Buf *b)
     buf_add(b, sp_scores, sizeof sp_scores);
     add_array_head(b, "tokenizer.ggml.token_type", GGUF_I32, COUNT(sp_types));
     buf_add(b, sp_types, sizeof sp_types);
+}
+
+static void sp_file(Buf *b)
+{
+    sp_keys(b, 5);
+}
+
+/* The same with the normalizers Prepend and Replace, and tokens that are looked for after them. */
+static void prepend_file(Buf *b)
+{
+    static const int32_t later[] = {2, 15};
+    sp_keys(b, 7);
+    add_text_key(b, "tokenizer.attnc.space_prefix", "prepend");
+    add_array_head(b, "tokenizer.attnc.normalized_tokens", GGUF_I32, COUNT(later));
+    buf_add(b, later, sizeof later);
 }
 
 /* Open what `b` holds through a temporary file. */
@@ -206,6 +221,10 @@ static void test_sentencepiece(void)
     check_ids(t, "x\xe4\xbd\xa0yz", 0, "7 0 4 5 6 0"); // unknown ones that follow each other are one
     check_ids(t, "\xe4\xbd", 0, "7 4 5");
     check_ids(t, "a</s>b", ENCODE_SPECIAL, "10 2 13");
+    check_ids(t, "[PAD16]", 0, "7 0"); // a name that no text has
+    CHECK(tokenizer_type(t, 16) == TOKEN_UNUSED && tokenizer_piece(t, 16).len == 7, "padding");
+    tokenizer_bytes(t, 16, true, &out);
+    CHECK(out.len == 0, "padding prints nothing, got \"%.*s\"", (int)out.len, out.ptr);
     CHECK(tokenizer_adds_bos(t) && tokenizer_eos(t) == 2 && tokenizer_is_end(t, 2), "defaults of SentencePiece");
 
     Decoder d;
@@ -242,13 +261,14 @@ static void test_json(void)
 /* Encode and decode whatever comes; results are not looked at. */
 static void use(const Tokenizer *t)
 {
-    static const char *const texts[] = {"ab ab <tag> 111 <|im_end|>", "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  x", "   \n\n a\tb  ", ""};
+    static const char *const texts[] = {"ab ab <tag> 111 <|im_end|>",
+                                        "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  </s>x </s>", "   \n\n a\tb  ", ""};
     Buf out = {0};
     Err e;
     for (size_t i = 0; i < COUNT(texts); i++) {
         TokenList list = {0};
         Decoder d;
-        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(4), &list, &e) == 0) {
+        if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(8), &list, &e) == 0) {
             decoder_init(&d, t, true, random_below(2));
             for (size_t k = 0; k < list.n; k++) {
                 CHECK(list.ids[k] >= 0 && list.ids[k] < tokenizer_vocab_size(t), "id %d", list.ids[k]);
@@ -272,7 +292,7 @@ static void test_mutated_files(int n)
         Buf b = {0};
         Gguf g;
         Err e = {0};
-        (i % 2 ? sp_file : bpe_file)(&b);
+        (i % 4 == 1 ? sp_file : i % 4 == 3 ? prepend_file : bpe_file)(&b);
         for (uint32_t k = 1 + random_below(4); k > 0; k--) {
             size_t at = random_below((uint32_t)b.len);
             b.ptr[at] = (char)(random_below(3) ? (uint32_t)b.ptr[at] ^ 1u << random_below(8) : random_below(256));

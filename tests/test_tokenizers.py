@@ -3,21 +3,30 @@
 The C side is build/tokenize_driver, which takes many texts in one run. Vocabularies for the pre-tokenisers are trained
 here, on purpose without cutting words, so that a cut in the wrong place shows as a different token.
 """
+import copy
 import io
+import itertools
 import json
 import os
 import random
 import struct
 import subprocess
+import types
 import unicodedata
 from pathlib import Path
 
 import gguf
 import pytest
 import sentencepiece
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
+                        processors, trainers)
 
-BOS, SPECIAL = 1, 2  # flags of tokenizer.h
+import export
+import export_vocab as voc
+import hf_models as hf
+from export_model import Config
+
+BOS, SPECIAL, EOS = 1, 2, 4  # flags of tokenizer.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 # ---- texts -----------------------------------------------------------------------------------------------------------
@@ -491,6 +500,203 @@ def test_special_tokens_in_sentencepiece(drive, tmp_path):
     assert encode(drive, path, ["<s>a b</s>c"])[0]["ids"] == sp.encode("<s>a b</s>c")
 
 
+# ---- the space prefix ----------------------------------------------------------------------------
+
+PREPEND = {"type": "Prepend", "prepend": "▁"}
+REPLACE = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+MARKINGS = {  # by their names in tokenizer.attnc.space_prefix: the parts of tokenizer.json
+    **{scheme: {"normalizer": None, "pre_tokenizer": {
+        "type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False}}
+       for scheme in ("first", "always", "never")},
+    "prepend": {"normalizer": {"type": "Sequence", "normalizers": [PREPEND, REPLACE]}},
+    "replace": {"normalizer": REPLACE},
+}
+
+
+@pytest.fixture(scope="session")
+def llama_json(tmp_path_factory):
+    """tokenizer.json of a SentencePiece BPE of 400 pieces."""
+    sp = sentencepiece.SentencePieceProcessor(
+        model_file=str(hf.sentencepiece(tmp_path_factory.mktemp("sp"))))
+    return hf.fast_json(sp)
+
+
+def marked_json(llama_json, scheme, added):
+    """The same with a way to mark spaces and more added tokens: (content, special, normalized)."""
+    tok = copy.deepcopy(llama_json) | MARKINGS[scheme]
+    n = len(tok["model"]["vocab"])
+    tok["added_tokens"] += [{
+        "id": n + k, "content": c, "special": s, "normalized": norm, "single_word": False,
+        "lstrip": False, "rstrip": False
+    } for k, (c, s, norm) in enumerate(added)]
+    strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
+    strip = [] if scheme in ("never", "replace") else strip
+    tok["decoder"] = {
+        "type": "Sequence",
+        "decoders": [{"type": "Replace", "pattern": {"String": "▁"}, "content": " "},
+                     {"type": "ByteFallback"}, {"type": "Fuse"}, *strip]
+    }
+    return tok
+
+
+def vocab_file(path, vocab):
+    """What export.py makes of a vocabulary, without a model."""
+    w = gguf.GGUFWriter(path, "llama")
+    export.write_vocab(w, vocab)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+    return path
+
+
+def check_marking(drive, path, tok, texts):
+    hf_tok = Tokenizer.from_str(json.dumps(tok))
+    for flags in (SPECIAL, 0):
+        hf_tok.encode_special_tokens = not flags
+        got = encode(drive, path, texts, flags)
+        want = [hf_tok.encode(t).ids for t in texts]
+        differences(texts, [g["ids"] for g in got], want)
+        differences(texts, [g["bytes"] for g in got],
+                    [hf_tok.decode(w, skip_special_tokens=not flags).encode().hex() for w in want])
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("scheme", MARKINGS)
+def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
+    """Special and other added tokens at the start, in the middle and at the end, with spaces on all
+    sides: tokenizers' ids and its decoder's text."""
+    added = [("<tool>", False, normalized), ("<ctl>", True, normalized), ("a b", False, normalized),
+             ("▁x", False, normalized)]
+    tok = marked_json(llama_json, scheme, added)
+    vocab = voc.bpe_vocab(tok, tmp_path)
+    assert vocab.space_prefix == scheme and vocab.notes == []
+    path = vocab_file(tmp_path / "m.gguf", vocab)
+    assert gguf.GGUFReader(path).fields["tokenizer.ggml.add_space_prefix"].contents() == (
+        scheme not in ("never", "replace"))
+    words = ["Once", "a", "é", "▁", "▁x", "x", "<tool>", "<ctl>", "<s>", "</s>", "a b"]
+    fixed = [
+        f"{before}{token}{after}"
+        for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
+        for before in ("", " ", "  ", "Once", "Once ", "▁")
+        for after in ("", " ", "  ", "Once", " Once", "▁")
+    ]
+    rng = random.Random(17)
+    mixed = [
+        "".join(
+            rng.choice(words) + rng.choice(("", "", " ", "  ")) for _ in range(rng.randint(1, 9)))
+        for _ in range(600)
+    ]
+    check_marking(drive, path, tok,
+                  ["", " ", "  ", "Once", " Once", "  Once upon", *fixed, *mixed, *TEXTS[:100]])
+
+
+def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
+    """Tokens found before and after the normalizers in one vocabulary."""
+    added = [("<tool>", False, True), ("<raw>", False, False), ("<ctl>", True, True),
+             ("<sys>", True, False)]
+    tok = marked_json(llama_json, "prepend", added)
+    path = vocab_file(tmp_path / "m.gguf", voc.bpe_vocab(tok, tmp_path))
+    rng = random.Random(18)
+    words = ["Once", "<tool>", "<raw>", "<ctl>", "<sys>", "<s>", "b"]
+    check_marking(drive, path, tok, [
+        "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 9)))
+        for _ in range(900)
+    ])
+    # A CONTROL token that is looked for in the marked text obeys the parts of the raw one.
+    n = len(llama_json["model"]["vocab"])
+    text = " é a <ctl> <ctl>"
+    begin = len(" é a ".encode())
+    for parts, count in (([(99, 1)], 2), ([], 0), ([(begin, 0), (99, 1)], 1),
+                         ([(begin - 1, 0), (99, 1)], 2), ([(begin + 5, 1), (99, 0)], 1),
+                         ([(begin + 4, 1), (99, 0)], 0), ([(begin + 3, 1), (99, 1)], 2)):
+        parts = [(min(end, len(text.encode())), special) for end, special in parts]
+        ids = encode_parts(drive, path, [(text, parts)])[0]["ids"]
+        assert ids.count(n + 2) == count, parts
+
+
+def test_space_prefix_of_the_issue(drive, llama_json, tmp_path):
+    """<tool>Once with prepend_scheme first: no prefix behind the token, whose place is the text's
+    start."""
+    tok = marked_json(llama_json, "first", [("<tool>", False, False)])
+    tok["post_processor"] = {
+        "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
+                                                 {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [], "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
+    }
+    path = vocab_file(tmp_path / "m.gguf", voc.bpe_vocab(tok, tmp_path))
+    for text in ("<tool>Once", "Once<tool>Once", "Once"):
+        want = Tokenizer.from_str(json.dumps(tok)).encode(text).ids
+        assert encode(drive, path, [text], BOS)[0]["ids"] == want
+
+
+def test_space_prefix_without_key(drive, llama_json, tmp_path):
+    """A file of llama.cpp's converter: as the legacy normalizers have it, where its tokens are
+    special."""
+    tok = marked_json(llama_json, "prepend", [("<ctl>", True, False)])
+    vocab = voc.bpe_vocab(tok, tmp_path)
+    vocab.space_prefix = ""
+    path = vocab_file(tmp_path / "m.gguf", vocab)
+    assert "tokenizer.attnc.space_prefix" not in gguf.GGUFReader(path).fields
+    check_marking(drive, path, tok, [
+        "", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once", "<s>Once</s>", "a<ctl>", "<ctl>",
+        " <ctl> "
+    ])
+
+
+@pytest.mark.parametrize("legacy", [None, True, False])
+def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
+    """A Hugging Face folder without tokenizer.json: transformers' converter of a tokenizer.model
+    reads "legacy"."""
+    from transformers.convert_slow_tokenizer import LlamaConverter
+    model = hf.sentencepiece(tmp_path)
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    n = sp.vocab_size()
+    added = {"0": "<unk>", "1": "<s>", "2": "</s>", str(n): "<tool>", str(n + 1): "<ctl>"}
+    config = {
+        "added_tokens_decoder": {
+            i: {"content": c, "special": c != "<tool>", "normalized": False}
+            for i, c in added.items()
+        }
+    }
+    (tmp_path / "tokenizer_config.json").write_text(
+        json.dumps(config | ({} if legacy is None else {"legacy": legacy})))
+    vocab = voc.read_vocab(tmp_path, None, n + 2, Config({}, {}))
+    slow = types.SimpleNamespace(add_prefix_space=True,
+                                 **({} if legacy is None else {"legacy": legacy}))
+    converter = types.SimpleNamespace(original_tokenizer=slow)  # the rest of it needs protobuf
+    tools = [("<tool>", False, False), ("<ctl>", True, False)]
+    tok = Tokenizer.from_str(json.dumps(marked_json(hf.fast_json(sp), "never", tools)))
+    tok.normalizer = LlamaConverter.normalizer(converter, None)
+    tok.pre_tokenizer = LlamaConverter.pre_tokenizer(converter, "▁", True)
+    tok.decoder = LlamaConverter.decoder(converter, "▁", True)
+    texts = [
+        "Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once", "<s>Once",
+        "Once</s>", " <tool>", ""
+    ]
+    check_marking(drive, vocab_file(tmp_path / "m.gguf", vocab), json.loads(tok.to_str()), texts)
+
+
+def test_space_prefix_of_both_files(drive, llama_json, tmp_path):
+    """tokenizer.model for the pieces, the tokenizer.json beside it for the rest."""
+    hf.sentencepiece(tmp_path, user_defined_symbols=["<sym>", "▁▁"])
+    sp = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
+    symbols = [i for i in range(sp.vocab_size()) if sp.id_to_piece(i) in ("<sym>", "▁▁")]
+    for scheme, listed in itertools.product(MARKINGS, (False, True)):
+        tok = marked_json(hf.fast_json(sp), scheme, [("<tool>", False, False),
+                                                     ("<ctl>", True, False)])
+        tok["added_tokens"] += [{
+            "id": i, "content": sp.id_to_piece(i), "special": False, "normalized": False,
+            "single_word": False, "lstrip": False, "rstrip": False
+        } for i in symbols if listed or sp.id_to_piece(i) == "<sym>"]
+        tok["model"]["merges"].insert(0, ["▁", "▁"])  # transformers makes them for every piece
+        (tmp_path / "tokenizer.json").write_text(json.dumps(tok))
+        vocab = voc.read_vocab(tmp_path, None, sp.vocab_size() + 2, Config({}, {}))
+        assert vocab.space_prefix == scheme
+        check_marking(
+            drive, vocab_file(tmp_path / "m.gguf", vocab), tok,
+            ["Once", " Once", "<tool>Once", "Once<sym> a", "<ctl>Once", "<sym>Once", "a <sym>  b"])
+
+
 # ---- real vocabularies -----------------------------------------------------------------------------------------------
 
 def keys_of(path):
@@ -554,11 +760,150 @@ def test_bos_and_eos(drive, crossing, tmp_path):
     tok.add_special_tokens(["<s>", "</s>"])
     bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
     ids = tok.encode("Hi").ids
-    for keys, want in (({}, ids), ({"ggml__add_bos_token": True}, [bos] + ids), ({"ggml__add_eos_token": True}, ids + [eos]),
-                       ({"ggml__pre": "llama-bpe"}, [bos] + ids), ({"ggml__pre": "llama-bpe", "ggml__add_bos_token": False}, ids)):
+    add_bos, add_eos = {"ggml__add_bos_token": True}, {"ggml__add_eos_token": True}
+    llama3 = {"ggml__pre": "llama-bpe"}
+    for keys, front, behind in (({}, 0, 0), (add_bos, 1, 0), (add_eos, 0, 1),
+                                (add_bos | add_eos, 1, 1), (llama3, 1, 0),
+                                (llama3 | {"ggml__add_bos_token": False}, 0, 0)):
         path = byte_level_file(tmp_path / "m.gguf", tok, **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos, "ggml__eos_token_id": eos, **keys})
-        assert encode(drive, path, ["Hi"], BOS)[0]["ids"] == want
-        assert encode(drive, path, ["Hi"])[0]["ids"] == ids
+        pair = [
+            f"{'<s> ' * n}$A{' </s>' * m}"
+            for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))
+        ]
+        for flags, single in zip((BOS | EOS, BOS, EOS, 0), pair):
+            tok.post_processor = processors.TemplateProcessing(
+                single=single, special_tokens=[("<s>", bos), ("</s>", eos)])
+            got = encode(drive, path, ["Hi"], flags)[0]["ids"]
+            assert got == tok.encode("Hi").ids, (keys, flags)
+        got = encode(drive, path, ["Hi"], BOS)[0]["ids"]
+        assert got == [bos] * front + ids  # a prompt is to be continued
+
+
+
+def test_prompts_get_no_eos(run_bin, crossing, tmp_path):
+    """The program itself: a prompt is to be continued, whatever the file says of complete texts; a
+    typed BOS is one."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "</s>"])
+    bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
+    path = byte_level_file(tmp_path / "m.gguf",
+                           tok,
+                           ggml__pre="gpt-2",
+                           ggml__bos_token_id=bos,
+                           ggml__eos_token_id=eos,
+                           ggml__add_bos_token=True,
+                           ggml__add_eos_token=True)
+    for text in ("Once upon a time", "<s>Once"):
+        done = subprocess.run([run_bin, path, "--tokenize", "--json", "--special", "-i", text],
+                              capture_output=True,
+                              check=True)
+        assert json.loads(done.stdout)["ids"] == [bos] + tok.encode(text.removeprefix("<s>")).ids
+
+
+def test_typed_bos(drive, crossing, tmp_path):
+    """A text that begins with a parsed BOS gets no second one; a BOS that is text, or that stands
+    elsewhere, counts for nothing."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "</s>"])
+    bos = tok.token_to_id("<s>")
+    path = byte_level_file(tmp_path / "m.gguf",
+                           tok,
+                           ggml__pre="gpt-2",
+                           ggml__bos_token_id=bos,
+                           ggml__add_bos_token=True)
+    texts = ["<s>Hi", "<s>", "", "Hi<s>", " <s>Hi", "<s><s>Hi", "</s><s>"]
+    want = [tok.encode(t).ids for t in texts]
+    differences(texts, [g["ids"] for g in encode(drive, path, texts, BOS | SPECIAL)],
+                [w if t.startswith("<s>") else [bos] + w for t, w in zip(texts, want)])
+    differences(texts, [g["ids"] for g in encode(drive, path, texts, SPECIAL)], want)
+    assert encode(drive, path, ["<s>Hi"], BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "<s>Hi")
+    # Nor does one that does not lie in a special part.
+    assert encode_parts(drive, path, [("<s>Hi", [(3, 0), (5, 1)])],
+                        BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "<s>Hi")
+    assert encode_parts(drive, path, [("<s>Hi", [(3, 1), (5, 0)])],
+                        BOS)[0]["ids"] == [bos] + byte_level_ids(tok, "Hi")
+
+
+def byte_level_ids(tok, text):
+    """Ids of a text none of whose added tokens are parsed."""
+    plain = json.loads(tok.to_str())
+    plain["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(plain)).encode(text).ids
+
+
+def encode_parts(drive, path, texts, flags=0):
+    """texts: (text, [(end in bytes, special), ...])."""
+    packed = [
+        x for text, parts in texts for x in (text, b"".join(struct.pack("<II", *p) for p in parts))
+    ]
+    out = drive(["--parts", path, flags], packed)
+    assert len(out) == len(texts)
+    return out
+
+
+def test_parts(drive, crossing, tmp_path):
+    """CONTROL tokens are parsed inside stretches of special parts; the text is cut and joined as
+    one."""
+    tok = reference(crossing, GPT2)
+    tok.add_special_tokens(["<s>", "<s>x", "中中"])
+    tok.add_tokens([AddedToken("<u>", normalized=False), AddedToken("</s", normalized=False)])
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2")
+    special = json.loads(tok.to_str())
+    special["added_tokens"] = [t for t in special["added_tokens"] if not t["special"]]
+    plain = Tokenizer.from_str(json.dumps(special))
+    rng = random.Random(11)
+    pieces = ["<s>", "<s>x", "中中", "<u>", "</s", "hello", " the", "<", "s>", "中", " ", "x", "1"]
+    cases, want = [], []
+    for _ in range(3000):
+        text = "".join(rng.choice(pieces) for _ in range(rng.randint(1, 8)))
+        size = len(text.encode())
+        ends = sorted({rng.randint(0, size) for _ in range(rng.randint(0, 4))})
+        parts = [(end, rng.randrange(2)) for end in ends]
+        cases.append((text, parts))
+        want.append(parts_reference(tok, plain, text.encode(), parts))
+    assert sum(len(w) > len(tok.encode(c[0]).ids)
+               for c, w in zip(cases, want)) > 500  # some tokens are only text
+    differences([str(c) for c in cases], [g["ids"] for g in encode_parts(drive, path, cases)], want)
+
+
+def parts_reference(tok, plain, data, parts):
+    """The rule said in another way: cut out the tokens that are parsed, and let tokenizers do what
+    is between them."""
+    kinds = [False] * len(data)
+    for (begin, _), (end, special) in zip([(0, 0), *parts], parts):
+        kinds[begin:end] = [bool(special)] * (end - begin)
+    added = sorted(
+        ((t.content.encode(), i, t.special) for i, t in tok.get_added_tokens_decoder().items()),
+        key=lambda x: -len(x[0]))
+    ids, at, begin = [], 0, 0
+    while at <= len(data):
+        hit = next(((t, i) for t, i, special in added
+                    if data.startswith(t, at) and (not special or all(kinds[at:at + len(t)]))),
+                   None)
+        if hit or at == len(data):
+            ids += byte_level_ids(plain, data[begin:at].decode())
+        if hit:
+            ids.append(hit[1])
+            at = begin = at + len(hit[0])
+        else:
+            at += 1
+    return ids
+
+
+def test_parts_of_sentencepiece(drive, tmp_path):
+    """The space prefix and the joins depend on the text and its parsed tokens only, not on its
+    parts."""
+    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab"]
+    path = write_gguf(tmp_path / "m.gguf",
+                      "llama",
+                      "llama",
+                      tokens=tokens,
+                      types=[UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 6,
+                      scores=[0.0, 0.0, 0.0, -5.0, -6.0, -7.0, -3.0, -1.0, -2.0])
+    cases = [("ab", [(1, 0), (2, 1)]), ("ab", []), ("ab", [(2, 1)]), ("a<s>b", [(2, 1), (5, 1)]),
+             ("a</s>", [(2, 0), (5, 1)]), ("a</s>", [(1, 0), (5, 1)])]
+    want = [[8], [8], [8], [6, 1, 3, 5], [6, 0], [6, 2]]
+    assert [g["ids"] for g in encode_parts(drive, path, cases)] == want
 
 
 def test_any_bytes(drive, crossing, tmp_path):
@@ -587,6 +932,14 @@ BAD = {  # what is wrong: (changes, a part of the message)
     "bad pattern": (dict(attnc__pre_patterns=["("]), "pre-tokenizer pattern: got \"(\""),
     "bad normalizer": (dict(attnc__normalizer="nfkc"), "got \"nfkc\", want \"none\" or \"nfc\""),
     "no scores": (dict(model="llama"), "tokenizer.ggml.scores: missing"),
+    "bad space prefix": (dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="both"),
+                         "got \"both\", want first, always, never, prepend or replace"),
+    "normalized out of range": (
+        dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
+             attnc__normalized_tokens=[3]), "got 3, want less than the 3 tokens"),
+    "normalized of texts": (
+        dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
+             attnc__normalized_tokens=["a"]), "want an array of 32-bit integers"),
     "charsmap": (dict(model="llama", scores=[0.0] * 3, ggml__precompiled_charsmap=b"\x01\x02\x03\x04"), "precompiled_charsmap"),
 }
 

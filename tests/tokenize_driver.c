@@ -1,6 +1,8 @@
 /* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
  *
  *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded
+ *     tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another that holds
+ *                                        its parts: end and whether special, 4 bytes each
  *     tokenize_driver --split PATTERN...   texts -> [ends of the pieces in bytes]
  *     tokenize_driver --nfc                texts -> "HEX"
  *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing
@@ -23,15 +25,21 @@ static int die(const Err *e)
     return e->code;
 }
 
+static size_t number(const char *p)
+{
+    const unsigned char *b = (const unsigned char *)p;
+    return b[0] | (size_t)b[1] << 8 | (size_t)b[2] << 16 | (size_t)b[3] << 24;
+}
+
 /* 1 and the text in *out, 0 at the end of the input. */
 static int read_text(Buf *out)
 {
-    unsigned char head[4], byte[4096];
+    char head[4], byte[4096];
     out->len = 0;
     buf_add(out, "", 0);
     if (fread(head, 1, 4, stdin) != 4)
         return 0;
-    size_t len = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+    size_t len = number(head);
     while (len) {
         size_t n = fread(byte, 1, len < sizeof byte ? len : sizeof byte, stdin);
         if (n == 0)
@@ -153,22 +161,39 @@ static int time_it(const char *path, unsigned flags, Err *e)
     return rc;
 }
 
-static int tokenize(const char *path, unsigned flags, Err *e)
+/* The next text's ids; `by_parts`: its parts follow it in the input. 1, 0 at the end of the input,
+ * -1 on failure. */
+static int encode_next(const Tokenizer *t, bool by_parts, unsigned flags, TokenList *list, Err *e)
+{
+    enum { MAX_PARTS = 64 };
+    TextPart parts[MAX_PARTS];
+    Buf text = {0}, packed = {0};
+    int rc = read_text(&text) && (!by_parts || read_text(&packed));
+    size_t n = packed.len / 8 < MAX_PARTS ? packed.len / 8 : MAX_PARTS;
+    for (size_t i = 0; i < n; i++)
+        parts[i] = (TextPart){number(packed.ptr + 8 * i), number(packed.ptr + 8 * i + 4) != 0};
+    list->n = 0;
+    if (rc && by_parts)
+        rc = tokenizer_encode_parts(t, text.ptr, text.len, parts, n, flags, list, e) ? -1 : 1;
+    else if (rc)
+        rc = tokenizer_encode(t, text.ptr, text.len, flags, list, e) ? -1 : 1;
+    buf_free(&text);
+    buf_free(&packed);
+    return rc;
+}
+
+static int tokenize(const char *path, bool by_parts, unsigned flags, Err *e)
 {
     Gguf g = {0};
-    Buf text = {0}, line = {0}, bytes = {0};
+    Buf line = {0}, bytes = {0};
     TokenList list = {0};
     if (gguf_open(&g, path, e))
         return -1;
     Tokenizer *t = tokenizer_open(&g, e);
-    int rc = t ? 0 : -1;
-    while (!rc && read_text(&text)) {
+    int rc = t ? 1 : -1;
+    while (rc > 0 && (rc = encode_next(t, by_parts, flags, &list, e)) > 0) {
         Decoder d;
-        list.n = 0;
         bytes.len = 0;
-        rc = tokenizer_encode(t, text.ptr, text.len, flags, &list, e);
-        if (rc)
-            break;
         decoder_init(&d, t, true, flags & ENCODE_SPECIAL);
         buf_add(&line, "{\"ids\": [", 9);
         for (size_t i = 0; i < list.n; i++) {
@@ -183,7 +208,6 @@ static int tokenize(const char *path, unsigned flags, Err *e)
         print_line(&line);
     }
     tokens_free(&list);
-    buf_free(&text);
     buf_free(&line);
     buf_free(&bytes);
     tokenizer_close(t);
@@ -203,8 +227,10 @@ int main(int argc, char **argv)
         rc = rule(argv[2]);
     else if (argc == 4 && strcmp(argv[1], "--time") == 0)
         rc = time_it(argv[2], (unsigned)atoi(argv[3]), &e);
+    else if (argc == 4 && strcmp(argv[1], "--parts") == 0)
+        rc = tokenize(argv[2], true, (unsigned)atoi(argv[3]), &e);
     else if (argc == 3)
-        rc = tokenize(argv[1], (unsigned)atoi(argv[2]), &e);
+        rc = tokenize(argv[1], false, (unsigned)atoi(argv[2]), &e);
     else {
         fprintf(stderr, "usage: see the head of tests/tokenize_driver.c\n");
         return EXIT_USAGE;
