@@ -446,7 +446,8 @@ def faults(
 
 @pytest.mark.parametrize("mode", MODES)
 def test_no_memory(faults: Faults, mode: str) -> None:
-    faults.sweep(["m", *MODES[mode], "-t", "1"], False)
+    threads = [] if "--tokenize" in MODES[mode] else ["-t", "1"]
+    faults.sweep(["m", *MODES[mode], *threads], False)
 
 
 @pytest.mark.parametrize("args", TEXT_MODES, ids=" ".join)
@@ -517,7 +518,7 @@ def test_no_memory_for_other_models(faults: Faults) -> None:
             ],
             False,
         )
-        faults.sweep([name, "-i", "ab ba", "--tokenize", "-t", "1"], False)
+        faults.sweep([name, "-i", "ab ba", "--tokenize"], False)
 
 
 def tiny_f16() -> Image:
@@ -822,7 +823,8 @@ def test_a_signal_within_a_layer_of_the_replay(
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("a" * 700)
     args = ["-f", "text", "-n", "1", "--dump-attn", "a.npz", "-b", "4096", "-t", "1"]
-    p = start(run_bin, slow_model, *args, "--logit-bias", "4+9", "--temp", "0", stdout=subprocess.PIPE)
+    args += ["--logit-bias", "4+9", "--temp", "0"]
+    p = start(run_bin, slow_model, *args, stdout=subprocess.PIPE)
     assert p.stdout.read(1) == b"a"
     time.sleep(0.5)
     assert p.poll() is None
