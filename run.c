@@ -35,7 +35,7 @@ static void on_end(int number)
     raise(number);
     sigemptyset(&own);
     sigaddset(&own, number);
-    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+    sigprocmask(SIG_UNBLOCK, &own, NULL);
 }
 
 static void on_stop(int number)
