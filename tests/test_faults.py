@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import tiny
 from command import TIMEOUT, check_line, error_of, run, text_of
-from images import F32, I32, STR, U32, Image, Tensor, base, byte_level, smallest
+from images import BOOL, F32, I32, STR, U32, Image, Tensor, base, byte_level, smallest
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
@@ -519,6 +519,33 @@ def test_no_memory_for_other_models(faults: Faults) -> None:
             False,
         )
         faults.sweep([name, "-i", "ab ba", "--tokenize"], False)
+
+
+def test_no_memory_for_tokenizers(faults: Faults) -> None:
+    """All that grows: compiled patterns, places to come back to, stretches of long texts, NFC."""
+    ranges = "[" + "".join(chr(c) for c in range(0x4E00, 0x4F00, 2)) + "]"
+    patterns = ["(?:" + "c|" * 20 + ranges + ")+", r"(?:\w|\s)+?b", "(?=a(?!b(?>c+)))|x{2,30}"]
+    powers = ["ab" * 2**i for i in range(1, 15)]  # so that few tokens come of a long text
+    tokens, merges = ["a", "b", "ab", *powers], ["a b", *(f"{p} {p}" for p in ["ab", *powers[:-1]])]
+    cut, whole = byte_level(), byte_level()
+    cut.array("tokenizer.attnc.pre_patterns", STR, patterns)
+    for name, kind, items in (
+        ("tokenizer.ggml.tokens", STR, tokens), ("tokenizer.ggml.merges", STR, merges),
+        ("tokenizer.ggml.token_type", I32, [1] * len(tokens)),
+        ("tokenizer.attnc.pre_patterns", STR, [r"[\s\S]+"]),
+    ):
+        whole.array(name, kind, items)
+    whole.set("tokenizer.attnc.normalizer", STR, "nfc").drop("tokenizer.ggml.eos_token_id")
+    whole.set("tokenizer.attnc.ignore_merges", BOOL, True)
+    tokens = ["<unk>", "<s>", "</s>", *tokens]
+    marked = smallest().array("tokenizer.ggml.tokens", STR, tokens)
+    marked.array("tokenizer.ggml.scores", F32, [-float(i) for i in range(len(tokens))])
+    marked.array("tokenizer.ggml.token_type", I32, [2, 3, 3, *[1] * (len(tokens) - 3)])
+    long = "ab" * 55_000 + "e\u0301" * 400
+    for name, m, text in (("cut", cut, "c" * 1000), ("whole", whole, long), ("spm", marked, long)):
+        (faults.folder / name).write_bytes(m.build())
+        (faults.folder / "text").write_text(text)
+        faults.sweep([name, "-f", "text", "--tokenize"], False)
 
 
 def tiny_f16() -> Image:

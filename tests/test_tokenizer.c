@@ -7,6 +7,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static uint64_t random_state = 42;
@@ -382,6 +383,76 @@ static void test_nfc_bytes(int n)
     }
 }
 
+/* One budget of steps for all texts of a cutter: what one of them may take is refused later on. */
+static void test_steps_of_many_texts(void)
+{
+    const char *pattern = "(?:(?:a|aa)+)+b", *text = "aaaaaaaaaaaaaa";
+    size_t len = strlen(text), end = 0, cut = 0;
+    Err e = {0};
+    Pretok *p = pretok_compile(&(Str){pattern, strlen(pattern)}, 1, &e);
+    Cutter *c = p ? cutter_open(p, 1000 * len, &e) : NULL;
+    int rc = c ? 1 : -1;
+    for (; rc == 1 && cut < 1000; cut++) {
+        cutter_start(c, text, len);
+        rc = cutter_next(c, &end, &e);
+        CHECK(rc == -1 || end == len, "nothing is cut, got a piece that ends at %zu", end);
+    }
+    CHECK(rc == -1 && e.code == EXIT_MODEL && cut > 1, "text %zu: %d %s", cut, rc, e.text);
+    cutter_close(c);
+    pretok_free(p);
+}
+
+#if defined(__SANITIZE_ADDRESS__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+
+/* Tables for so many pieces do not fit into what the process has already; the sanitizer's own memory
+ * would not do with the limit. */
+static void test_find_without_memory(void)
+{
+#ifndef SANITIZED
+    enum { N = 100000 };
+    static char names[N][8];
+    static const char *tokens[N], *none[] = {"1 2"};
+    Buf b = {0};
+    Gguf g;
+    Err e = {0};
+    for (int i = 0; i < N; i++) {
+        snprintf(names[i], sizeof names[i], "%d", i);
+        tokens[i] = names[i];
+    }
+    buf_add(&b, "GGUF", 4);
+    add_u32(&b, 3);
+    add_u64(&b, 0);
+    add_u64(&b, 5);
+    add_text_key(&b, "general.architecture", "gpt2");
+    add_text_key(&b, "tokenizer.ggml.model", "gpt2");
+    add_text_key(&b, "tokenizer.ggml.pre", "gpt-2");
+    add_list(&b, "tokenizer.ggml.tokens", tokens, N);
+    add_list(&b, "tokenizer.ggml.merges", none, 1);
+    Tokenizer *t = open_bytes(&b, &g, &e);
+    CHECK(t != NULL, "%s", e.text);
+    struct rlimit old, tight;
+    getrlimit(RLIMIT_AS, &old);
+    tight = (struct rlimit){1 << 20, old.rlim_max};
+    setrlimit(RLIMIT_AS, &tight);
+    void *more = malloc(1 << 26);
+    int id = t && !more ? tokenizer_find(t, (Str){"12", 2}, &e) : 0;
+    setrlimit(RLIMIT_AS, &old);
+    free(more); // qemu's user mode grants it whatever the limit
+    CHECK(more || (id == -2 && e.code == EXIT_MEMORY), "got %d, code %d", id, e.code);
+    CHECK(t && tokenizer_find(t, (Str){"12", 2}, &e) == 12, "and with memory it works");
+    CHECK(t && tokenizer_find(t, (Str){"x", 1}, &e) == -1, "a piece that is not there");
+    tokenizer_close(t);
+    gguf_close(&g);
+    buf_free(&b);
+#endif
+}
+
 int main(int argc, char **argv)
 {
     int n = argc > 1 ? atoi(argv[1]) : 4000;
@@ -391,6 +462,8 @@ int main(int argc, char **argv)
     test_mutated_files(n);
     test_random_patterns(4 * n);
     test_runaway_pattern();
+    test_steps_of_many_texts();
+    test_find_without_memory();
     test_nfc_bytes(n);
     return check_done("test_tokenizer") != 0;
 }

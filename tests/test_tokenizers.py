@@ -422,6 +422,27 @@ def test_pattern_syntax(drive, pattern):
     check_cuts(drive, [pattern])
 
 
+@pytest.mark.parametrize("pattern", [
+    r".{0,5}x|.", r".*x|.", r"[^b]+(?=b)|a+?", r"(?:..)+a|.", r"\S+?\n|\S", r"\b\w+|.{2}", r"(?>\S+)\s|\S{1,3}", r"[^a]*[^b]*x|.",
+    r".+?(?!\S)|.", r"\S{2,}\b|^.|.$", r"(?=.{3}x)..|[^x]"])
+def test_patterns_over_bytes(drive, pattern):
+    """A byte that is no UTF-8 is a character of its own: the cuts are those of a text with U+E000 in its place."""
+    rng = random.Random(8)
+    units = ["a", "b", "x", " ", "\n", "é", "中", "🙂", b"\x80", b"\xff", b"\xe4", b"\xe4\xbd", b"\xf0\x9f\x99", b"\xc3", b"\xed\xa0\x80"]
+    texts = ["".join(rng.choices("ab x\n", k=3)).encode() for _ in range(20)]
+    for size in (3, 8, 40, 200):
+        parts = ([u if isinstance(u, bytes) else u.encode() for u in rng.choices(units, k=size)] for _ in range(60))
+        texts += [b"".join(p) for p in parts]
+    split_by = pre_tokenizers.Split(Regex(pattern), "isolated")
+    want = []
+    for t in texts:
+        escaped = t.decode("utf-8", "surrogateescape")  # one surrogate a byte
+        sizes = [1 if "\udc80" <= c <= "\udcff" else len(c.encode()) for c in escaped]
+        shown = "".join("\ue000" if "\udc80" <= c <= "\udcff" else c for c in escaped)
+        want.append([sum(sizes[:end]) for _, (_, end) in split_by.pre_tokenize_str(shown)])
+    differences(texts, drive(["--split", pattern], texts), want)
+
+
 @pytest.mark.parametrize("pattern", ["(", ")", "a)", "[a", "a{", "{2}", "*a", "a{2,1}", "a{2}+", r"\p{Han}", r"\pL", r"\1", r"\k<a>", "(?<=a)b", "(?P<a>b)", "[a&&b]",
                                      "(a*)*", "(a|)+", "[[:alpha:]]", "[z-a]", "(?i:é)", "a{100000}", "(" * 100 + ")" * 100, r"\x{110000}", "\\"])
 def test_pattern_refused(drive, pattern):
