@@ -42,7 +42,7 @@ $(BUILD)/kernels_avx512.o: ISA := $(AVX512)
 $(BUILD)/kernels_bf16.o: ISA := $(AVX512) -mavx512bf16
 $(BUILD)/kernels_dotprod.o: ISA := -march=armv8.2-a+dotprod
 
-LIB := util.c file.c threads.c gguf.c gguf_write.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
+LIB := util.c file.c threads.c gguf.c gguf_write.c $(KERNELS) config.c weights.c session.c cache.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
 	json.c sampler.c cpu.c npy.c maps.c stats.c dump.c viewer.c score.c bench.c quantize.c
 LIB_OBJ := $(LIB:%.c=$(BUILD)/%.o)
 

@@ -8,10 +8,8 @@
  * finite: a masked key has weight 0, and 0 * NaN is NaN). With few rows the spans of one head are work for several
  * threads; with many, each thread walks them in order.
  *
- * Where the processor multiplies pairs of bfloat16s (AVX-512 BF16), queries, keys, weights and values are rounded to
- * these for both products, with sums in floats: twice as fast. Beside what activations in bytes change it is lost: the mean
- * divergence from the exact logits is 0.0027 instead of 0.0026 (SmolLM2), 0.0019 both times (Gemma 3). Not with
- * Session.params.exact or a cache of floats.
+ * How keys and values lie in the cache, and in which format they are multiplied, is cache.c's business: a KvTile gives
+ * the products of some rows with a block.
  *
  * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row whose keys are
  * all masked in a block adds nothing; it never sees -inf - -inf.
@@ -30,18 +28,14 @@ typedef struct {
     float *out;       // (rows, value_dim)
 } Soft;
 
-/* What a block's keys and values are multiplied as: what is in the cache, floats of it, or pairs of bfloat16s. */
-typedef enum { AS_HALVES, AS_FLOATS, AS_BYTES, AS_PAIRS } As;
-
 /* One tile: rows = n_pos * group query rows, row r at position pos + r / group, head first_head + r % group. */
 typedef struct {
     Session *s;
     int layer, seq, kv_head, first_head, group;
     int pos, n_pos, rows;
-    const void *q; // floats (rows, key_dim), or for pairs bfloat16s (rows, key_dim evened up with 0)
-    float *scores, *part; // (rows, KV_BLOCK); part: of one group of keys, or scores as bfloat16s
+    KvTile kv;            // the rows' queries, and the products with keys and values
+    float *scores;        // (rows, KV_BLOCK)
     float *sums, *shrink; // (rows) of one block
-    float *keys, *values; // scratch for a block in float or pairs: (key_dim, KV_BLOCK), (KV_BLOCK, value_dim)
 } Tile;
 
 static size_t soft_floats(size_t rows, size_t value_dim)
@@ -127,99 +121,6 @@ static void weigh_rows(const Tile *t, Soft *f, int first_key)
     }
 }
 
-static bool in_pairs(const Session *s)
-{
-    return s->k->bf16 && !s->params.exact && s->params.kv_type != KV_F32;
-}
-
-/* What a tile's keys and values are multiplied as: pairs where there are such products; else, with many rows, it is worth
- * converting them to floats once. */
-static As multiplied_as(const Tile *t)
-{
-    static const As cached[] = {[KV_F16] = AS_HALVES, [KV_F32] = AS_FLOATS, [KV_Q8] = AS_BYTES};
-    return in_pairs(t->s) ? AS_PAIRS : t->rows <= FEW_ROWS * 2 ? cached[t->s->params.kv_type] : AS_FLOATS;
-}
-
-/* y (rows, width) += a (rows, n) b (n, width); a are floats, or with pairs bfloat16s. */
-static void add_product(const Kernels *k, As as, size_t rows, size_t n, size_t width, const void *a, size_t lda, const void *b, size_t ldb,
-                        float *y, size_t ldy)
-{
-    if (as == AS_PAIRS)
-        k->bf16->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
-    else if (as == AS_HALVES)
-        k->gemm_add_f16(rows, n, width, a, lda, b, ldb, y, ldy);
-    else if (as == AS_BYTES)
-        k->gemm_add_i8(rows, n, width, a, lda, b, ldb, y, ldy);
-    else
-        k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
-}
-
-/* Keys or values x (n, width) of the cache as they are multiplied: x itself, or in `out`. */
-static const void *convert(const Session *s, As as, const void *x, float *out, size_t n, size_t width)
-{
-    bool halves = s->params.kv_type == KV_F16;
-    if (as == AS_HALVES || as == AS_BYTES || s->params.kv_type == KV_F32)
-        return x;
-    if (as == AS_PAIRS && halves)
-        s->k->bf16->pairs_f16(x, (uint16_t *)out, n, width);
-    else if (as == AS_PAIRS)
-        s->k->bf16->pairs_i8(x, (uint16_t *)out, n, width);
-    else if (halves)
-        s->k->dequantize[TYPE_F16](x, out, n * width);
-    else
-        s->k->i8_to_f32(x, out, n * width);
-    return out;
-}
-
-/* Products of the queries' values i .. i + n - 1 with those of keys -> y (rows, KV_BLOCK). */
-static void add_queries(const Tile *t, As as, size_t i, size_t n, size_t width, const void *keys, float *y)
-{
-    static const size_t item[] = {[AS_HALVES] = 2, [AS_FLOATS] = 4, [AS_BYTES] = 1, [AS_PAIRS] = 2};
-    size_t key_dim = (size_t)t->s->model->config.key_dim, lda = as == AS_PAIRS ? key_dim + key_dim % 2 : key_dim;
-    const char *q = (const char *)t->q + i * (as == AS_PAIRS ? sizeof(uint16_t) : sizeof(float));
-    add_product(t->s->k, as, (size_t)t->rows, n, width, q, lda, (const char *)keys + i * KV_BLOCK * item[as], KV_BLOCK, y, KV_BLOCK);
-}
-
-/* Products with keys in groups of KV_GROUP, bytes before their scales: each group's sum times its scale. */
-static void add_groups(Tile *t, As as, const void *keys, size_t width, const float *scales)
-{
-    size_t key_dim = (size_t)t->s->model->config.key_dim, rows = (size_t)t->rows;
-    for (size_t i = 0; i < key_dim; i += KV_GROUP, scales += KV_BLOCK) {
-        memset(t->part, 0, rows * KV_BLOCK * sizeof *t->part);
-        add_queries(t, as, i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, width, keys, t->part);
-        for (size_t r = 0; r < rows; r++)
-            t->s->k->add_scaled(t->scores + r * KV_BLOCK, t->part + r * KV_BLOCK, scales, width);
-    }
-}
-
-/* Products of the tile's queries with the first n_keys keys of a block (and some more) -> t->scores, before scale and mask. */
-static void multiply_keys(Tile *t, int block, int n_keys)
-{
-    Session *s = t->s;
-    size_t key_dim = (size_t)s->model->config.key_dim, width = ((size_t)n_keys + 15) & ~(size_t)15;
-    As as = multiplied_as(t);
-    const void *keys = convert(s, as, session_keys(s, t->layer, t->kv_head, t->seq, block), t->keys, key_dim, KV_BLOCK);
-    memset(t->scores, 0, (size_t)t->rows * KV_BLOCK * sizeof *t->scores);
-    if (s->params.kv_type == KV_Q8)
-        add_groups(t, as, keys, width, session_scales(s, t->layer, t->kv_head, t->seq, block) + KV_BLOCK);
-    else
-        add_queries(t, as, 0, key_dim, width, keys, t->scores);
-}
-
-/* out (rows, value_dim) += the weights in t->scores times the first n_keys values of a block. */
-static void add_values(Tile *t, int block, int n_keys, float *out)
-{
-    Session *s = t->s;
-    size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)s->model->config.value_dim;
-    As as = multiplied_as(t);
-    const void *values = convert(s, as, session_values(s, t->layer, t->kv_head, t->seq, block), t->values, n, value_dim);
-    for (size_t r = 0; s->params.kv_type == KV_Q8 && r < rows; r++) // weights instead of values take the scales
-        s->k->mul(t->scores + r * KV_BLOCK, session_scales(s, t->layer, t->kv_head, t->seq, block), n);
-    if (as == AS_PAIRS)
-        s->k->bf16->round(t->scores, (uint16_t *)t->part, rows * KV_BLOCK);
-    add_product(s->k, as, rows, n, value_dim, as == AS_PAIRS ? t->part : t->scores, KV_BLOCK, values, value_dim, out, value_dim);
-}
-
 /* All keys of one span that the tile's rows can see, into `f`. */
 static void attend_span(Tile *t, int span, Soft *f)
 {
@@ -235,9 +136,9 @@ static void attend_span(Tile *t, int span, Soft *f)
             break;
         if (first + KV_BLOCK <= oldest)
             continue;
-        multiply_keys(t, block, n_keys);
+        kv_tile_scores(&t->kv, block, n_keys, t->scores);
         weigh_rows(t, f, first);
-        add_values(t, block, n_keys, f->out);
+        kv_tile_add_values(&t->kv, block, n_keys, t->scores, f->out);
     }
 }
 
@@ -306,9 +207,8 @@ static size_t max_rows(const Config *c)
 
 size_t attention_scratch(const Config *c)
 {
-    size_t rows = max_rows(c), key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
-    return align16(rows * key_dim) + align16(rows * (2 * KV_BLOCK + 2)) + key_dim * KV_BLOCK + KV_BLOCK * value_dim
-         + 2 * align16(soft_floats(rows, value_dim)) + 64;
+    size_t rows = max_rows(c);
+    return kv_tile_floats(c, rows) + align16(rows * (KV_BLOCK + 2)) + 2 * align16(soft_floats(rows, (size_t)c->value_dim));
 }
 
 size_t attention_partial(const Config *c, int seq_len)
@@ -325,28 +225,16 @@ static float *tile_init(Tile *t, int base, const float *q, float *scratch)
 {
     const Config *c = &t->s->model->config;
     size_t key_dim = (size_t)c->key_dim, n_heads = (size_t)c->layers[t->layer].n_heads;
-    size_t group = (size_t)t->group;
-    float *copy = scratch;
-    t->scores = copy + align16((size_t)t->rows * key_dim);
-    t->part = t->scores + (size_t)t->rows * KV_BLOCK;
-    t->sums = t->part + (size_t)t->rows * KV_BLOCK;
+    t->scores = kv_tile_init(&t->kv, &t->s->cache, t->layer, t->kv_head, t->seq, t->rows, scratch);
+    t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
     t->shrink = t->sums + t->rows;
-    t->keys = t->scores + align16((size_t)t->rows * (2 * KV_BLOCK + 2));
-    t->values = t->keys + key_dim * KV_BLOCK;
-    assert((size_t)(t->values - scratch) + KV_BLOCK * (size_t)c->value_dim <= t->s->scratch_floats);
-    t->q = copy;
-    for (size_t r = 0; r < (size_t)t->rows; r++) {
-        const float *from = q + (((size_t)(t->pos - base) + r / group) * n_heads + (size_t)t->first_head + r % group) * key_dim;
-        uint16_t *half = (uint16_t *)copy + r * (key_dim + key_dim % 2);
-        if (!in_pairs(t->s)) {
-            memcpy(copy + r * key_dim, from, key_dim * sizeof *copy);
-            continue;
-        }
-        t->s->k->bf16->round(from, half, key_dim);
-        if (key_dim % 2)
-            half[key_dim] = 0;
+    for (int r = 0; r < t->rows; r++) {
+        size_t position = (size_t)(t->pos - base + r / t->group), head = (size_t)(t->first_head + r % t->group);
+        kv_tile_query(&t->kv, r, q + (position * n_heads + head) * key_dim);
     }
-    return t->values + KV_BLOCK * (size_t)c->value_dim;
+    float *rest = t->scores + align16((size_t)t->rows * (KV_BLOCK + 2));
+    assert((size_t)(rest - scratch) <= t->s->scratch_floats);
+    return rest;
 }
 
 /* One call of attention(); rows are shared out as heads, spans or tiles. */
@@ -448,7 +336,7 @@ void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_
         int visible_keys = pos + n_rows - first;
         if (l->mask == MASK_WINDOW && first + KV_BLOCK <= pos - l->window + 1)
             continue;
-        multiply_keys(&t, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK);
+        kv_tile_scores(&t.kv, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK, t.scores);
         for (int r = 0; r < n_rows; r++) {
             const float *max_sum = soft + ((size_t)r * (size_t)s->max_heads + (size_t)head) * 2;
             float *x = t.scores + (size_t)r * KV_BLOCK, *y = out + (size_t)r * (size_t)n_keys + first;

@@ -30,7 +30,7 @@ static int run_tokens(Work *w, int from, int n, int rows, bool each)
 static int time_run(Work *w, int n, int rows, bool keep, Timing *t)
 {
     int depth = w->b->depth;
-    session_truncate(w->s, 0, depth);
+    cache_truncate(&w->s->cache, 0, depth);
     double begin = clock_seconds();
     if (run_tokens(w, depth, n, rows, t == &w->b->decode))
         return -1;
@@ -49,7 +49,7 @@ static void run_all(void *context)
     Work *w = context;
     int rows = w->s->params.max_batch;
     bool progress = isatty(STDERR_FILENO);
-    session_expect(w->s, 0, w->s->params.seq_len); // all runs alike
+    cache_expect(&w->s->cache, 0, w->s->params.seq_len); // all runs alike
     w->rc = run_tokens(w, 0, w->b->depth, rows, false);
     for (int i = 0; !w->rc && !*w->stop && i <= w->b->n_runs; i++) {
         if (progress)

@@ -77,7 +77,7 @@ static void turn_rows(void *context, int from, int to, int thread)
     for (int t = from; t < to; t++)
         for (int r = 0; r < s->model->config.n_ropes; r++) {
             float *out = s->cos_sin + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
-            const float *inv_freq = s->inv_freq + (2 * r + s->seqs[seq_of(b, t)].is_long) * half;
+            const float *inv_freq = s->inv_freq + (2 * r + s->cache.seqs[seq_of(b, t)].is_long) * half;
             for (int i = 0; i < half; i++) {
                 double angle = (float)s->pos[t] * inv_freq[i];
                 out[2 * i] = (float)cos(angle) * s->rope_scale[r];
@@ -167,7 +167,7 @@ static void place_rows(void *context, int from, int to, int thread)
             rope_rotate(k, cs, lc->n_kv_heads, c->key_dim, c->rope_dim, c->rope_pairing);
         }
         check_qkv(s, t, q, nq, k, nk, v, nv);
-        session_store(s, layer, seq_of(b, t), s->pos[t], k, v);
+        cache_store(&s->cache, layer, seq_of(b, t), s->pos[t], k, v);
     }
 }
 
@@ -307,9 +307,9 @@ static int place(Session *s, const Batch *b, Err *e)
         if (b->tokens && (b->tokens[t] < 0 || b->tokens[t] >= s->model->config.vocab_size))
             return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t], s->model->config.vocab_size - 1);
         bool follows = t > 0 && seq == seq_of(b, t - 1);
-        s->pos[t] = follows ? s->pos[t - 1] + 1 : s->seqs[seq].n_pos;
+        s->pos[t] = follows ? s->pos[t - 1] + 1 : s->cache.seqs[seq].n_pos;
         n_wanted += wants_logits(b, t);
-        if (session_grow(s, seq, s->pos[t] + 1, e))
+        if (cache_grow(&s->cache, seq, s->pos[t] + 1, e))
             return -1;
     }
     if (n_wanted > s->params.max_logits)
@@ -395,6 +395,6 @@ int forward(Session *s, const Batch *b, Err *e)
     if (g.n_logits < 0)
         return -1;
     for (int t = 0; t < b->n; t++)
-        s->seqs[seq_of(b, t)].n_pos = s->pos[t] + 1;
+        s->cache.seqs[seq_of(b, t)].n_pos = s->pos[t] + 1;
     return g.n_logits;
 }

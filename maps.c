@@ -538,7 +538,7 @@ static void replay_body(void *context)
     Body *b = context;
     Replay *r = b->replay;
     const Maps *m = &r->job->maps;
-    session_expect(r->s, 0, m->n);
+    cache_expect(&r->s->cache, 0, m->n);
     b->rc = forward(r->s, &(Batch){.n = m->n, .tokens = m->ids, .want = WANT_NONE}, r->e) < 0 ? -1 : 0;
     if (!b->rc && m->o.reduce >= REDUCE_MEAN)
         b->rc = write_whole(r);
@@ -623,7 +623,7 @@ static int live_layer(void *context, Session *s, int layer)
         index++;
     if (index == m->n_layers)
         return 0;
-    Chunk c = {.job = j, .s = s, .layer_index = index, .row = s->seqs[0].n_pos};
+    Chunk c = {.job = j, .s = s, .layer_index = index, .row = s->cache.seqs[0].n_pos};
     c.n_rows = s->n_rows;
     size_t n_keys = (size_t)(c.row + c.n_rows), seq_len = (size_t)s->params.seq_len, n_maps = live_maps(m);
     threads_run(&s->threads, m->n_heads, 1, live_heads, &c);
@@ -656,7 +656,7 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
 {
     const Session *s = j->session;
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
-    int pos = s->seqs[0].n_pos - n;
+    int pos = s->cache.seqs[0].n_pos - n;
     const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
     if (stop_wanted(&s->params) && pos + n < j->maps.n_prompt)
         return 0; // the prompt will not be complete, and then no file is made

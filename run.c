@@ -378,7 +378,7 @@ static int open_model(const Options *o, Model *m, SessionParams *p, atomic_bool 
 static void describe(const Run *r, const SessionParams *p)
 {
     const Config *c = &r->model.config;
-    double kv = (double)r->session.block_bytes / KV_BLOCK;
+    double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
     fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, KV cache %s %.1f KB per token, seed %llu\n",
             p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
             kv_names[p->kv_type], kv / 1e3,
@@ -392,7 +392,7 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
     bool writes = wants_logits && r->o->logits, live = r->maps && maps_live(r->maps);
     Session *s = &r->session;
-    int step = s->params.max_batch, first = session_expect(s, 0, n);
+    int step = s->params.max_batch, first = cache_expect(&s->cache, 0, n);
     bool progress = !r->n_run && n - first > step && isatty(STDERR_FILENO) && !r->open_line; // it would wipe text out
     Want want = writes ? WANT_ALL : wants_logits ? WANT_LAST : WANT_NONE;
     for (int i = first, rows; i < n && !stop_signal; i += rows) {
@@ -438,7 +438,7 @@ static int generate(Run *r, Printer *p, Err *e)
         printer_feed(p, id);
         met = print_ready(p, false, e);
         bool enough = r->n_generated == o->n_predict;
-        if (met || enough || r->session.seqs[0].n_pos == r->session.params.seq_len) {
+        if (met || enough || r->session.cache.seqs[0].n_pos == r->session.params.seq_len) {
             r->end = met ? END_STOP : enough ? END_LIMIT : END_CONTEXT;
             break;
         }

@@ -44,8 +44,8 @@ static int run_window(Work *w)
     Score *out = w->out;
     int n = out->seq_len, first = n / 2, step;
     Buf bytes = {0};
-    session_truncate(s, 0, 0);
-    session_expect(s, 0, n);
+    cache_truncate(&s->cache, 0, 0);
+    cache_expect(&s->cache, 0, n);
     for (int i = 0; i < n - 1; i += step) {
         bool counts = i >= first;
         int end = counts ? n - 1 : first, most = counts ? LOGIT_ROWS : s->params.max_batch;

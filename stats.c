@@ -150,7 +150,7 @@ static void massive_heads(void *context, int from, int to, int thread)
                 see(&q, s->q[(size_t)t * width + (size_t)(head * c->key_dim + d)], d);
         for (int b = 0; b * KV_BLOCK < m->n; b++) {
             int n = m->n - b * KV_BLOCK < KV_BLOCK ? m->n - b * KV_BLOCK : KV_BLOCK;
-            session_read(s, layer, head / group, 0, b, keys, values);
+            cache_read(&s->cache, layer, head / group, 0, b, keys, values);
             for (int d = 0; d < c->key_dim; d++)
                 for (int t = 0; t < n; t++)
                     see(&k, keys[d * KV_BLOCK + t], d);
