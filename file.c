@@ -127,7 +127,7 @@ void file_abandon(void)
 {
     sigset_t all;
     sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, NULL); // another one on this thread would wait for this one
+    sigprocmask(SIG_BLOCK, &all, NULL); // another one on this thread would wait for this one
     if (atomic_exchange(&ending, true))
         wait_for_the_end();
     for (Held *h = atomic_load(&held); h; h = atomic_load(&h->next))

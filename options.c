@@ -66,7 +66,7 @@ static const Option table[] = {
     {"--special", NULL, G | T, OPT_FLAG, AT(special),
      .help = "read control tokens such as <|im_end|> in -i, and print them"},
     {"--special-files", NULL, G | T | P, OPT_FLAG, AT(special_files),
-     .help = "read control tokens in files and standard input too"},
+     .help = "read control tokens in files and standard input"},
     {"--no-bos", NULL, G | T | P, OPT_FLAG, AT(no_bos),
      .help = "do not put the begin-of-text token in front"},
 

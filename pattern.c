@@ -1,10 +1,11 @@
 /* pattern.c - a small regular expression matcher that cuts texts into pieces.
  *
  * It backtracks, since the patterns are written for engines that do, but over runs of one class only through
- * a frame that remembers where the run ends and from where on it is known to fail (see Loop); so the patterns of
- * real models take time linear in the text, and a text of spaces costs no more than one of words. Whether a state
- * (instruction, position) can lead to a match does not depend on how it was reached, which is what makes
- * remembering right. What is left is bounded by a count of steps.
+ * a frame that remembers where the run ends and from where on it is known to fail (see Loop); so the
+ * patterns of real models take time linear in the text, and a text of spaces costs no more than one of
+ * words. Whether a state (instruction, position) can lead to a match does not depend on how it was reached,
+ * which is what makes remembering right. What is left is bounded by a count of steps, which everything done
+ * for a text is charged to. The text is read where it is, as UTF-8: no copy and no list of pieces is made.
  */
 #include "pattern.h"
 #include "unicode_tables.h"
@@ -55,7 +56,8 @@ typedef struct {
     uint32_t ascii[4]; // membership below 128, negation applied; made by class_finish()
     uint32_t cats;     // mask of categories
     bool word, not_word, negate;
-    size_t first, n;   // ranges of Pretok.ranges
+    int cost;          // steps of a test, by the number of ranges
+    size_t first, n;   // ranges of Pretok.ranges, ascending and apart
 } Class;
 
 typedef struct {
@@ -78,7 +80,8 @@ typedef enum { OP_CLASS, OP_LOOP, OP_SPLIT, OP_JUMP, OP_LOOK, OP_ATOMIC, OP_ASSE
 typedef struct {
     Op op;
     bool flag;    // LOOP: possessive; LOOK: negated; SPLIT: lazy
-    int a, b;     // CLASS, LOOP: a is the class. SPLIT: tried first, then. JUMP, LOOK, ATOMIC: a is the target
+    int a, b;     // CLASS, LOOP: a is the class. LOOP without a limit: b is its Loop. SPLIT: tried first,
+                  // then. JUMP, LOOK, ATOMIC: a is the target
     int min, max; // LOOP
 } Inst;
 
@@ -91,6 +94,7 @@ struct Pretok {
     size_t n_classes, cap_classes;
     Range *ranges;
     size_t n_ranges, cap_ranges;
+    size_t n_loops; // OP_LOOPs without a limit
 };
 
 typedef struct {
@@ -100,20 +104,29 @@ typedef struct {
     size_t n_nodes, cap_nodes;
     int nesting;
     bool fold; // inside (?i:..)
-    const char *problem;
+    const char *problem; // what was wanted, or no_memory
 } Parser;
+
+static const char no_memory[] = "memory";
+
+static int fail(Parser *s, const char *want)
+{
+    if (!s->problem)
+        s->problem = want;
+    return -1;
+}
 
 /* Make room for one more item of *items; returns its index, or -1 after noting the problem. */
 static int grow(Parser *s, void *items, size_t *n, size_t *cap, size_t size)
 {
     void **p = items;
+    if (*n >= MAX_CODE * 4)
+        return fail(s, "a shorter pattern");
     if (*n == *cap) {
         size_t want = *cap ? 2 * *cap : 64;
-        void *grown = *n < MAX_CODE * 4 ? mem_grow(*p, want, size) : NULL;
-        if (!grown) {
-            s->problem = "a shorter pattern";
-            return -1;
-        }
+        void *grown = mem_grow(*p, want, size);
+        if (!grown)
+            return fail(s, no_memory);
         *p = grown;
         *cap = want;
     }
@@ -128,21 +141,20 @@ static int node(Parser *s, NodeKind kind, int a, int b)
     return i;
 }
 
-static int fail(Parser *s, const char *want)
-{
-    if (!s->problem)
-        s->problem = want;
-    return -1;
-}
-
+/* Membership of a character of category `cat`, without the table for ASCII. */
 static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
 {
-    if (cp < 128)
-        return c->ascii[cp / 32] >> (cp % 32) & 1;
-    bool in = (c->cats >> (cat & 31) & 1) || (cat & CAT_WORD ? c->word : c->not_word);
-    for (size_t i = 0; i < c->n && !in; i++)
-        in = cp - p->ranges[c->first + i].lo <= p->ranges[c->first + i].hi - p->ranges[c->first + i].lo;
-    return in != c->negate;
+    if ((c->cats >> (cat & 31) & 1) || (cat & CAT_WORD ? c->word : c->not_word))
+        return !c->negate;
+    if (c->n == 0)
+        return c->negate;
+    const Range *r = p->ranges + c->first; // the last one that starts at cp or below lies in r[0..n)
+    for (size_t n = c->n; n > 1;) {
+        size_t half = n / 2;
+        r += r[half].lo <= cp ? half : 0;
+        n -= half;
+    }
+    return (r->lo <= cp && cp <= r->hi) != c->negate;
 }
 
 static void class_add(Parser *s, Class *c, uint32_t lo, uint32_t hi)
@@ -176,23 +188,39 @@ static void class_add_folded(Parser *s, Class *c, uint32_t lo, uint32_t hi)
     }
 }
 
+static int compare_ranges(const void *a, const void *b)
+{
+    const Range *x = a, *y = b;
+    return (x->lo > y->lo) - (x->lo < y->lo);
+}
+
 /* Add the class as a node. The ranges added since c->first must be its own. */
 static int class_finish(Parser *s, Class *c)
 {
-    bool negate = c->negate;
-    memset(c->ascii, 0, sizeof c->ascii);
-    for (uint32_t cp = 0; cp < 128; cp++) { // ask as for any other character, then keep the answer
-        uint8_t cat = category(cp);
-        bool in = (c->cats >> (cat & 31) & 1) || (cat & CAT_WORD ? c->word : c->not_word);
-        for (size_t i = 0; i < c->n && !in; i++)
-            in = cp >= s->p->ranges[c->first + i].lo && cp <= s->p->ranges[c->first + i].hi;
-        if (in != negate)
-            c->ascii[cp / 32] |= 1u << (cp % 32);
+    Pretok *p = s->p;
+    if (s->problem)
+        return -1;
+    Range *r = p->ranges + c->first;
+    size_t n = 0;
+    if (c->n > 1)
+        qsort(r, c->n, sizeof *r, compare_ranges);
+    for (size_t i = 0; i < c->n; i++) { // join those that overlap or touch
+        if (n && r[i].lo <= r[n - 1].hi + 1)
+            r[n - 1].hi = r[i].hi > r[n - 1].hi ? r[i].hi : r[n - 1].hi;
+        else
+            r[n++] = r[i];
     }
-    int i = s->problem ? -1 : grow(s, &s->p->classes, &s->p->n_classes, &s->p->cap_classes, sizeof *c);
+    c->n = n;
+    p->n_ranges = c->first + n;
+    for (c->cost = 0; n; n /= 2)
+        c->cost++;
+    memset(c->ascii, 0, sizeof c->ascii);
+    for (uint32_t cp = 0; cp < 128; cp++)
+        c->ascii[cp / 32] |= (uint32_t)class_has(p, c, cp, category(cp)) << (cp % 32);
+    int i = grow(s, &p->classes, &p->n_classes, &p->cap_classes, sizeof *c);
     if (i < 0)
         return -1;
-    s->p->classes[i] = *c;
+    p->classes[i] = *c;
     return node(s, NODE_CLASS, i, 0);
 }
 
@@ -482,7 +510,8 @@ static void emit_repeat(Parser *s, const Node *n)
     const Node *body = &s->nodes[n->a];
     bool lazy = n->mode == LAZY, possessive = n->mode == POSSESSIVE;
     if (body->kind == NODE_CLASS && !lazy) {
-        emit(s, (Inst){.op = OP_LOOP, .flag = possessive, .a = body->a, .min = n->min, .max = n->max});
+        emit(s, (Inst){.op = OP_LOOP, .flag = possessive, .a = body->a, .b = (int)s->p->n_loops, .min = n->min, .max = n->max});
+        s->p->n_loops += n->max == INF;
         return;
     }
     int atomic = possessive ? emit(s, (Inst){.op = OP_ATOMIC}) : -1, split = -1;
@@ -559,6 +588,8 @@ static int compile(Pretok *p, Str pattern, Err *e)
     free(s.nodes);
     if (!s.problem)
         return 0;
+    if (s.problem == no_memory)
+        return err_set(e, EXIT_MEMORY, "out of memory for the pre-tokenizer");
     char shown[200];
     return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got \"%s\" (stopped at byte %zu), want %s",
                    str_escape(pattern, shown, sizeof shown), (size_t)(s.at - s.start), s.problem);
@@ -597,99 +628,191 @@ void pretok_free(Pretok *p)
 
 /* ---- matching --------------------------------------------------------------------------------------- */
 
-/* What is known about an unlimited OP_LOOP in the present piece. */
+/* What is known about an OP_LOOP without a limit in one piece. Places are byte offsets. */
 typedef struct {
-    size_t run_lo, run_hi;   // a run of its class
-    size_t fail_lo, fail_hi; // ends of the loop from which the rest of the pattern does not match
+    uint64_t piece;            // which one; in any other nothing is known
+    uint32_t run_lo, run_hi;   // a run of its class, unless lo > hi
+    uint32_t fail_lo, fail_hi; // ends of the loop, up to the run's end, from which the rest of the pattern
+                               // does not match, unless lo > hi
 } Loop;
 
-/* A place to come back to: the instruction `pc` at `pos`; or the other ends, from pos - 1 down to lo, of the OP_LOOP
- * at `pc`. */
-#define NO_LOOP SIZE_MAX // as `lo`
+/* A place to come back to: the instruction `pc` at `pos`; or the other ends, from before pos down to lo, of
+ * the OP_LOOP at `pc`. */
+#define NO_LOOP UINT32_MAX // as `lo`
 typedef struct {
-    int pc;
-    size_t pos, lo;
+    uint32_t pc, pos, lo;
 } Frame;
 
+/* A piece that one of the patterns is cutting. */
 typedef struct {
-    const Pretok *p;
-    const uint32_t *cps;
-    const uint8_t *cats;
-    size_t begin, end; // the present piece; nothing outside it is seen
-    Loop *loops;       // one per instruction
-    Frame *stack;
-    size_t n_stack, cap_stack;
-    size_t steps_left;
-    bool no_memory;
-} Matcher;
+    uint64_t piece;  // its number
+    uint32_t begin, end;
+    uint32_t from;   // where the next one that is cut off begins
+    uint32_t pos;    // where the next match is looked for
+    uint32_t done;   // where the last match ended
+    uint32_t second; // a cut behind the one just made that is known already, or 0
+} Level;
 
-static bool push(Matcher *m, int pc, size_t pos, size_t lo)
+/* Steps that cutting a text may take: of the order of a second for a short text. The rules of pretokenize.c
+ * take at most a quarter of STEPS_PER_BYTE, but for those that look ahead over all digits. */
+enum { STEPS = 50000000, STEPS_PER_BYTE = 400 };
+
+/* Places to come back to; a group that repeats over the whole text needs one for each time. */
+enum { FRAMES = 4000000 };
+
+struct Cutter {
+    const Pretok *p;
+    const char *text;
+    uint32_t begin, end; // the present piece; nothing outside it is seen
+    uint64_t piece;      // its number
+    uint64_t n_pieces;
+    uint32_t at, width;  // the last character beyond ASCII that was decoded: place, bytes,
+    uint32_t cp;         // code point
+    uint8_t cat;         // and category
+    Loop *loops;         // (p->n_loops)
+    Frame *stack;
+    size_t n_stack, cap_stack, max_stack;
+    int64_t steps, steps_left; // allowed at first, now
+    size_t text_len;           // of all texts
+    bool no_memory;
+    Level *levels;    // (p->n), of each pattern
+    size_t n_levels;  // those that have a piece
+    uint32_t whole;   // without patterns: the end of the text, or 0
+};
+
+/* False, and no steps are left, where there is no room. */
+static bool push(Cutter *c, uint32_t pc, uint32_t pos, uint32_t lo)
 {
-    if (m->n_stack == m->cap_stack) {
-        size_t cap = m->cap_stack ? 2 * m->cap_stack : 256;
-        Frame *grown = mem_grow(m->stack, cap, sizeof *grown);
+    if (c->n_stack == c->cap_stack) {
+        size_t cap = c->cap_stack < c->max_stack / 2 ? 2 * c->cap_stack + 256 : c->max_stack;
+        Frame *grown = cap > c->n_stack ? mem_grow(c->stack, cap, sizeof *grown) : NULL;
         if (!grown) {
-            m->no_memory = true;
+            c->no_memory = cap > c->n_stack;
+            c->steps_left = -1;
             return false;
         }
-        m->stack = grown;
-        m->cap_stack = cap;
+        c->stack = grown;
+        c->cap_stack = cap;
     }
-    m->stack[m->n_stack++] = (Frame){pc, pos, lo};
+    c->stack[c->n_stack++] = (Frame){pc, pos, lo};
     return true;
 }
 
-static bool is_word(const Matcher *m, size_t pos)
+/* Decode the character at `pos`, which is beyond ASCII. */
+static void decode(Cutter *c, uint32_t pos)
 {
-    return pos < m->end && (m->cats[pos] & CAT_WORD || is_latin_number(m->cps[pos]));
+    if (c->at == pos)
+        return;
+    c->at = pos;
+    c->width = (uint32_t)utf8_decode(c->text + pos, c->text + c->end, &c->cp);
+    c->cat = category(c->cp);
 }
 
-static bool assertion(const Matcher *m, int letter, size_t pos)
+static bool is_ascii(const Cutter *c, uint32_t pos)
 {
-    bool boundary = (pos > m->begin && is_word(m, pos - 1)) != is_word(m, pos);
-    switch (letter) {
-    case '^': return pos == m->begin || m->cps[pos - 1] == '\n';
-    case '$': return pos == m->end || m->cps[pos] == '\n';
-    case 'b': return boundary;
-    case 'B': return !boundary;
-    case 'A': return pos == m->begin;
-    default: return pos == m->end;
-    }
+    return (unsigned char)c->text[pos] < 0x80;
 }
 
-/* Where the run of a loop's class that starts at `pos` ends, at most `limit`. */
-static size_t run_end(Matcher *m, const Inst *in, Loop *loop, size_t pos, size_t limit)
+/* Where the character at `pos` ends. */
+static uint32_t after(Cutter *c, uint32_t pos)
 {
-    bool unlimited = in->max == INF;
-    if (unlimited && loop->run_lo <= pos && pos <= loop->run_hi)
-        return loop->run_hi;
-    const Class *c = &m->p->classes[in->a];
-    size_t hi = pos;
-    while (hi < limit && class_has(m->p, c, m->cps[hi], m->cats[hi]))
-        hi++;
-    m->steps_left -= hi - pos < m->steps_left ? hi - pos : m->steps_left;
-    if (unlimited) {
-        loop->run_lo = pos;
-        loop->run_hi = hi;
-    }
-    return hi;
+    if (is_ascii(c, pos))
+        return pos + 1;
+    decode(c, pos);
+    return pos + c->width;
+}
+
+/* Where the character that ends at `pos` begins: a lead byte never lies inside another character, so the one
+ * whose character ends here is it, and where there is none the last byte is one that is no UTF-8. */
+static uint32_t before(Cutter *c, uint32_t pos)
+{
+    uint32_t cp, most = pos - c->begin < 4 ? pos - c->begin : 4;
+    c->steps_left -= is_ascii(c, pos - 1) ? 0 : 2;
+    for (uint32_t n = 2; n <= most && !is_ascii(c, pos - n + 1); n++)
+        if (!is_ascii(c, pos - n) && utf8_decode(c->text + pos - n, c->text + pos, &cp) == n)
+            return pos - n;
+    return pos - 1;
+}
+
+/* Bytes of the character at `pos` if it is in the class, else 0. */
+static uint32_t in_class(Cutter *c, const Class *class, uint32_t pos)
+{
+    unsigned char byte = (unsigned char)c->text[pos];
+    if (byte < 0x80)
+        return class->ascii[byte / 32] >> (byte % 32) & 1;
+    decode(c, pos);
+    c->steps_left -= class->cost;
+    return class_has(c->p, class, c->cp, c->cat) ? c->width : 0;
+}
+
+static bool is_word(Cutter *c, uint32_t pos)
+{
+    if (is_ascii(c, pos))
+        return category((unsigned char)c->text[pos]) & CAT_WORD;
+    decode(c, pos);
+    return c->cat & CAT_WORD || is_latin_number(c->cp);
+}
+
+static bool assertion(Cutter *c, int letter, uint32_t pos)
+{
+    if (letter == '^')
+        return pos == c->begin || c->text[pos - 1] == '\n';
+    if (letter == '$')
+        return pos == c->end || c->text[pos] == '\n';
+    if (letter == 'A' || letter == 'z')
+        return pos == (letter == 'A' ? c->begin : c->end);
+    bool left = pos > c->begin && is_word(c, before(c, pos)), right = pos < c->end && is_word(c, pos);
+    return (left != right) == (letter == 'b');
+}
+
+static Loop *loop_of(Cutter *c, const Inst *in)
+{
+    Loop *loop = &c->loops[in->b];
+    if (loop->piece != c->piece)
+        *loop = (Loop){.piece = c->piece, .run_lo = 1, .fail_lo = 1};
+    return loop;
+}
+
+/* Where a run of at most `max` characters of a class that starts at `pos` ends. */
+static uint32_t run_end(Cutter *c, const Class *class, uint32_t pos, uint32_t max)
+{
+    uint32_t n = 0;
+    for (uint32_t width; n < max && pos < c->end && (width = in_class(c, class, pos)); n++)
+        pos += width;
+    c->steps_left -= n;
+    return pos;
+}
+
+/* `n` characters after `pos`, or c->end + 1 where there are fewer up to `end`. */
+static uint32_t skip(Cutter *c, uint32_t pos, uint32_t end, int n)
+{
+    for (; n && pos < end; n--, c->steps_left--)
+        pos = after(c, pos);
+    return n ? c->end + 1 : pos;
 }
 
 /* Enter the loop at `*pc`. True: go on at *pos; the other ends wait on the stack. */
-static bool enter_loop(Matcher *m, int *pc, size_t *pos)
+static bool enter_loop(Cutter *c, uint32_t *pc, uint32_t *pos)
 {
-    const Inst *in = &m->p->code[*pc];
-    Loop *loop = &m->loops[*pc];
-    size_t limit = m->end - *pos > (size_t)in->max ? *pos + (size_t)in->max : m->end;
-    size_t hi = run_end(m, in, loop, *pos, limit), lo = *pos + (size_t)in->min;
-    if (hi < lo)
+    const Inst *in = &c->p->code[*pc];
+    Loop *loop = in->max == INF ? loop_of(c, in) : NULL;
+    uint32_t hi, lo;
+    if (loop && loop->run_lo <= *pos && *pos <= loop->run_hi) {
+        hi = loop->run_hi;
+    } else {
+        hi = run_end(c, &c->p->classes[in->a], *pos, (uint32_t)in->max);
+        if (loop)
+            *loop = (Loop){loop->piece, *pos, hi, loop->fail_lo, loop->fail_hi};
+    }
+    lo = skip(c, *pos, hi, in->min);
+    if (lo > hi)
         return false;
-    if (!in->flag && in->max == INF && loop->fail_lo < loop->fail_hi && loop->fail_hi == hi + 1 && hi >= loop->fail_lo) {
+    if (loop && !in->flag && loop->fail_lo <= loop->fail_hi && loop->fail_hi == hi) {
         if (lo >= loop->fail_lo)
             return false;
-        hi = loop->fail_lo - 1; // from there on it is known to fail
+        hi = before(c, loop->fail_lo); // from there on it is known to fail
     }
-    if (!in->flag && hi > lo && !push(m, *pc, hi, lo))
+    if (!in->flag && hi > lo && !push(c, *pc, hi, lo))
         return false;
     ++*pc;
     *pos = hi;
@@ -697,172 +820,187 @@ static bool enter_loop(Matcher *m, int *pc, size_t *pos)
 }
 
 /* Take the last frame back: true with the place to go on, false when there is none above `base`. */
-static bool backtrack(Matcher *m, size_t base, int *pc, size_t *pos)
+static bool backtrack(Cutter *c, size_t base, uint32_t *pc, uint32_t *pos)
 {
-    while (m->n_stack > base) {
-        Frame *f = &m->stack[m->n_stack - 1];
-        const Inst *in = &m->p->code[f->pc];
+    while (c->n_stack > base) {
+        Frame *f = &c->stack[c->n_stack - 1];
+        const Inst *in = &c->p->code[f->pc];
         if (f->lo == NO_LOOP) {
             *pc = f->pc;
             *pos = f->pos;
-            m->n_stack--;
+            c->n_stack--;
             return true;
         }
         if (f->pos > f->lo) {
-            *pos = --f->pos;
+            *pos = f->pos = before(c, f->pos);
             *pc = f->pc + 1;
             return true;
         }
-        Loop *loop = &m->loops[f->pc];
-        if (in->max == INF && loop->run_lo <= f->lo && f->lo <= loop->run_hi) { // all ends from lo on have failed
+        Loop *loop = in->max == INF ? loop_of(c, in) : NULL;
+        if (loop && loop->run_lo <= f->lo && f->lo <= loop->run_hi) { // all ends from lo on have failed
             loop->fail_lo = f->lo;
-            loop->fail_hi = loop->run_hi + 1;
+            loop->fail_hi = loop->run_hi;
         }
-        m->n_stack--;
+        c->n_stack--;
+        c->steps_left--;
     }
     return false;
 }
 
-/* Match from instruction `pc` at `pos` to its OP_ACCEPT; *out is where it ends. */
-static bool match(Matcher *m, int pc, size_t pos, size_t *out)
+/* Match from instruction `pc` at `pos` to its OP_ACCEPT; *out is where it ends. False, too, when the steps are
+ * spent. */
+static bool match(Cutter *c, uint32_t pc, uint32_t pos, uint32_t *out)
 {
-    const Pretok *p = m->p;
-    size_t base = m->n_stack, sub;
+    const Pretok *p = c->p;
+    size_t base = c->n_stack;
+    uint32_t sub, width;
     for (;;) {
         const Inst *in = &p->code[pc];
         bool ok = true;
-        if (m->steps_left == 0 || m->no_memory)
+        if (--c->steps_left < 0)
             return false;
-        m->steps_left--;
         switch ((Op)in->op) {
         case OP_CLASS:
-            ok = pos < m->end && class_has(p, &p->classes[in->a], m->cps[pos], m->cats[pos]);
-            pos++;
+            ok = pos < c->end && (width = in_class(c, &p->classes[in->a], pos));
+            pos += ok ? width : 0;
             pc++;
             break;
         case OP_LOOP:
-            ok = enter_loop(m, &pc, &pos);
+            ok = enter_loop(c, &pc, &pos);
             break;
         case OP_SPLIT:
-            ok = push(m, in->b, pos, NO_LOOP);
-            pc = in->a;
+            ok = push(c, (uint32_t)in->b, pos, NO_LOOP);
+            pc = (uint32_t)in->a;
             break;
         case OP_JUMP:
-            pc = in->a;
+            pc = (uint32_t)in->a;
             break;
         case OP_LOOK:
-            ok = match(m, pc + 1, pos, &sub) != in->flag;
-            pc = in->a;
+            ok = match(c, pc + 1, pos, &sub) != in->flag;
+            pc = (uint32_t)in->a;
             break;
         case OP_ATOMIC:
-            ok = match(m, pc + 1, pos, &pos);
-            pc = in->a;
+            ok = match(c, pc + 1, pos, &pos);
+            pc = (uint32_t)in->a;
             break;
         case OP_ASSERT:
-            ok = assertion(m, in->a, pos);
+            ok = assertion(c, in->a, pos);
             pc++;
             break;
         case OP_ACCEPT:
-            m->n_stack = base;
+            c->n_stack = base;
             *out = pos;
             return true;
         }
-        if (!ok && !backtrack(m, base, &pc, &pos)) {
-            m->n_stack = base;
+        if (!ok && !backtrack(c, base, &pc, &pos)) {
+            c->n_stack = base;
             return false;
         }
     }
 }
 
-static bool cut(Cuts *c, size_t end)
+/* ---- cutting ---------------------------------------------------------------------------------------- */
+
+/* Give a piece to the next pattern. */
+static void open_level(Cutter *c, uint32_t begin, uint32_t end)
 {
-    if (c->n == c->cap) {
-        size_t cap = c->cap ? 2 * c->cap : 256;
-        size_t *grown = mem_grow(c->ends, cap, sizeof *grown);
-        if (!grown)
-            return false;
-        c->ends = grown;
-        c->cap = cap;
-    }
-    c->ends[c->n++] = end;
-    return true;
+    c->levels[c->n_levels++] = (Level){++c->n_pieces, begin, end, .from = begin, .pos = begin, .done = begin};
 }
 
-void cuts_free(Cuts *c)
+/* The end of the next piece that the innermost pattern with a piece cuts off that; 0 if nothing is left. A match is
+ * a piece, and so is what lies between two. An empty match cuts where it is, unless a match ends there. */
+static uint32_t next_cut(Cutter *c)
 {
-    free(c->ends);
-    *c = (Cuts){0};
-}
-
-/* Cut one piece by one pattern. An empty match cuts where it is, unless a match ends there. */
-static bool cut_piece(Matcher *m, int start, size_t begin, size_t end, Cuts *out)
-{
-    size_t done = begin, stop = 0;
-    m->begin = begin;
-    m->end = end;
-    memset(m->loops, 0xff, m->p->n_code * sizeof *m->loops); // run_lo = SIZE_MAX, fail_lo = fail_hi: nothing known
-    for (size_t pos = begin; pos < end; pos = stop > pos ? stop : pos + 1) {
-        if (!match(m, start, pos, &stop)) {
-            if (m->steps_left == 0 || m->no_memory)
-                return false;
-            stop = pos;
+    Level *l = &c->levels[c->n_levels - 1];
+    uint32_t start = (uint32_t)c->p->starts[c->n_levels - 1], stop = l->second;
+    l->second = 0;
+    if (stop)
+        return stop;
+    c->begin = l->begin;
+    c->end = l->end;
+    c->piece = l->piece;
+    while (c->steps_left-- >= 0 && l->pos < l->end) {
+        uint32_t pos = l->pos;
+        bool matched = match(c, start, pos, &stop);
+        if (c->steps_left < 0)
+            return 0;
+        l->pos = matched && stop > pos ? stop : after(c, pos);
+        if (!matched)
             continue;
+        bool between = pos > l->done;
+        l->done = stop;
+        l->second = between && stop > pos ? stop : 0;
+        if (between || stop > pos)
+            return between ? pos : stop;
+    }
+    stop = l->done < l->end ? l->end : 0;
+    l->done = l->end;
+    return stop;
+}
+
+Cutter *cutter_open(const Pretok *p, size_t len, Err *e)
+{
+    Cutter *c = mem_zalloc(1, sizeof *c);
+    if (c) {
+        *c = (Cutter){.p = p, .text_len = len, .steps = STEPS + STEPS_PER_BYTE * (int64_t)len, .max_stack = FRAMES + len};
+        c->steps_left = c->steps;
+        c->loops = mem_zalloc(p->n_loops, sizeof *c->loops);
+        c->levels = mem_zalloc(p->n, sizeof *c->levels);
+    }
+    if (c && c->loops && c->levels)
+        return c;
+    cutter_close(c);
+    err_set(e, EXIT_MEMORY, "out of memory while cutting the text into pieces");
+    return NULL;
+}
+
+void cutter_close(Cutter *c)
+{
+    if (!c)
+        return;
+    free(c->loops);
+    free(c->stack);
+    free(c->levels);
+    free(c);
+}
+
+void cutter_start(Cutter *c, const char *text, size_t len)
+{
+    c->text = text;
+    c->at = UINT32_MAX;
+    c->n_levels = 0;
+    c->whole = c->p->n ? 0 : (uint32_t)len;
+    if (c->p->n)
+        open_level(c, 0, (uint32_t)len);
+}
+
+int cutter_next(Cutter *c, size_t *end, Err *e)
+{
+    if (!c->p->n) {
+        *end = c->whole;
+        c->whole = 0;
+        return *end > 0;
+    }
+    while (c->n_levels) {
+        Level *l = &c->levels[c->n_levels - 1];
+        uint32_t begin = l->from, stop = next_cut(c);
+        if (c->steps_left < 0)
+            break;
+        l->from = stop;
+        if (!stop)
+            c->n_levels--;
+        else if (c->n_levels < c->p->n)
+            open_level(c, begin, stop);
+        else {
+            *end = stop;
+            return 1;
         }
-        if (pos > done && !cut(out, pos))
-            return false;
-        if (stop > pos && !cut(out, stop))
-            return false;
-        done = stop;
     }
-    return done == end || cut(out, end);
-}
-
-/* Cut the whole text by every pattern in turn; the cuts count characters. */
-static bool cut_all(Matcher *m, size_t n, Cuts *out)
-{
-    Cuts next = {0};
-    bool ok = n == 0 || cut(out, n);
-    for (size_t i = 0; i < m->p->n && ok; i++) {
-        next.n = 0;
-        for (size_t k = 0, begin = 0; k < out->n && ok; begin = out->ends[k++])
-            ok = cut_piece(m, m->p->starts[i], begin, out->ends[k], &next);
-        Cuts t = *out;
-        *out = next;
-        next = t;
-    }
-    cuts_free(&next);
-    return ok;
-}
-
-int pretok_split(const Pretok *p, const char *text, size_t len, Cuts *out, Err *e)
-{
-    Matcher m = {.p = p, .steps_left = len < SIZE_MAX / 4096 ? 100000000 + 1000 * len : SIZE_MAX};
-    uint32_t *cps = mem_alloc(len, sizeof *cps);
-    uint8_t *cats = mem_alloc(len, 1);
-    m.loops = mem_alloc(p->n_code, sizeof *m.loops);
-    m.cps = cps;
-    m.cats = cats;
-    out->n = 0;
-    bool ok = cps && cats && m.loops;
-    size_t n = 0;
-    for (size_t i = 0; i < len && ok; n++) {
-        i += utf8_decode(text + i, text + len, &cps[n]);
-        cats[n] = category(cps[n]);
-    }
-    ok = ok && cut_all(&m, n, out);
-    for (size_t k = 0, i = 0, byte = 0; k < out->n && ok; k++) { // characters to bytes
-        for (; i < out->ends[k]; i++)
-            byte += cps[i] < 0x80 || cps[i] & UTF8_INVALID ? 1 : cps[i] < 0x800 ? 2 : cps[i] < 0x10000 ? 3 : 4;
-        out->ends[k] = byte;
-    }
-    free(cps);
-    free(cats);
-    free(m.loops);
-    free(m.stack);
-    if (ok)
+    if (c->steps_left >= 0)
         return 0;
-    if (m.steps_left == 0)
-        return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got one that takes more than %zu steps on a text of %zu bytes, "
-                       "want one without nested repetitions", 100000000 + 1000 * len, len);
-    return err_set(e, EXIT_MEMORY, "out of memory while cutting the text into pieces");
+    if (c->no_memory)
+        return err_set(e, EXIT_MEMORY, "out of memory while cutting the text into pieces");
+    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got one that takes more than %lld steps, or %zu places to come "
+                   "back to, on a text of %zu bytes, want one without nested repetitions", (long long)c->steps,
+                   c->max_stack, c->text_len);
 }

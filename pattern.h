@@ -15,16 +15,19 @@ typedef struct Pretok Pretok; // compiled patterns, immutable
 Pretok *pretok_compile(const Str *patterns, size_t n, Err *e);
 void pretok_free(Pretok *p); // NULL is fine
 
-/* Byte offsets at which the pieces of a text end, ascending, the last one at its end; a zeroed one is empty. */
-typedef struct {
-    size_t *ends;
-    size_t n, cap;
-} Cuts;
+/* Cuts texts one after the other, a piece at a time. All of them together, `len` bytes, may take a number of
+ * steps that grows with `len`: of the order of a second for a short text. */
+typedef struct Cutter Cutter;
 
-void cuts_free(Cuts *c);
+Cutter *cutter_open(const Pretok *p, size_t len, Err *e); // NULL when out of memory; keeps a view into `p`
+void cutter_close(Cutter *c);                             // NULL is fine
 
-/* Cut a text of any bytes; bytes that are no UTF-8 count as characters of no class. *out is overwritten.
- * 0; -1 when out of memory, or when a pattern backtracks beyond all measure (EXIT_MODEL). */
-int pretok_split(const Pretok *p, const char *text, size_t len, Cuts *out, Err *e);
+/* Begin a text of any bytes, less than 2 GB, which must stay where it is; bytes that are no UTF-8 count as characters of
+ * no class. */
+void cutter_start(Cutter *c, const char *text, size_t len);
+
+/* 1 and where the next piece ends, from the start of the text, the last piece at its end; 0 when there is no more. -1
+ * when out of memory, or when a pattern backtracks beyond all measure (EXIT_MODEL). */
+int cutter_next(Cutter *c, size_t *end, Err *e);
 
 #endif

@@ -159,8 +159,8 @@ static bool decompose(Points *out, uint32_t cp)
     return points_add(out, cp);
 }
 
-/* The character that `a` and `b` make together, or 0. `index` sorts unicode_pairs by (first, second). */
-static uint32_t compose(const uint16_t *index, uint32_t a, uint32_t b)
+/* The character that `a` and `b` make together, or 0. */
+static uint32_t compose(uint32_t a, uint32_t b)
 {
     if (a - HANGUL_L < N_L && b - HANGUL_V < N_V)
         return HANGUL + ((a - HANGUL_L) * N_V + (b - HANGUL_V)) * N_T;
@@ -168,7 +168,7 @@ static uint32_t compose(const uint16_t *index, uint32_t a, uint32_t b)
         return a + (b - HANGUL_T);
     for (size_t lo = 0, hi = N_PAIRS; lo < hi;) {
         size_t mid = (lo + hi) / 2;
-        const uint32_t *p = unicode_pairs[index[mid]];
+        const uint32_t *p = unicode_pairs[unicode_pairs_by_parts[mid]];
         if (p[1] == a && p[2] == b)
             return p[3] ? p[0] : 0;
         if (p[1] < a || (p[1] == a && p[2] < b))
@@ -177,12 +177,6 @@ static uint32_t compose(const uint16_t *index, uint32_t a, uint32_t b)
             hi = mid;
     }
     return 0;
-}
-
-static int compare_pairs(const void *x, const void *y)
-{
-    const uint32_t *a = unicode_pairs[*(const uint16_t *)x], *b = unicode_pairs[*(const uint16_t *)y];
-    return a[1] != b[1] ? (a[1] < b[1] ? -1 : 1) : a[2] != b[2] ? (a[2] < b[2] ? -1 : 1) : 0;
 }
 
 /* Stable sort by class of every run of characters with a class: insertion, but merging halves where a run is long
@@ -210,7 +204,7 @@ static void sort_marks(uint32_t *cp, size_t n, uint32_t *scratch)
 
 /* Compose in place (Unicode Standard, D117): a character joins the last starter unless one between them has the same
  * class or a higher one, or is a starter. */
-static void compose_all(Points *p, const uint16_t *index)
+static void compose_all(Points *p)
 {
     size_t starter = SIZE_MAX, n = 0;
     unsigned last = 0; // class of the last character kept after the starter
@@ -218,7 +212,7 @@ static void compose_all(Points *p, const uint16_t *index)
         uint32_t cp = p->cp[i];
         unsigned class = ccc(cp);
         bool blocked = n > 0 && starter != SIZE_MAX && n - 1 != starter && (last == 0 || last >= class);
-        uint32_t joined = starter != SIZE_MAX && !blocked ? compose(index, p->cp[starter], cp) : 0;
+        uint32_t joined = starter != SIZE_MAX && !blocked ? compose(p->cp[starter], cp) : 0;
         if (joined) {
             p->cp[starter] = joined;
             continue;
@@ -231,44 +225,61 @@ static void compose_all(Points *p, const uint16_t *index)
     p->n = n;
 }
 
-int nfc(const char *text, size_t len, Buf *out, Err *e)
+/* Bring one stretch of a text to normal form C. */
+static bool add_stretch(const char *text, size_t len, Points *points, Points *scratch, Buf *out)
 {
     const char *end = text + len;
-    bool plain = true;
     uint32_t cp;
-    for (const char *p = text; p < end && plain;) {
+    points->n = scratch->n = 0;
+    for (const char *p = text; p < end;) {
         p += utf8_decode(p, end, &cp);
-        plain = cp & UTF8_INVALID || ccc_or_attention(cp) == 0;
+        if (!(cp & UTF8_INVALID ? points_add(points, cp) : decompose(points, cp)))
+            return false;
     }
-    if (plain)
-        return 0;
+    while (scratch->n < points->n)
+        if (!points_add(scratch, 0))
+            return false;
+    for (size_t i = 0, j; i < points->n; i = j + (j == i)) {
+        for (j = i; j < points->n && ccc(points->cp[j]);)
+            j++;
+        sort_marks(points->cp + i, j - i, scratch->cp);
+    }
+    compose_all(points);
+    for (size_t i = 0; i < points->n; i++) {
+        char c[4] = {(char)(points->cp[i] & 0xff)};
+        buf_add(out, c, points->cp[i] & UTF8_INVALID ? 1 : utf8_encode(points->cp[i], c));
+    }
+    return !out->failed;
+}
 
-    uint16_t index[N_PAIRS];
-    for (size_t i = 0; i < N_PAIRS; i++)
-        index[i] = (uint16_t)i;
-    qsort(index, N_PAIRS, sizeof *index, compare_pairs);
-
-    Points points = {0};
-    bool ok = true;
+/* A starter that NFC leaves alone joins nothing before it, and neither does what it decomposes to; so each such
+ * starter begins a stretch of its own, and only those with other characters behind it are touched. */
+int nfc(const char *text, size_t len, Buf *out, Err *e)
+{
+    const char *end = text + len, *from = text, *starter = text; // what is before `from` is in *out
+    Points points = {0}, scratch = {0};
+    bool changed = false, ok = true;
     for (const char *p = text; p < end && ok;) {
-        p += utf8_decode(p, end, &cp);
-        ok = cp & UTF8_INVALID ? points_add(&points, cp) : decompose(&points, cp);
-    }
-    uint32_t *scratch = ok ? mem_alloc(points.n, sizeof *scratch) : NULL;
-    if (scratch) {
-        for (size_t i = 0, j; i < points.n; i = j + (j == i)) {
-            for (j = i; j < points.n && ccc(points.cp[j]);)
-                j++;
-            sort_marks(points.cp + i, j - i, scratch);
+        uint32_t cp = (unsigned char)*p;
+        size_t n = cp < 0x80 ? 1 : utf8_decode(p, end, &cp);
+        if (!ccc_or_attention(cp)) {
+            starter = p;
+            p += n;
+            continue;
         }
-        compose_all(&points, index);
-        for (size_t i = 0; i < points.n; i++) {
-            char c[4] = {(char)(points.cp[i] & 0xff)};
-            buf_add(out, c, points.cp[i] & UTF8_INVALID ? 1 : utf8_encode(points.cp[i], c));
-        }
+        do {
+            p += n;
+            n = p < end ? utf8_decode(p, end, &cp) : 0;
+        } while (n && ccc_or_attention(cp));
+        buf_add(out, from, (size_t)(starter - from));
+        ok = add_stretch(starter, (size_t)(p - starter), &points, &scratch, out);
+        from = starter = p;
+        changed = true;
     }
-    ok = scratch && !out->failed;
-    free(scratch);
+    if (changed && ok)
+        buf_add(out, from, (size_t)(end - from));
+    ok = ok && !out->failed;
     free(points.cp);
-    return ok ? 1 : err_set(e, EXIT_MEMORY, "out of memory while normalising the text");
+    free(scratch.cp);
+    return !ok ? err_set(e, EXIT_MEMORY, "out of memory while normalising the text") : changed;
 }

@@ -35,7 +35,7 @@ static void on_end(int number)
     raise(number);
     sigemptyset(&own);
     sigaddset(&own, number);
-    pthread_sigmask(SIG_UNBLOCK, &own, NULL);
+    sigprocmask(SIG_UNBLOCK, &own, NULL);
 }
 
 static void on_stop(int number)
@@ -425,7 +425,8 @@ static int generate(Run *r, Printer *p, Err *e)
     while (!stop_signal && o->n_predict) {
         int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
         if (id < 0)
-            return err_set(e, EXIT_IO, "sampling: no token has a finite logit (a damaged model, or --logit-bias left none)");
+            return err_set(e, EXIT_IO, "sampling: no token has a finite logit (a damaged model, or "
+                           "--logit-bias left none)");
         if (!o->ignore_eos && tokenizer_is_end(t, id)) {
             r->end = END_TOKEN;
             r->end_token = id;

@@ -1,9 +1,10 @@
 /* tokenizer.c - see tokenizer.h.
  *
- * One merging loop serves both kinds of BPE: a heap of candidate pairs, best first, leftmost among equals. What
+ * One merging loop serves both kinds of BPE: the best pair of neighbours first, the leftmost among equals. What
  * differs is how the first symbols are made (bytes, or UTF-8 characters) and what a pair is worth: its rank in the
- * merge list, or the score of the piece it makes. Pieces stay where they are in the file; loading builds one hash
- * table of (tag, id) and, for merge lists, one of pairs of ids, and allocates nothing per token.
+ * merge list, or the score of the piece it makes. Long texts are cut where no piece could lie across the cut, and a
+ * stretch that cannot be cut takes some 8 bytes a symbol. Pieces stay where they are in the file; loading builds
+ * one hash table of (tag, id) and, for merge lists, one of pairs of ids, and allocates nothing per token.
  */
 #include "tokenizer.h"
 #include "pretokenize.h"
@@ -44,10 +45,12 @@ typedef struct {
     bool ready;
     uint64_t *slots; // hash table of pieces: tag << 32 | id + 1
     size_t n_slots;  // a power of two, as n_merge_slots
+    uint64_t seed;   // of the hashes: unknown to whoever made the file, so that its keys do not collide
     size_t max_len;  // of a piece
     Merge *merges;
     size_t n_merge_slots;
     int bytes[256];         // token of a single byte, -1 if there is none
+    int ascii[128];         // piece of a single character that text may become, -1 if there is none
     Pass raw, later;
     Buf texts; // of later ones with the space marked
 } Tables;
@@ -473,11 +476,13 @@ static uint64_t load(const char *p, size_t n)
     return v;
 }
 
+#define MIX 0x9e3779b97f4a7c15u
+
 /* A quick hash of a few bytes; both halves of the result are well mixed. */
-static uint64_t hash_bytes(const char *p, size_t len)
+static uint64_t hash_bytes(const char *p, size_t len, uint64_t seed)
 {
-    const uint64_t k = 0x9e3779b97f4a7c15u;
-    uint64_t h = len * k, v;
+    const uint64_t k = MIX;
+    uint64_t h = len * k ^ seed, v;
     if (len >= 8) {
         for (size_t i = 0; i + 8 < len; i += 8)
             h = ((h ^ load(p + i, 8)) * k) ^ (h >> 29);
@@ -506,7 +511,7 @@ static uint64_t *find_slot(const Tokenizer *t, const char *s, size_t len, uint64
 
 static int find(const Tokenizer *t, const char *s, size_t len)
 {
-    return len > t->tables->max_len ? -1 : (int)((uint32_t)*find_slot(t, s, len, hash_bytes(s, len))) - 1;
+    return len > t->tables->max_len ? -1 : (int)((uint32_t)*find_slot(t, s, len, hash_bytes(s, len, t->tables->seed))) - 1;
 }
 
 static float score(const Tokenizer *t, int id)
@@ -547,7 +552,7 @@ static int build_pieces(const Tokenizer *t, Err *e)
         Str s = t->pieces[id];
         if (s.len == 0)
             continue;
-        uint64_t hash = hash_bytes(s.ptr, s.len);
+        uint64_t hash = hash_bytes(s.ptr, s.len, x->seed);
         *find_slot(t, s.ptr, s.len, hash) = hash >> 32 << 32 | ((uint32_t)id + 1);
         x->max_len = s.len > x->max_len ? s.len : x->max_len;
     }
@@ -556,7 +561,8 @@ static int build_pieces(const Tokenizer *t, Err *e)
 
 static Merge *find_merge(const Tables *x, uint32_t left, uint32_t right)
 {
-    uint64_t h = ((uint64_t)left << 32 | right) * 0x9e3779b97f4a7c15u;
+    uint64_t h = (((uint64_t)left << 32 | right) ^ x->seed) * MIX;
+    h = (h ^ h >> 32) * MIX;
     size_t i = (h ^ h >> 32) & (x->n_merge_slots - 1);
     while (x->merges[i].id1 && (x->merges[i].left != left || x->merges[i].right != right))
         i = (i + 1) & (x->n_merge_slots - 1);
@@ -685,6 +691,9 @@ static int build_tables(const Tokenizer *t, Err *e)
     free(x->merges);
     free_literals(x);
     memset(x, 0, sizeof *x);
+    double now = clock_seconds();
+    memcpy(&x->seed, &now, sizeof x->seed);
+    x->seed = (x->seed ^ (uintptr_t)x) * MIX;
     if (build_pieces(t, e) || (!t->by_score && build_merges(t, e)) || build_literals(t, e))
         return -1;
     for (int b = 0; b < 256; b++) {
@@ -697,29 +706,40 @@ static int build_tables(const Tokenizer *t, Err *e)
             x->bytes[b] = id >= 0 && tokenizer_type(t, id) == TOKEN_BYTE ? id : -1;
         }
     }
+    for (int b = 0; b < 128; b++)
+        x->ascii[b] = find_text(t, &(char){(char)b}, 1);
     x->ready = true;
     return 0;
 }
 
 int tokenizer_find(const Tokenizer *t, Str piece, Err *e)
 {
-    return build_tables(t, e) ? -1 : find(t, piece.ptr, piece.len);
+    return build_tables(t, e) ? -2 : find(t, piece.ptr, piece.len);
 }
 
 /* ---- encoding ------------------------------------------------------------------------------------------------- */
 
-typedef struct {
-    int id;         // -1: no token (yet)
-    int prev, next; // -1 at the ends
-    uint32_t start, len; // in the text; len = 0 once it was joined to its left neighbour
-} Symbol;
+/* A symbol is what stands at a place of the text: a token's id, or a character that is no token (yet): LONE with its
+ * code point, or with LONE_BYTE and the byte where it is no UTF-8. */
+#define LONE 0x80000000u
+#define LONE_BYTE 0x40000000u
+#define NO_RANK UINT32_MAX
 
-/* Joining the symbol `key & 0xffffffff` and its right neighbour; the smallest key goes first. */
+/* What two neighbours make. */
 typedef struct {
-    uint64_t key;  // rank << 32 | left symbol
-    uint32_t size; // bytes of both when it was found; something else by now means it is out of date
-    int id;        // of the joined token
-} Candidate;
+    uint32_t left1, right; // the left symbol + 1, 0 for an empty entry; the right symbol
+    uint32_t rank, made;   // the smallest rank goes first; NO_RANK: nothing. The joined token
+} Pair;
+
+enum {
+    FANOUT = 16, N_LEVELS = 9, // of the tree of ranks; FANOUT^(N_LEVELS - 1) symbols
+    N_PAIRS = 4096,            // remembered ones, a power of two
+    NEIGHBOUR_BITS = 21,
+    LONG_TEXT = 100000 // bytes; from here on cuts are worth a pass over the vocabulary
+};
+
+/* Steps that looking for tokens in a text may take: of the order of a second for a short text. */
+enum { SEARCH_STEPS = 100000000, SEARCH_STEPS_PER_BYTE = 1000 };
 
 /* The parts of a text whose CONTROL tokens are parsed, read from front to back. */
 typedef struct {
@@ -732,15 +752,27 @@ typedef struct {
     const Tokenizer *t;
     TokenList *out;
     const char *text;
-    Symbol *symbols;
-    size_t cap_symbols;
-    Candidate *heap;
-    size_t n_heap, cap_heap;
-    Buf mapped; // a piece in byte-level characters
-    Buf marked; // a text with its spaces marked
-    Cuts cuts;
-    Special special[2]; // as the raw and the later pass read it
-    size_t begin;       // of the text's own tokens in `out`
+    size_t len;        // of the whole text
+    uint32_t *symbols; // (n) of a stretch that is joined on its own
+    size_t n, cap;
+    uint32_t last_char; // of the stretch
+    bool last_unknown;  // the last symbol of the piece became the unknown token
+    /* ranks[0] (n): of each symbol with its right neighbour, NO_RANK where they make nothing; ranks[k + 1]: the
+     * smallest of each FANOUT of ranks[k], up to a single one at `top`. Padded with NO_RANK. */
+    uint32_t *ranks[N_LEVELS];
+    size_t cap_ranks;
+    int top;
+    uint64_t *alive; // (n / 64) bits: not joined to a symbol on its left
+    size_t cap_alive;
+    Pair *pairs;          // (N_PAIRS) by hash
+    uint64_t *neighbours; // (2^NEIGHBOUR_BITS / 64) by hash; NULL until a long text comes
+    char *joined;         // (max_len) the text of two symbols
+    Buf mapped;           // a piece in byte-level characters
+    Cutter *cutter;
+    int64_t search_steps; // left
+    Buf marked;           // a text with its spaces marked
+    Special special[2];   // as the raw and the later pass read it
+    size_t begin;         // of the text's own tokens in `out`
     bool begins_with_bos;
     Err *e;
 } Encoder;
@@ -750,37 +782,37 @@ static int no_memory(Encoder *c)
     return err_set(c->e, EXIT_MEMORY, "out of memory while tokenizing the text");
 }
 
-static int heap_push(Encoder *c, Candidate x)
+static int encoder_init(Encoder *c, const Tokenizer *t, size_t len, TokenList *out, Err *e)
 {
-    if (c->n_heap == c->cap_heap) {
-        size_t cap = c->cap_heap ? 2 * c->cap_heap : 256;
-        Candidate *grown = mem_grow(c->heap, cap, sizeof *grown);
-        if (!grown)
-            return no_memory(c);
-        c->heap = grown;
-        c->cap_heap = cap;
-    }
-    size_t i = c->n_heap++;
-    for (; i > 0 && c->heap[(i - 1) / 2].key > x.key; i = (i - 1) / 2)
-        c->heap[i] = c->heap[(i - 1) / 2];
-    c->heap[i] = x;
-    return 0;
+    *c = (Encoder){.t = t, .out = out, .len = len, .e = e};
+    c->search_steps = SEARCH_STEPS + SEARCH_STEPS_PER_BYTE * (int64_t)len;
+    c->pairs = mem_zalloc(N_PAIRS, sizeof *c->pairs);
+    c->joined = mem_alloc(t->tables->max_len, 1);
+    return c->pairs && c->joined ? 0 : no_memory(c);
 }
 
-static Candidate heap_pop(Encoder *c)
+static void encoder_free(Encoder *c)
 {
-    Candidate top = c->heap[0], x = c->heap[--c->n_heap];
-    size_t i = 0, n = c->n_heap;
-    for (size_t child; (child = 2 * i + 1) < n; i = child) {
-        if (child + 1 < n && c->heap[child + 1].key < c->heap[child].key)
-            child++;
-        if (x.key <= c->heap[child].key)
-            break;
-        c->heap[i] = c->heap[child];
-    }
-    c->heap[i] = x;
-    return top;
+    free(c->symbols);
+    free(c->ranks[0]);
+    free(c->alive);
+    free(c->pairs);
+    free(c->neighbours);
+    free(c->joined);
+    buf_free(&c->mapped);
+    buf_free(&c->marked);
+    cutter_close(c->cutter);
 }
+
+/* The error of a search for tokens that took too long. */
+static int search_too_long(Encoder *c)
+{
+    return err_set(c->e, EXIT_MODEL, "key tokenizer.ggml.tokens: got user-defined or control tokens that take more than %lld "
+                   "steps to find in a text of %zu bytes, want shorter ones",
+                   (long long)(SEARCH_STEPS + SEARCH_STEPS_PER_BYTE * (int64_t)c->len), c->len);
+}
+
+/* ---- what may join -------------------------------------------------------------------------------------------- */
 
 /* A number that sorts like the score, the highest first. */
 static uint32_t score_rank(const Tokenizer *t, int id)
@@ -788,68 +820,298 @@ static uint32_t score_rank(const Tokenizer *t, int id)
     float v = score(t, id) + 0.0f; // -0 is 0
     uint32_t u;
     memcpy(&u, &v, 4);
-    return ~(u >> 31 ? ~u : u | 0x80000000u);
+    u = ~(u >> 31 ? ~u : u | 0x80000000u);
+    return u < NO_RANK ? u : NO_RANK - 1;
 }
 
-/* Put the pair that starts at symbol `left` on the heap if it makes a token. */
-static int consider(Encoder *c, int left)
+/* Text of a symbol; of one that is no token in `lone`. */
+static Str symbol_text(const Tokenizer *t, uint32_t symbol, char lone[4])
+{
+    if (symbol < LONE)
+        return t->pieces[symbol];
+    if (!(symbol & LONE_BYTE))
+        return (Str){lone, utf8_encode(symbol & ~LONE, lone)};
+    *lone = (char)(symbol & 0xff);
+    return (Str){lone, 1};
+}
+
+/* What two neighbours make; remembered, since the same ones come again and again. */
+static const Pair *pair_of(Encoder *c, uint32_t left, uint32_t right)
 {
     const Tokenizer *t = c->t;
-    int right = left < 0 ? -1 : c->symbols[left].next;
-    if (right < 0)
-        return 0;
-    Symbol a = c->symbols[left], b = c->symbols[right];
-    uint32_t rank;
-    int id;
+    Pair *p = &c->pairs[((left * 0x9e3779b1u) ^ (right * 0x85ebca6bu)) >> 20 & (N_PAIRS - 1)];
+    if (p->left1 == left + 1 && p->right == right)
+        return p;
+    *p = (Pair){.left1 = left + 1, .right = right, .rank = NO_RANK};
     if (t->by_score) {
-        id = find_text(t, c->text + a.start, a.len + b.len);
-        rank = id < 0 ? 0 : score_rank(t, id);
-    } else {
-        const Merge *m = a.id < 0 || b.id < 0 ? NULL : find_merge(t->tables, (uint32_t)a.id, (uint32_t)b.id);
-        id = m ? (int)m->id1 - 1 : -1;
-        rank = m ? m->rank : 0;
+        char lone[2][4];
+        Str a = symbol_text(t, left, lone[0]), b = symbol_text(t, right, lone[1]);
+        int id = -1;
+        if (a.len + b.len <= t->tables->max_len) {
+            memcpy(c->joined, a.ptr, a.len);
+            memcpy(c->joined + a.len, b.ptr, b.len);
+            id = find_text(t, c->joined, a.len + b.len);
+        }
+        if (id >= 0)
+            *p = (Pair){left + 1, right, score_rank(t, id), (uint32_t)id};
+    } else if (left < LONE && right < LONE) {
+        const Merge *m = find_merge(t->tables, left, right);
+        if (m->id1)
+            *p = (Pair){left + 1, right, m->rank, m->id1 - 1};
     }
-    return id < 0 ? 0 : heap_push(c, (Candidate){(uint64_t)rank << 32 | (uint32_t)left, a.len + b.len, id});
+    return p;
 }
 
-/* Join the first n symbols as far as they go. */
-static int join_symbols(Encoder *c, int n)
+static uint64_t neighbour_bit(uint32_t left, uint32_t right)
 {
-    c->n_heap = 0;
-    for (int i = 0; i + 1 < n; i++)
-        if (consider(c, i))
-            return -1;
-    while (c->n_heap) {
-        Candidate best = heap_pop(c);
-        int left = (int)(uint32_t)best.key;
-        Symbol *a = &c->symbols[left], *b = a->next < 0 ? NULL : &c->symbols[a->next];
-        if (a->len == 0 || !b || a->len + b->len != best.size)
-            continue;
-        a->id = best.id;
-        a->len += b->len;
-        b->len = 0;
-        a->next = b->next;
-        if (a->next >= 0)
-            c->symbols[a->next].prev = left;
-        if (consider(c, a->prev) || consider(c, left))
-            return -1;
+    return (((uint64_t)left << 32 | right) * MIX) >> (64 - NEIGHBOUR_BITS);
+}
+
+/* Which characters stand next to each other in a piece (and, where hashes agree, some others). Whatever is joined lies
+ * in one piece, so a text may be cut between any other two: what is left of the cut and what is right of it join as
+ * they would have without it, each best pair in its turn. */
+static int build_neighbours(Encoder *c)
+{
+    const Tokenizer *t = c->t;
+    c->neighbours = mem_zalloc(((size_t)1 << NEIGHBOUR_BITS) / 64, sizeof *c->neighbours);
+    if (!c->neighbours)
+        return no_memory(c);
+    for (int id = 0; id < t->n; id++) {
+        Str s = t->pieces[id];
+        uint32_t last = 0, cp;
+        for (size_t i = 0, n; i < s.len; i += n, last = cp) {
+            n = utf8_decode(s.ptr + i, s.ptr + s.len, &cp);
+            uint64_t bit = neighbour_bit(last, cp);
+            if (i)
+                c->neighbours[bit / 64] |= (uint64_t)1 << (bit % 64);
+        }
     }
     return 0;
 }
 
-/* Symbols that are no token: their bytes where the vocabulary has them, else the unknown token, one for a run. */
-static int add_unknown(Encoder *c, const Symbol *s, bool *last_unknown)
+static bool may_join(const Encoder *c, uint32_t left, uint32_t right)
+{
+    uint64_t bit = neighbour_bit(left, right);
+    return c->neighbours[bit / 64] >> (bit % 64) & 1;
+}
+
+/* ---- joining -------------------------------------------------------------------------------------------------- */
+
+static size_t round_up(size_t n, size_t multiple)
+{
+    return (n + multiple - 1) / multiple * multiple;
+}
+
+/* Room for what is known of c->n symbols, all alive and without ranks. */
+static int begin_join(Encoder *c)
+{
+    size_t need = 0, words = round_up(c->n, 64) / 64, offset[N_LEVELS];
+    c->top = -1;
+    for (size_t n = c->n;; n = round_up(n, FANOUT) / FANOUT) {
+        offset[++c->top] = need;
+        need += round_up(n, FANOUT);
+        if (n == 1)
+            break;
+    }
+    if (need > c->cap_ranks) {
+        free(c->ranks[0]); // nothing in it is kept
+        c->cap_ranks = 0;
+        c->ranks[0] = mem_alloc(need, sizeof *c->ranks[0]);
+        if (!c->ranks[0])
+            return no_memory(c);
+        c->cap_ranks = need;
+    }
+    if (words > c->cap_alive) {
+        uint64_t *grown = mem_grow(c->alive, words, sizeof *grown);
+        if (!grown)
+            return no_memory(c);
+        c->alive = grown;
+        c->cap_alive = words;
+    }
+    for (int k = 1; k <= c->top; k++)
+        c->ranks[k] = c->ranks[0] + offset[k];
+    memset(c->ranks[0], 0xff, need * sizeof *c->ranks[0]);
+    memset(c->alive, 0xff, words * sizeof *c->alive);
+    return 0;
+}
+
+/* The smallest of FANOUT ranks. */
+static uint32_t smallest(const uint32_t *ranks)
+{
+    uint32_t best = ranks[0];
+    for (int i = 1; i < FANOUT; i++)
+        best = ranks[i] < best ? ranks[i] : best;
+    return best;
+}
+
+/* ranks[0][i] or one beside it was changed. */
+static void update_ranks(Encoder *c, size_t i)
+{
+    for (int k = 0; k < c->top; k++) {
+        i /= FANOUT;
+        uint32_t best = smallest(c->ranks[k] + i * FANOUT);
+        if (c->ranks[k + 1][i] == best)
+            return;
+        c->ranks[k + 1][i] = best;
+    }
+}
+
+/* The living symbol before i, SIZE_MAX if there is none. */
+static size_t symbol_before(const Encoder *c, size_t i)
+{
+    size_t word = i / 64;
+    uint64_t bits = c->alive[word] & (((uint64_t)1 << (i % 64)) - 1);
+    while (!bits && word)
+        bits = c->alive[--word];
+    return bits ? word * 64 + 63 - (size_t)__builtin_clzll(bits) : SIZE_MAX;
+}
+
+/* The living symbol after i, c->n if there is none. */
+static size_t symbol_after(const Encoder *c, size_t i)
+{
+    size_t word = ++i / 64, n_words = round_up(c->n, 64) / 64;
+    uint64_t bits = i < c->n ? c->alive[word] >> (i % 64) << (i % 64) : 0;
+    while (!bits && ++word < n_words)
+        bits = c->alive[word];
+    i = bits ? word * 64 + (size_t)__builtin_ctzll(bits) : c->n;
+    return i < c->n ? i : c->n;
+}
+
+static uint32_t rank_of(Encoder *c, size_t left, size_t right)
+{
+    return pair_of(c, c->symbols[left], c->symbols[right])->rank;
+}
+
+/* Join the symbols as far as they go: the pair of the smallest rank first, the leftmost of those. */
+static int join_symbols(Encoder *c)
+{
+    if (begin_join(c))
+        return -1;
+    for (size_t i = 0; i + 1 < c->n; i++)
+        c->ranks[0][i] = rank_of(c, i, i + 1);
+    size_t count = c->n;
+    for (int k = 0; k < c->top; k++) {
+        count = round_up(count, FANOUT) / FANOUT;
+        for (size_t i = 0; i < count; i++)
+            c->ranks[k + 1][i] = smallest(c->ranks[k] + i * FANOUT);
+    }
+    for (uint32_t best; (best = *c->ranks[c->top]) != NO_RANK;) {
+        size_t i = 0;
+        for (int k = c->top; k-- > 0;)
+            for (i *= FANOUT; c->ranks[k][i] != best; i++) {}
+        size_t joined = symbol_after(c, i), right = symbol_after(c, joined), left = symbol_before(c, i);
+        c->symbols[i] = pair_of(c, c->symbols[i], c->symbols[joined])->made;
+        c->alive[joined / 64] &= ~((uint64_t)1 << (joined % 64));
+        c->ranks[0][joined] = NO_RANK;
+        c->ranks[0][i] = right < c->n ? rank_of(c, i, right) : NO_RANK;
+        if (left != SIZE_MAX)
+            c->ranks[0][left] = rank_of(c, left, i);
+        update_ranks(c, i);
+        if (joined / FANOUT != i / FANOUT)
+            update_ranks(c, joined);
+        if (left != SIZE_MAX && left / FANOUT != i / FANOUT)
+            update_ranks(c, left);
+    }
+    return 0;
+}
+
+/* Add a character that is no token: its bytes where the vocabulary has them, else the unknown token, one for a run. */
+static int add_lone(Encoder *c, uint32_t symbol)
 {
     const Tokenizer *t = c->t;
+    char lone[4];
+    Str s = symbol_text(t, symbol, lone);
     bool bytes = true;
-    for (uint32_t i = 0; i < s->len; i++)
-        bytes = bytes && t->tables->bytes[(unsigned char)c->text[s->start + i]] >= 0;
-    for (uint32_t i = 0; bytes && i < s->len; i++)
-        if (tokens_add(c->out, t->tables->bytes[(unsigned char)c->text[s->start + i]], c->e))
+    for (size_t i = 0; i < s.len; i++)
+        bytes = bytes && t->tables->bytes[(unsigned char)s.ptr[i]] >= 0;
+    for (size_t i = 0; bytes && i < s.len; i++)
+        if (tokens_add(c->out, t->tables->bytes[(unsigned char)s.ptr[i]], c->e))
             return -1;
-    if (!bytes && t->unknown >= 0 && !*last_unknown && tokens_add(c->out, t->unknown, c->e))
+    if (!bytes && t->unknown >= 0 && !c->last_unknown && tokens_add(c->out, t->unknown, c->e))
         return -1;
-    *last_unknown = !bytes;
+    c->last_unknown = !bytes;
+    return 0;
+}
+
+static int add_symbol(Encoder *c, uint32_t symbol)
+{
+    if (symbol >= LONE)
+        return add_lone(c, symbol);
+    c->last_unknown = false;
+    return tokens_add(c->out, (int)symbol, c->e);
+}
+
+/* Join the stretch, add its tokens, and begin another one. */
+static int end_stretch(Encoder *c)
+{
+    size_t n = c->n;
+    if (n > 1 && join_symbols(c))
+        return -1;
+    for (size_t i = 0; i < n; i = n > 1 ? symbol_after(c, i) : n)
+        if (add_symbol(c, c->symbols[i]))
+            return -1;
+    c->n = 0;
+    return 0;
+}
+
+static int grow_stretch(Encoder *c)
+{
+    size_t cap = c->cap ? 2 * c->cap : 256;
+    uint32_t *grown = mem_grow(c->symbols, cap, sizeof *grown);
+    if (!grown)
+        return no_memory(c);
+    c->symbols = grown;
+    c->cap = cap;
+    return 0;
+}
+
+/* Put a character behind the stretch, or begin another one with it. */
+static int put(Encoder *c, uint32_t symbol, uint32_t character, bool cuts)
+{
+    if (cuts && c->n && !may_join(c, c->last_char, character) && end_stretch(c))
+        return -1;
+    if (c->n == c->cap && grow_stretch(c))
+        return -1;
+    c->symbols[c->n++] = symbol;
+    c->last_char = character;
+    return 0;
+}
+
+/* The whole piece text[from, to) as one token, without joining: its id, -1 if it is none, -2 when out of memory. */
+static int find_whole(Encoder *c, size_t from, size_t to)
+{
+    c->mapped.len = 0;
+    if (to - from > c->t->tables->max_len)
+        return -1;
+    for (size_t i = from; i < to; i++) {
+        char utf8[4];
+        buf_add(&c->mapped, utf8, utf8_encode(byte_to_char((unsigned char)c->text[i]), utf8));
+    }
+    if (c->mapped.failed)
+        return no_memory(c) - 1;
+    int id = find_text(c->t, c->mapped.ptr, c->mapped.len);
+    return id >= 0 && tokenizer_type(c->t, id) != TOKEN_USER_DEFINED ? id : -1;
+}
+
+/* Put the piece's bytes, or its characters. */
+static int put_all(Encoder *c, size_t from, size_t to, bool cuts)
+{
+    const Tokenizer *t = c->t;
+    for (size_t i = from, n; i < to; i += n) {
+        unsigned char byte = (unsigned char)c->text[i];
+        uint32_t cp = byte;
+        int id;
+        n = byte < 0x80 || t->byte_level ? 1 : utf8_decode(c->text + i, c->text + to, &cp);
+        if (t->byte_level)
+            id = t->tables->bytes[byte];
+        else
+            id = byte < 0x80 ? t->tables->ascii[byte] : find_text(t, c->text + i, n);
+        if (id < 0 && t->byte_level)
+            continue; // a byte without a token is left out, as in Hugging Face's BPE
+        uint32_t lone = cp & UTF8_INVALID ? LONE | LONE_BYTE | byte : LONE | cp;
+        if (put(c, id < 0 ? lone : (uint32_t)id, t->byte_level ? byte_to_char(byte) : cp, cuts))
+            return -1;
+    }
     return 0;
 }
 
@@ -857,63 +1119,28 @@ static int add_unknown(Encoder *c, const Symbol *s, bool *last_unknown)
 static int encode_piece(Encoder *c, size_t from, size_t to)
 {
     const Tokenizer *t = c->t;
-    int n = 0;
+    if (c->search_steps < 0)
+        return search_too_long(c);
     if (t->ignore_merges && t->byte_level) {
-        c->mapped.len = 0;
-        for (size_t i = from; i < to; i++) {
-            char utf8[4];
-            buf_add(&c->mapped, utf8, utf8_encode(byte_to_char((unsigned char)c->text[i]), utf8));
-        }
-        if (c->mapped.failed)
-            return no_memory(c);
-        int id = find_text(t, c->mapped.ptr, c->mapped.len);
-        if (id >= 0 && tokenizer_type(t, id) != TOKEN_USER_DEFINED)
-            return tokens_add(c->out, id, c->e);
+        int id = find_whole(c, from, to);
+        if (id != -1)
+            return id < 0 ? -1 : tokens_add(c->out, id, c->e);
     }
-    if (to - from > c->cap_symbols) {
-        size_t cap = to - from + 64;
-        Symbol *grown = mem_grow(c->symbols, cap, sizeof *grown);
-        if (!grown)
-            return no_memory(c);
-        c->symbols = grown;
-        c->cap_symbols = cap;
-    }
-    for (size_t i = from, len; i < to; i += len) {
-        uint32_t cp;
-        len = t->byte_level ? 1 : utf8_decode(c->text + i, c->text + to, &cp);
-        int id = t->byte_level ? t->tables->bytes[(unsigned char)c->text[i]] : find_text(t, c->text + i, len);
-        if (id < 0 && t->byte_level)
-            continue; // a byte without a token is left out, as in Hugging Face's BPE
-        c->symbols[n] = (Symbol){id, n - 1, n + 1, (uint32_t)i, (uint32_t)len};
-        n++;
-    }
-    if (n == 0)
-        return 0;
-    c->symbols[n - 1].next = -1;
-    if (join_symbols(c, n))
+    bool cuts = (t->byte_level ? to - from : c->len) >= LONG_TEXT; // pre-tokens are short as it is
+    if (cuts && !c->neighbours && build_neighbours(c))
         return -1;
-    bool last_unknown = false;
-    for (int i = 0; i >= 0; i = c->symbols[i].next) {
-        if (c->symbols[i].id < 0) {
-            if (add_unknown(c, &c->symbols[i], &last_unknown))
-                return -1;
-            continue;
-        }
-        last_unknown = false;
-        if (tokens_add(c->out, c->symbols[i].id, c->e))
-            return -1;
-    }
-    return 0;
+    c->last_unknown = false;
+    return put_all(c, from, to, cuts) || end_stretch(c) ? -1 : 0;
 }
 
-/* The longest literal that (text, len) begins with; NULL if there is none. */
-static const Literal *match_literal(const Literals *list, const char *text, size_t len)
+/* The longest literal that (text, len) begins with; NULL if there is none, or no steps are left. */
+static const Literal *match_literal(const Literals *list, const char *text, size_t len, int64_t *steps)
 {
     const Literal *best = NULL;
     size_t lo = 0, hi = list->n; // those that agree with the first `depth` bytes
     if (len == 0 || !list->first[(unsigned char)*text])
         return NULL;
-    for (size_t depth = 0; lo < hi; depth++) {
+    for (size_t depth = 0; lo < hi && *steps >= 0; depth++) {
         for (; lo < hi && list->items[lo].text.len == depth; lo++)
             best = &list->items[lo];
         if (depth == len)
@@ -924,6 +1151,7 @@ static const Literal *match_literal(const Literals *list, const char *text, size
             size_t a = k ? ends[0] : lo, b = hi;
             while (a < b) {
                 size_t mid = (a + b) / 2;
+                --*steps;
                 unsigned char x = (unsigned char)list->items[mid].text.ptr[depth];
                 if (x < byte || (k && x == byte))
                     a = mid + 1;
@@ -964,6 +1192,7 @@ typedef struct {
     const char *source; // NULL: `text` is the text itself, and `raw` is `at`
     size_t raw, front;  // bytes of a mark in front of the text, not passed yet
     bool squeeze;       // a run of spaces in `source` became one mark
+    int64_t *steps;     // left for matching
 } Search;
 
 /* How many bytes became of the one at `raw` in the text. */
@@ -990,6 +1219,7 @@ static size_t special_bytes(Search *s)
     size_t n = special_end(s->special, s->raw) - s->raw, bytes = n ? s->front : 0;
     for (size_t i = 0; i < n && bytes < s->pass->special.longest; i++)
         bytes += marked_width(s, s->raw + i);
+    *s->steps -= (int64_t)(bytes / 8);
     return bytes < s->len - s->at ? bytes : s->len - s->at;
 }
 
@@ -997,9 +1227,9 @@ static size_t special_bytes(Search *s)
 static const Literal *parsed_at(Search *s)
 {
     const char *p = s->text + s->at;
-    const Literal *user = match_literal(&s->pass->user, p, s->len - s->at), *special = NULL;
+    const Literal *user = match_literal(&s->pass->user, p, s->len - s->at, s->steps), *special = NULL;
     if (s->pass->special.first[(unsigned char)*p])
-        special = match_literal(&s->pass->special, p, special_bytes(s));
+        special = match_literal(&s->pass->special, p, special_bytes(s), s->steps);
     return !user || (special && special->text.len > user->text.len) ? special : user;
 }
 
@@ -1026,6 +1256,22 @@ static int add_parsed(Encoder *c, int id)
     return tokens_add(c->out, id, c->e);
 }
 
+/* Tokens of a normalised text, piece by piece. */
+static int cut_and_encode(Encoder *c, const char *text, size_t len)
+{
+    size_t from = 0, to;
+    int rc;
+    if (len >= INT32_MAX)
+        return err_set(c->e, EXIT_USAGE, "text: got %zu bytes after its normalisation, want less than 2 GB", len);
+    if (!c->cutter && !(c->cutter = cutter_open(c->t->pretok, c->len, c->e)))
+        return -1;
+    c->text = text;
+    cutter_start(c->cutter, text, len);
+    while ((rc = cutter_next(c->cutter, &to, c->e)) == 1 && !(rc = encode_piece(c, from, to)))
+        from = to;
+    return rc;
+}
+
 /* Text between parsed tokens, byte-level BPE. */
 static int encode_bytes(Encoder *c, const char *text, size_t len)
 {
@@ -1038,10 +1284,12 @@ static int encode_bytes(Encoder *c, const char *text, size_t len)
         len = prefixed.len;
     }
     int rc = prefixed.failed ? no_memory(c) : t->nfc ? nfc(text, len, &normal, c->e) : 0;
-    c->text = rc == 1 ? normal.ptr : text;
-    rc = rc < 0 ? rc : pretok_split(t->pretok, c->text, rc == 1 ? normal.len : len, &c->cuts, c->e);
-    for (size_t i = 0, from = 0; i < c->cuts.n && !rc; from = c->cuts.ends[i++])
-        rc = encode_piece(c, from, c->cuts.ends[i]);
+    if (rc == 1) {
+        buf_free(&prefixed);
+        text = normal.ptr;
+        len = normal.len;
+    }
+    rc = rc < 0 ? rc : cut_and_encode(c, text, len);
     buf_free(&prefixed);
     buf_free(&normal);
     return rc;
@@ -1083,7 +1331,8 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
         return -1;
     Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = c->marked.ptr,
                 .len = c->marked.len, .source = text, .raw = from,
-                .front = t->space_prefix ? 3 : 0, .squeeze = squeeze};
+                .front = t->space_prefix ? 3 : 0, .squeeze = squeeze,
+                .steps = &c->search_steps};
     for (size_t i = 0; i < s.len; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
@@ -1098,7 +1347,7 @@ static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to
 {
     const Tokenizer *t = c->t;
     Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = text, .at = from,
-                .raw = from, .len = to};
+                .raw = from, .len = to, .steps = &c->search_steps};
     for (size_t i = from; i < to; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
@@ -1118,7 +1367,8 @@ static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to
 static int encode_text(Encoder *c, const char *text, size_t len)
 {
     const Tokenizer *t = c->t;
-    Search s = {.pass = &t->tables->raw, .special = &c->special[0], .text = text, .len = len};
+    Search s = {.pass = &t->tables->raw, .special = &c->special[0], .text = text, .len = len,
+                .steps = &c->search_steps};
     for (size_t i = 0; i < len; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
@@ -1133,26 +1383,26 @@ static int encode_text(Encoder *c, const char *text, size_t len)
 int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
                            size_t n_parts, unsigned flags, TokenList *out, Err *e)
 {
-    Special special = {.parts = parts, .n = n_parts};
-    Encoder c = {.t = t, .out = out, .special = {special, special}, .e = e};
+    Encoder c;
     size_t before = out->n;
     if (len >= INT32_MAX)
         return err_set(e, EXIT_USAGE, "text: got %zu bytes, want less than 2 GB", len);
     if (build_tables(t, e))
         return -1;
     bool adds_bos = flags & ENCODE_BOS && t->adds_bos;
-    int rc = adds_bos ? tokens_add(out, t->bos, e) : 0;
+    int rc = encoder_init(&c, t, len, out, e);
+    c.special[0] = c.special[1] = (Special){.parts = parts, .n = n_parts};
+    if (!rc && adds_bos)
+        rc = tokens_add(out, t->bos, e);
     c.begin = out->n;
     rc = rc ? rc : encode_text(&c, text, len);
+    if (!rc && c.search_steps < 0)
+        rc = search_too_long(&c);
     if (!rc && adds_bos && c.begins_with_bos) // the text's own one is enough
         memmove(out->ids + before, out->ids + before + 1, (--out->n - before) * sizeof *out->ids);
     if (!rc && flags & ENCODE_EOS && t->adds_eos)
         rc = tokens_add(out, t->eos, e);
-    free(c.symbols);
-    free(c.heap);
-    buf_free(&c.mapped);
-    buf_free(&c.marked);
-    cuts_free(&c.cuts);
+    encoder_free(&c);
     out->n = rc ? before : out->n;
     return rc;
 }

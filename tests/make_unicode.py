@@ -93,12 +93,19 @@ def main():
     ccc, pairs, quick = nfc_data()
     # ccc is 0 to 240; 255 marks a starter that normalisation must look at.
     attention = [k or (255 if q else 0) for k, q in zip(ccc, quick)]
+    first = {c: a for c, a, _, _ in pairs}
+    for c in (c for c in first if not attention[c]):  # nfc() begins a stretch of its own at such a character
+        while c in first:
+            c = first[c]
+        assert not attention[c]
     print(f"/* unicode_tables.h - made by tests/make_unicode.py from tokenizers {tokenizers.__version__}; do not edit.\n"
           " *\n"
           " * unicode_category: the general category of a code point, numbered as in pattern.c, + 32 for a word\n"
           " * character (Unicode 16.0).\n"
           " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may change or join to the one\n"
-          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by code point (Unicode 9.0).\n"
+          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by code point (Unicode 9.0);\n"
+          " * unicode_pairs_by_parts: their numbers sorted by (first, second). No code point of class 0 in unicode_ccc\n"
+          " * decomposes to one that begins with another class.\n"
           " * Both tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
@@ -108,7 +115,8 @@ def main():
     print(f"static const uint32_t unicode_pairs[{len(pairs)}][4] = {{")
     for i in range(0, len(pairs), 4):
         print("    " + " ".join("{%d, %d, %d, %d}," % p for p in pairs[i:i + 4]))
-    print("};")
+    print("};\n")
+    array("uint16_t", "unicode_pairs_by_parts", sorted(range(len(pairs)), key=lambda i: pairs[i][1:3]))
 
 
 if __name__ == "__main__":

@@ -320,7 +320,6 @@ static void test_random_patterns(int n)
     for (int i = 0; i < n; i++) {
         Buf pattern = {0};
         char text[64];
-        Cuts cuts = {0};
         Err e = {0};
         for (uint32_t k = 1 + random_below(8); k > 0; k--) {
             const char *part = parts[random_below(COUNT(parts))];
@@ -330,14 +329,17 @@ static void test_random_patterns(int n)
             text[k] = random_below(5) ? "aabbc  \n1\xc3\xa9"[random_below(11)] : (char)random_below(256);
         Pretok *p = pretok_compile(&(Str){pattern.ptr, pattern.len}, 1, &e);
         compiled += p != NULL;
-        if (p && pretok_split(p, text, sizeof text, &cuts, &e) == 0) {
-            bool rising = cuts.n > 0 && cuts.ends[cuts.n - 1] == sizeof text;
-            for (size_t k = 1; k < cuts.n; k++)
-                rising = rising && cuts.ends[k] > cuts.ends[k - 1];
-            CHECK(rising, "pieces of \"%s\" do not make up the text", pattern.ptr);
+        Cutter *c = p ? cutter_open(p, sizeof text, &e) : NULL;
+        if (c) {
+            size_t end = 0, last = 0;
+            bool rising = true;
+            cutter_start(c, text, sizeof text);
+            for (; cutter_next(c, &end, &e) == 1; last = end)
+                rising = rising && end > last;
+            CHECK(rising && last == sizeof text, "pieces of \"%s\" do not make up the text", pattern.ptr);
         }
+        cutter_close(c);
         pretok_free(p);
-        cuts_free(&cuts);
         buf_free(&pattern);
     }
     CHECK(compiled > n / 20, "only %d of %d patterns compiled", compiled, n);
@@ -347,13 +349,16 @@ static void test_runaway_pattern(void)
 {
     const char *pattern = "(?:(?:a|aa)+)+b";
     char text[2000];
-    Cuts cuts = {0};
+    size_t end;
     Err e = {0};
     memset(text, 'a', sizeof text);
     Pretok *p = pretok_compile(&(Str){pattern, strlen(pattern)}, 1, &e);
-    CHECK(p && pretok_split(p, text, sizeof text, &cuts, &e) == -1 && e.code == EXIT_MODEL, "stopped with an error: %s", e.text);
+    Cutter *c = p ? cutter_open(p, sizeof text, &e) : NULL;
+    if (c)
+        cutter_start(c, text, sizeof text);
+    CHECK(c && cutter_next(c, &end, &e) == -1 && e.code == EXIT_MODEL, "stopped with an error: %s", e.text);
+    cutter_close(c);
     pretok_free(p);
-    cuts_free(&cuts);
 }
 
 static void test_nfc_bytes(int n)

@@ -72,23 +72,28 @@ static int split(char **patterns, int n, Err *e)
 {
     Str list[8];
     Buf text = {0}, line = {0};
-    Cuts cuts = {0};
+    Cutter *c = NULL;
     for (int i = 0; i < n && i < 8; i++)
         list[i] = (Str){patterns[i], strlen(patterns[i])};
     Pretok *p = pretok_compile(list, (size_t)n, e);
     int rc = p ? 0 : -1;
     while (!rc && read_text(&text)) {
-        rc = pretok_split(p, text.ptr, text.len, &cuts, e);
+        size_t end;
+        cutter_close(c);
+        c = cutter_open(p, text.len, e);
+        rc = c ? 0 : -1;
+        if (c)
+            cutter_start(c, text.ptr, text.len);
         buf_add(&line, "[", 1);
-        for (size_t i = 0; i < cuts.n; i++) {
-            buf_add(&line, ", ", i ? 2 : 0);
-            json_int(&line, (int64_t)cuts.ends[i]);
+        while (c && (rc = cutter_next(c, &end, e)) == 1) {
+            buf_add(&line, ", ", line.len > 1 ? 2 : 0);
+            json_int(&line, (int64_t)end);
         }
         buf_add(&line, "]", 1);
         print_line(&line);
     }
+    cutter_close(c);
     pretok_free(p);
-    cuts_free(&cuts);
     buf_free(&text);
     buf_free(&line);
     return rc;
