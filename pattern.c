@@ -1,11 +1,12 @@
 /* pattern.c - a small regular expression matcher that cuts texts into pieces.
  *
- * It backtracks, since the patterns are written for engines that do, but over runs of one class only through
- * a frame that remembers where the run ends and from where on it is known to fail (see Loop); so the
- * patterns of real models take time linear in the text, and a text of spaces costs no more than one of
- * words. Whether a state (instruction, position) can lead to a match does not depend on how it was reached,
- * which is what makes remembering right. What is left is bounded by a count of steps, which everything done
- * for a text is charged to. The text is read where it is, as UTF-8: no copy and no list of pieces is made.
+ * It backtracks, since the patterns are written for engines that do, but over runs of one class
+ * only through a frame that remembers where the run ends and from where on it is known to fail (see
+ * Loop); so the patterns of real models take time linear in the text, and a text of spaces costs no
+ * more than one of words. Whether a state (instruction, position) can lead to a match does not
+ * depend on how it was reached, which is what makes remembering right. What is left is bounded by a
+ * count of steps, which everything done for a text is charged to. The text is read where it is, as
+ * UTF-8: no copy and no list of pieces is made.
  */
 #include "pattern.h"
 #include "unicode_tables.h"
@@ -80,8 +81,8 @@ typedef enum { OP_CLASS, OP_LOOP, OP_SPLIT, OP_JUMP, OP_LOOK, OP_ATOMIC, OP_ASSE
 typedef struct {
     Op op;
     bool flag;    // LOOP: possessive; LOOK: negated; SPLIT: lazy
-    int a, b;     // CLASS, LOOP: a is the class. LOOP without a limit: b is its Loop. SPLIT: tried first,
-                  // then. JUMP, LOOK, ATOMIC: a is the target
+    int a, b;     // CLASS, LOOP: a is the class. LOOP without a limit: b is its Loop. SPLIT: a is
+                  // tried first, then b. JUMP, LOOK, ATOMIC: a is the target
     int min, max; // LOOP
 } Inst;
 
@@ -148,7 +149,7 @@ static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
         return !c->negate;
     if (c->n == 0)
         return c->negate;
-    const Range *r = p->ranges + c->first; // the last one that starts at cp or below lies in r[0..n)
+    const Range *r = p->ranges + c->first; // r[0..n) has the last one that starts at cp or below
     for (size_t n = c->n; n > 1;) {
         size_t half = n / 2;
         r += r[half].lo <= cp ? half : 0;
@@ -510,7 +511,8 @@ static void emit_repeat(Parser *s, const Node *n)
     const Node *body = &s->nodes[n->a];
     bool lazy = n->mode == LAZY, possessive = n->mode == POSSESSIVE;
     if (body->kind == NODE_CLASS && !lazy) {
-        emit(s, (Inst){.op = OP_LOOP, .flag = possessive, .a = body->a, .b = (int)s->p->n_loops, .min = n->min, .max = n->max});
+        emit(s, (Inst){.op = OP_LOOP, .flag = possessive, .a = body->a, .b = (int)s->p->n_loops,
+                       .min = n->min, .max = n->max});
         s->p->n_loops += n->max == INF;
         return;
     }
@@ -632,12 +634,12 @@ void pretok_free(Pretok *p)
 typedef struct {
     uint64_t piece;            // which one; in any other nothing is known
     uint32_t run_lo, run_hi;   // a run of its class, unless lo > hi
-    uint32_t fail_lo, fail_hi; // ends of the loop, up to the run's end, from which the rest of the pattern
-                               // does not match, unless lo > hi
+    uint32_t fail_lo, fail_hi; // ends of the loop, up to the run's end, from which the rest of
+                               // the pattern does not match, unless lo > hi
 } Loop;
 
-/* A place to come back to: the instruction `pc` at `pos`; or the other ends, from before pos down to lo, of
- * the OP_LOOP at `pc`. */
+/* A place to come back to: the instruction `pc` at `pos`; or the other ends, from before pos down
+ * to lo, of the OP_LOOP at `pc`. */
 #define NO_LOOP UINT32_MAX // as `lo`
 typedef struct {
     uint32_t pc, pos, lo;
@@ -653,8 +655,9 @@ typedef struct {
     uint32_t second; // a cut behind the one just made that is known already, or 0
 } Level;
 
-/* Steps that cutting a text may take: of the order of a second for a short text. The rules of pretokenize.c
- * take at most a quarter of STEPS_PER_BYTE, but for those that look ahead over all digits. */
+/* Steps that cutting a text may take: of the order of a second for a short text. The rules of
+ * pretokenize.c take at most a quarter of STEPS_PER_BYTE, but for those that look ahead over all
+ * digits. */
 enum { STEPS = 50000000, STEPS_PER_BYTE = 400 };
 
 /* Places to come back to; a group that repeats over the whole text needs one for each time. */
@@ -722,8 +725,9 @@ static uint32_t after(Cutter *c, uint32_t pos)
     return pos + c->width;
 }
 
-/* Where the character that ends at `pos` begins: a lead byte never lies inside another character, so the one
- * whose character ends here is it, and where there is none the last byte is one that is no UTF-8. */
+/* Where the character that ends at `pos` begins: a lead byte never lies inside another character,
+ * so the one whose character ends here is it, and where there is none the last byte is one that is
+ * no UTF-8. */
 static uint32_t before(Cutter *c, uint32_t pos)
 {
     uint32_t cp, most = pos - c->begin < 4 ? pos - c->begin : 4;
@@ -761,7 +765,8 @@ static bool assertion(Cutter *c, int letter, uint32_t pos)
         return pos == c->end || c->text[pos] == '\n';
     if (letter == 'A' || letter == 'z')
         return pos == (letter == 'A' ? c->begin : c->end);
-    bool left = pos > c->begin && is_word(c, before(c, pos)), right = pos < c->end && is_word(c, pos);
+    bool left = pos > c->begin && is_word(c, before(c, pos));
+    bool right = pos < c->end && is_word(c, pos);
     return (left != right) == (letter == 'b');
 }
 
@@ -837,7 +842,7 @@ static bool backtrack(Cutter *c, size_t base, uint32_t *pc, uint32_t *pos)
             return true;
         }
         Loop *loop = in->max == INF ? loop_of(c, in) : NULL;
-        if (loop && loop->run_lo <= f->lo && f->lo <= loop->run_hi) { // all ends from lo on have failed
+        if (loop && loop->run_lo <= f->lo && f->lo <= loop->run_hi) { // all ends have failed
             loop->fail_lo = f->lo;
             loop->fail_hi = loop->run_hi;
         }
@@ -847,8 +852,8 @@ static bool backtrack(Cutter *c, size_t base, uint32_t *pc, uint32_t *pos)
     return false;
 }
 
-/* Match from instruction `pc` at `pos` to its OP_ACCEPT; *out is where it ends. False, too, when the steps are
- * spent. */
+/* Match from instruction `pc` at `pos` to its OP_ACCEPT; *out is where it ends. False, too, when
+ * the steps are spent. */
 static bool match(Cutter *c, uint32_t pc, uint32_t pos, uint32_t *out)
 {
     const Pretok *p = c->p;
@@ -899,16 +904,18 @@ static bool match(Cutter *c, uint32_t pc, uint32_t pos, uint32_t *out)
     }
 }
 
-/* ---- cutting ---------------------------------------------------------------------------------------- */
+/* ---- cutting --------------------------------------------------------------------------------- */
 
 /* Give a piece to the next pattern. */
 static void open_level(Cutter *c, uint32_t begin, uint32_t end)
 {
-    c->levels[c->n_levels++] = (Level){++c->n_pieces, begin, end, .from = begin, .pos = begin, .done = begin};
+    c->levels[c->n_levels++] = (Level){.piece = ++c->n_pieces, .begin = begin, .end = end,
+                                       .from = begin, .pos = begin, .done = begin};
 }
 
-/* The end of the next piece that the innermost pattern with a piece cuts off that; 0 if nothing is left. A match is
- * a piece, and so is what lies between two. An empty match cuts where it is, unless a match ends there. */
+/* The end of the next piece that the innermost pattern with a piece cuts off that; 0 if nothing is
+ * left. A match is a piece, and so is what lies between two. An empty match cuts where it is,
+ * unless a match ends there. */
 static uint32_t next_cut(Cutter *c)
 {
     Level *l = &c->levels[c->n_levels - 1];
@@ -942,7 +949,8 @@ Cutter *cutter_open(const Pretok *p, size_t len, Err *e)
 {
     Cutter *c = mem_zalloc(1, sizeof *c);
     if (c) {
-        *c = (Cutter){.p = p, .text_len = len, .steps = STEPS + STEPS_PER_BYTE * (int64_t)len, .max_stack = FRAMES + len};
+        *c = (Cutter){.p = p, .text_len = len, .max_stack = FRAMES + len,
+                      .steps = STEPS + STEPS_PER_BYTE * (int64_t)len};
         c->steps_left = c->steps;
         c->loops = mem_zalloc(p->n_loops, sizeof *c->loops);
         c->levels = mem_zalloc(p->n, sizeof *c->levels);
@@ -1000,7 +1008,7 @@ int cutter_next(Cutter *c, size_t *end, Err *e)
         return 0;
     if (c->no_memory)
         return err_set(e, EXIT_MEMORY, "out of memory while cutting the text into pieces");
-    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got one that takes more than %lld steps, or %zu places to come "
-                   "back to, on a text of %zu bytes, want one without nested repetitions", (long long)c->steps,
-                   c->max_stack, c->text_len);
+    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: takes more than %lld steps, or %zu "
+                   "places to come back to, on a text of %zu bytes; want no nested repetitions",
+                   (long long)c->steps, c->max_stack, c->text_len);
 }

@@ -252,8 +252,9 @@ static bool add_stretch(const char *text, size_t len, Points *points, Points *sc
     return !out->failed;
 }
 
-/* A starter that NFC leaves alone joins nothing before it, and neither does what it decomposes to; so each such
- * starter begins a stretch of its own, and only those with other characters behind it are touched. */
+/* A starter that NFC leaves alone joins nothing before it, and neither does what it decomposes to;
+ * so each such starter begins a stretch of its own, and only those with other characters behind it
+ * are touched. */
 int nfc(const char *text, size_t len, Buf *out, Err *e)
 {
     const char *end = text + len, *from = text, *starter = text; // what is before `from` is in *out

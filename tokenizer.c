@@ -1,10 +1,11 @@
 /* tokenizer.c - see tokenizer.h.
  *
- * One merging loop serves both kinds of BPE: the best pair of neighbours first, the leftmost among equals. What
- * differs is how the first symbols are made (bytes, or UTF-8 characters) and what a pair is worth: its rank in the
- * merge list, or the score of the piece it makes. Long texts are cut where no piece could lie across the cut, and a
- * stretch that cannot be cut takes some 8 bytes a symbol. Pieces stay where they are in the file; loading builds
- * one hash table of (tag, id) and, for merge lists, one of pairs of ids, and allocates nothing per token.
+ * One merging loop serves both kinds of BPE: the best pair of neighbours first, the leftmost among
+ * equals. What differs is how the first symbols are made (bytes, or UTF-8 characters) and what a
+ * pair is worth: its rank in the merge list, or the score of the piece it makes. Long texts are cut
+ * where no piece could lie across the cut, and a stretch that cannot be cut takes some 8 bytes a
+ * symbol. Pieces stay where they are in the file; loading builds one hash table of (tag, id) and,
+ * for merge lists, one of pairs of ids, and allocates nothing per token.
  */
 #include "tokenizer.h"
 #include "pretokenize.h"
@@ -45,7 +46,7 @@ typedef struct {
     bool ready;
     uint64_t *slots; // hash table of pieces: tag << 32 | id + 1
     size_t n_slots;  // a power of two, as n_merge_slots
-    uint64_t seed;   // of the hashes: unknown to whoever made the file, so that its keys do not collide
+    uint64_t seed;   // of the hashes: whoever made the file cannot know it and make keys collide
     size_t max_len;  // of a piece
     Merge *merges;
     size_t n_merge_slots;
@@ -511,7 +512,10 @@ static uint64_t *find_slot(const Tokenizer *t, const char *s, size_t len, uint64
 
 static int find(const Tokenizer *t, const char *s, size_t len)
 {
-    return len > t->tables->max_len ? -1 : (int)((uint32_t)*find_slot(t, s, len, hash_bytes(s, len, t->tables->seed))) - 1;
+    const Tables *x = t->tables;
+    if (len > x->max_len)
+        return -1;
+    return (int)(uint32_t)*find_slot(t, s, len, hash_bytes(s, len, x->seed)) - 1;
 }
 
 static float score(const Tokenizer *t, int id)
@@ -719,8 +723,8 @@ int tokenizer_find(const Tokenizer *t, Str piece, Err *e)
 
 /* ---- encoding ------------------------------------------------------------------------------------------------- */
 
-/* A symbol is what stands at a place of the text: a token's id, or a character that is no token (yet): LONE with its
- * code point, or with LONE_BYTE and the byte where it is no UTF-8. */
+/* A symbol is what stands at a place of the text: a token's id, or a character that is no token
+ * (yet): LONE with its code point, or with LONE_BYTE and the byte where it is no UTF-8. */
 #define LONE 0x80000000u
 #define LONE_BYTE 0x40000000u
 #define NO_RANK UINT32_MAX
@@ -757,8 +761,9 @@ typedef struct {
     size_t n, cap;
     uint32_t last_char; // of the stretch
     bool last_unknown;  // the last symbol of the piece became the unknown token
-    /* ranks[0] (n): of each symbol with its right neighbour, NO_RANK where they make nothing; ranks[k + 1]: the
-     * smallest of each FANOUT of ranks[k], up to a single one at `top`. Padded with NO_RANK. */
+    /* ranks[0] (n): of each symbol with its right neighbour, NO_RANK where they make nothing;
+     * ranks[k + 1]: the smallest of each FANOUT of ranks[k], up to a single one at `top`. Padded
+     * with NO_RANK. */
     uint32_t *ranks[N_LEVELS];
     size_t cap_ranks;
     int top;
@@ -782,10 +787,15 @@ static int no_memory(Encoder *c)
     return err_set(c->e, EXIT_MEMORY, "out of memory while tokenizing the text");
 }
 
+static int64_t search_budget(size_t len)
+{
+    return SEARCH_STEPS + SEARCH_STEPS_PER_BYTE * (int64_t)len;
+}
+
 static int encoder_init(Encoder *c, const Tokenizer *t, size_t len, TokenList *out, Err *e)
 {
     *c = (Encoder){.t = t, .out = out, .len = len, .e = e};
-    c->search_steps = SEARCH_STEPS + SEARCH_STEPS_PER_BYTE * (int64_t)len;
+    c->search_steps = search_budget(len);
     c->pairs = mem_zalloc(N_PAIRS, sizeof *c->pairs);
     c->joined = mem_alloc(t->tables->max_len, 1);
     return c->pairs && c->joined ? 0 : no_memory(c);
@@ -807,12 +817,12 @@ static void encoder_free(Encoder *c)
 /* The error of a search for tokens that took too long. */
 static int search_too_long(Encoder *c)
 {
-    return err_set(c->e, EXIT_MODEL, "key tokenizer.ggml.tokens: got user-defined or control tokens that take more than %lld "
-                   "steps to find in a text of %zu bytes, want shorter ones",
-                   (long long)(SEARCH_STEPS + SEARCH_STEPS_PER_BYTE * (int64_t)c->len), c->len);
+    return err_set(c->e, EXIT_MODEL, "key tokenizer.ggml.tokens: user-defined or control tokens "
+                   "take more than %lld steps to find in a text of %zu bytes; want shorter ones",
+                   (long long)search_budget(c->len), c->len);
 }
 
-/* ---- what may join -------------------------------------------------------------------------------------------- */
+/* ---- what may join --------------------------------------------------------------------------- */
 
 /* A number that sorts like the score, the highest first. */
 static uint32_t score_rank(const Tokenizer *t, int id)
@@ -867,9 +877,10 @@ static uint64_t neighbour_bit(uint32_t left, uint32_t right)
     return (((uint64_t)left << 32 | right) * MIX) >> (64 - NEIGHBOUR_BITS);
 }
 
-/* Which characters stand next to each other in a piece (and, where hashes agree, some others). Whatever is joined lies
- * in one piece, so a text may be cut between any other two: what is left of the cut and what is right of it join as
- * they would have without it, each best pair in its turn. */
+/* Which characters stand next to each other in a piece (and, where hashes agree, some others).
+ * Whatever is joined lies in one piece, so a text may be cut between any other two: what is left of
+ * the cut and what is right of it join as they would have without it, each best pair in its
+ * turn. */
 static int build_neighbours(Encoder *c)
 {
     const Tokenizer *t = c->t;
@@ -895,7 +906,7 @@ static bool may_join(const Encoder *c, uint32_t left, uint32_t right)
     return c->neighbours[bit / 64] >> (bit % 64) & 1;
 }
 
-/* ---- joining -------------------------------------------------------------------------------------------------- */
+/* ---- joining --------------------------------------------------------------------------------- */
 
 static size_t round_up(size_t n, size_t multiple)
 {
@@ -982,7 +993,8 @@ static uint32_t rank_of(Encoder *c, size_t left, size_t right)
     return pair_of(c, c->symbols[left], c->symbols[right])->rank;
 }
 
-/* Join the symbols as far as they go: the pair of the smallest rank first, the leftmost of those. */
+/* Join the symbols as far as they go: the pair of the smallest rank first, the leftmost of
+ * those. */
 static int join_symbols(Encoder *c)
 {
     if (begin_join(c))
@@ -999,7 +1011,8 @@ static int join_symbols(Encoder *c)
         size_t i = 0;
         for (int k = c->top; k-- > 0;)
             for (i *= FANOUT; c->ranks[k][i] != best; i++) {}
-        size_t joined = symbol_after(c, i), right = symbol_after(c, joined), left = symbol_before(c, i);
+        size_t joined = symbol_after(c, i), right = symbol_after(c, joined);
+        size_t left = symbol_before(c, i);
         c->symbols[i] = pair_of(c, c->symbols[i], c->symbols[joined])->made;
         c->alive[joined / 64] &= ~((uint64_t)1 << (joined % 64));
         c->ranks[0][joined] = NO_RANK;
@@ -1015,7 +1028,8 @@ static int join_symbols(Encoder *c)
     return 0;
 }
 
-/* Add a character that is no token: its bytes where the vocabulary has them, else the unknown token, one for a run. */
+/* Add a character that is no token: its bytes where the vocabulary has them, else the unknown
+ * token, one for a run. */
 static int add_lone(Encoder *c, uint32_t symbol)
 {
     const Tokenizer *t = c->t;
@@ -1077,7 +1091,8 @@ static int put(Encoder *c, uint32_t symbol, uint32_t character, bool cuts)
     return 0;
 }
 
-/* The whole piece text[from, to) as one token, without joining: its id, -1 if it is none, -2 when out of memory. */
+/* The whole piece text[from, to) as one token, without joining: its id, -1 if it is none, -2 when
+ * out of memory. */
 static int find_whole(Encoder *c, size_t from, size_t to)
 {
     c->mapped.len = 0;
@@ -1134,7 +1149,8 @@ static int encode_piece(Encoder *c, size_t from, size_t to)
 }
 
 /* The longest literal that (text, len) begins with; NULL if there is none, or no steps are left. */
-static const Literal *match_literal(const Literals *list, const char *text, size_t len, int64_t *steps)
+static const Literal *match_literal(const Literals *list, const char *text, size_t len,
+                                    int64_t *steps)
 {
     const Literal *best = NULL;
     size_t lo = 0, hi = list->n; // those that agree with the first `depth` bytes
@@ -1227,7 +1243,8 @@ static size_t special_bytes(Search *s)
 static const Literal *parsed_at(Search *s)
 {
     const char *p = s->text + s->at;
-    const Literal *user = match_literal(&s->pass->user, p, s->len - s->at, s->steps), *special = NULL;
+    const Literal *special = NULL;
+    const Literal *user = match_literal(&s->pass->user, p, s->len - s->at, s->steps);
     if (s->pass->special.first[(unsigned char)*p])
         special = match_literal(&s->pass->special, p, special_bytes(s), s->steps);
     return !user || (special && special->text.len > user->text.len) ? special : user;
@@ -1262,7 +1279,8 @@ static int cut_and_encode(Encoder *c, const char *text, size_t len)
     size_t from = 0, to;
     int rc;
     if (len >= INT32_MAX)
-        return err_set(c->e, EXIT_USAGE, "text: got %zu bytes after its normalisation, want less than 2 GB", len);
+        return err_set(c->e, EXIT_USAGE, "text: got %zu bytes in form C, want less than 2 GB",
+                       len);
     if (!c->cutter && !(c->cutter = cutter_open(c->t->pretok, c->len, c->e)))
         return -1;
     c->text = text;

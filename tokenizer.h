@@ -62,7 +62,9 @@ bool tokenizer_adds_bos(const Tokenizer *t);    // whether ENCODE_BOS puts BOS i
 bool tokenizer_is_end(const Tokenizer *t, int id); // eos, eot, eom and the well-known end markers; false if out of range
 TokenType tokenizer_type(const Tokenizer *t, int id);
 Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty if out of range
-int tokenizer_find(const Tokenizer *t, Str piece, Err *e); // id of a stored piece; -1 if absent, -2 and *e on failure
+
+/* The id of a stored piece; -1 if absent, -2 when out of memory. */
+int tokenizer_find(const Tokenizer *t, Str piece, Err *e);
 
 enum {
     ENCODE_BOS = 1,     // BOS in front where the file says so and the text has none parsed there

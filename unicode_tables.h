@@ -3,9 +3,10 @@
  * unicode_category: the general category of a code point, numbered as in pattern.c, + 32 for a word
  * character (Unicode 16.0).
  * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may change or join to the one
- * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by code point (Unicode 9.0);
- * unicode_pairs_by_parts: their numbers sorted by (first, second). No code point of class 0 in unicode_ccc
- * decomposes to one that begins with another class.
+ * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by
+ * code point (Unicode 9.0); unicode_pairs_by_parts: their numbers sorted by (first,
+ * second). No code point of class 0 in unicode_ccc decomposes to one that begins with
+ * another class.
  * Both tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */
 #define UNICODE_BLOCK 128
 

@@ -94,7 +94,7 @@ def main():
     # ccc is 0 to 240; 255 marks a starter that normalisation must look at.
     attention = [k or (255 if q else 0) for k, q in zip(ccc, quick)]
     first = {c: a for c, a, _, _ in pairs}
-    for c in (c for c in first if not attention[c]):  # nfc() begins a stretch of its own at such a character
+    for c in (c for c in first if not attention[c]):  # nfc() begins a stretch at such a one
         while c in first:
             c = first[c]
         assert not attention[c]
@@ -103,9 +103,10 @@ def main():
           " * unicode_category: the general category of a code point, numbered as in pattern.c, + 32 for a word\n"
           " * character (Unicode 16.0).\n"
           " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may change or join to the one\n"
-          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by code point (Unicode 9.0);\n"
-          " * unicode_pairs_by_parts: their numbers sorted by (first, second). No code point of class 0 in unicode_ccc\n"
-          " * decomposes to one that begins with another class.\n"
+          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by\n"
+          " * code point (Unicode 9.0); unicode_pairs_by_parts: their numbers sorted by (first,\n"
+          " * second). No code point of class 0 in unicode_ccc decomposes to one that begins with\n"
+          " * another class.\n"
           " * Both tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
@@ -116,7 +117,8 @@ def main():
     for i in range(0, len(pairs), 4):
         print("    " + " ".join("{%d, %d, %d, %d}," % p for p in pairs[i:i + 4]))
     print("};\n")
-    array("uint16_t", "unicode_pairs_by_parts", sorted(range(len(pairs)), key=lambda i: pairs[i][1:3]))
+    by_parts = sorted(range(len(pairs)), key=lambda i: pairs[i][1:3])
+    array("uint16_t", "unicode_pairs_by_parts", by_parts)
 
 
 if __name__ == "__main__":

@@ -336,7 +336,8 @@ static void test_random_patterns(int n)
             cutter_start(c, text, sizeof text);
             for (; cutter_next(c, &end, &e) == 1; last = end)
                 rising = rising && end > last;
-            CHECK(rising && last == sizeof text, "pieces of \"%s\" do not make up the text", pattern.ptr);
+            CHECK(rising && last == sizeof text, "pieces of \"%s\" do not make up the text",
+                  pattern.ptr);
         }
         cutter_close(c);
         pretok_free(p);
@@ -356,7 +357,7 @@ static void test_runaway_pattern(void)
     Cutter *c = p ? cutter_open(p, sizeof text, &e) : NULL;
     if (c)
         cutter_start(c, text, sizeof text);
-    CHECK(c && cutter_next(c, &end, &e) == -1 && e.code == EXIT_MODEL, "stopped with an error: %s", e.text);
+    CHECK(c && cutter_next(c, &end, &e) == -1 && e.code == EXIT_MODEL, "stopped: %s", e.text);
     cutter_close(c);
     pretok_free(p);
 }
