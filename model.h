@@ -11,9 +11,9 @@
 
 #include <stdatomic.h>
 
-#include "gguf.h"
-#include "kernels.h"
-#include "threads.h"
+#include "base/gguf.h"
+#include "kernels/kernels.h"
+#include "base/threads.h"
 #include "tokenizer.h"
 
 /* ---- configuration ----------------------------------------------------------------------------------------- */

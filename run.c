@@ -12,13 +12,13 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "bench.h"
-#include "cpu.h"
-#include "json.h"
-#include "npy.h"
-#include "options.h"
-#include "quantize.h"
-#include "score.h"
+#include "modes/bench.h"
+#include "base/cpu.h"
+#include "base/json.h"
+#include "base/npy.h"
+#include "modes/options.h"
+#include "modes/quantize.h"
+#include "modes/score.h"
 
 /* The signal that asked us to stop, 0 for none. */
 static volatile sig_atomic_t stop_signal;

@@ -8,7 +8,7 @@
  * for merge lists, one of pairs of ids, and allocates nothing per token.
  */
 #include "tokenizer.h"
-#include "pretokenize.h"
+#include "text/pretokenize.h"
 
 #include <math.h>
 #include <stdlib.h>

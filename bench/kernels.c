@@ -1,4 +1,4 @@
-/* kernels.c - what this machine can do, how much of it each kernel reaches, and how fast whole models run.
+/* kernels/select.c - what this machine can do, how much of it each kernel reaches, and how fast whole models run.
  *
  *     make bench                                            builds it and runs it on models/tales.bin
  *     build/kernels_bench [--json] [--quick] [-t N] [MODEL ...]
@@ -12,9 +12,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
-#include "cpu.h"
-#include "json.h"
+#include "modes/bench.h"
+#include "base/cpu.h"
+#include "base/json.h"
 #include "model.h"
 
 enum { MAX_TABLES = 4, MAX_PASSES = 15, SPACE = 1 << 20 }; // SPACE: floats of each buffer, 4 MB

@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "base/cpu.h"
 #include "model.h"
-#include "sampler.h"
+#include "generate/sampler.h"
 
 enum { N_SEQS = 48, MAX_TOKENS = 340, MIN_WORDS = 60 };
 

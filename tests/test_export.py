@@ -801,7 +801,7 @@ def test_limits_are_those_of_the_program(field: str, most: int, folder: Path, tm
 
 
 def test_limits_agree_with_config_c() -> None:
-    text = (ROOT / "config.c").read_text()
+    text = (ROOT / "engine/config.c").read_text()
     names = {
         "MAX_DIM": ("embedding_length", ), "MAX_LAYERS": ("block_count", ),
         "MAX_CONTEXT": ("context_length", ),
