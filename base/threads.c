@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -86,6 +87,21 @@ static void *stand_by(void *unused)
     return unused;
 }
 
+/* Whether this process has a limit on memory, or a low one on its user's processes, that threads may meet. */
+static bool is_limited(void)
+{
+    enum { MANY_PROCESSES = 4096 };
+    static const struct {
+        int kind;
+        rlim_t plenty; // a limit from here on is none
+    } limits[] = {{RLIMIT_AS, RLIM_INFINITY}, {RLIMIT_DATA, RLIM_INFINITY}, {RLIMIT_NPROC, MANY_PROCESSES}};
+    struct rlimit r;
+    for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
+        if (!getrlimit(limits[i].kind, &r) && r.rlim_cur < limits[i].plenty)
+            return true;
+    return false;
+}
+
 /* Make up to n - 1 threads and end with how many there are of n, as an exit status; 0 for all. */
 static void try_threads(int n)
 {
@@ -106,8 +122,8 @@ int threads_granted(int n)
 {
 #ifdef _OPENMP
     int status;
-    if (n < 2)
-        return 1;
+    if (n < 2 || !is_limited())
+        return n;
     signal(SIGCHLD, SIG_DFL); // where it is ignored there is no status
     pid_t child = fork();
     if (child < 0)

@@ -34,9 +34,9 @@ typedef struct {
     _Alignas(64) atomic_bool closing;
 } Threads;
 
-/* How many threads of n the system grants at present, where limits on memory or processes allow no
- * more. A child process tries it, because the OpenMP library ends the program when it cannot make
- * those that a team asks for. */
+/* How many threads of n the system grants at present, where limits on memory or processes (`ulimit`)
+ * allow no more. A child process tries it, because the OpenMP library ends the program when it cannot
+ * make those that a team asks for. */
 int threads_granted(int n);
 
 /* Run body(context) with up to t->n_threads threads at hand; within a team it is a plain call. Waiting threads go to
