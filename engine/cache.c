@@ -210,6 +210,8 @@ static void store_head(const Cache *c, char *p, size_t at, const float *k, const
             ((float *)keys)[i * KV_BLOCK + at] = k[i];
         memcpy((float *)values + at * value_dim, v, value_dim * sizeof *v);
     } else if (type == KV_F16) {
+        if (c->cut && (largest_bits(k, key_dim) >= F16_CUT_BITS || largest_bits(v, value_dim) >= F16_CUT_BITS))
+            atomic_store_explicit(c->cut, true, memory_order_relaxed);
         for (size_t i = 0; i < key_dim; i++)
             ((uint16_t *)keys)[i * KV_BLOCK + at] = f32_f16(k[i]);
         c->k->f32_to_f16(v, (uint16_t *)values + at * value_dim, value_dim);

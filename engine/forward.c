@@ -106,14 +106,11 @@ static void check_rows(void *context, int from, int to, int thread)
 }
 
 /* Look at a row's queries, keys and values before the latter are cached: with a number that is not finite among them
- * rows before this one would be spoilt too (0 * NaN is NaN), and the cache of f16 cuts large ones off. */
+ * rows before this one would be spoilt too (0 * NaN is NaN). */
 static void check_qkv(Session *s, int t, const float *q, size_t nq, const float *k, size_t nk, const float *v, size_t nv)
 {
-    uint32_t keys = largest_bits(k, nk), values = largest_bits(v, nv), largest = keys > values ? keys : values;
-    if (largest >= F32_INF_BITS || largest_bits(q, nq) >= F32_INF_BITS)
+    if (largest_bits(q, nq) >= F32_INF_BITS || largest_bits(k, nk) >= F32_INF_BITS || largest_bits(v, nv) >= F32_INF_BITS)
         note_bad(s, t);
-    if (largest >= F16_CUT_BITS && s->params.kv_type == KV_F16 && s->params.kv_cut)
-        atomic_store_explicit(s->params.kv_cut, true, memory_order_relaxed);
 }
 
 static void clamp(float *x, size_t n, float limit)
