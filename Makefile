@@ -1,9 +1,11 @@
-# make            build ./run (a C compiler and make are all it needs)
+# make            build ./run (a C compiler and make are all it needs); V=1 shows the commands, OMP=0 is without OpenMP
+# make check      build, unit tests and a smoke run: under a minute on a quiet machine
 # make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
 # make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
+# make debug      ./run-debug without optimisation, for a debugger
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
-# make OMP=0      without OpenMP
+# make clean      remove what was built
 
 CC ?= cc
 CFLAGS ?= -O3 -g
@@ -105,7 +107,19 @@ test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
-	for t in $^; do $$t || exit 1; done
+	@for t in $^; do $$t || exit 1; done
+
+# test_session alone takes longer than all the rest: of it one table with half of its variants.
+check: $(RUN) $(UNIT:%=$(BUILD)/%)
+	@for t in $(filter-out test_session,$(UNIT)); do $(BUILD)/$$t || exit 1; done
+	@$(BUILD)/test_session scalar 0
+	@./$(RUN) models/tales.bin -i "Once upon a time" -s 33 -n 20 | grep -q "there lived a little rabbit" && echo "smoke run: as expected"
+
+debug:
+	@$(MAKE) --no-print-directory BUILD=build-debug RUN=run-debug CFLAGS="-O0 -g3" run-debug
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
 # Say what is left out and why. Under CI, which must have everything, it is a failure.
 left_out = { echo "make: left out: $(1)"; test -z "$$CI"; }
@@ -130,7 +144,7 @@ variants:
 		|| { echo "make: warnings or errors with $$cc, OMP=$$omp"; exit 1; }; done; done
 
 clean:
-	rm -rf build build-* run
+	rm -rf build build-* run run-debug
 
-.PHONY: bench test unit-test arm-test sanitize-test variants clean
+.PHONY: bench test check unit-test arm-test sanitize-test variants debug help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
