@@ -552,13 +552,19 @@ static int build_pieces(const Tokenizer *t, Err *e)
     x->slots = mem_zalloc(x->n_slots, sizeof *x->slots);
     if (!x->slots)
         return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
-    for (int id = 0; id < t->n; id++) {
-        Str s = t->pieces[id];
-        if (s.len == 0)
+    enum { AHEAD = 16 }; // the slots of so many pieces are fetched while others are stored
+    uint64_t hashes[AHEAD];
+    for (int id = 0; id < t->n + AHEAD; id++) {
+        uint64_t *hash = &hashes[id % AHEAD];
+        Str s = id < AHEAD ? (Str){"", 0} : t->pieces[id - AHEAD];
+        if (s.len) {
+            *find_slot(t, s.ptr, s.len, *hash) = *hash >> 32 << 32 | (uint32_t)(id - AHEAD + 1);
+            x->max_len = s.len > x->max_len ? s.len : x->max_len;
+        }
+        if (id >= t->n)
             continue;
-        uint64_t hash = hash_bytes(s.ptr, s.len, x->seed);
-        *find_slot(t, s.ptr, s.len, hash) = hash >> 32 << 32 | ((uint32_t)id + 1);
-        x->max_len = s.len > x->max_len ? s.len : x->max_len;
+        *hash = hash_bytes(t->pieces[id].ptr, t->pieces[id].len, x->seed);
+        __builtin_prefetch(&x->slots[*hash & (x->n_slots - 1)], 1);
     }
     return 0;
 }
