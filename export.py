@@ -33,12 +33,12 @@ try:
     from torch import Tensor
     from tqdm import tqdm
 
-    from export_hf import hf_model
-    from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, LIMITS, UNGATED, Config,
-                              ExportError, Model, Recipe, Spec, Tensors, change_pairing,
-                              check_shapes, concat, dims, gpt_spec, gpt_tensors, short, state_dict,
-                              torch_file)
-    from export_vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
+    from exporting.config import LIMITS, Config, ExportError, short
+    from exporting.huggingface import hf_model
+    from exporting.spec import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, UNGATED, Model, Recipe,
+                                Spec, Tensors, change_pairing, check_shapes, concat, dims, gpt_spec,
+                                gpt_tensors, state_dict, torch_file)
+    from exporting.vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
 except ImportError as e:
     if __name__ != "__main__":
         raise

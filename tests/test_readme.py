@@ -38,5 +38,6 @@ def test_files() -> None:
     named = {n for n in re.findall(r"`([^`]+)`", part)}
     for path in [*ROOT.glob("*.[ch]"), *ROOT.glob("*.py")]:
         assert path.with_suffix(".c").name in named or path.name in named, path.name
-    for folder in {p.parent.name for p in ROOT.glob("*/*.c") if not p.parent.name.startswith("build")}:
+    sources = (p.parent.name for p in ROOT.glob("*/*") if p.suffix in (".c", ".py"))
+    for folder in {name for name in sources if not name.startswith((".", "build"))}:
         assert folder + "/" in named, folder
