@@ -26,8 +26,7 @@ import hf_models as hf
 from conftest import ROOT, TABLES
 
 import export
-import export_model as M
-import export_vocab as voc
+from exporting import spec as M, vocab as voc
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "q5_k_m", "q4_k_m", "q4_k_s")
 KV = ("f16", "f32", "q8")

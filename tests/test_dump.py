@@ -28,9 +28,8 @@ from command import TIMEOUT, error_of, run, text_of
 from images import I32, STR, smallest
 
 import export
-import export_model as M
-import export_vocab as voc
 import hf_models as hf
+from exporting import spec as M, vocab as voc
 
 TALES = Path(__file__).resolve().parent.parent / "models" / "tales.bin"
 TOLERANCE, SUMS = 1e-4, 2e-6

@@ -1,5 +1,6 @@
-"""Tokenizers for export.py: tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json, llama2.c's
-tokenizer.bin and nanoGPT's meta.pkl in GGUF's terms. What ./run could not reproduce exactly is refused."""
+"""Tokenizers in GGUF's terms: tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json,
+llama2.c's tokenizer.bin and nanoGPT's meta.pkl. What ./run could not reproduce exactly is refused.
+Nothing here is known of the model but the size of its vocabulary and its special tokens."""
 from __future__ import annotations
 
 import math
@@ -13,7 +14,7 @@ from typing import Any, Iterable, Iterator
 
 import gguf
 
-from export_model import MAX_VOCAB, Config, ExportError, read_json, short
+from exporting.config import MAX_VOCAB, Config, ExportError, read_json, short
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value for i in range(1, 7))
 SPACE = "\u2581"  # SentencePiece's visible space

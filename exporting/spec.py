@@ -1,35 +1,26 @@
-"""What export.py's parts share: the Spec of a model in the words of the architecture `gpt` (docs/gpt-keys.md), the
-checkpoint that its tensors come from, the Recipes that make them, and reading a configuration."""
+"""What a checkpoint is described as: the Spec of a model in the words of the architecture `gpt`
+(docs/gpt-keys.md), the Tensors that the checkpoint has, the Recipes that make the model's of them.
+
+Readers (huggingface.py, checkpoints.py) make a Model; export.py writes it. What a family's
+configuration or a llama.cpp architecture means is not known here."""
 from __future__ import annotations
 
-import json
 import math
 import pickle
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Iterable
+from typing import Any, Callable, Iterable
 
 import torch
 from gguf import GGUFValueType as V
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from export_vocab import Vocab
+from exporting.config import LIMITS, Config, ExportError, read_json, short
+from exporting.vocab import Vocab
 
 Spec = dict[str, Any]
-
-
-class ExportError(Exception):
-    """Something about the input; the message is one line for the user."""
-
-
-def short(value: object, limit: int = 60) -> str:
-    """A value from a file, escaped and cut for a message."""
-    text = repr(value)
-    return text if len(text) <= limit else text[:limit - 3] + "..."
-
 
 # ---- the architecture gpt: its keys and its tensors ------------------------------------------------------------------
 
@@ -58,19 +49,6 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value
     "attention.sliding_window": (U32, None), "attention.sliding_window_pattern": (BOOL, None),
     "output_bias": (BOOL, False), "tied": (BOOL, False),
 }
-
-
-LIMITS = {  # key: its name in config.json, the most that config.c takes (it sets none for tokens)
-    "embedding_length": ("hidden_size", 2**18), "block_count": ("num_hidden_layers", 4096),
-    "context_length": ("max_position_embeddings", 2**28), "vocab_size": ("vocab_size", 2**24),
-    "feed_forward_length": ("intermediate_size", 2**20),
-    "attention.head_count": ("num_attention_heads", 4096),
-    "attention.head_count_kv": ("num_key_value_heads", 4096),
-    "attention.key_length": ("head_dim", 8192), "attention.value_length": ("head_dim", 8192),
-    "attention.sliding_window": ("sliding_window", 2**28),
-    "rope.scaling.original_context_length": ("original_max_position_embeddings", 2**28),
-}
-MAX_VOCAB = LIMITS["vocab_size"][1]
 
 
 def gpt_spec(**kw: Any) -> Spec:
@@ -240,16 +218,6 @@ def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
     return out
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as e:
-        raise ExportError(f"{path}: not readable JSON: {e}") from e
-    if not isinstance(value, dict):
-        raise ExportError(f"{path}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
 def index_files(index: Path) -> list[str]:
     """The files that an .index.json names."""
     weight_map = read_json(index).get("weight_map")
@@ -397,81 +365,6 @@ class Model:
 
 
 # ---- configurations --------------------------------------------------------------------------------------------------
-
-ALIASES = {  # the spellings of one field, in the order tried
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
-    "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "intermediate_size": ("intermediate_size", "n_inner", "ffn_hidden_size"),
-    "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"),
-    "norm_eps": ("norm_eps", "rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon"),
-    "rope_theta": ("rope_theta", "rotary_emb_base"),
-    "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct", "rope_pct"),
-    "hidden_act": ("hidden_act", "activation_function", "activation"),
-}
-ACTIVATIONS = {
-    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "relu": "relu",
-    "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh", "gelu_accurate": "gelu_tanh", "relu2": "relu2",
-}
-
-
-CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling in spellings}
-MOST = dict(LIMITS.values())
-
-
-class Config:
-    """config.json with the family's defaults: typed reads, one-line errors. A null is a value, not an absence."""
-
-    def __init__(self, data: dict[str, Any], defaults: dict[str, Any]):
-        if not isinstance(data, dict):
-            raise ExportError(f"config.json: got {short(data)}, want an object")
-        self.data, self.defaults = data, defaults
-
-    def get(self, name: str, default: Any = None) -> Any:
-        for spelling in ALIASES.get(name, (name,)):
-            if spelling in self.data:
-                return self.data[spelling]
-        return self.defaults.get(name, default)
-
-    def bad(self, name: str, want: str) -> ExportError:
-        return ExportError(f"config.json: {name}: got {short(self.get(name))}, want {want}")
-
-    def int(self, name: str, default: int | None = None) -> int:
-        value = self.get(name)
-        value = default if value is None else value
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        most = MOST.get(CANONICAL.get(name, name), 2**31 - 1)
-        if type(value) is not int or not 1 <= value <= most:
-            raise self.bad(name, f"a whole number from 1 to {most}")
-        return value
-
-    def num(self, name: str, default: float | None = None) -> float | None:
-        value = self.get(name, default)
-        if value is None:
-            return default
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self.bad(name, "a number")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.bad(name, "true or false")
-        return bool(value)
-
-    def activation(self, name: str = "hidden_act") -> str:
-        value = self.get(name)
-        if not isinstance(value, str) or value not in ACTIVATIONS:
-            raise self.bad(name, "one of " + ", ".join(ACTIVATIONS))
-        return ACTIVATIONS[value]
-
-    def refuse(self, name: str, allowed: tuple[Any, ...], why: str) -> None:
-        """A field that changes the model in a way that the file cannot say."""
-        if self.get(name) not in allowed:
-            raise ExportError(f"config.json: {name} = {short(self.get(name))}: {why}")
-
 
 def dims(c: Config) -> Spec:
     """The sizes that all families share, and rope's keys."""

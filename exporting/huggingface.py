@@ -1,5 +1,5 @@
-"""Hugging Face folders for export.py: one row per transformers model_type, from its config.json to a Spec and from its
-tensor names to Recipes."""
+"""Hugging Face folders: one row per transformers model_type, from its config.json to a Spec and
+from its tensor names to Recipes. Tokenizers are vocab.py's, shards of weights spec.py's."""
 from __future__ import annotations
 
 import math
@@ -12,11 +12,11 @@ from typing import Any, Callable
 import gguf
 import torch
 
-from export_model import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Config, ExportError, Model,
-                          Recipe, Spec, Tensors, adapter, check_shapes, dims, folder_tensors,
-                          gpt_spec, gpt_tensors, has_weights, read_json, short, split_groups,
-                          split_rows)
-from export_vocab import read_vocab
+from exporting.config import Config, ExportError, read_json, short
+from exporting.spec import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
+                            adapter, check_shapes, dims, folder_tensors, gpt_spec, gpt_tensors,
+                            has_weights, split_groups, split_rows)
+from exporting.vocab import read_vocab
 
 
 def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
