@@ -1,4 +1,4 @@
-/* dump.c - attention files: .npz .npy .jsonl .csv .svg (.html is viewer.c). docs/attention.md describes the formats.
+/* dump.c - attention files: .npz .npy .jsonl .csv .svg (.html is html.c). docs/attention.md describes the formats.
  *
  * A file is written under a temporary name and renamed when it is complete; pipes and devices are written directly.
  */

@@ -28,7 +28,7 @@ struct MapFile {
     void *state;        // the format's own
 };
 
-extern const MapFormat format_html; // viewer.c
+extern const MapFormat format_html; // html.c
 
 /* 0, or -1; a file that was opened is closed with mapfile_close() in either case. */
 int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Err *e);

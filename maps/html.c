@@ -1,4 +1,4 @@
-/* viewer.c - the .html attention file: viewer.html with the maps put in at its line <!-- data -->.
+/* html.c - the .html attention file: viewer.html with the maps put in at its line <!-- data -->.
  *
  * Weights become bytes on a square-root scale, zeros are written as runs, and base64 makes text of them. A map that would
  * take more than its share of PAGE_BYTES loses its smallest weights. docs/attention.md describes the form.
