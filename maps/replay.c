@@ -1,4 +1,4 @@
-/* maps.c - attention maps: selection, live rows, replay and reductions. Contracts are in maps.h.
+/* replay.c - attention maps: selection, live rows, replay and reductions. Contracts are in maps.h.
  *
  * The replay runs the whole text as one batch that is watched: after each layer the queries of all rows and the layer's
  * keys are there, and the layer's maps are computed in tiles of MAP_ROWS rows, handed to the statistics and the files
