@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "maps/dump.h"
+#include "maps/format.h"
 #include "base/json.h"
 
 /* The page in pieces of C text, made from viewer.html by the Makefile. */

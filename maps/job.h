@@ -10,7 +10,7 @@
 
 #include <signal.h>
 
-#include "maps/dump.h"
+#include "maps/format.h"
 
 /* One run's maps: the selection, its files and statistics, and the rows on their way. */
 typedef struct {

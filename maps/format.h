@@ -1,6 +1,6 @@
-/* dump.h - attention files: .npz .npy .jsonl .csv .svg .html. docs/attention.md describes them. */
-#ifndef DUMP_H
-#define DUMP_H
+/* format.h - attention files: .npz .npy .jsonl .csv .svg .html. docs/attention.md describes them. */
+#ifndef FORMAT_H
+#define FORMAT_H
 
 #include "base/file.h"
 #include "maps/maps.h"

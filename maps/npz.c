@@ -1,8 +1,8 @@
-/* dump.c - attention files: .npz .npy .jsonl .csv .svg (.html is html.c). docs/attention.md describes the formats.
+/* npz.c - attention files: .npz .npy .jsonl .csv .svg (.html is html.c). docs/attention.md describes the formats.
  *
  * A file is written under a temporary name and renamed when it is complete; pipes and devices are written directly.
  */
-#include "maps/dump.h"
+#include "maps/format.h"
 
 #include <errno.h>
 #include <math.h>
