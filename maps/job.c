@@ -57,7 +57,7 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
     maps_set_text(&j->maps, NULL, n);
     for (int i = 0; !rc && i < o->n_files; i++) {
         rc = mapfile_open(&j->files[i], o->files[i], &j->maps, &j->stats, e);
-        j->wants_stats |= !rc && j->files[i].format == &format_html;
+        j->wants_stats |= !rc && j->files[i].format->wants_stats;
     }
     if (!rc)
         rc = maps_check_disk(j, false, e);

@@ -105,8 +105,8 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
             if (map_has_row(&j->maps, pos + r) && mapfile_live(&j->files[i])
-                && mapfile_line(&j->files[i], pos + r, ids[r],
-                                live + (size_t)r * n_maps * seq_len, seq_len, e))
+                && j->files[i].format->line(&j->files[i], pos + r, ids[r],
+                                            live + (size_t)r * n_maps * seq_len, seq_len, e))
                 return -1;
     return 0;
 }

@@ -62,4 +62,19 @@ void maps_set_text(Maps *m, const int *ids, int n);
 
 const char *map_model_name(const Maps *m); // the file's name without folders
 
+/* A token's text for people and its exact bytes, appended to `out`. */
+void map_token_text(const Maps *m, int id, Buf *out);
+void map_token_bytes(const Maps *m, int id, Buf *out);
+
+/* "3,5,": layer and head of map number `map`, or the words of the reduction. */
+void map_label(const Maps *m, int map, char *out, size_t size);
+
+/* Weights of all maps, for the sizes of files: all of them, and those with key <= query. */
+double map_n_weights(const Maps *m);
+double map_n_visible(const Maps *m);
+
+/* keys (n) gets the k largest of the n weights w, largest first, earlier keys first where equal.
+ * How many these are, or -1 when out of memory. */
+int map_top(const float *w, int n, int k, int *keys);
+
 #endif

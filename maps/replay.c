@@ -262,9 +262,11 @@ int maps_replay(MapJob *j, SessionParams p, const int *ids, int n,
     maps_set_text(&j->maps, ids, n);
     if (maps_check_disk(j, true, e))
         return -1;
-    for (int i = 0; i < j->maps.o.n_files; i++)
-        if (!mapfile_live(&j->files[i]) && j->files[i].format->begin(&j->files[i], e))
+    for (int i = 0; i < j->maps.o.n_files; i++) {
+        MapFile *f = &j->files[i];
+        if (!mapfile_live(f) && f->format->begin && f->format->begin(f, e))
             return -1;
+    }
     p.max_rows = p.max_batch < n ? p.max_batch : n;
     p.max_batch = n;
     p.max_logits = 1;

@@ -115,3 +115,65 @@ void maps_set_text(Maps *m, const int *ids, int n)
     m->n = n;
     choose_queries(m, n, &none); // maps_select() has checked it
 }
+
+double map_n_weights(const Maps *m)
+{
+    return (double)map_layers(m) * map_heads(m) * m->n_queries * m->n;
+}
+
+double map_n_visible(const Maps *m)
+{
+    double first = m->first + 1, last = m->first + m->n_queries;
+    return (double)map_layers(m) * map_heads(m) * (first + last) / 2 * m->n_queries;
+}
+
+void map_token_text(const Maps *m, int id, Buf *out)
+{
+    tokenizer_text(m->model->tokenizer, id, out);
+}
+
+void map_token_bytes(const Maps *m, int id, Buf *out)
+{
+    tokenizer_bytes(m->model->tokenizer, id, false, out);
+}
+
+typedef struct {
+    float w;
+    int key;
+} Weight;
+
+static int heavier(const void *a, const void *b)
+{
+    const Weight *x = a, *y = b;
+    return x->w != y->w ? (x->w < y->w) - (x->w > y->w) : (x->key > y->key) - (x->key < y->key);
+}
+
+int map_top(const float *w, int n, int k, int *keys)
+{
+    Weight *all = mem_alloc((size_t)n, sizeof *all);
+    if (!all)
+        return -1;
+    for (int i = 0; i < n; i++)
+        all[i] = (Weight){w[i], i};
+    qsort(all, (size_t)n, sizeof *all, heavier);
+    k = k < n ? k : n;
+    for (int i = 0; i < k; i++)
+        keys[i] = all[i].key;
+    free(all);
+    return k;
+}
+
+void map_label(const Maps *m, int map, char *out, size_t size)
+{
+    static const char *const words[] = {
+        [REDUCE_NONE] = "", [REDUCE_MEAN_HEADS] = "mean", [REDUCE_MAX_HEADS] = "max",
+        [REDUCE_MEAN] = "mean", [REDUCE_ROLLOUT] = "rollout",
+    };
+    const char *word = words[m->o.reduce];
+    if (m->o.reduce == REDUCE_NONE)
+        snprintf(out, size, "%d,%d,", m->layers[map / m->n_heads], m->heads[map % m->n_heads]);
+    else if (m->o.reduce >= REDUCE_MEAN)
+        snprintf(out, size, "%s,%s,", word, word);
+    else
+        snprintf(out, size, "%d,%s,", m->layers[map], word);
+}
