@@ -63,8 +63,8 @@ $(BUILD)/%.o: %.c
 $(BUILD)/viewer.inc: maps/viewer.html
 	@mkdir -p $(@D)
 	$(call say,GEN,$@)sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n",/' $< > $@
-$(BUILD)/maps/viewer.o: ISA := -I$(BUILD)
-$(BUILD)/maps/viewer.o: $(BUILD)/viewer.inc
+$(BUILD)/maps/html.o: ISA := -I$(BUILD)
+$(BUILD)/maps/html.o: $(BUILD)/viewer.inc
 
 $(BUILD)/%: tests/%.c $(LIB_OBJ)
 	$(call say,CC,$<)$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)

@@ -16,6 +16,7 @@
 #include "base/cpu.h"
 #include "base/json.h"
 #include "base/npy.h"
+#include "maps/job.h"
 #include "modes/options.h"
 #include "modes/quantize.h"
 #include "modes/score.h"

@@ -1,17 +1,16 @@
-/* maps.h - attention maps: what is wanted of them, and the two ways to get them.
- *
- * Live: the rows of each forward() of the running session, for files that take a line per token. Replay: one pass over the
- * finished text, layer by layer, for files in the order (layer, head, query). Either way the weights are computed again
- * from the queries, the cache and each row's saved maximum and sum, so attention itself is the same with maps on or off.
+/* maps.h - attention maps: which are wanted, and of what text. How they are computed and written is
+ * said in job.h, which is above the statistics (stats.h) and the files (format.h); these know a
+ * selection only.
  */
 #ifndef MAPS_H
 #define MAPS_H
 
-#include <signal.h>
-
 #include "model.h"
 
-typedef enum { REDUCE_NONE, REDUCE_MEAN_HEADS, REDUCE_MAX_HEADS, REDUCE_MEAN, REDUCE_ROLLOUT } MapReduce;
+typedef enum {
+    REDUCE_NONE, REDUCE_MEAN_HEADS, REDUCE_MAX_HEADS,
+    REDUCE_MEAN, REDUCE_ROLLOUT // of all layers
+} MapReduce;
 extern const char *const map_reduce_names[]; // as typed after --attn-reduce, NULL past the last
 
 /* What the user asked for, as typed; NULL is all. */
@@ -26,8 +25,8 @@ typedef struct {
     int n_stats;
 } MapOptions;
 
-/* The text and the selection. Map number i is layer i / n_heads, head i % n_heads of the selection; with a reduction there
- * are fewer: see map_layers() and map_heads(). */
+/* The text and the selection. Map number i is layer i / n_heads, head i % n_heads of the selection;
+ * with a reduction there are fewer: see map_layers() and map_heads(). */
 typedef struct {
     const Model *model;
     const char *model_path;
@@ -39,37 +38,43 @@ typedef struct {
     int first, n_queries; // rows
 } Maps;
 
-static inline int map_layers(const Maps *m) { return m->o.reduce >= REDUCE_MEAN ? 1 : m->n_layers; }
-static inline int map_heads(const Maps *m) { return m->o.reduce == REDUCE_NONE ? m->n_heads : 1; }
+static inline int map_layers(const Maps *m)
+{
+    return m->o.reduce >= REDUCE_MEAN ? 1 : m->n_layers;
+}
+
+static inline int map_heads(const Maps *m)
+{
+    return m->o.reduce == REDUCE_NONE ? m->n_heads : 1;
+}
+
+static inline bool map_has_row(const Maps *m, int pos) // the row at pos was chosen
+{
+    return pos >= m->first && pos < m->first + m->n_queries;
+}
+
+/* Read the lists and ranges of m->o for m->model into m->layers and m->heads, which the caller
+ * frees, whatever is returned. -1 with a message for a bad one. */
+int maps_select(Maps *m, Err *e);
+
+/* The text (ids may be NULL where only its length is known), and with it the chosen rows. */
+void maps_set_text(Maps *m, const int *ids, int n);
 
 const char *map_model_name(const Maps *m); // the file's name without folders
 
-/* One run's maps: the selection, its files and statistics, and the rows on their way. */
-typedef struct MapJob MapJob;
+/* A token's text for people and its exact bytes, appended to `out`. */
+void map_token_text(const Maps *m, int id, Buf *out);
+void map_token_bytes(const Maps *m, int id, Buf *out);
 
-/* Check the wishes against the model and the prompt, create the files under temporary names, and see that what is known
- * to be written fits on the disk. `n` is the least number of tokens that the text will have. NULL on failure. */
-MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_path, int n_prompt, int n, Err *e);
+/* "3,5,": layer and head of map number `map`, or the words of the reduction. */
+void map_label(const Maps *m, int map, char *out, size_t size);
 
-/* Whether rows are wanted while the session runs; then set it up (before session_init: maps_live_params, after: _watch). */
-bool maps_live(const MapJob *j);
-void maps_live_params(const MapJob *j, SessionParams *p);
-int maps_live_watch(MapJob *j, Session *s, Err *e);
+/* Weights of all maps, for the sizes of files: all of them, and those with key <= query. */
+double map_n_weights(const Maps *m);
+double map_n_visible(const Maps *m);
 
-/* After each forward(): its last n rows, with ids, go to the live files. */
-int maps_live_rows(MapJob *j, const int *ids, int n, Err *e);
-
-/* Whether maps_replay() has anything to do. */
-bool maps_wants_replay(const MapJob *j);
-
-/* The text is complete: write everything else in one pass, in a session of its own made with p (n_seqs, max_batch and
- * max_logits are set here). *stop other than 0 ends it with -1 and e->code EXIT_OK. */
-int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, const volatile sig_atomic_t *stop, Err *e);
-
-/* Give the files their names and write the statistics (those for "-" to standard output). */
-int maps_finish(MapJob *j, Err *e);
-
-/* Free; files that were not finished are removed. NULL is fine. */
-void maps_close(MapJob *j);
+/* keys (n) gets the k largest of the n weights w, largest first, earlier keys first where equal.
+ * How many these are, or -1 when out of memory. */
+int map_top(const float *w, int n, int k, int *keys);
 
 #endif

@@ -1,4 +1,5 @@
-/* stats.c - statistics of attention maps. Contracts are in stats.h, formulas and sources in docs/attention.md. */
+/* stats.c - statistics of attention maps. Contracts are in stats.h, formulas and sources in
+ * docs/attention.md. */
 #include "maps/stats.h"
 
 #include <math.h>

@@ -1,14 +1,15 @@
-/* viewer.c - the .html attention file: viewer.html with the maps put in at its line <!-- data -->.
+/* html.c - the .html attention file: viewer.html with the maps put in at its line <!-- data -->.
  *
- * Weights become bytes on a square-root scale, zeros are written as runs, and base64 makes text of them. A map that would
- * take more than its share of PAGE_BYTES loses its smallest weights. docs/attention.md describes the form.
+ * Weights become bytes on a square-root scale, zeros are written as runs, and base64 makes text of
+ * them. A map that would take more than its share of PAGE_BYTES loses its smallest weights.
+ * docs/attention.md describes the form.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "maps/dump.h"
 #include "base/json.h"
+#include "maps/format.h"
 
 /* The page in pieces of C text, made from viewer.html by the Makefile. */
 static const char *const page[] = {
@@ -28,14 +29,9 @@ typedef struct {
 
 static double html_size(const Maps *m)
 {
-    double n = 0, first = m->first + 1, last = m->first + m->n_queries, maps = (double)map_layers(m) * map_heads(m);
-    n = maps * (first + last) / 2 * m->n_queries * 4 / 3;
-    return (n < PAGE_BYTES * 4.0 / 3 ? n : PAGE_BYTES * 4.0 / 3) + 200000 + maps * (THUMB * THUMB * 4 / 3 + 300) + 30.0 * m->n;
-}
-
-static int write_text(MapFile *f, const char *text, size_t len, Err *e)
-{
-    return fwrite(text, 1, len, f->out.f) == len ? 0 : out_error(&f->out, e);
+    double n = map_n_visible(m) * 4 / 3, maps = (double)map_layers(m) * map_heads(m);
+    return (n < PAGE_BYTES * 4.0 / 3 ? n : PAGE_BYTES * 4.0 / 3) + 200000
+         + maps * (THUMB * THUMB * 4 / 3 + 300) + 30.0 * m->n;
 }
 
 /* Lines of the page up to the one that stands for the data, or from there to the end. */
@@ -46,7 +42,7 @@ static int write_lines(MapFile *f, Err *e)
         const char *text = page[p->line++];
         if (!strcmp(text, "<!-- data -->\n"))
             return 0;
-        if (write_text(f, text, strlen(text), e))
+        if (mapfile_write(f, text, strlen(text), e))
             return -1;
     }
     return 0;
@@ -65,7 +61,7 @@ static int html_begin(MapFile *f, Err *e)
     static const char none[] = "<!doctype html>\n<meta charset=\"utf-8\">\n<title>No attention maps</title>\n"
                                "<p>No rows were chosen (--attn-queries), so there is nothing to see.</p>\n";
     p->line = N_LINES; // no viewer
-    return write_text(f, none, sizeof none - 1, e);
+    return mapfile_write(f, none, sizeof none - 1, e);
 }
 
 static void html_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
@@ -81,7 +77,8 @@ static void html_tile(const MapFile *f, int map, int row, int n_rows, const floa
         }
 }
 
-/* Rows of codes -> literals and runs; codes below `floor` count as 0. Without `out` only the length is found. */
+/* Rows of codes -> literals and runs; codes below `floor` count as 0. Without `out` only the length
+ * is found. */
 static size_t pack(const Maps *m, const unsigned char *codes, int floor, Buf *out)
 {
     size_t len = 0;
@@ -139,7 +136,8 @@ static void add_thumb(Page *p, const Maps *m)
     buf_add(&p->thumbs, cells, (size_t)p->thumb_rows * (size_t)p->thumb_cols);
 }
 
-static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile, Err *e)
+static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w,
+                     const Buf *tile, Err *e)
 {
     const Maps *m = f->maps;
     Page *p = f->state;
@@ -168,8 +166,9 @@ static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w, c
     base64((const unsigned char *)p->packed.ptr, p->packed.len, &p->codes); // as a buffer for the text
     int rc = p->codes.failed || p->packed.failed || p->thumbs.failed || p->floors.failed
            ? err_set(e, EXIT_MEMORY, "out of memory for the page")
-           : write_text(f, begin, sizeof begin - 1, e) || write_text(f, p->codes.ptr, p->codes.len, e)
-             || write_text(f, end, sizeof end - 1, e) ? -1 : 0;
+           : mapfile_write(f, begin, sizeof begin - 1, e)
+             || mapfile_write(f, p->codes.ptr, p->codes.len, e)
+             || mapfile_write(f, end, sizeof end - 1, e) ? -1 : 0;
     p->codes.len = p->packed.len = 0;
     return rc;
 }
@@ -215,7 +214,7 @@ static void add_meta(const MapFile *f, Buf *out)
     for (int i = 0; i < m->n; i++) {
         buf_text(out, i ? "," : "[");
         text.len = 0;
-        tokenizer_text(m->model->tokenizer, m->ids[i], &text);
+        map_token_text(m, m->ids[i], &text);
         json_string(out, (Str){text.len ? text.ptr : "", text.len});
     }
     buf_text(out, "]");
@@ -274,7 +273,9 @@ static int html_end(MapFile *f, Err *e)
         }
     }
     int rc = out.failed || safe.failed ? err_set(e, EXIT_MEMORY, "out of memory for the page")
-           : write_text(f, begin, sizeof begin - 1, e) || write_text(f, safe.ptr, safe.len, e) || write_text(f, end, sizeof end - 1, e)
+           : mapfile_write(f, begin, sizeof begin - 1, e)
+             || mapfile_write(f, safe.ptr, safe.len, e)
+             || mapfile_write(f, end, sizeof end - 1, e)
              || write_lines(f, e) ? -1 : 0;
     buf_free(&out);
     buf_free(&safe);
@@ -292,4 +293,7 @@ static void html_release(MapFile *f)
     buf_free(&p->floors);
 }
 
-const MapFormat format_html = {".html", false, html_size, html_begin, html_tile, html_rows, html_end, html_release};
+const MapFormat format_html = {
+    .ending = ".html", .wants_stats = true, .size = html_size, .begin = html_begin,
+    .tile = html_tile, .rows = html_rows, .end = html_end, .release = html_release,
+};
