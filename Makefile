@@ -28,7 +28,7 @@ endif
 # Every room's files, but of kernels/ only those for this kind of processor.
 ROOMS := base text engine generate maps modes
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
-KERNELS := select
+KERNELS := select portable
 ifeq ($(ARCH),x86_64)
 KERNELS += avx2 avx512
 ifeq ($(shell echo | $(CC) -mavx512bf16 -E - > /dev/null 2>&1 && echo 1),1) # GCC 10, clang 9

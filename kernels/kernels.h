@@ -1,8 +1,9 @@
 /* kernels.h - the table of inner loops, one table for each instruction set.
  *
- * kernels/select.c holds the portable table, which is complete and the reference; kernels/avx2.c, kernels/avx512.c (with
- * kernels/bf16.c), kernels/neon.c and kernels/dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on one thread,
- * allocate nothing and give, for every output, the same bits however the work around it is split into rows and columns.
+ * portable.c holds the portable table, which is complete and the reference; avx2.c, avx512.c (with
+ * bf16.c), neon.c and dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on
+ * one thread, allocate nothing and give, for every output, the same bits however the work around it
+ * is split into rows and columns.
  */
 #ifndef KERNELS_H
 #define KERNELS_H

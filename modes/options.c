@@ -12,8 +12,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "modes/bench.h"
 #include "modes/score.h"
+#include "modes/timing.h"
 
 typedef enum {
     OPT_FLAG,   // bool

@@ -1,4 +1,5 @@
-/* quantize.c - a model file to a smaller one: which tensor gets which type, and the writing of it.
+/* quantize.c - the mode --quantize, a model file to a smaller one: which tensor gets which type, and
+ * the writing of it.
  *
  * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token types and the routers of
  * experts stay as they are. The matrix that makes the logits (output, or token_embd where there is none) gets Q6_K at
@@ -11,8 +12,6 @@
  * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values: the bytes do not
  * depend on the threads, and little of a file is in memory at a time.
  */
-#include "modes/quantize.h"
-
 #include <ctype.h>
 #include <math.h>
 #include <stdlib.h>
@@ -21,8 +20,18 @@
 
 #include "base/file.h"
 #include "base/threads.h"
+#include "modes/modes.h"
 
 enum { PIECE = 4096, SLICE = 1024 * PIECE }; // values a thread takes at a time, a multiple of every block; values of a write
+
+typedef struct {
+    const char *type;       // q4_k_m and so on, any case
+    const char **overrides; // "PATTERN=TYPE"; of several that match a tensor the last one counts
+    int n_overrides;
+    int n_threads;
+    const Kernels *kernels;
+    FILE *log;              // a line a tensor; NULL for none
+} QuantizeParams;
 
 /* Layers that get more bits. */
 typedef enum { NOWHERE, SPREAD, FIRST } Where;
@@ -366,7 +375,11 @@ static int write_file(Work *w, const char *output)
     return w->rc || *w->stop ? w->rc : out_commit(&w->file, w->e);
 }
 
-int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p, const volatile sig_atomic_t *stop, Err *e)
+/* Write the model `g` to `output` with its matrices in other types. The same bytes for any number of
+ * threads and any kernels. *stop other than 0 ends it early and leaves no file. An unknown type, and
+ * an override that matches nothing, set EXIT_USAGE. */
+static int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p,
+                         const volatile sig_atomic_t *stop, Err *e)
 {
     Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .stop = stop, .e = e,
               .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
@@ -381,4 +394,24 @@ int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p, co
     free(w.items);
     free(w.slice);
     return rc ? -1 : 0;
+}
+
+int quantize_mode(const Options *o, Err *e)
+{
+    Gguf file;
+    QuantizeParams p = {.type = o->quantize, .overrides = o->quantize_types,
+                        .n_overrides = o->n_quantize_types, .n_threads = modes_threads(o),
+                        .kernels = kernels_select(getenv("RUN_CPU"), e),
+                        .log = o->verbose ? stderr : NULL};
+    if (!strcmp(o->output, "-") && isatty(STDOUT_FILENO))
+        return err_set(e, EXIT_USAGE, "-o: got a terminal, want a file or a pipe for the model");
+    if (!p.kernels || gguf_open(&file, o->model, e))
+        return -1;
+    int rc = modes_is_model_file(&file, o->output)
+           ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
+           : quantize_file(&file, o->output, &p, &stop_signal, e);
+    if (rc && e->code == EXIT_MODEL)
+        err_prefix(e, o->model);
+    gguf_close(&file);
+    return rc;
 }

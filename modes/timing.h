@@ -1,6 +1,6 @@
-/* bench.h - how fast a model runs here. */
-#ifndef BENCH_H
-#define BENCH_H
+/* timing.h - measures how fast a model runs here. */
+#ifndef TIMING_H
+#define TIMING_H
 
 #include <signal.h>
 
@@ -21,10 +21,11 @@ typedef struct {
     Timing prefill, decode;
 } Bench;
 
-/* Run n_runs prefills and generations, one of each first for nothing. A prefill is n_prompt tokens with the last one's
- * logits; a generation is n_generate times one token with its logits. Tokens are random, so that nothing depends on a
- * text. `p` has n_threads, kv_type, kernels, and max_batch as the rows of one pass. */
-int bench_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e);
+/* Time n_runs prefills and generations, after one untimed warm-up of each. A prefill is n_prompt
+ * tokens with the last one's logits; a generation is n_generate times one token with its logits.
+ * Tokens are random, so that nothing depends on a text. `p` has n_threads, kv_type, kernels, and
+ * max_batch as the rows of one pass. */
+int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e);
 
 double timing_median(const Timing *t); // NAN for none
 
