@@ -2,7 +2,7 @@
  *
  * The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Everything is checked against the bytes
  * that are there before it is used; names and values are views into the map and live until gguf_close().
- * What the keys mean is config.c's business, what the blocks hold is base/blocks.h's.
+ * What the keys mean is config.c's business, what the blocks hold is kernels/dequantize.inc's.
  */
 #ifndef GGUF_H
 #define GGUF_H

@@ -13,7 +13,8 @@ extern const Bf16Kernels kernels_bf16;
 
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); // every AVX2 machine has F16C
+    // every AVX2 machine has F16C
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
 static bool has_avx512(void)

@@ -12,6 +12,7 @@
  * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is printed for each.
  */
 #include "base/json.h"
+#include "text/nfc.h"
 #include "text/pretokenize.h"
 #include "tokenizer.h"
 

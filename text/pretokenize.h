@@ -1,7 +1,8 @@
-/* pretokenize.h - what happens to a text before byte-level BPE: Unicode normalisation and cutting into pieces.
+/* pretokenize.h - how a text is cut into pieces before byte-level BPE.
  *
- * Rules are data: a list of regular expressions, each applied to the pieces that the one before it made. A match is a
- * piece, and so is the text between two matches (Hugging Face's Split(Regex, "isolated")).
+ * Rules are data: a list of regular expressions, each applied to the pieces that the one before it
+ * made. A match is a piece, and so is the text between two matches (Hugging Face's Split(Regex,
+ * "isolated")).
  *
  * The patterns are pattern.h's.
  */
@@ -15,7 +16,7 @@ enum {
     PRE_BOS = 1,           // BOS is added unless the file says otherwise
     PRE_IGNORE_MERGES = 2, // a piece that is a whole token is taken as it is
     PRE_NFC = 4,           // the text is brought to normal form C first
-    PRE_ESCAPE = 8         // not byte-level: UTF-8 characters with U+2581 for the space, bytes as <0xNN>
+    PRE_ESCAPE = 8         // not byte-level: UTF-8 with U+2581 for the space, bytes as <0xNN>
 };
 
 typedef struct {
@@ -25,9 +26,5 @@ typedef struct {
 } PreRule;
 
 const PreRule *pre_rule(Str name); // NULL if the name is not known
-
-/* Normal form C (as Hugging Face's NFC does it, Unicode 9.0). 1: *out was filled; 0: the text is in that form
- * already and *out is untouched; -1: out of memory. Bytes that are no UTF-8 stay as they are. */
-int nfc(const char *text, size_t len, Buf *out, Err *e);
 
 #endif
