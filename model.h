@@ -88,9 +88,6 @@ static inline size_t att_width(const Config *c, const LayerConfig *l) { return (
 int config_read(Config *c, const Gguf *g, Err *e);
 void config_free(Config *c);
 
-/* Names of the known architectures, one after another, NULL past the last. */
-const char *config_arch_at(int index);
-
 /* ---- weights ----------------------------------------------------------------------------------------------- */
 
 typedef struct {

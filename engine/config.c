@@ -1,95 +1,18 @@
-/* config.c - GGUF keys and one row per family -> a validated Config.
+/* config.c - GGUF keys and the row of the model's family -> a validated Config.
  *
- * A family's row holds what its llama.cpp convention leaves to code; the keys of the file say the rest. The
- * architecture `gpt` has no convention: docs/gpt-keys.md lists its keys, which spell every choice out. After
- * config_read() every number is in range and every combination is one that forward() can run.
+ * A family's row (families.c) holds what its llama.cpp convention leaves to code; the keys of the
+ * file say the rest. After config_read() every number is in range and every combination is one that
+ * forward() can run.
  *
- * Sources: the architectures of llama.cpp (src/models) and the modelling files of Hugging Face transformers. A key that
- * a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of the architecture, or for keys of
- * all architectures load_hparams() in llama-model.cpp and the initial values in llama-hparams.h.
+ * A key that a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of the
+ * architecture, or for keys of all architectures load_hparams() in llama-model.cpp and the initial
+ * values in llama-hparams.h.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "model.h"
-
-typedef struct {
-    const char *name;
-    bool all_keys; // no convention: every choice is a key (docs/gpt-keys.md), the columns up to the windows say nothing
-    NormType norm;
-    Need norm_bias;
-    bool no_pre_norm, post_norm, embd_norm;
-    QkNorm qk_norm;
-    Need qk_norm_need, qk_norm_bias;
-    Need qkv_bias, wo_bias, ffn_bias, output_bias;
-    Act act;
-    bool gated, fused_gate_up;
-    PosType pos;
-    RopePairing pairing;
-    float alibi_max; // 0: from the key, or no bias at all
-    bool parallel, parallel_key; // parallel_key: the key use_parallel_residual decides
-    Need shared_norm; // MAYBE: the file's tensors say, and with them `parallel`
-    bool attn_norm_2;
-    bool embd_scale_sqrt_dim;  // embeddings are multiplied by sqrt(dim)
-    bool divide_logits;        // logit_scale is a divisor
-    int window, window_period; // default window; every window_period-th layer is global (0: none is)
-    float attn_soft_cap, logit_soft_cap; // where their keys are absent; 0: none
-    bool rope_key;             // the key rope.scaling.finetuned says whether there is rope at all
-    float local_rope_base;     // of windowed layers, 0: the same as elsewhere
-    bool plain_local_rope;     // windowed layers are not rescaled
-    bool plain_own_base;       // windowed layers are not rescaled if the file gives them a base of their own
-    int no_rope_period;        // every so-many-th layer has no rope, 0: none
-    int big_layers;            // a model of so many layers scales attention by (dim / n_heads)^-1/2 (Gemma 27B)
-} Family;
-
-/* Columns not named are NO, false and 0: RMSNorm, SiLU, rope with interleaved pairs. `tied` is MAYBE for all. */
-static const Family families[] = {
-    {.name = "llama", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE},
-    {.name = "qwen2", .qkv_bias = YES, .output_bias = MAYBE, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "qwen3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES, .gated = true,
-     .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "gemma", .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
-     .embd_scale_sqrt_dim = true},
-    {.name = "gemma2", .post_norm = true, .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
-     .embd_scale_sqrt_dim = true, .attn_soft_cap = 50, .logit_soft_cap = 30, // as Gemma2Config in transformers has them
-     .window = 4096, .window_period = 2, .big_layers = 46},
-    {.name = "gemma3", .post_norm = true, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES, .act = ACT_GELU_TANH,
-     .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF, .embd_scale_sqrt_dim = true, .window_period = 6,
-     .local_rope_base = 10000, .plain_local_rope = true, .big_layers = 62},
-    {.name = "phi2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES, .ffn_bias = YES,
-     .output_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ROPE, .pairing = ROPE_HALF, .parallel = true,
-     .shared_norm = YES},
-    {.name = "phi3", .gated = true, .fused_gate_up = true, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "gpt2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES, .ffn_bias = YES,
-     .act = ACT_GELU_TANH, .pos = POS_LEARNED},
-    {.name = "gptneox", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES, .ffn_bias = YES,
-     .act = ACT_GELU, .pos = POS_ROPE, .pairing = ROPE_HALF, .parallel_key = true},
-    {.name = "starcoder2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = MAYBE, .wo_bias = YES, .ffn_bias = YES,
-     .act = ACT_GELU_TANH, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "stablelm", .norm = NORM_LAYER, .norm_bias = YES, .qk_norm = QK_NORM_HEADS, .qk_norm_need = MAYBE,
-     .qkv_bias = MAYBE, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF, .shared_norm = MAYBE},
-    {.name = "olmo2", .no_pre_norm = true, .post_norm = true, .qk_norm = QK_NORM_FULL, .qk_norm_need = YES,
-     .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF, .window_period = 4, .plain_local_rope = true},
-    {.name = "smollm3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE,
-     .no_rope_period = 4},
-    {.name = "granite", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true, .pos = POS_ROPE,
-     .rope_key = true, .divide_logits = true},
-    {.name = "falcon", .norm = NORM_LAYER, .norm_bias = YES, .act = ACT_GELU, .pos = POS_ROPE, .pairing = ROPE_HALF,
-     .parallel = true, .shared_norm = YES, .attn_norm_2 = true},
-    {.name = "bloom", .norm = NORM_LAYER, .norm_bias = YES, .embd_norm = true, .qkv_bias = YES, .wo_bias = YES,
-     .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ALIBI, .alibi_max = 8},
-    {.name = "mpt", .norm = NORM_LAYER, .norm_bias = MAYBE, .qk_norm = QK_NORM_FULL, .qk_norm_need = MAYBE,
-     .qk_norm_bias = MAYBE, .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .act = ACT_GELU, .pos = POS_ALIBI},
-    {.name = "gpt", .all_keys = true, .plain_own_base = true},
-};
-
-enum { N_FAMILIES = sizeof families / sizeof *families };
-
-const char *config_arch_at(int index)
-{
-    return index >= 0 && index < N_FAMILIES ? families[index].name : NULL;
-}
+#include "engine/families.h"
 
 /* ---- keys -------------------------------------------------------------------------------------------------- */
 
@@ -285,8 +208,8 @@ static void from_family(Config *c, const Family *f, Keys *k)
         c->logit_scale = 1 / c->logit_scale;
 }
 
-/* The architecture `gpt`: everything is a key (docs/gpt-keys.md). */
-static void from_gpt_keys(Config *c, Keys *k)
+/* An architecture without a convention: everything is a key (docs/gpt-keys.md). */
+static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
     static const char *const acts[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", NULL}; // as Act
@@ -324,8 +247,10 @@ static void from_gpt_keys(Config *c, Keys *k)
     if (c->pos == POS_ALIBI)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
     if (!k->failed && !c->pre_norm && c->shared_norm == YES) {
+        char shared[160], pre[160];
         k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key gpt.residual.shared_norm: got true without gpt.norm.pre, want a norm to share");
+        err_set(k->e, EXIT_MODEL, "key %s: got true without %s, want a norm to share",
+                key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
     }
 }
 
@@ -456,18 +381,6 @@ static void refuse_keys(const Config *c, Keys *k)
         refuse(k, "attention.causal", "encoders");
 }
 
-static const Family *find_family(Str arch, Err *e)
-{
-    char seen[64], known[400] = "";
-    for (int i = 0; i < N_FAMILIES; i++) {
-        if (str_eq(arch, families[i].name))
-            return &families[i];
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "", families[i].name);
-    }
-    err_set(e, EXIT_MODEL, "general.architecture: got \"%s\", want one of: %s", str_escape(arch, seen, sizeof seen), known);
-    return NULL;
-}
-
 /* The vocabulary's size is the embedding's number of rows. */
 static int vocab_size(const Gguf *g, int dim, Err *e)
 {
@@ -488,7 +401,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     int rc = gguf_str(g, "general.architecture", &arch, e);
     if (rc == 0)
         err_set(e, EXIT_MODEL, "key general.architecture: missing, want the model's architecture");
-    const Family *f = rc > 0 ? find_family(arch, e) : NULL;
+    const Family *f = rc > 0 ? family_find(arch, e) : NULL;
     if (!f)
         return -1;
     snprintf(c->arch, sizeof c->arch, "%s", f->name);
@@ -511,7 +424,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     c->key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
     c->value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
     if (f->all_keys)
-        from_gpt_keys(c, &k);
+        from_keys(c, &k);
     else
         from_family(c, f, &k);
     c->residual_scale = key_scale(&k, "residual_scale");
