@@ -13,6 +13,7 @@
 #include "base/json.h"
 #include "base/npy.h"
 #include "base/blocks.h"
+#include "base/utf8.h"
 
 static int write_bytes(MapFile *f, const void *bytes, size_t len, Err *e)
 {

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/npy.h"
+#include "base/utf8.h"
 #include "generate/sampler.h"
 #include "generate/stream.h"
 #include "maps/maps.h"
