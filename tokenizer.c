@@ -8,6 +8,7 @@
  * for merge lists, one of pairs of ids, and allocates nothing per token.
  */
 #include "tokenizer.h"
+#include "base/utf8.h"
 #include "text/nfc.h"
 #include "text/pretokenize.h"
 

@@ -77,16 +77,6 @@ void buf_add(Buf *b, const void *bytes, size_t len);
 void buf_text(Buf *b, const char *text); // without its zero
 void buf_free(Buf *b);
 
-/* UTF-8. utf8_decode reads one character at p (p < end) and returns its length in bytes, 1 to 4, with the code
- * point in *cp; for an invalid or cut sequence it returns 1 and *cp = UTF8_INVALID | the byte. Overlong forms,
- * surrogates and values above U+10FFFF are invalid. */
-#define UTF8_INVALID 0x80000000u
-size_t utf8_decode(const char *p, const char *end, uint32_t *cp);
-size_t utf8_encode(uint32_t cp, char out[4]);
-
-/* Length of the longest prefix of (p, len) that does not end inside a character which more bytes could complete. */
-size_t utf8_complete(const char *p, size_t len);
-
 double clock_seconds(void); // monotonic
 
 #endif

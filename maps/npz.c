@@ -8,6 +8,7 @@
 
 #include "base/blocks.h"
 #include "base/npy.h"
+#include "base/utf8.h"
 #include "maps/format.h"
 
 static size_t item_size(const Maps *m)

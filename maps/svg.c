@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "maps/format.h"
+#include "base/utf8.h"
 
 enum { LEVELS = 256, FONT = 9 };
 

@@ -9,9 +9,10 @@
 #include <unistd.h>
 
 #include "base/npy.h"
-#include "maps/job.h"
+#include "base/utf8.h"
 #include "generate/sampler.h"
 #include "generate/stream.h"
+#include "maps/job.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 

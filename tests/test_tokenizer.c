@@ -1,6 +1,7 @@
 /* test_tokenizer.c - what test_tokenizers.py cannot see: streaming, end tokens, JSON strings; and hostile input, which
  * must end in an error or in some result but never in a crash (meant to be run under the sanitizers as well). */
 #include "base/json.h"
+#include "base/utf8.h"
 #include "text/nfc.h"
 #include "text/pattern.h"
 #include "tokenizer.h"

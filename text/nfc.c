@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/utf8.h"
 #include "text/unicode_tables.h"
 
 /* 0 for a starter that NFC leaves alone, 255 for one it may change or join to the one before, else

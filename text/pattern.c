@@ -9,6 +9,7 @@
  * UTF-8: no copy and no list of pieces is made.
  */
 #include "text/pattern.h"
+#include "base/utf8.h"
 #include "text/unicode_tables.h"
 
 #include <stdlib.h>
