@@ -1,5 +1,5 @@
-/* stats.h - statistics of attention maps, per layer and head. docs/attention.md has the formulas.
- */
+/* stats.h - statistics of attention maps, per layer and head. docs/attention.md has the
+ * formulas. */
 #ifndef STATS_H
 #define STATS_H
 
