@@ -5,8 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "maps/format.h"
 #include "base/utf8.h"
+#include "maps/format.h"
 
 enum { LEVELS = 256, FONT = 9 };
 
