@@ -875,7 +875,7 @@ def test_help_wins(any_run: Path, tiny_model: Path) -> None:
 
 def foreign_flags() -> list[tuple[str, str]]:
     """The table of hints, from the source."""
-    source = (Path(__file__).resolve().parent.parent / "options.c").read_text()
+    source = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     table = source.split("} elsewhere[] = {")[1].split("\n};")[0]
     rows = re.findall(r'\{((?:"(?:[^"\\]|\\.)*"\s*)+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\}', table)
     text = [["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', cell)).replace('\\"', '"') for cell in row] for row in rows]
