@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/json.h"
-#include "base/blocks.h"
 
 typedef struct {
     const char *name;
