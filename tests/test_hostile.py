@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import random
+import os
 import re
+import resource
 import shutil
 import struct
 import subprocess
@@ -382,6 +384,154 @@ def test_a_huge_context_is_no_memory(run_bin: Path, tmp_path: Path) -> None:
     assert run(Path(limited[0]), *limited[1:], "-i", "a", "-n", "2").returncode == 0
     line = error_of(Path(limited[0]), *limited[1:], "-i", "a", "-n", "2", "-c", str(1 << 28), code=4)
     assert "a smaller -c needs less" in line
+
+
+# Tokenizers made to take long. The goal is 2 s for any file of 100 kB with any text of 100 kB, or a
+# line that refuses them; the limit leaves room for a processor half as fast that others use, too.
+SECONDS = 5
+SIZE = 100_000
+ODD = [chr(c) for c in range(0x4E00, 0x4E00 + 2598, 2)]  # every other one, so that none join
+RANGES = "[" + "".join(ODD) + "]"
+LAST = ODD[-1] * (SIZE // 3)  # in the last of the ranges
+MISS = chr(ord(ODD[-1]) + 1) * (SIZE // 3)
+LETTERS = "".join(random.Random(1).choices("ab", k=SIZE))
+PRINTED = "".join(random.Random(2).choices([chr(c) for c in range(32, 127)], k=SIZE))
+
+
+def byte_char(b: int) -> str:
+    """A byte as byte-level vocabularies spell it."""
+    shift = 256 if b < 33 else 256 + 33 - 127 if 127 <= b <= 160 else 256 + 67 - 173 if b == 173 else 0
+    return chr(b + shift)
+
+
+def patterns(items: list[str]) -> Image:
+    """Every byte is a token, and the text is cut by these patterns."""
+    return byte_tokens().array("tokenizer.attnc.pre_patterns", STR, items)
+
+
+def byte_tokens(more: list[str] = [], kind: int = 1, merges: list[str] = ["a b"]) -> Image:
+    tokens = [byte_char(b) for b in range(256)] + ["ab", *more]
+    m = byte_level().array(TOKENS, STR, tokens).array("tokenizer.ggml.merges", STR, merges)
+    m.array("tokenizer.ggml.token_type", I32, [1] * 257 + [kind] * len(more))
+    return m.drop("tokenizer.ggml.eos_token_id")
+
+
+def marked_tokens(pieces: list[str], kinds: list[int] | None = None) -> Image:
+    """A SentencePiece vocabulary; earlier pieces join first."""
+    m = SMALLEST.copy().array(TOKENS, STR, ["<unk>", "<s>", "</s>", *pieces])
+    m.array("tokenizer.ggml.scores", F32, [0, 0, 0, *(-float(i) for i in range(len(pieces)))])
+    return m.array("tokenizer.ggml.token_type", I32, [2, 3, 3, *(kinds or [1] * len(pieces))])
+
+
+SLOW = {
+    "many patterns": (patterns([""] * 9000), PRINTED[:1000]),
+    "many patterns, long text": (patterns(["q"] * 6000), PRINTED),
+    "many look-aheads": (patterns(["(?=q)"] * 4000), PRINTED),
+    "many runs": (patterns([r"\s+"] * 4500), PRINTED),
+    "ranges, counted": (patterns([RANGES + "{0,1000}x|."]), LAST),
+    "ranges, repeated group": (patterns(["(?:" + RANGES + "|x){1000}y|."]), LAST),
+    "ranges, negated": (patterns(["[^" + RANGES[1:] + "{0,1000}x|."] * 25), MISS),
+    "nested look-aheads": (patterns(["(?=.{0,1000}" * 3 + "x" + ")" * 3 + "|."]), LAST),
+    "literals": (patterns(["|".join("a" * 28 + str(i) for i in range(100))] * 20), "a" * SIZE),
+    "long literals": (patterns(["|".join("a" * i + "q" for i in range(1, 85)) + "|."]), "a" * SIZE),
+    "counted": (patterns(["(?:a{1000}){10}b|."]), "a" * SIZE),
+    "counted in each other": (patterns([".{0,1000}.{0,1000}x|."]), LETTERS),
+    "atomic": (patterns(["|".join(f"(?>a+){c}" for c in "bcdefghijklmnop") + "|."]), "a" * SIZE),
+    "possessive": (patterns(["(?:ab)?+" + "?+" * 1500 + "|."]), LETTERS),
+    "places to come back to": (patterns(["(?:a" + "(?:|b)" * 480 + ")*x|."]), "a" * SIZE),
+    "loops in a row": (patterns(["(?:" + "a*" * 1900 + ")x|."]), "a" * SIZE),
+    "word boundaries": (patterns([r"\b" * 1900 + r"\B|."]), MISS),
+    "nested repetitions": (patterns(["(?:(?:a|aa)+)+b"]), "a" * SIZE),
+    "a text of many parts": (byte_tokens(["x"], 4).array("tokenizer.attnc.pre_patterns", STR,
+                                                         ["(?:(?:a|aa)+)+b"]), ("a" * 12 + "x") * 7692),
+    "parts with accents": (byte_tokens(["x"], 4).set("tokenizer.attnc.normalizer", STR, "nfc"),
+                           "xe\u0301" * (SIZE // 4)),
+    "one long user-defined token": (byte_tokens(["a" * 50000 + "b"], 4), "a" * SIZE),
+    "the same, marked": (marked_tokens(["a", "a" * 50000 + "b"], [1, 4]), "a" * SIZE),
+    "user-defined tokens": (byte_tokens(["a" * i + "b" for i in range(400)], 4), "a" * SIZE),
+    "long merges": (byte_tokens(["a" * i for i in range(2, 300)], 1,
+                                ["a" * i + " a" for i in range(1, 299)]), "a" * SIZE),
+    "long pieces": (marked_tokens(["a" * i for i in range(1, 400)]), "a" * SIZE),
+    "doubled pieces": (marked_tokens(["a" * 2**i for i in range(16)]), "a" * SIZE),
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+def test_time_of_tokenizers(run_bin: Path, tmp_path: Path, name: str) -> None:
+    """Whatever is done for a text is charged, so that it is done soon or refused."""
+    image, said = SLOW[name]
+    data = image.build()
+    assert len(data) < 115_000 and len(said.encode()) <= SIZE
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    done = run(run_bin, write(tmp_path, data), "--tokenize", "-f", "-", stdin=said.encode())
+    seconds = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
+    line = done.stderr.decode()
+    assert done.returncode in (0, 3) and (done.returncode == 0) == (line == ""), line
+    assert line == "" or re.fullmatch(r"run: [^\n]*(takes? more than \d+ steps|a shorter pattern)[^\n]*\n", line)
+    assert seconds < SECONDS, (seconds, line)
+
+
+def test_steps_are_counted_for_all_of_a_text(run_bin: Path, tmp_path: Path) -> None:
+    """A budget for each part between user-defined tokens would have no end."""
+    image = SLOW["a text of many parts"][0]
+    path = write(tmp_path, image.build())
+    part = "a" * 12 + "x"
+    assert run(run_bin, path, "--tokenize", "-f", "-", stdin=part.encode()).returncode == 0
+    line = error_of(run_bin, path, "--tokenize", "-f", "-", stdin=(part * 7692).encode(), code=3)
+    assert "takes more than" in line and "on a text of 99996 bytes" in line
+
+
+def peak(exe: Path, model: Path, text: bytes) -> int:
+    """Bytes of memory that tokenizing a text takes at most, beyond those of a text of two letters."""
+    def measure(said: bytes) -> int:
+        child = subprocess.Popen([exe, model, "--tokenize", "-f", "-"], stdin=subprocess.PIPE,
+                                 stdout=subprocess.DEVNULL)
+        child.stdin.write(said)
+        child.stdin.close()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        assert child.returncode == 0
+        return usage.ru_maxrss * 1024
+    return measure(text) - measure(b"ab")
+
+
+LONG = 6_000_000
+TALE = (ROOT / "tests" / "passage.txt").read_text().replace("\n", " ").encode()
+CJK = "".join(map(chr, random.Random(4).choices(range(0x4E00, 0x9FA5), k=100_000))).encode()
+LONG_TEXTS = {
+    "one letter": b"a", "spaces": b" ", "words": TALE, "letters": LETTERS.encode(), "CJK": CJK,
+    "bytes": random.Random(3).randbytes(100_000), "lines": b"\n", "accents": "e\u0301".encode(),
+}
+# A byte of a stretch that cannot be cut: 4 for its symbol, 4 for the rank of its pair, 4/15 in the
+# tree above and 1/8 for whether it was joined: 8.4. The text itself: 1. Ids: at most 4 where no byte
+# joins another, but then the stretches are short. Spaces marked as U+2581: 3.
+MOST = {"spaces": 13.0}
+LONG_WITH = {
+    "byte-level": ["words", "bytes", "one letter", "lines"], "nfc": ["accents"],
+    "one piece": ["words", "one letter", "letters"],
+    "marked": ["words", "one letter", "letters", "spaces", "CJK"],
+    "smollm2_path": ["words", "one letter", "letters", "spaces"],
+    "gemma3_path": ["words", "one letter", "letters", "spaces", "CJK", "bytes"],
+}
+
+
+@pytest.mark.parametrize("vocabulary, text", [(v, t) for v in LONG_WITH for t in LONG_WITH[v]])
+def test_memory_of_a_long_text(run_bin: Path, tmp_path: Path, request: pytest.FixtureRequest,
+                               vocabulary: str, text: str) -> None:
+    """About ten times the text, on one line, whatever the vocabulary."""
+    powers = ["a" * 2**i for i in range(6)] + ["b", "ab", "abab"]
+    made = {
+        "byte-level": byte_tokens(),
+        "one piece": byte_tokens(powers[1:6], 1, [f"{p} {p}" for p in powers[:5]] + ["a b"])
+        .array("tokenizer.attnc.pre_patterns", STR, []),
+        "nfc": byte_tokens().set("tokenizer.attnc.normalizer", STR, "nfc"),
+        "marked": marked_tokens(["\u2581", "\u2581\u2581", *powers]),
+    }
+    real = vocabulary not in made
+    path = request.getfixturevalue(vocabulary) if real else write(tmp_path, made[vocabulary].build())
+    unit = LONG_TEXTS[text]
+    used = peak(run_bin, path, (unit * (LONG // len(unit) + 1))[:LONG])
+    assert used < MOST.get(text, 11.0) * LONG, used / LONG
 
 
 def test_unused_keys_may_be_anything(many) -> None:

@@ -98,6 +98,9 @@ def make_texts(seed=1, n=520):
 
 TEXTS = make_texts()
 assert len(TEXTS) >= 600
+# From 100 kB on texts are joined in stretches, where they can be cut; these have many, and none.
+LONG = ["".join(TEXTS), "".join(random.Random(4).choices("abc ", k=120_000)), "ab" * 60_000]
+assert all(len(t.encode()) > 100_000 for t in LONG)
 
 
 # ---- the C side ------------------------------------------------------------------------------------------------------
@@ -298,6 +301,13 @@ def test_own(drive, tmp_path):
         differences(texts, [g["bytes"] for g in got], [t.encode().hex() for t in texts])
 
 
+def test_long_pieces(drive, crossing, tmp_path):
+    """A text that no pattern cuts; a joined piece may be anywhere in it."""
+    tok = reference(crossing, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    path = byte_level_file(tmp_path / "m.gguf", tok, attnc__pre_patterns=[r"[\s\S]+"])
+    differences(LONG, [g["ids"] for g in encode(drive, path, LONG)], [tok.encode(t).ids for t in LONG])
+
+
 def test_own_keys_win(drive, crossing, tmp_path):
     """pre_patterns replaces the named rule, normalizer its NFC and ignore_merges its flag."""
     tok = reference(crossing, split(r"\d+|\s+", r"[^a-m]+"), nfc=True)
@@ -366,9 +376,10 @@ def test_gemma4(drive, tmp_path):
         return write_gguf(tmp_path / "m.gguf", arch, "gemma4", tokens=tokens, types=[CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 257),
                           merges=[" ".join(m) for m in model["merges"]], ggml__bos_token_id=0, ggml__add_bos_token=False)
     path = write("llama")
-    got = encode(drive, path, TEXTS)
-    differences(TEXTS, [g["ids"] for g in got], [plain.encode(t).ids for t in TEXTS])
-    differences(TEXTS, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in TEXTS])
+    texts = TEXTS + LONG
+    got = encode(drive, path, texts)
+    differences(texts, [g["ids"] for g in got], [plain.encode(t).ids for t in texts])
+    differences(texts, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in texts])
     assert encode(drive, path, ["a"], BOS)[0]["ids"] == plain.encode("a").ids
     assert encode(drive, write("gemma4"), ["a"], BOS)[0]["ids"] == [0] + plain.encode("a").ids  # whatever the key says, as in llama.cpp
 
@@ -425,7 +436,7 @@ def test_nfc(drive):
     letters = [chr(c) for c in range(0x2FA20) if unicodedata.decomposition(chr(c))] + list("aeousnAEOUSN<=~") + jamo
     texts = TEXTS + [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn"][::7]
     texts += ["".join(rng.choice(letters if rng.random() < 0.4 else marks) for _ in range(rng.randint(1, 40))) for _ in range(3000)]
-    texts += ["a" + "".join(rng.choice(marks) for _ in range(3000))]
+    texts += ["a" + "".join(rng.choice(marks) for _ in range(3000)), *LONG]
     nfc = normalizers.NFC()
     differences(texts, drive(["--nfc"], texts), [nfc.normalize_str(t).encode().hex() for t in texts])
 
@@ -479,7 +490,7 @@ def test_sentencepiece(drive, tmp_path, option):
     if options["remove_extra_whitespaces"]:
         keys["ggml__remove_extra_whitespaces"] = True
     path = sentencepiece_file(tmp_path / "m.gguf", sp, options.get("user_defined_symbols", ()), **keys)
-    texts = TEXTS + ["<sym>", "a<sym> b", " <sym>", "abcabab", "the the", "    x", "\n\n\n\n", "中中 中"]
+    texts = TEXTS + LONG + ["<sym>", "a<sym> b", " <sym>", "abcabab", "the the", "    x", "\n\n\n\n", "中中 中"]
     got = encode(drive, path, texts)
     differences(texts, [g["ids"] for g in got], [sp.encode(t) for t in texts])
     assert encode(drive, path, ["a"], BOS)[0]["ids"] == [1] + sp.encode("a")
@@ -726,7 +737,7 @@ def test_gemma_as_sentencepiece(drive, gemma3_path, gemma_keys):
     trainer = proto((3, 2), (35, 1), (40, 3), (41, 2), (42, 1), (43, 0))  # BPE, byte_fallback, unk, bos, eos, pad
     normalizer = proto((1, "identity"), (3, 0), (4, 0))  # no dummy prefix, extra white space stays
     sp = sentencepiece.SentencePieceProcessor(model_proto=proto(*pieces, (2, trainer), (3, normalizer)))
-    texts = TEXTS + [" " * n + "x" for n in range(70)] + ["\n" * n for n in range(70)] + ["\t" * n + "y" for n in range(40)]
+    texts = TEXTS + LONG + [" " * n + "x" for n in range(70)] + ["\n" * n for n in range(70)] + ["\t" * n + "y" for n in range(40)]
     got = encode(drive, gemma3_path, texts)
     differences(texts, [g["ids"] for g in got], [sp.encode(t) for t in texts])
     differences(texts, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in texts])
@@ -748,7 +759,7 @@ def test_gemma_as_hugging_face(drive, gemma3_path, gemma_keys):
     tok.normalizer = normalizers.Replace(" ", "▁")
     tok.add_tokens([AddedToken(p, normalized=False) for p, t in zip(tokens, types) if t == USER_DEFINED and " " not in p])
     # Runs of more than 31 spaces are cut otherwise by merges than by SentencePiece's user-defined symbols.
-    texts = [t for t in TEXTS if " " * 16 not in t.replace("▁", " ")]
+    texts = [t for t in TEXTS + LONG[1:] if " " * 16 not in t.replace("▁", " ")]
     assert len(texts) > 500
     differences(texts, [g["ids"] for g in encode(drive, gemma3_path, texts)], [tok.encode(t).ids for t in texts])
 
@@ -982,8 +993,26 @@ def test_cutting_is_linear(drive, name):
     """200,000 characters, equal or alternating, through every rule; the four left out look ahead over all digits."""
     patterns = drive(["--rule", name])[0]["patterns"]
     texts = [c * (200_000 // len(c)) for c in ("a", " ", "\n", "1", "A", "aA", "a ", " \n", "' ", ".", ". ", "ก", "é\u0301", "\t ", "中", "🙂", "\r\n", "\x00", "A'")]
-    out = drive(["--split", *patterns], texts)  # steps are bounded by pretok_split() itself
+    out = drive(["--split", *patterns], texts)  # steps are bounded by pattern.c itself
     assert [e[-1] for e in out] == [len(t.encode()) for t in texts]
+
+
+def ugly_texts(size):
+    """`size` bytes of each kind."""
+    rng = random.Random(6)
+    cjk = "".join(map(chr, rng.choices(range(0x4E00, 0x9FA5), k=size // 3)))
+    mixed = "".join(rng.choices(["the ", "A", " ", "\n", "1", ".", "'s", "é", "中", "\t", "🙂", "e\u0301"], k=size // 3))
+    return [b"a" * size, b" " * size, b"\n" * size, rng.randbytes(size), cjk.encode(), mixed.encode(), b"1 " * (size // 2),
+            b"' " * (size // 2), b"\x80" * size, b"\xe4\xbd" * (size // 2)]
+
+
+def test_rules_stay_below_their_steps(drive):
+    """The budget of 300 kB is some 570 steps a byte; no rule comes near to that."""
+    rules = {tuple(drive(["--rule", name])[0]["patterns"]) for name in NAMES}
+    assert len(rules) > 25
+    texts = ugly_texts(300_000)
+    for patterns in rules:
+        assert [e[-1] for e in drive(["--split", *patterns], texts)] == [len(t) for t in texts]
 
 
 @pytest.mark.parametrize("pattern", [r"\s*x|\s", r"\s*[\r\n]+|\s{2}", r"a*b|a", r"[^b]+(?=b)|a+?", r"(?:a*b)?a"])
