@@ -72,10 +72,11 @@ static float key_float(Keys *k, const char *name, float fallback)
     return k->failed ? 1 : v;
 }
 
-/* A factor; 0 counts as absent, as in llama.cpp (its graphs test these numbers before they multiply by them). */
-static float key_scale(Keys *k, const char *name)
+/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its graphs test these
+ * numbers before they multiply by them). */
+static float key_scale(Keys *k, const char *name, bool needed)
 {
-    float v = key_float(k, name, 1);
+    float v = key_float(k, name, needed ? NAN : 1);
     return v == 0 ? 1 : v;
 }
 
@@ -202,8 +203,8 @@ static void from_family(Config *c, const Family *f, Keys *k)
         if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
             c->pos = POS_LEARNED;
     }
-    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_scale(k, "embedding_scale");
-    c->logit_scale = key_scale(k, "logit_scale");
+    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_scale(k, "embedding_scale", false);
+    c->logit_scale = key_scale(k, "logit_scale", f->divide_logits);
     if (f->divide_logits)
         c->logit_scale = 1 / c->logit_scale;
 }
@@ -238,8 +239,8 @@ static void from_keys(Config *c, Keys *k)
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0) ? YES : NO;
-    c->embd_scale = key_scale(k, "embedding_scale");
-    c->logit_scale = key_scale(k, "logit_scale");
+    c->embd_scale = key_scale(k, "embedding_scale", false);
+    c->logit_scale = key_scale(k, "logit_scale", false);
     c->pos = (PosType)key_choice(k, "position", positions, -1);
     c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
     if (c->pos == POS_ROPE)
@@ -427,7 +428,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
         from_keys(c, &k);
     else
         from_family(c, f, &k);
-    c->residual_scale = key_scale(&k, "residual_scale");
+    c->residual_scale = key_scale(&k, "residual_scale", false);
     c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", f->attn_soft_cap);
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", f->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);

@@ -47,7 +47,7 @@ def both(ours: str, theirs: str) -> dict[str, str]:
 def nanogpt(data: dict[str, Any], path: Path, tokenizer: Path | None, activation: str) -> Model:
     """nanoGPT: model_args and a state dict of nn.Linear weights, q, k and v fused in rows,
     embeddings tied."""
-    c = Config(data["model_args"], {})
+    c = Config(data["model_args"], {}, f"{path.name}: model_args")
     source = Tensors(state_dict(data["model"], path))
     d, have = c.int("n_embd"), source.tensors
     bias = "transformer.h.0.attn.c_attn.bias" in have
@@ -58,7 +58,7 @@ def nanogpt(data: dict[str, Any], path: Path, tokenizer: Path | None, activation
         "hidden_size": d, "num_hidden_layers": c.int("n_layer"),
         "num_attention_heads": c.int("n_head"), "vocab_size": c.int("vocab_size"),
         "max_position_embeddings": c.int("block_size"), "norm_eps": 1e-5,
-        "tie_word_embeddings": tied}, {})), **LAYER_NORM | UNGATED | {
+        "tie_word_embeddings": tied}, {}, path.name)), **LAYER_NORM | UNGATED | {
             "norm.bias": "transformer.ln_f.bias" in have, "ffn.bias": bias, "attention.bias": bias,
             "attention.output_bias": bias, "position": "learned", "ffn.activation": activation})
     names, h = "transformer.h.{}.", "blk.{}."
@@ -99,13 +99,13 @@ LLAMA2C = {"token_embd.weight": "tok_embeddings.weight", "output_norm.weight": "
 
 def llama2c_model(args: dict[str, Any], hidden: int, source: Tensors, tied: bool, path: Path,
                   tokenizer: Path | None) -> Model:
-    c = Config(args, {"norm_eps": 1e-5})
+    c = Config(args, {"norm_eps": 1e-5}, path.name)
     spec = gpt_spec(**dims(Config({
         "hidden_size": c.int("dim"), "num_hidden_layers": c.int("n_layers"),
         "num_attention_heads": c.int("n_heads"), "num_key_value_heads": args.get("n_kv_heads"),
         "intermediate_size": hidden, "norm_eps": c.num("norm_eps"),
         "vocab_size": c.int("vocab_size"), "max_position_embeddings": c.int("max_seq_len"),
-        "tie_word_embeddings": tied}, {})), rope__pairing="interleaved")
+        "tie_word_embeddings": tied}, {}, path.name)), rope__pairing="interleaved")
     model = Model(spec, {}, source, Vocab(), "llama", path.stem)
     model.recipes = renamed(source, spec, LLAMA2C, model.unused)
     model.vocab = read_vocab(tokenizer or path.parent, None, spec["vocab_size"], c)
@@ -173,7 +173,8 @@ def attnc_checkpoint(data: dict[str, Any], path: Path, tokenizer: Path | None) -
     """models/train.py's own checkpoint, format attn.c-train-1."""
     if not isinstance(data.get("config"), dict):
         raise ExportError(f"{path}: no config")
-    c = Config(data["config"], {"rope_pairing": "half", "activation": "gelu", "tied": True})
+    c = Config(data["config"], {"rope_pairing": "half", "activation": "gelu", "tied": True},
+               f"{path.name}: config")
     c.refuse("rope_pairing", ("half", "interleaved"), "want half or interleaved")
     c.refuse("norm", (None, "rms"), "want rms")
     c.refuse("bias", (None, False), "want false")
@@ -186,7 +187,8 @@ def attnc_checkpoint(data: dict[str, Any], path: Path, tokenizer: Path | None) -
         "num_attention_heads": c.int("n_heads"), "num_key_value_heads": c.get("n_kv_heads"),
         "intermediate_size": c.int("hidden_dim"), "head_dim": c.get("head_dim"),
         "norm_eps": c.num("norm_eps"), "vocab_size": c.int("vocab_size"),
-        "max_position_embeddings": c.int("seq_len"), "tie_word_embeddings": c.flag("tied")}, {})),
+        "max_position_embeddings": c.int("seq_len"), "tie_word_embeddings": c.flag("tied")},
+        {}, path.name)),
         rope__pairing=c.get("rope_pairing"), rope__freq_base=c.num("rope_base", 10000.0),
         ffn__gated=gated, ffn__activation=act)
     names = {"token_embd.weight": "tok_emb.weight", "output_norm.weight": "final_norm.weight",

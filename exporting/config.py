@@ -66,13 +66,14 @@ ACTIVATIONS = {
 
 
 class Config:
-    """config.json with the family's defaults: typed reads, one-line errors. A null is a value, not
-    an absence."""
+    """config.json, or what a checkpoint has instead (`source`), with the family's defaults: typed
+    reads, one-line errors. A null is a value, not an absence."""
 
-    def __init__(self, data: dict[str, Any], defaults: dict[str, Any]):
+    def __init__(self, data: dict[str, Any], defaults: dict[str, Any],
+                 source: str = "config.json"):
         if not isinstance(data, dict):
-            raise ExportError(f"config.json: got {short(data)}, want an object")
-        self.data, self.defaults = data, defaults
+            raise ExportError(f"{source}: got {short(data)}, want an object")
+        self.data, self.defaults, self.source = data, defaults, source
 
     def get(self, name: str, default: Any = None) -> Any:
         for spelling in ALIASES.get(name, (name,)):
@@ -81,7 +82,7 @@ class Config:
         return self.defaults.get(name, default)
 
     def bad(self, name: str, want: str) -> ExportError:
-        return ExportError(f"config.json: {name}: got {short(self.get(name))}, want {want}")
+        return ExportError(f"{self.source}: {name}: got {short(self.get(name))}, want {want}")
 
     def int(self, name: str, default: int | None = None) -> int:
         value = self.get(name)
@@ -117,4 +118,4 @@ class Config:
     def refuse(self, name: str, allowed: tuple[Any, ...], why: str) -> None:
         """A field that changes the model in a way that the file cannot say."""
         if self.get(name) not in allowed:
-            raise ExportError(f"config.json: {name} = {short(self.get(name))}: {why}")
+            raise ExportError(f"{self.source}: {name} = {short(self.get(name))}: {why}")

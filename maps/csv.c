@@ -86,6 +86,6 @@ static void csv_release(MapFile *f)
 }
 
 const MapFormat format_csv = {
-    .ending = ".csv", .size = csv_size, .begin = csv_begin, .tile = csv_tile, .rows = csv_rows,
+    .ending = ".csv", .takes_top = true, .size = csv_size, .begin = csv_begin, .tile = csv_tile, .rows = csv_rows,
     .release = csv_release,
 };

@@ -16,6 +16,7 @@ typedef struct {
     const char *ending;
     bool seeks;                            // needs a regular file
     bool wants_stats;                      // MapFile.stats are to be made
+    bool takes_top, takes_f16;             // has a use for --attn-top; for --attn-dtype f16
     double (*size)(const Maps *m);         // bytes, about or at most; m->n is known
     int (*begin)(MapFile *f, Err *e);      // of a replay; NULL: nothing to do
     void (*tile)(const MapFile *f, int map, int row, int n_rows, const float *w,

@@ -30,9 +30,25 @@ int maps_check_disk(const MapJob *j, bool replay, Err *e)
         err_set(e, EXIT_IO, "got %.1f MB of maps to write (%.1f MB in all), want at most the "
                 "%.1f MB that the disk has; --attn-layers, --attn-heads, --attn-queries, "
                 "--attn-reduce%s make them smaller", mine / 1e6, need / 1e6, room / 1e6,
-                m->o.half ? "" : " or --attn-dtype f16");
+                m->o.half || !j->files[i].format->takes_f16 ? "" : " or --attn-dtype f16");
         return err_prefix(e, out->path);
     }
+    return 0;
+}
+
+/* A flag that none of the formats has a use for is refused. */
+static int check_flags(const MapJob *j, Err *e)
+{
+    const MapOptions *o = &j->maps.o;
+    bool top = false, f16 = false;
+    for (int i = 0; i < o->n_files; i++) {
+        top |= j->files[i].format->takes_top;
+        f16 |= j->files[i].format->takes_f16;
+    }
+    if (o->top && !top)
+        return err_set(e, EXIT_USAGE, "--attn-top needs a .csv or .jsonl file to write");
+    if (o->half && !f16)
+        return err_set(e, EXIT_USAGE, "--attn-dtype f16 needs a .npz or .npy file to write");
     return 0;
 }
 
@@ -60,7 +76,7 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
         j->wants_stats |= !rc && j->files[i].format->wants_stats;
     }
     if (!rc)
-        rc = maps_check_disk(j, false, e);
+        rc = check_flags(j, e) || maps_check_disk(j, false, e) ? -1 : 0;
     for (int i = 0; !rc && i < o->n_stats; i++)
         rc = out_open(&j->stats_files[i], o->stats[i], e);
     if (!rc && j->wants_stats)

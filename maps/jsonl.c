@@ -87,5 +87,6 @@ static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w,
 }
 
 const MapFormat format_jsonl = {
-    .ending = ".jsonl", .size = jsonl_size, .rows = jsonl_rows, .line = jsonl_line,
+    .ending = ".jsonl", .takes_top = true, .size = jsonl_size, .rows = jsonl_rows,
+    .line = jsonl_line,
 };

@@ -192,10 +192,11 @@ done:
 }
 
 const MapFormat format_npy = {
-    .ending = ".npy", .size = npy_size, .begin = npy_begin, .tile = npy_tile, .rows = npy_rows_in,
+    .ending = ".npy", .takes_f16 = true, .size = npy_size, .begin = npy_begin, .tile = npy_tile,
+    .rows = npy_rows_in,
 };
 
 const MapFormat format_npz = {
-    .ending = ".npz", .seeks = true, .size = npz_size, .begin = npz_start, .tile = npz_tile,
-    .rows = npz_rows, .end = npz_finish,
+    .ending = ".npz", .seeks = true, .takes_f16 = true, .size = npz_size, .begin = npz_start,
+    .tile = npz_tile, .rows = npz_rows, .end = npz_finish,
 };

@@ -314,8 +314,12 @@ static int unknown(const char *arg, size_t len, Err *e)
     size_t n;
     int best = 99;
     str_escape((Str){arg, len}, seen, sizeof seen);
+    char dashed[64]; // --max_tokens is --max-tokens
+    for (size_t i = 0; i < len && len < sizeof dashed; i++)
+        dashed[i] = arg[i] == '_' ? '-' : arg[i];
     for (size_t i = 0; i < sizeof elsewhere / sizeof *elsewhere; i++)
-        if (has_name(elsewhere[i].flags, arg, len))
+        if (has_name(elsewhere[i].flags, arg, len)
+            || (len < sizeof dashed && has_name(elsewhere[i].flags, dashed, len)))
             return err_set(e, EXIT_USAGE, "%s: no such flag here: %s", seen, elsewhere[i].hint);
     for (int i = 0; i < N_OPTIONS; i++)
         for (int j = 0; (n = name_at(table[i].names, j, &name)); j++) {

@@ -118,12 +118,18 @@ static int fail(Parser *s, const char *want)
     return -1;
 }
 
+/* What a file with less than it asks for would have: the code of all its patterns is counted together. */
+static const char *too_much(const Parser *s)
+{
+    return s->p->n ? "fewer patterns, or a shorter pattern" : "a shorter pattern";
+}
+
 /* Make room for one more item of *items; returns its index, or -1 after noting the problem. */
 static int grow(Parser *s, void *items, size_t *n, size_t *cap, size_t size)
 {
     void **p = items;
     if (*n >= MAX_CODE * 4)
-        return fail(s, "a shorter pattern");
+        return fail(s, too_much(s));
     if (*n == *cap) {
         size_t want = *cap ? 2 * *cap : 64;
         void *grown = mem_grow(*p, want, size);
@@ -476,7 +482,7 @@ static int parse_alternatives(Parser *s)
 static int emit(Parser *s, Inst inst)
 {
     if (s->p->n_code >= MAX_CODE)
-        fail(s, "a shorter pattern");
+        fail(s, too_much(s));
     int i = s->problem ? -1 : grow(s, &s->p->code, &s->p->n_code, &s->p->cap_code, sizeof inst);
     if (i >= 0)
         s->p->code[i] = inst;
@@ -593,9 +599,11 @@ static int compile(Pretok *p, Str pattern, Err *e)
         return 0;
     if (s.problem == no_memory)
         return err_set(e, EXIT_MEMORY, "out of memory for the pre-tokenizer");
-    char shown[200];
-    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got \"%s\" (stopped at byte %zu), want %s",
-                   str_escape(pattern, shown, sizeof shown), (size_t)(s.at - s.start), s.problem);
+    char shown[200], where[40] = "";
+    str_escape(pattern, shown, sizeof shown);
+    if (s.at > s.start)
+        snprintf(where, sizeof where, " (stopped at byte %zu)", (size_t)(s.at - s.start));
+    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got \"%s\"%s, want %s", shown, where, s.problem);
 }
 
 Pretok *pretok_compile(const Str *patterns, size_t n, Err *e)
