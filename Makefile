@@ -1,9 +1,11 @@
-# make            build ./run (a C compiler and make are all it needs)
+# make            build ./run (a C compiler and make are all it needs); V=1 shows the commands, OMP=0 is without OpenMP
+# make check      build, unit tests and a smoke run: under a minute on a quiet machine
 # make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
 # make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
+# make debug      ./run-debug without optimisation, for a debugger
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
-# make OMP=0      without OpenMP
+# make clean      remove what was built
 
 CC ?= cc
 CFLAGS ?= -O3 -g
@@ -23,56 +25,60 @@ else
 $(info make: building without OpenMP (one thread))
 endif
 
+# Every room's files, but of kernels/ only those for this kind of processor.
+ROOMS := base text engine generate maps modes
 ARCH := $(shell $(CC) -dumpmachine | cut -d- -f1)
-KERNELS := kernels.c
+KERNELS := select portable
 ifeq ($(ARCH),x86_64)
-KERNELS += kernels_avx2.c kernels_avx512.c
+KERNELS += avx2 avx512
 ifeq ($(shell echo | $(CC) -mavx512bf16 -E - > /dev/null 2>&1 && echo 1),1) # GCC 10, clang 9
-KERNELS += kernels_bf16.c
-$(BUILD)/kernels.o: BASE += -DHAVE_BF16
+KERNELS += bf16
+$(BUILD)/kernels/select.o: BASE += -DHAVE_BF16
 endif
 else ifeq ($(ARCH),aarch64)
-KERNELS += kernels_neon.c kernels_dotprod.c
+KERNELS += neon dotprod
 endif
-# Without regard to floating-point exceptions, which nobody reads, compilers turn choices into vector operations.
-$(BUILD)/kernels%.o: BASE += -fno-trapping-math -fno-math-errno
-$(BUILD)/kernels_avx2.o: ISA := -mavx2 -mfma -mf16c
 AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
-$(BUILD)/kernels_avx512.o: ISA := $(AVX512)
-$(BUILD)/kernels_bf16.o: ISA := $(AVX512) -mavx512bf16
-$(BUILD)/kernels_dotprod.o: ISA := -march=armv8.2-a+dotprod
+$(BUILD)/kernels/avx2.o: ISA := -mavx2 -mfma -mf16c
+$(BUILD)/kernels/avx512.o: ISA := $(AVX512)
+$(BUILD)/kernels/bf16.o: ISA := $(AVX512) -mavx512bf16
+$(BUILD)/kernels/dotprod.o: ISA := -march=armv8.2-a+dotprod
+# Without regard to floating-point exceptions, which nobody reads, compilers turn choices into vector operations.
+$(BUILD)/kernels/%.o: BASE += -fno-trapping-math -fno-math-errno
 
-LIB := util.c file.c threads.c gguf.c gguf_write.c $(KERNELS) config.c weights.c session.c matmul.c ops.c attention.c forward.c pattern.c pretokenize.c tokenizer.c \
-	json.c sampler.c cpu.c npy.c maps.c stats.c dump.c viewer.c score.c bench.c quantize.c
+LIB := tokenizer.c $(wildcard $(ROOMS:%=%/*.c)) $(KERNELS:%=kernels/%.c)
 LIB_OBJ := $(LIB:%.c=$(BUILD)/%.o)
 
-$(RUN): $(BUILD)/run.o $(BUILD)/options.o $(LIB_OBJ)
-	$(CC) $(BASE) $^ -o $@ $(LDFLAGS) $(LDLIBS)
+# Commands are shown with V=1, else in short.
+say = $(if $(V),,@echo "$(1) $(2)";)
 
-$(BUILD)/%.o: %.c | $(BUILD)
-	$(CC) $(BASE) $(ISA) -c $< -o $@
+$(RUN): $(BUILD)/run.o $(LIB_OBJ)
+	$(call say,LD,$@)$(CC) $(BASE) $^ -o $@ $(LDFLAGS) $(LDLIBS)
+
+$(BUILD)/%.o: %.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) $(BASE) -I. $(ISA) -c $< -o $@
 
 # The page as C strings, one a line.
-$(BUILD)/viewer.inc: viewer.html | $(BUILD)
-	sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n",/' $< > $@
-$(BUILD)/viewer.o: ISA := -I$(BUILD)
-$(BUILD)/viewer.o: $(BUILD)/viewer.inc
+$(BUILD)/viewer.inc: maps/viewer.html
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)sed 's/\\/\\\\/g; s/"/\\"/g; s/^/"/; s/$$/\\n",/' $< > $@
+$(BUILD)/maps/html.o: ISA := -I$(BUILD)
+$(BUILD)/maps/html.o: $(BUILD)/viewer.inc
 
-$(BUILD)/%: tests/%.c $(LIB_OBJ) | $(BUILD)
-	$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
+$(BUILD)/%: tests/%.c $(LIB_OBJ)
+	$(call say,CC,$<)$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(BUILD)/%: models/%.c $(LIB_OBJ) | $(BUILD)
-	$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
+$(BUILD)/%: models/%.c $(LIB_OBJ)
+	$(call say,CC,$<)$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
 
-$(BUILD)/%_bench: bench/%.c $(LIB_OBJ) | $(BUILD)
-	$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
+$(BUILD)/%_bench: bench/%.c $(LIB_OBJ)
+	$(call say,CC,$<)$(CC) $(BASE) -I. $< $(LIB_OBJ) -o $@ $(LDFLAGS) $(LDLIBS)
 
 # For LD_PRELOAD.
-$(BUILD)/%.so: tests/%.c | $(BUILD)
-	$(CC) -O1 -g -Wall -Wextra -shared -fPIC $< -o $@ -ldl
-
-$(BUILD):
-	mkdir -p $@
+$(BUILD)/%.so: tests/%.c
+	@mkdir -p $(@D)
+	$(call say,CC,$<)$(CC) -O1 -g -Wall -Wextra -shared -fPIC $< -o $@ -ldl
 
 # ---- bench ---------------------------------------------------------------------------------------------------------
 
@@ -101,7 +107,19 @@ test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
-	for t in $^; do $$t || exit 1; done
+	@for t in $^; do $$t || exit 1; done
+
+# test_session alone takes longer than all the rest: of it one table with half of its variants.
+check: $(RUN) $(UNIT:%=$(BUILD)/%)
+	@for t in $(filter-out test_session,$(UNIT)); do $(BUILD)/$$t || exit 1; done
+	@$(BUILD)/test_session scalar 0
+	@./$(RUN) models/tales.bin -i "Once upon a time" -s 33 -n 20 | grep -q "there lived a little rabbit" && echo "smoke run: as expected"
+
+debug:
+	@$(MAKE) --no-print-directory BUILD=build-debug RUN=run-debug CFLAGS="-O0 -g3" run-debug
+
+help:
+	@sed -n 's/^# \(make.*\)/\1/p' Makefile
 
 # Say what is left out and why. Under CI, which must have everything, it is a failure.
 left_out = { echo "make: left out: $(1)"; test -z "$$CI"; }
@@ -126,7 +144,7 @@ variants:
 		|| { echo "make: warnings or errors with $$cc, OMP=$$omp"; exit 1; }; done; done
 
 clean:
-	rm -rf build build-* run
+	rm -rf build build-* run run-debug
 
-.PHONY: bench test unit-test arm-test sanitize-test variants clean
--include $(wildcard $(BUILD)/*.d)
+.PHONY: bench test check unit-test arm-test sanitize-test variants debug help clean
+-include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

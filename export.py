@@ -3,26 +3,25 @@
 
     python export.py INPUT -o model.bin [--dtype f32|f16|bf16|q8_0] [--tokenizer PATH]
 
-INPUT is a Hugging Face folder, a nanoGPT, llama2.c or attn.c checkpoint (.pt), or a llama2.c .bin of version 0.
+INPUT is a Hugging Face folder, a nanoGPT, llama2.c or attn.c checkpoint (.pt), or a llama2.c .bin
+of version 0.
 
-Every model is first described in the words of the general architecture `gpt` (a Spec: docs/gpt-keys.md) with a Recipe
-for each of its tensors. If the Spec is one that a llama.cpp architecture implies (CONVENTIONS), the file is written in
-that architecture's convention, so that other engines open it; else as `gpt`. What a Spec cannot say is refused.
-Nothing here runs code from the checkpoint: pickles are read with weights_only, configuration is JSON.
+Every model is first described in the words of the general architecture `gpt` (a Spec:
+docs/gpt-keys.md) with a Recipe for each of its tensors. If the Spec is one that a llama.cpp
+architecture implies (CONVENTIONS), the file is written in that architecture's convention, so that
+other engines open it; else as `gpt`. What a Spec cannot say is refused. Nothing here runs code from
+the checkpoint: pickles are read with weights_only, configuration is JSON.
+
+This file is the command: arguments, messages, which reader a file is for, and writing. Readers and
+tables are in exporting/.
 """
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import re
-import struct
 import sys
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Callable
 
 try:
     import gguf
@@ -33,12 +32,12 @@ try:
     from torch import Tensor
     from tqdm import tqdm
 
-    from export_hf import hf_model
-    from export_model import (ALL_BIAS, BUFFERS, GPT_KEYS, LAYER_NORM, LIMITS, UNGATED, Config,
-                              ExportError, Model, Recipe, Spec, Tensors, change_pairing,
-                              check_shapes, concat, dims, gpt_spec, gpt_tensors, short, state_dict,
-                              torch_file)
-    from export_vocab import PRE_NAMES, Vocab, bpe_vocab, read_vocab
+    from exporting.checkpoints import attnc_checkpoint, llama2c_bin, llama2c_checkpoint, nanogpt
+    from exporting.config import ExportError, short
+    from exporting.conventions import CONVENTIONS, conventional, misfit
+    from exporting.huggingface import hf_model
+    from exporting.spec import GPT_KEYS, Model, Spec, torch_file
+    from exporting.vocab import PRE_NAMES, Vocab
 except ImportError as e:
     if __name__ != "__main__":
         raise
@@ -46,177 +45,7 @@ except ImportError as e:
     sys.exit(f"export.py: cannot load the Python package {package} ({why}): "
              "python -m pip install gguf numpy safetensors torch tqdm")
 
-# ---- checkpoints other than Hugging Face's ---------------------------------------------------------------------------
-
-def renamed(source: Tensors, spec: Spec, names: dict[str, str], unused: list[str]) -> dict[str, Recipe]:
-    """Recipes by a table of {our name without layer: their name}, "{}" standing for the layer in both."""
-    table = {ours.format(i): theirs.format(i) for ours, theirs in names.items() for i in range(spec["block_count"])}
-    have, needed = set(source.names()), gpt_tensors(spec)
-    out = {}
-    for name in needed:
-        theirs = table.get(name)
-        if theirs not in have:
-            raise ExportError(f"tensor {theirs or name} is missing")
-        out[name] = Recipe((theirs,))
-    left = have - {r.sources[0] for r in out.values()}
-    unused += sorted(n for n in left if BUFFERS.search(n))
-    if left := sorted(n for n in left if not BUFFERS.search(n)):
-        raise ExportError(f"tensor {short(left[0])}: its meaning is not known")
-    check_shapes(spec, out, source)
-    return out
-
-
-def both(ours: str, theirs: str) -> dict[str, str]:
-    return {f"{ours}.{s}": f"{theirs}.{s}" for s in ("weight", "bias")}
-
-
-def nanogpt(data: dict[str, Any], path: Path, tokenizer: Path | None, activation: str) -> Model:
-    """nanoGPT: model_args and a state dict of nn.Linear weights, q, k and v fused in rows, embeddings tied."""
-    c = Config(data["model_args"], {})
-    source = Tensors(state_dict(data["model"], path))
-    d, bias, have = c.int("n_embd"), "transformer.h.0.attn.c_attn.bias" in source.tensors, source.tensors
-    tied = "lm_head.weight" not in have or (have["lm_head.weight"].shape == have["transformer.wte.weight"].shape and
-                                            torch.equal(have["lm_head.weight"], have["transformer.wte.weight"]))
-    spec = gpt_spec(**dims(Config({
-        "hidden_size": d, "num_hidden_layers": c.int("n_layer"), "num_attention_heads": c.int("n_head"),
-        "vocab_size": c.int("vocab_size"), "max_position_embeddings": c.int("block_size"), "norm_eps": 1e-5,
-        "tie_word_embeddings": tied}, {})), **LAYER_NORM | UNGATED | {
-            "norm.bias": "transformer.ln_f.bias" in have, "ffn.bias": bias, "attention.bias": bias,
-            "attention.output_bias": bias, "position": "learned", "ffn.activation": activation})
-    names, h = "transformer.h.{}.", "blk.{}."
-    table = {"token_embd.weight": "transformer.wte.weight", "position_embd.weight": "transformer.wpe.weight",
-             "output.weight": "lm_head.weight", **both("output_norm", "transformer.ln_f"),
-             **both(h + "attn_norm", names + "ln_1"), **both(h + "ffn_norm", names + "ln_2"),
-             **both(h + "attn_output", names + "attn.c_proj"), **both(h + "ffn_up", names + "mlp.c_fc"),
-             **both(h + "ffn_down", names + "mlp.c_proj")}
-    for part in "qkv":  # views of the fused tensors
-        table |= both(h + f"attn_{part}", names + f"attn.c_attn.{part}")
-    views = {}
-    for name, t in have.items():
-        if m := re.fullmatch(r"(.*\.c_attn)\.(weight|bias)", name):
-            if t.shape[0] != 3 * d:
-                raise ExportError(f"tensor {short(name)}: got {t.shape[0]} rows, want {3 * d}")
-            views |= {f"{m[1]}.{part}.{m[2]}": v for part, v in zip("qkv", t.split(d))}
-        elif not (tied and name == "lm_head.weight"):
-            views[name] = t
-    model = Model(spec, {}, Tensors(views), Vocab(), "gpt2", path.stem,
-                  notes=[f"activation {activation} assumed (nanoGPT does not record it; --activation changes it)"])
-    model.recipes = renamed(model.source, spec, table, model.unused)
-    model.vocab = read_vocab(tokenizer or path.parent, None, spec["vocab_size"], c, first="meta.pkl")
-    return model
-
-
-LLAMA2C = {"token_embd.weight": "tok_embeddings.weight", "output_norm.weight": "norm.weight",
-           "output.weight": "output.weight", "blk.{}.attn_norm.weight": "layers.{}.attention_norm.weight",
-           **{f"blk.{{}}.attn_{a}.weight": f"layers.{{}}.attention.w{b}.weight"
-              for a, b in (("q", "q"), ("k", "k"), ("v", "v"), ("output", "o"))},
-           "blk.{}.ffn_norm.weight": "layers.{}.ffn_norm.weight",
-           **{f"blk.{{}}.ffn_{a}.weight": f"layers.{{}}.feed_forward.w{b}.weight"
-              for a, b in (("gate", 1), ("down", 2), ("up", 3))}}
-
-
-def llama2c_model(args: dict[str, Any], hidden: int, source: Tensors, tied: bool, path: Path,
-                  tokenizer: Path | None) -> Model:
-    c = Config(args, {"norm_eps": 1e-5})
-    spec = gpt_spec(**dims(Config({
-        "hidden_size": c.int("dim"), "num_hidden_layers": c.int("n_layers"), "num_attention_heads": c.int("n_heads"),
-        "num_key_value_heads": args.get("n_kv_heads"), "intermediate_size": hidden, "norm_eps": c.num("norm_eps"),
-        "vocab_size": c.int("vocab_size"), "max_position_embeddings": c.int("max_seq_len"),
-        "tie_word_embeddings": tied}, {})), rope__pairing="interleaved")
-    model = Model(spec, {}, source, Vocab(), "llama", path.stem)
-    model.recipes = renamed(source, spec, LLAMA2C, model.unused)
-    model.vocab = read_vocab(tokenizer or path.parent, None, spec["vocab_size"], c)
-    if model.vocab.ids.get("bos") == 1 and model.vocab.ids.get("eos") == 2:
-        model.vocab.ids["eot"] = 1  # llama2.c trains with BOS between texts: it ends one, too
-    return model
-
-
-def llama2c_checkpoint(data: dict[str, Any], path: Path, tokenizer: Path | None) -> Model:
-    tensors = state_dict(data["model"], path)
-    head, embd = tensors.get("output.weight"), tensors.get("tok_embeddings.weight")
-    tied = head is None or (embd is not None and head.shape == embd.shape and torch.equal(head, embd))
-    if tied:
-        tensors.pop("output.weight", None)
-    w1 = tensors.get("layers.0.feed_forward.w1.weight")
-    return llama2c_model(data["model_args"], 0 if w1 is None else w1.shape[0], Tensors(tensors), tied, path, tokenizer)
-
-
-def llama2c_bin(path: Path, tokenizer: Path | None) -> Model:
-    """llama2.c's version 0 file: 7 ints, then f32 arrays in a fixed order with all layers of a kind together."""
-    with open(path, "rb") as f:
-        dim, hidden, layers, heads, kv, vocab, seq = struct.unpack("<7i", f.read(28).ljust(28, b"\0"))
-    sizes = zip(("embedding_length", "feed_forward_length", "block_count", "attention.head_count",
-                 "attention.head_count_kv", "context_length", "vocab_size"),
-                (dim, hidden, layers, heads, kv, seq, abs(vocab)))
-    sane = all(1 <= v <= LIMITS[key][1] for key, v in sizes)
-    if not sane or dim % heads or heads % kv:
-        raise ExportError(f"{path}: not a checkpoint that export.py knows (PyTorch, llama2.c .bin version 0, folder)")
-    head, kv_dim, tied, vocab = dim // heads, dim // heads * kv, vocab > 0, abs(vocab)
-    shapes = [("tok_embeddings.weight", (vocab, dim)), ("layers.{}.attention_norm.weight", (dim,)),
-              ("layers.{}.attention.wq.weight", (dim, dim)), ("layers.{}.attention.wk.weight", (kv_dim, dim)),
-              ("layers.{}.attention.wv.weight", (kv_dim, dim)), ("layers.{}.attention.wo.weight", (dim, dim)),
-              ("layers.{}.ffn_norm.weight", (dim,)), ("layers.{}.feed_forward.w1.weight", (hidden, dim)),
-              ("layers.{}.feed_forward.w2.weight", (dim, hidden)), ("layers.{}.feed_forward.w3.weight", (hidden, dim)),
-              ("norm.weight", (dim,)), ("", (2, seq, head // 2)), ("output.weight", (vocab, dim))]
-    shapes = shapes[:-1] if tied else shapes
-    count = sum(math.prod(shape) * (layers if "{}" in name else 1) for name, shape in shapes)
-    if path.stat().st_size != 28 + 4 * count:
-        raise ExportError(f"{path}: as a llama2.c file of dim {dim} and {layers} layers: got {path.stat().st_size} "
-                          f"bytes, want {28 + 4 * count}")
-    data, at, tensors = torch.from_numpy(np.memmap(path, "<f4", "c", 28)), 0, {}
-    for name, shape in shapes:
-        for i in range(layers if "{}" in name else 1):
-            if name:
-                tensors[name.format(i)] = data[at:at + math.prod(shape)].view(shape)
-            at += math.prod(shape)
-    args = {"dim": dim, "n_layers": layers, "n_heads": heads, "n_kv_heads": kv, "vocab_size": vocab, "max_seq_len": seq}
-    return llama2c_model(args, hidden, Tensors(tensors), tied, path, tokenizer)
-
-
-def attnc_checkpoint(data: dict[str, Any], path: Path, tokenizer: Path | None) -> Model:
-    """models/train.py's own checkpoint, format attn.c-train-1."""
-    if not isinstance(data.get("config"), dict):
-        raise ExportError(f"{path}: no config")
-    c = Config(data["config"], {"rope_pairing": "half", "activation": "gelu", "tied": True})
-    c.refuse("rope_pairing", ("half", "interleaved"), "want half or interleaved")
-    c.refuse("norm", (None, "rms"), "want rms")
-    c.refuse("bias", (None, False), "want false")
-    if (act := c.get("activation")) not in ("gelu", "gelu_tanh", "silu", "relu", "relu2"):
-        raise c.bad("activation", "gelu, gelu_tanh, silu, relu or relu2")
-    source = Tensors(state_dict(data["model"], path))
-    gated = "layers.0.w_gate.weight" in source.tensors
-    spec = gpt_spec(**dims(Config({
-        "hidden_size": c.int("dim"), "num_hidden_layers": c.int("n_layers"), "num_attention_heads": c.int("n_heads"),
-        "num_key_value_heads": c.get("n_kv_heads"), "intermediate_size": c.int("hidden_dim"),
-        "head_dim": c.get("head_dim"), "norm_eps": c.num("norm_eps"), "vocab_size": c.int("vocab_size"),
-        "max_position_embeddings": c.int("seq_len"), "tie_word_embeddings": c.flag("tied")}, {})),
-        rope__pairing=c.get("rope_pairing"), rope__freq_base=c.num("rope_base", 10000.0),
-        ffn__gated=gated, ffn__activation=act)
-    names = {"token_embd.weight": "tok_emb.weight", "output_norm.weight": "final_norm.weight",
-             "output.weight": "output.weight"}
-    for ours, theirs in (("attn_norm", "attn_norm"), ("attn_q", "wq"), ("attn_k", "wk"), ("attn_v", "wv"),
-                         ("attn_output", "wo"), ("ffn_norm", "ffn_norm"), ("ffn_gate", "w_gate"), ("ffn_up", "w_up"),
-                         ("ffn_down", "w_down")):
-        names[f"blk.{{}}.{ours}.weight"] = f"layers.{{}}.{theirs}.weight"
-    model = Model(spec, {}, source, Vocab(), "gpt", path.stem)
-    if c.flag("tied"):
-        source.tensors.pop("output.weight", None)
-    model.recipes = renamed(source, spec, names, model.unused)
-    if tokenizer:
-        model.vocab = read_vocab(tokenizer, None, spec["vocab_size"], c)
-    else:
-        try:
-            tok = json.loads(data["tokenizer"])
-        except (KeyError, TypeError, ValueError) as e:
-            raise ExportError(f"{path}: no readable tokenizer inside; give --tokenizer") from e
-        model.vocab = bpe_vocab(tok, path)
-    end = model.vocab.find("<|endoftext|>")
-    if end is not None:
-        model.vocab.ids |= {"bos": end, "eos": end}
-        model.vocab.add_bos = True
-    model.vocab.fit(spec["vocab_size"], path)
-    return model
-
+# ---- reading -------------------------------------------------------------------------------------
 
 def read_model(path: Path, tokenizer: Path | None, activation: str) -> Model:
     if path.is_dir():
@@ -240,153 +69,16 @@ def read_model(path: Path, tokenizer: Path | None, activation: str) -> Model:
         if "n_embd" in data["model_args"]:
             return nanogpt(data, path, tokenizer, activation)
         return llama2c_checkpoint(data, path, tokenizer)
-    raise ExportError(f"{path}: not a nanoGPT, llama2.c or attn.c checkpoint (keys {short(sorted(map(str, data)))}); "
+    raise ExportError(f"{path}: not a nanoGPT, llama2.c or attn.c checkpoint (keys "
+                      f"{short(sorted(map(str, data)))}); "
                       "a bare state dict needs its Hugging Face folder with config.json")
 
 
-# ---- llama.cpp's conventions -----------------------------------------------------------------------------------------
-
-ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
-ROPE_SCALING = ("none", "linear", "yarn")
-
-
-@dataclass(frozen=True)
-class Convention:
-    """What a llama.cpp architecture implies of a Spec (beyond gpt_spec()'s defaults) and how it spells the rest."""
-    implies: dict[str, Any]  # Spec key -> value, ANY, a tuple of values, or a function of the Spec that gives the value
-    pairing: str = "half"
-    fused: tuple[str, ...] = ()  # qkv in one tensor, gate_up in one tensor
-    square: bool = False  # n_heads * head_dim must be dim
-    tied: str = "any"  # "must", or "copy": a tied output is written out
-    factors: tuple[str, ...] = ()  # rope factor tensors it reads
-    keys: Callable[[Spec], Spec] = lambda s: {}  # keys of its own
-
-
-def every(n: int, count: int) -> list[bool]:
-    """False for each n-th layer."""
-    return [(i + 1) % n != 0 for i in range(count)]
-
-
-def gemma_scale(layers_27b: int) -> Callable[[Spec], float | None]:
-    """The 27B models, known by their layer count, scale by dim / heads; the others by the head width."""
-    return lambda s: (None if s["block_count"] != layers_27b else
-                      (s["embedding_length"] // s["attention.head_count"]) ** -0.5)
-
-
-def window_keys(s: Spec) -> Spec:
-    return {"attention.sliding_window": s["attention.sliding_window"]}
-
-
-def residual_key(s: Spec) -> Spec:
-    return {"use_parallel_residual": s["residual"] == "parallel"}
-
-
-GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5, "ffn.activation": "gelu_tanh"}
-LAYERED = LAYER_NORM | UNGATED
-PARTIAL = {"rope.dimension_count": ANY}
-CONVENTIONS: dict[str, Convention] = {
-    "llama": Convention({"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}, "interleaved",
-                        factors=("rope_freqs.weight",)),
-    "qwen2": Convention({"attention.bias": True}, square=True),
-    "qwen3": Convention({"attention.qk_norm": "head"}),
-    "gemma": Convention(GEMMA_IMPLIES, tied="must"),
-    "gemma2": Convention(GEMMA_IMPLIES | {
-        "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
-        "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
-        "attn_logit_softcapping": SET, "final_logit_softcapping": SET}, tied="must",
-        keys=lambda s: window_keys(s) | {k: s[k] for k in ("attn_logit_softcapping", "final_logit_softcapping")}),
-    "gemma3": Convention(GEMMA_IMPLIES | {
-        "norm.post": True, "attention.qk_norm": "head", "attention.scale": gemma_scale(62),
-        "attention.sliding_window": ANY, "attention.sliding_window_pattern": lambda s: every(6, s["block_count"]),
-        "rope.freq_base_swa": ANY, "final_logit_softcapping": ANY},
-        keys=lambda s: window_keys(s) | {k: s[k] for k in ("rope.freq_base_swa", "final_logit_softcapping")}),
-    "phi2": Convention(LAYERED | ALL_BIAS | PARTIAL | {
-        "ffn.activation": "gelu_tanh", "residual": "parallel", "residual.shared_norm": True, "output_bias": True},
-        square=True, tied="copy"),
-    "phi3": Convention(PARTIAL | {"rope.scaling.type": (*ROPE_SCALING, "longrope")}, fused=("qkv", "gate_up"),
-                       square=True, factors=("rope_factors_long.weight", "rope_factors_short.weight"),
-                       keys=lambda s: {"attention.sliding_window": 0}),
-    "gpt2": Convention(LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh", "position": "learned"}, fused=("qkv",),
-                       square=True),
-    "gptneox": Convention(LAYERED | ALL_BIAS | PARTIAL | {"ffn.activation": "gelu", "residual": ANY}, fused=("qkv",),
-                          square=True, tied="copy", keys=residual_key),
-    "starcoder2": Convention(LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh"}, square=True),
-    "stablelm": Convention({"norm.type": "layer", "norm.bias": True, "attention.bias": ANY, "residual": ANY,
-                            "residual.shared_norm": lambda s: s["residual"] == "parallel",
-                            "attention.qk_norm": ("none", "heads")} | PARTIAL, square=True, tied="copy",
-                           keys=residual_key),
-    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"}, square=True, tied="copy"),
-    "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
-    "granite": Convention({k: ANY for k in ("attention.bias", "attention.output_bias", "ffn.bias", "attention.scale",
-                                            "embedding_scale", "residual_scale", "logit_scale")}, "interleaved",
-                          factors=("rope_freqs.weight",), keys=lambda s: {
-                              "attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
-                              "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}),
-    "falcon": Convention(LAYERED | {"ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
-                                    "residual.shared_norm": ANY}, fused=("qkv",), square=True),
-    "bloom": Convention(LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh", "norm.embedding": True, "position": "alibi",
-                                              "attention.max_alibi_bias": 8.0}, fused=("qkv",), square=True),
-    "mpt": Convention({"norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-                       "attention.max_alibi_bias": ANY, "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
-                      keys=lambda s: {k: s[k] for k in ("attention.max_alibi_bias", "attention.clamp_kqv")}),
-}
-SIZES = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
-         "attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length")
-ROPE_KEYS = ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
-             "rope.scaling.original_context_length", "rope.scaling.attn_factor")
-
-
-def misfit(conv: Convention, s: Spec) -> str | None:
-    """The first thing about a Spec that a convention cannot express, or None."""
-    free = {*SIZES, *ROPE_KEYS, "norm.epsilon", "rope.pairing", "tied"}
-    want = {k: default for k, (_, default) in GPT_KEYS.items() if k not in free}
-    want |= {"rope.scaling.type": ROPE_SCALING} | conv.implies
-    if s["position"] == "rope":
-        want.setdefault("rope.dimension_count", s["attention.key_length"])
-    for key, value in want.items():
-        value = value(s) if callable(value) else value
-        if value is ANY or (value is SET and s[key] is not None) or \
-                (s[key] in value if isinstance(value, tuple) else s[key] == value):
-            continue
-        return f"{key} = {short(s[key])}"
-    h, kd, vd = s["attention.head_count"], s["attention.key_length"], s["attention.value_length"]
-    if kd != vd or (conv.square and h * kd != s["embedding_length"]):
-        return f"attention.key_length = {kd} with value_length = {vd}"
-    if conv.tied == "must" and not s["tied"]:
-        return "tied = False"
-    return next((name for name in s["rope_factors"] if name not in conv.factors), None)
-
-
-def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe]]:
-    """Keys (without the architecture's prefix) and recipes in llama.cpp's convention."""
-    s, out = model.spec, dict(model.recipes)
-    norm = "attention.layer_norm_rms_epsilon" if s["norm.type"] == "rms" else "attention.layer_norm_epsilon"
-    keys = {k: s[k] for k in SIZES} | {norm: s["norm.epsilon"]}
-    if s["position"] == "rope":
-        keys |= {k: s[k] for k in ROPE_KEYS if not (k == "rope.scaling.type" and s[k] == "none")}
-        if s["rope.pairing"] != conv.pairing:
-            op = partial(change_pairing, dim=s["attention.key_length"], rot=s["rope.dimension_count"], to=conv.pairing)
-            for name in out:
-                if re.search(r"\.attn_[qk]\.|\.attn_[qk]_norm\.", name):
-                    out[name] = out[name].then(op)
-    if s["tied"] and conv.tied == "copy":
-        out["output.weight"] = out["token_embd.weight"]
-    for i in range(s["block_count"]):
-        b = f"blk.{i}."
-        for suffix in ("weight", "bias"):
-            if "qkv" in conv.fused and f"{b}attn_q.{suffix}" in out:
-                out[f"{b}attn_qkv.{suffix}"] = concat([out.pop(f"{b}attn_{p}.{suffix}") for p in "qkv"])
-            if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
-                out[f"{b}ffn_up.{suffix}"] = concat([out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]])
-    if model.arch == "falcon" and not s["residual.shared_norm"]:
-        out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r for n, r in out.items()}
-    return keys | conv.keys(s), out
-
-
-# ---- writing ---------------------------------------------------------------------------------------------------------
+# ---- writing -------------------------------------------------------------------------------------
 
 DTYPES = {"f32": (Q.F32, gguf.LlamaFileType.ALL_F32), "f16": (Q.F16, gguf.LlamaFileType.MOSTLY_F16),
-          "bf16": (Q.BF16, gguf.LlamaFileType.MOSTLY_BF16), "q8_0": (Q.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0)}
+          "bf16": (Q.BF16, gguf.LlamaFileType.MOSTLY_BF16),
+          "q8_0": (Q.Q8_0, gguf.LlamaFileType.MOSTLY_Q8_0)}
 
 
 def write_keys(w: gguf.GGUFWriter, arch: str, keys: Spec) -> None:
@@ -440,7 +132,8 @@ def own_type(model: Model) -> str:
 
 
 def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
-    """Matrices take the asked type; norms, biases and position tables stay f32; odd widths fall back to f16."""
+    """Matrices take the asked type; norms, biases and position tables stay f32; odd widths fall
+    back to f16."""
     if len(shape) == 1 or "norm" in name or name.startswith("position_embd"):
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
@@ -459,8 +152,9 @@ def export(model: Model, out: Path, dtype: str | None) -> str:
             keys = {k: v for k, v in keys.items() if not k.startswith("rope.")}
         if why:
             model.notes.append(f"written as gpt, since {model.arch} in GGUF cannot hold {why}")
-    order = sorted(recipes, key=lambda n: (not n.startswith("token_embd"), n.startswith("output"),
-                                           [int(p) if p.isdigit() else -1 for p in n.split(".")[:2]], n))
+    order = sorted(recipes, key=lambda n: (
+        not n.startswith("token_embd"), n.startswith("output"),
+        [int(p) if p.isdigit() else -1 for p in n.split(".")[:2]], n))
     w = gguf.GGUFWriter(None, arch)
     w.add_name(model.name)
     w.add_file_type(DTYPES[dtype][1])
@@ -523,15 +217,21 @@ def encode(name: str, t: Tensor, kind: Q) -> np.ndarray:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description="Turn a PyTorch or Hugging Face checkpoint into a GGUF file for ./run.")
+    parser = argparse.ArgumentParser(
+        description="Turn a PyTorch or Hugging Face checkpoint into a GGUF file for ./run.")
     parser.add_argument("input", type=Path, metavar="INPUT",
-                        help="a Hugging Face folder, a nanoGPT, llama2.c or attn.c checkpoint, or a llama2.c .bin")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE", help="the file to write")
-    parser.add_argument("--dtype", choices=DTYPES, help="type of the matrices (default: the checkpoint's own)")
+                        help="a Hugging Face folder, a nanoGPT, llama2.c or attn.c checkpoint, or "
+                             "a llama2.c .bin")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="FILE",
+                        help="the file to write")
+    parser.add_argument("--dtype", choices=DTYPES,
+                        help="type of the matrices (default: the checkpoint's own)")
     parser.add_argument("--tokenizer", type=Path, metavar="PATH",
-                        help="tokenizer.json, tokenizer.model, tokenizer.bin, vocab.json, meta.pkl or a folder with one")
+                        help="tokenizer.json, tokenizer.model, tokenizer.bin, vocab.json, meta.pkl "
+                             "or a folder with one")
     parser.add_argument("--activation", choices=("gelu", "gelu_tanh"), default="gelu",
-                        help="of a nanoGPT checkpoint, which does not record it (default: gelu; older ones: gelu_tanh)")
+                        help="of a nanoGPT checkpoint, which does not record it (default: gelu; "
+                             "older ones: gelu_tanh)")
     args = parser.parse_args(argv)
     try:
         if args.output.is_dir():

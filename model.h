@@ -1,7 +1,7 @@
 /* model.h - the engine's structs and calls, and every shape.
  *
  * A Model is what the file says: configuration, weights, tokenizer; immutable once open. A Session is one use of it:
- * scratch memory and the KV cache of one or more sequences, in one allocation. forward() is the only way through:
+ * scratch memory and the Cache of the keys and values of one or more sequences, in one allocation. forward() is the only way through:
  * prefill, decoding, parallel decoding and scoring are batches of rows.
  *
  * Shapes are written outermost first. The one matmul convention: W (d, n) @ x (T, n) -> y (T, d).
@@ -11,9 +11,9 @@
 
 #include <stdatomic.h>
 
-#include "gguf.h"
-#include "kernels.h"
-#include "threads.h"
+#include "base/gguf.h"
+#include "kernels/kernels.h"
+#include "base/threads.h"
 #include "tokenizer.h"
 
 /* ---- configuration ----------------------------------------------------------------------------------------- */
@@ -88,9 +88,6 @@ static inline size_t att_width(const Config *c, const LayerConfig *l) { return (
 int config_read(Config *c, const Gguf *g, Err *e);
 void config_free(Config *c);
 
-/* Names of the known architectures, one after another, NULL past the last. */
-const char *config_arch_at(int index);
-
 /* ---- weights ----------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -141,12 +138,86 @@ typedef struct {
 int model_open(Model *m, const char *path, Err *e);
 void model_close(Model *m);
 
-/* ---- session ----------------------------------------------------------------------------------------------- */
+/* ---- cache ------------------------------------------------------------------------------------------------- */
 
-enum { KV_BLOCK = 64 }; // positions in a cache block
-enum { KV_GROUP = 32 }; // values of a key that share a scale: keys have outliers
+enum { KV_BLOCK = 64 }; // positions in a block
+enum { KV_GROUP = 32 }; // values of a key that share a scale in bytes: keys have outliers
 typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
 extern const char *const kv_names[]; // by KvType, NULL past the last
+
+typedef struct {
+    int n_pos;    // positions held
+    bool is_long; // longer than longrope's original context: its keys are rotated by the long factors
+    int *blocks;  // (max_blocks) indices into the pool, -1 where none
+} Sequence;
+
+/* Keys and values of sequences: a pool of blocks, each with every layer's keys and values of 64 positions of one
+ * sequence. How they lie in a block is cache.c's business. */
+typedef struct {
+    const Config *config;
+    const Kernels *k;
+    KvType type;
+    bool pairs;       // products are made in pairs of bf16
+    atomic_bool *cut; // set when a key or value beyond 65504 was cut off for f16; or NULL
+    int seq_len;      // positions each sequence can hold
+    Sequence *seqs;   // (n_seqs)
+    int n_seqs;
+    int max_blocks;   // of one sequence
+    int n_blocks;     // in the pool
+    int *refs;        // (n_blocks) sequences that hold the block
+    char *pool;       // (n_blocks, block_bytes)
+    size_t block_bytes;
+    size_t *layer_offset; // (n_layers) bytes from a block's start
+} Cache;
+
+/* Keep the first n positions of a sequence (n = 0 empties it). */
+void cache_truncate(Cache *c, int seq, int n);
+
+/* Say how long the text of a sequence is, in positions, before rows are run that make it longer: longrope rotates all
+ * keys of a text by the factors for its length. Returns the position of the first row to run: the number of positions
+ * held, or 0 where these were emptied, since their keys were made for a text of the other kind. */
+int cache_expect(Cache *c, int seq, int n);
+
+/* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a part is copied.
+ * -1 when the pool has no block left. */
+int cache_fork(Cache *c, int dst, int src, int n);
+
+/* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first; and store one
+ * position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
+int cache_grow(Cache *c, int seq, int n, Err *e);
+void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const float *v);
+
+/* Keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block as f32, whatever the type. */
+void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys, float *values);
+
+/* In which format a tile's keys and values are multiplied: as they are cached, converted to f32, or as pairs of bf16. */
+typedef enum { KV_AS_F16, KV_AS_F32, KV_AS_BYTES, KV_AS_BF16_PAIRS } KvFormat;
+
+/* The queries of some rows and one head's keys and values of a sequence, block by block. */
+typedef struct {
+    const Cache *cache;
+    int layer, kv_head, seq, rows;
+    KvFormat format;
+    float *q;             // (rows, key_dim), as f32 or as bf16 with an even number of values a row
+    float *part;          // (rows, KV_BLOCK) scratch
+    float *keys, *values; // (key_dim, KV_BLOCK), (KV_BLOCK, value_dim) scratch for a block that is converted
+} KvTile;
+
+/* Set a tile up in scratch of kv_tile_floats() floats; returns what lies after them. */
+size_t kv_tile_floats(const Config *c, size_t rows);
+float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, int rows, float *scratch);
+
+/* The query (key_dim) of a row. */
+void kv_tile_query(KvTile *t, int row, const float *q);
+
+/* scores[r][j] = q_r . k_j for the block's keys j < n_keys, before scale, bias and mask; scores (rows, KV_BLOCK). What
+ * lies beyond n_keys are numbers that the mask must overwrite. */
+void kv_tile_scores(KvTile *t, int block, int n_keys, float *scores);
+
+/* out (rows, value_dim) += weights (rows, KV_BLOCK) times the block's first n_keys values. The weights are changed. */
+void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float *out);
+
+/* ---- session ----------------------------------------------------------------------------------------------- */
 
 typedef struct {
     int seq_len;    // positions each sequence can hold
@@ -163,12 +234,6 @@ typedef struct {
     atomic_bool *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or NULL
 } SessionParams;
 
-typedef struct {
-    int n_pos;   // positions held
-    bool is_long; // longer than longrope's original context: its keys are rotated by the long factors
-    int *blocks; // (max_blocks) indices into the pool, -1 where none
-} Sequence;
-
 typedef struct Session Session;
 
 static inline bool stop_wanted(const SessionParams *p) { return p->stop && *p->stop; }
@@ -183,15 +248,7 @@ struct Session {
     const Kernels *k;
     Threads threads;
     Arena arena;
-
-    /* The KV cache: a pool of blocks, each with every layer's keys and values of 64 positions of one sequence. */
-    Sequence *seqs; // (n_seqs)
-    int max_blocks; // of one sequence
-    int n_blocks;   // in the pool
-    int *refs;      // (n_blocks) sequences that hold the block
-    char *pool;     // (n_blocks, block_bytes)
-    size_t block_bytes;
-    size_t *layer_offset; // (n_layers) bytes from a block's start
+    Cache cache;
 
     /* Activations of one forward(): T = max_batch rows, R = max_rows at a time. */
     int *pos;            // (T) position of each row
@@ -224,38 +281,15 @@ struct Session {
 int session_init(Session *s, const Model *m, const SessionParams *p, Err *e);
 void session_free(Session *s);
 
-/* Keep the first n positions of a sequence (n = 0 empties it). */
-void session_truncate(Session *s, int seq, int n);
-
-/* Say how long the text of a sequence is, in positions, before rows are run that make it longer: longrope rotates all
- * keys of a text by the factors for its length. Returns the position of the first row to run: the number of positions
- * held, or 0 where these were emptied, since their keys were made for a text of the other kind. */
-int session_expect(Session *s, int seq, int n);
-
-/* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a part is copied.
- * -1 when the pool has no block left. */
-int session_fork(Session *s, int dst, int src, int n);
-
 /* Bytes that session_init would reserve (most of it touched only when used). */
 size_t session_bytes(const Model *m, const SessionParams *p);
-
-/* For attention.c: keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block, in kv_type. With
- * KV_Q8 these are signed bytes and have scales (1 + groups, KV_BLOCK): of each position's values, then of each KV_GROUP
- * of its key. */
-const void *session_keys(const Session *s, int layer, int kv_head, int seq, int block);
-const void *session_values(const Session *s, int layer, int kv_head, int seq, int block);
-const float *session_scales(const Session *s, int layer, int kv_head, int seq, int block);
-
-/* The same in floats, whatever the type: keys (key_dim, KV_BLOCK), values (KV_BLOCK, value_dim). */
-void session_read(const Session *s, int layer, int kv_head, int seq, int block, float *keys, float *values);
 
 /* The scratch of one thread: scratch_floats floats. */
 float *session_scratch(const Session *s, int thread);
 
-/* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first; and store one
- * position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
-int session_grow(Session *s, int seq, int n, Err *e);
-void session_store(Session *s, int layer, int seq, int pos, const float *k, const float *v);
+/* For session.c: set the sizes of a cache, and reserve its memory (twice, see Arena). */
+void cache_size(Cache *c, const Config *config, const SessionParams *p);
+void cache_plan(Cache *c, Arena *a);
 
 /* ---- forward ----------------------------------------------------------------------------------------------- */
 
@@ -273,7 +307,7 @@ typedef struct {
 
 /* Run the rows; their keys and values are appended to their sequences. Returns the number of logit rows now in
  * s->logits, or -1: a full context or pool, a token out of range, a row whose numbers are not finite (EXIT_IO), or
- * *stop (EXIT_OK), which is heard within a layer. A sequence that becomes longer than session_expect() was told keeps
+ * *stop (EXIT_OK), which is heard within a layer. A sequence that becomes longer than cache_expect() was told keeps
  * the factors of longrope that it has. Never allocates. */
 int forward(Session *s, const Batch *b, Err *e);
 

@@ -8,7 +8,9 @@
  * for merge lists, one of pairs of ids, and allocates nothing per token.
  */
 #include "tokenizer.h"
-#include "pretokenize.h"
+#include "base/utf8.h"
+#include "text/nfc.h"
+#include "text/pretokenize.h"
 
 #include <math.h>
 #include <stdlib.h>

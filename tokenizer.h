@@ -29,7 +29,7 @@
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
-#include "gguf.h"
+#include "base/gguf.h"
 
 typedef struct Tokenizer Tokenizer;
 

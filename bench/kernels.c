@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bench.h"
-#include "cpu.h"
-#include "json.h"
+#include "base/cpu.h"
+#include "base/json.h"
 #include "model.h"
+#include "modes/timing.h"
 
 enum { MAX_TABLES = 4, MAX_PASSES = 15, SPACE = 1 << 20 }; // SPACE: floats of each buffer, 4 MB
 
@@ -607,7 +607,7 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
     for (int threads = 1; !rc && threads <= s->n_threads; threads = threads < s->n_threads ? s->n_threads : threads + 1)
         for (int i = 0; !rc && work[i][0] + work[i][1]; i++) {
             Bench b = {.n_prompt = work[i][0], .n_generate = work[i][1], .depth = work[i][2], .n_runs = s->quick ? 1 : 3};
-            rc = bench_run(&m, (SessionParams){.max_batch = 512, .n_threads = threads, .kv_type = KV_F16, .kernels = k}, &b, &never, e);
+            rc = timing_run(&m, (SessionParams){.max_batch = 512, .n_threads = threads, .kv_type = KV_F16, .kernels = k}, &b, &never, e);
             if (!rc)
                 print_timing(s, &m, &b, k, threads, threads == 1 && i == 0);
         }

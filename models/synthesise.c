@@ -11,9 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "cpu.h"
+#include "base/cpu.h"
 #include "model.h"
-#include "sampler.h"
+#include "generate/sampler.h"
 
 enum { N_SEQS = 48, MAX_TOKENS = 340, MIN_WORDS = 60 };
 
@@ -78,7 +78,7 @@ static int begin(Story *st, Session *s, int i, Err *e)
     if (sampler_init(&st->sampler, &p, s->model->config.vocab_size, s->k, e)
         || tokenizer_encode(t, prompt, (size_t)n, ENCODE_SPECIAL, &ids, e))
         return -1;
-    session_truncate(s, i, 0);
+    cache_truncate(&s->cache, i, 0);
     for (size_t j = 0; j < ids.n; j++)
         seqs[j] = i;
     int rc = forward(s, &(Batch){.n = (int)ids.n, .tokens = ids.ids, .seqs = seqs}, e);

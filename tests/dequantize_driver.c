@@ -1,7 +1,7 @@
 /* dequantize_driver.c - reads blocks of a type on standard input, writes floats: dequantize_driver TABLE TYPE BYTES */
 #include <stdlib.h>
 
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 int main(int argc, char **argv)
 {

@@ -1,4 +1,4 @@
-"""The README's table of exactness: the real models against transformers on tests/passage.txt, logits and attention maps.
+"""The tables of docs/exactness.md: the real models against transformers on tests/passage.txt, logits and attention maps.
 
     .venv/bin/python tests/exactness.py cache/*.gguf
 

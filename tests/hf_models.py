@@ -429,7 +429,7 @@ class GptCase:
     drops: dict[str, dict[str, Any]]
 
     def build(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        from export_model import gpt_spec, gpt_tensors
+        from exporting.spec import gpt_spec, gpt_tensors
         sizes = {"context_length": 256, "embedding_length": 48, "block_count": 3, "feed_forward_length": 80,
                  "vocab_size": 300, "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 12,
                  "attention.value_length": 12, "norm.epsilon": 1e-5}

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #include "model.h"
-#include "sampler.h"
+#include "generate/sampler.h"
 
 enum { GENERATED = 3 };
 

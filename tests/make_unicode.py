@@ -1,4 +1,4 @@
-"""Write unicode_tables.h: python tests/make_unicode.py > unicode_tables.h
+"""Write unicode_tables.h: python tests/make_unicode.py > text/unicode_tables.h
 
 The truth is what Hugging Face tokenizers does, so the tables are read off the `tokenizers` package itself:
 general categories as its regular expression engine (Oniguruma) sees them, which is Unicode 16.0 in tokenizers 0.23,

@@ -15,6 +15,7 @@ import hashlib
 import io
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,8 +27,7 @@ import hf_models as hf
 from conftest import ROOT, TABLES
 
 import export
-import export_model as M
-import export_vocab as voc
+from exporting import spec as M, vocab as voc
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0", "q5_k_m", "q4_k_m", "q4_k_s")
 KV = ("f16", "f32", "q8")
@@ -151,14 +151,15 @@ def main() -> int:
     subprocess.run(["make", "-j2", "run"], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base, n, different = build(args.base, folder), 0, 0
+        base, here, n, different = build(args.base, folder), folder / "here", 0, 0
+        shutil.copy(ROOT / "run", here)  # so that the tree may change meanwhile
         try:
             with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
                 models = write_models(folder)
             for command in commands(models, [p.resolve() for p in args.models], base, folder):
                 if args.only not in str(command):
                     continue
-                want, got = (outcome(run, command, folder / "out") for run in (base, ROOT / "run"))
+                want, got = (outcome(run, command, folder / "out") for run in (base, here))
                 n += 1
                 if want != got:
                     different += 1

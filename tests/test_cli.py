@@ -875,7 +875,7 @@ def test_help_wins(any_run: Path, tiny_model: Path) -> None:
 
 def foreign_flags() -> list[tuple[str, str]]:
     """The table of hints, from the source."""
-    source = (Path(__file__).resolve().parent.parent / "options.c").read_text()
+    source = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     table = source.split("} elsewhere[] = {")[1].split("\n};")[0]
     rows = re.findall(r'\{((?:"(?:[^"\\]|\\.)*"\s*)+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)\}', table)
     text = [["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', cell)).replace('\\"', '"') for cell in row] for row in rows]
@@ -895,6 +895,8 @@ def test_flags_of_other_programs(run_bin: Path) -> None:
                        "--mlock": "leave it out", "-fa": "leave it out", "--color": "leave it out", "-sys": "no chat mode", "-hf": "download", "--model": "first argument",
                        "--verbose-prompt": "it is --tokenize"}.items():
         assert want in dict(foreign)[flag]
+    assert "it is -n" in error_of(run_bin, "M", "--max_tokens", "3", code=2)  # as Python spells it
+    assert "did you mean --top-k?" in error_of(run_bin, "M", "--top_kk", "3", code=2)
 
 
 def test_names_that_llama_cpp_has_too(any_run: Path, tiny_model: Path, story: bytes) -> None:

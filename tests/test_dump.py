@@ -28,9 +28,8 @@ from command import TIMEOUT, error_of, run, text_of
 from images import I32, STR, smallest
 
 import export
-import export_model as M
-import export_vocab as voc
 import hf_models as hf
+from exporting import spec as M, vocab as voc
 
 TALES = Path(__file__).resolve().parent.parent / "models" / "tales.bin"
 TOLERANCE, SUMS = 1e-4, 2e-6
@@ -327,6 +326,9 @@ WRONG = [  # arguments, exit status, message
     *[([*DUMP, "--attn-queries", v], 2, f'--attn-queries: got "{v}", want all, prompt') for v in ("", "x", "4-3", "-1", "1-", "1-2-3", "1,2", "9" * 30 + "-1")],
     ([*DUMP, "--attn-reduce", "sum"], 2, '--attn-reduce: got "sum", want none'), ([*DUMP, "--attn-dtype", "f64"], 2, "want f32 or f16"),
     ([*DUMP, "--attn-top", "-1"], 2, '--attn-top: got "-1"'),
+    *[(["--dump-attn", f"a{ending}", flag, v], 2, f"{flag}{said} needs a {some} file to write")
+      for flag, v, said, some, endings in (("--attn-top", "2", "", ".csv or .jsonl", (".npz", ".npy", ".svg", ".html")),
+                                           ("--attn-dtype", "f16", " f16", ".npz or .npy", (".csv", ".jsonl", ".svg", ".html"))) for ending in endings],
     *[([flag, v], 2, f"{flag} needs --dump-attn or --attn-stats") for flag, v in (("--attn-layers", "0"), ("--attn-heads", "0"), ("--attn-queries", "all"))],
     *[([*stats, flag, v], 2, f"{flag} needs --dump-attn") for flag, v in (("--attn-reduce", "mean"), ("--attn-dtype", "f16"), ("--attn-top", "3"))
       for stats in ([], ["--attn-stats", "-"])],  # statistics have none of these

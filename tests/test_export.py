@@ -18,10 +18,10 @@ import pytest
 import torch
 
 import export
-import export_model as M
-import export_vocab as voc
 import hf_models as hf
-from export_hf import FAMILIES
+from exporting import spec as M, vocab as voc
+from exporting.config import LIMITS, Config, ExportError
+from exporting.huggingface import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
@@ -163,7 +163,7 @@ def test_defaults_are_transformers(kind: str) -> None:
     family = FAMILIES[kind]
 
     def spec(data: dict[str, Any]) -> M.Spec:
-        c = M.Config(data | {"model_type": kind}, family.defaults)
+        c = Config(data | {"model_type": kind}, family.defaults)
         return M.gpt_spec(**M.dims(c) | family.spec(c))
     brief, whole = spec(sizes), spec(full)
     assert {k: (brief[k], whole[k]) for k in whole if brief[k] != whole[k]} == {}
@@ -296,7 +296,7 @@ def test_sentencepiece_in_tokenizer_json(tmp_path: Path, capsys: pytest.CaptureF
     assert sorted(made, key=lambda p: -v.scores[vocab[p]]) == sorted(made, key=lambda p: -sp.get_score(vocab[p]))
     some = next(m for m in merges if sum(a + b == m[0] + m[1] for a, b in merges) > 1)
     tok["model"]["merges"].remove(list(some))
-    with pytest.raises(M.ExportError, match="scores"):
+    with pytest.raises(ExportError, match="scores"):
         voc.bpe_vocab(tok, tmp_path)
     tok["normalizer"]["normalizers"].pop(0)
     v = voc.bpe_vocab(tok, tmp_path)
@@ -474,11 +474,11 @@ def test_pickles_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert "needs code" in refused(capsys, Path("ckpt.pt"), out)
     for bad in (Evil(), {"itos": Evil()}, {"itos": {0: "ab"}}, {"itos": {1: "a"}}, {"itos": 3}, [], {"itos": {0: "a", 1: "a"}},
                 {"itos": {0: " ", 1: voc.SPACE}}, {"itos": {0: 7}}):
-        with pytest.raises(M.ExportError):
+        with pytest.raises(ExportError):
             Path("meta.pkl").write_bytes(pickle.dumps(bad))
             voc.char_vocab(Path("meta.pkl"))
     for raw in (b"", b"\x80", pickle.dumps({"itos": {0: "a"}})[:-3], b"cos\nsystem\n(S'touch pwned'\ntR."):
-        with pytest.raises(M.ExportError):
+        with pytest.raises(ExportError):
             Path("meta.pkl").write_bytes(raw)
             voc.char_vocab(Path("meta.pkl"))
     assert not Path("pwned").exists()
@@ -801,7 +801,7 @@ def test_limits_are_those_of_the_program(field: str, most: int, folder: Path, tm
 
 
 def test_limits_agree_with_config_c() -> None:
-    text = (ROOT / "config.c").read_text()
+    text = (ROOT / "engine/config.c").read_text()
     names = {
         "MAX_DIM": ("embedding_length", ), "MAX_LAYERS": ("block_count", ),
         "MAX_CONTEXT": ("context_length", ),
@@ -814,8 +814,8 @@ def test_limits_agree_with_config_c() -> None:
     }
     assert stated.keys() == names.keys()
     for name, keys in names.items():
-        assert all(M.LIMITS[key][1] == stated[name] for key in keys)
-    assert M.LIMITS["feed_forward_length"][1] == 4 * stated["MAX_DIM"] and "MAX_DIM * 4" in text
+        assert all(LIMITS[key][1] == stated[name] for key in keys)
+    assert LIMITS["feed_forward_length"][1] == 4 * stated["MAX_DIM"] and "MAX_DIM * 4" in text
 
 
 @pytest.mark.parametrize("args,name", [(dict(n_layer=10**9), "n_layer"),
@@ -836,8 +836,8 @@ def test_limits_of_other_checkpoints(args: dict[str, int], name: str, tmp_path: 
                tmp_path / "ckpt.pt")
     (tmp_path / "out").mkdir()
     begin = time.process_time()
-    assert f"{name}: got 1000000000" in refused(capsys, tmp_path / "ckpt.pt",
-                                                tmp_path / "out" / "a.bin")
+    line = refused(capsys, tmp_path / "ckpt.pt", tmp_path / "out" / "a.bin")
+    assert f"{name}: got 1000000000" in line and "ckpt.pt: " in line and "config.json" not in line
     assert time.process_time() - begin < 5
 
 

@@ -1,15 +1,15 @@
 /* test_kernels.c - every kernel of every table that this machine can run, against the portable table or libm.
  *
- * Tolerances: what is compiled from kernels_body.h must give the same bits everywhere. Matrix products differ from a
+ * Tolerances: what is compiled from kernels/portable.inc must give the same bits everywhere. Matrix products differ from a
  * double-precision sum by rounding only: at most n * 2^-24 of the sum of absolute products (the textbook bound for
- * any order of n additions). exp, tanh and erf: the errors that kernels_body.h documents.
+ * any order of n additions). exp, tanh and erf: the errors that kernels/portable.inc documents.
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "check.h"
-#include "kernels.h"
+#include "kernels/kernels.h"
 
 static uint64_t state = 1;
 

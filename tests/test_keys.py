@@ -35,7 +35,7 @@ MODELS = {  # architecture: class, config without the values that are defaults, 
 # (llama.cpp: load_arch_hparams() of each architecture, load_hparams() and llama-hparams.h).
 ABSENT = [("gemma2", "attn_logit_softcapping"), ("gemma2", "final_logit_softcapping"), ("gemma2", "rope.freq_base"),
           ("gemma3", "rope.freq_base_swa"), ("granite", "residual_scale"), ("granite", "embedding_scale"),
-          ("granite", "logit_scale"), ("granite", "attention.scale"), ("llama", "attention.head_count_kv"),
+          ("granite", "attention.scale"), ("llama", "attention.head_count_kv"),
           ("llama", "attention.key_length"), ("llama", "attention.value_length"), ("llama", "rope.freq_base"),
           ("llama", "rope.dimension_count"), ("gptneox", "use_parallel_residual")]
 ZERO = [("granite", "residual_scale"), ("granite", "embedding_scale"), ("granite", "attention.scale"), ("granite", "logit_scale")]
@@ -93,6 +93,14 @@ def test_zero_is_off(arch: str, key: str, run_bin: Path, tok: dict, tmp_path: Pa
     path, model = exported(arch, tok, tmp_path)
     subprocess.run([GGUF_TOOLS / "gguf-set-metadata", "--force", path, f"{arch}.{key}", "0"], check=True, capture_output=True)
     compare(run_bin, path, model, tok, tmp_path)
+
+
+def test_needed(run_bin: Path, tok: dict, tmp_path: Path) -> None:
+    """Granite's divisor of the logits has no default (llama.cpp's granite.cpp wants it), so that its absence is named."""
+    path, _ = exported("granite", tok, tmp_path)
+    subprocess.run([GGUF_TOOLS / "gguf-new-metadata", "--force", "--remove-metadata", "granite.logit_scale", path, tmp_path / "m"], check=True,
+                   capture_output=True)
+    assert "key granite.logit_scale: missing" in error_of(run_bin, tmp_path / "m", "-i", "a", code=3)
 
 
 @pytest.mark.parametrize("rope", (True, False))

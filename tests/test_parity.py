@@ -19,9 +19,8 @@ import pytest
 import torch
 
 import export
-import export_model as M
-import export_vocab as voc
 import hf_models as hf
+from exporting import spec as M, vocab as voc
 
 TOLERANCE, DROP = 2e-4, 4e-4
 N_NEW = 32

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "sampler.h"
+#include "generate/sampler.h"
 
 enum { VOCAB = 50, DRAWS = 20000 };
 

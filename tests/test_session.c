@@ -237,7 +237,7 @@ static void check_run(Session *s, int seq, int from, int to, int chunk, const ch
             CHECK(false, "%s: %s: position %d differs", label, what, i);
             return;
         }
-    CHECK(s->seqs[seq].n_pos == to, "%s: %s: the sequence has %d positions, want %d", label, what, s->seqs[seq].n_pos, to);
+    CHECK(s->cache.seqs[seq].n_pos == to, "%s: %s: the sequence has %d positions, want %d", label, what, s->cache.seqs[seq].n_pos, to);
 }
 
 /* Every block is counted once for each sequence that holds it. */
@@ -245,14 +245,14 @@ static void check_blocks(const Session *s, const char *what)
 {
     int held[256] = {0};
     for (int i = 0; i < s->params.n_seqs; i++)
-        for (int b = 0; b < s->max_blocks; b++) {
-            int id = s->seqs[i].blocks[b];
+        for (int b = 0; b < s->cache.max_blocks; b++) {
+            int id = s->cache.seqs[i].blocks[b];
             if (id >= 0)
                 held[id]++;
-            CHECK(id >= 0 || b * KV_BLOCK >= s->seqs[i].n_pos, "%s: %s: sequence %d lacks block %d", label, what, i, b);
+            CHECK(id >= 0 || b * KV_BLOCK >= s->cache.seqs[i].n_pos, "%s: %s: sequence %d lacks block %d", label, what, i, b);
         }
-    for (int i = 0; i < s->n_blocks; i++)
-        CHECK(held[i] == s->refs[i], "%s: %s: block %d has count %d, is held %d times", label, what, i, s->refs[i], held[i]);
+    for (int i = 0; i < s->cache.n_blocks; i++)
+        CHECK(held[i] == s->cache.refs[i], "%s: %s: block %d has count %d, is held %d times", label, what, i, s->cache.refs[i], held[i]);
 }
 
 /* ---- the same by the textbook ------------------------------------------------------------------------------- */
@@ -390,7 +390,7 @@ static void test_cache(void)
     Session s;
     Err e = {0};
     open_session(&s, 2, 1);
-    CHECK(!session_grow(&s, 1, N, &e), "%s: %s", label, e.text);
+    CHECK(!cache_grow(&s.cache, 1, N, &e), "%s: %s", label, e.text);
     for (int pos = 0; pos < N; pos++) {
         float flat[MOST * (KEY + VALUE)], size = ldexpf(1, pos % 20 - 10);
         for (int i = 0; i < heads * KEY; i++)
@@ -399,11 +399,11 @@ static void test_cache(void)
             v[pos][i / VALUE][i % VALUE] = flat[heads * KEY + i] = pos == 3 ? 0 : random_float() * size;
         if (kv_type == KV_Q8 && pos == 70)
             k[pos][0][33] = flat[33] = NAN, v[pos][heads - 1][2] = flat[heads * (KEY + VALUE) - VALUE + 2] = INFINITY;
-        session_store(&s, 1, 1, pos, flat, flat + heads * KEY);
+        cache_store(&s.cache, 1, 1, pos, flat, flat + heads * KEY);
     }
     for (int pos = 0; pos < N; pos++)
         for (int h = 0; h < heads; h++) {
-            session_read(&s, 1, h, 1, pos / KV_BLOCK, keys[0], values[0]);
+            cache_read(&s.cache, 1, h, 1, pos / KV_BLOCK, keys[0], values[0]);
             for (int i = 0; i < KEY; i += KV_GROUP)
                 check_group(k[pos][h] + i, &keys[i][pos % KV_BLOCK], KV_BLOCK, KEY - i < KV_GROUP ? KEY - i : KV_GROUP, "a key");
             check_group(v[pos][h], values[pos % KV_BLOCK], 1, VALUE, "a value");
@@ -433,14 +433,14 @@ static void test_truncate(void)
     check_run(&s, 0, 0, TEXT, TEXT, "at once");
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         int n = points[i];
-        session_truncate(&s, 0, n);
-        CHECK(s.seqs[0].n_pos == n, "%s: truncated to %d, want %d", label, s.seqs[0].n_pos, n);
+        cache_truncate(&s.cache, 0, n);
+        CHECK(s.cache.seqs[0].n_pos == n, "%s: truncated to %d, want %d", label, s.cache.seqs[0].n_pos, n);
         run(&s, 0, other, TEXT - n < 90 ? TEXT - n : 90, 90, NULL); // leaves other keys and values behind
-        session_truncate(&s, 0, n);
+        cache_truncate(&s.cache, 0, n);
         check_blocks(&s, "truncated");
         check_run(&s, 0, n, TEXT, 64, "prefix kept");
-        session_truncate(&s, 0, TEXT + 5); // more than there is: nothing happens
-        CHECK(s.seqs[0].n_pos == TEXT, "%s: truncating upwards", label);
+        cache_truncate(&s.cache, 0, TEXT + 5); // more than there is: nothing happens
+        CHECK(s.cache.seqs[0].n_pos == TEXT, "%s: truncating upwards", label);
         check_blocks(&s, "truncated upwards");
     }
     session_free(&s);
@@ -455,35 +455,35 @@ static void test_fork(void)
         open_session(&s, 3, 2);
         check_run(&s, 0, 0, n, TEXT, "the source");
         run(&s, 1, other, 150, 150, NULL); // forking empties it
-        CHECK(!session_fork(&s, 1, 0, n) && s.seqs[1].n_pos == n, "%s: fork at %d", label, n);
+        CHECK(!cache_fork(&s.cache, 1, 0, n) && s.cache.seqs[1].n_pos == n, "%s: fork at %d", label, n);
         check_blocks(&s, "forked");
         int shared = 0;
         for (int b = 0; b < n / KV_BLOCK; b++)
-            shared += s.seqs[0].blocks[b] == s.seqs[1].blocks[b];
+            shared += s.cache.seqs[0].blocks[b] == s.cache.seqs[1].blocks[b];
         CHECK(shared == n / KV_BLOCK, "%s: fork at %d shares %d blocks", label, n, shared);
         run(&s, 1, other, end - n, 50, NULL); // must not reach the source
         check_blocks(&s, "the fork went on");
         check_run(&s, 0, n, end, 64, "the source after its fork went on");
-        session_truncate(&s, 1, n);
+        cache_truncate(&s.cache, 1, n);
         check_run(&s, 1, n, end, 50, "the fork");
 
-        CHECK(!session_fork(&s, 2, 0, n), "%s: second fork at %d", label, n);
-        session_truncate(&s, 2, half); // its last block may be shared now: writing must copy it
+        CHECK(!cache_fork(&s.cache, 2, 0, n), "%s: second fork at %d", label, n);
+        cache_truncate(&s.cache, 2, half); // its last block may be shared now: writing must copy it
         run(&s, 2, other, 30, 30, NULL);
         check_blocks(&s, "a shared block was written");
-        session_truncate(&s, 0, n);
+        cache_truncate(&s.cache, 0, n);
         check_run(&s, 0, n, end, TEXT, "the source after a shared block was written");
-        session_truncate(&s, 0, half); // the source gives up blocks that others hold
+        cache_truncate(&s.cache, 0, half); // the source gives up blocks that others hold
         run(&s, 0, other, 30, 30, NULL);
-        session_truncate(&s, 1, n);
+        cache_truncate(&s.cache, 1, n);
         check_run(&s, 1, n, end, TEXT, "the fork after its source was rewritten");
-        CHECK(!session_fork(&s, 0, 1, TEXT + 1) && s.seqs[0].n_pos == end, "%s: fork of more than there is", label);
-        CHECK(!session_fork(&s, 0, 0, 3) && s.seqs[0].n_pos == end, "%s: fork of itself", label);
+        CHECK(!cache_fork(&s.cache, 0, 1, TEXT + 1) && s.cache.seqs[0].n_pos == end, "%s: fork of more than there is", label);
+        CHECK(!cache_fork(&s.cache, 0, 0, 3) && s.cache.seqs[0].n_pos == end, "%s: fork of itself", label);
         for (int q = 0; q < 3; q++)
-            session_truncate(&s, q, 0);
+            cache_truncate(&s.cache, q, 0);
         check_blocks(&s, "emptied");
-        for (int b = 0; b < s.n_blocks; b++)
-            CHECK(s.refs[b] == 0, "%s: block %d is still counted", label, b);
+        for (int b = 0; b < s.cache.n_blocks; b++)
+            CHECK(s.cache.refs[b] == 0, "%s: block %d is still counted", label, b);
         session_free(&s);
     }
 }
@@ -542,22 +542,22 @@ static void test_calls(void)
     CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad}, &e) == -1 && e.code == EXIT_USAGE, "%s: token %d", label, VOCAB);
     CHECK(forward(&s, &(Batch){.n = 2, .tokens = worse}, &e) == -1, "%s: token -1", label);
     CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad, .seqs = firsts}, &e) == -1, "%s: a bad token in an empty sequence", label);
-    CHECK(s.seqs[0].n_pos == 128 && s.seqs[1].n_pos == 0, "%s: a failed call moved a sequence", label);
-    CHECK(!session_fork(&s, 1, 0, 100), "%s: fork after a failed call", label);
+    CHECK(s.cache.seqs[0].n_pos == 128 && s.cache.seqs[1].n_pos == 0, "%s: a failed call moved a sequence", label);
+    CHECK(!cache_fork(&s.cache, 1, 0, 100), "%s: fork after a failed call", label);
     check_blocks(&s, "after failed calls");
-    session_truncate(&s, 1, 0);
+    cache_truncate(&s.cache, 1, 0);
     CHECK(forward(&s, &(Batch){.n = 0, .tokens = text}, &e) == -1, "%s: no rows", label);
     CHECK(forward(&s, &(Batch){.n = TEXT + 1, .tokens = text}, &e) == -1, "%s: too many rows", label);
     check_run(&s, 0, 128, TEXT, TEXT, "after failed calls");
     CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT + 1, .tokens = text}, &e) == -1 && e.code == EXIT_USAGE, "%s: a full context", label);
-    CHECK(s.seqs[0].n_pos == TEXT, "%s: a full context moved the sequence", label);
+    CHECK(s.cache.seqs[0].n_pos == TEXT, "%s: a full context moved the sequence", label);
     CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT, .tokens = text}, &e) == 1, "%s: the last place", label);
     CHECK(forward(&s, &(Batch){.n = 2, .tokens = text, .seqs = two}, &e) == -1, "%s: one of two contexts is full", label);
-    CHECK(s.seqs[1].n_pos == 0, "%s: a neighbour's full context moved a sequence", label);
+    CHECK(s.cache.seqs[1].n_pos == 0, "%s: a neighbour's full context moved a sequence", label);
 
     for (int i = 0; i < 70; i++)
         memcpy(vectors + i * DIM, (const float *)model.token_embd.data + text[i] * DIM, DIM * sizeof *vectors);
-    session_truncate(&s, 0, 0);
+    cache_truncate(&s.cache, 0, 0);
     CHECK(forward(&s, &(Batch){.n = 70, .embd = vectors, .wanted = all}, &e) == 70, "%s: %s", label, e.text);
     CHECK(!memcmp(s.logits, want, 70 * VOCAB * sizeof *want), "%s: vectors and tokens differ", label);
     session_free(&s);
@@ -586,7 +586,7 @@ static int watch(void *context, Session *s, int layer)
 {
     Watch *w = context;
     size_t width = q_width(&model.config, &model.config.layers[layer]);
-    int pos = s->seqs[0].n_pos;
+    int pos = s->cache.seqs[0].n_pos;
     w->n_calls++;
     for (int h = 0; layer == WATCHED && h < model.config.layers[layer].n_heads; h++)
         for (int i = 0, n; i < s->n_rows; i += n) {
@@ -614,9 +614,9 @@ static void test_watch(void)
         check_run(&s, 0, 0, TEXT, i ? TEXT : 1, "watched");
         CHECK(w.n_calls == LAYERS * (i ? 1 : TEXT), "%s: watched %d times", label, w.n_calls);
         w.ends_at = 0;
-        session_truncate(&s, 0, 500);
+        cache_truncate(&s.cache, 0, 500);
         CHECK(forward(&s, &(Batch){.n = 9, .tokens = text}, &e) == -1, "%s: the watch did not end it", label);
-        CHECK(s.seqs[0].n_pos == 500, "%s: an ended call moved the sequence", label);
+        CHECK(s.cache.seqs[0].n_pos == 500, "%s: an ended call moved the sequence", label);
         session_free(&s);
     }
     CHECK(!memcmp(maps, maps + n_heads * MAP_SIZE, n_heads * MAP_SIZE * sizeof *maps), "%s: weights depend on the batch", label);
@@ -652,24 +652,24 @@ static void test_longrope(void)
     model.rope_factors[1] = factors[1];
 
     open_session(&s, 2, 2);
-    CHECK(session_expect(&s, 0, TEXT) == 0, "%s: an empty sequence", label);
+    CHECK(cache_expect(&s.cache, 0, TEXT) == 0, "%s: an empty sequence", label);
     run(&s, 0, text, TEXT, TEXT, longer);
-    CHECK(session_expect(&s, 0, TEXT) == TEXT, "%s: nothing changed", label);
-    CHECK(session_expect(&s, 0, ORIGINAL) == 0 && s.seqs[0].n_pos == 0, "%s: the text became short", label);
+    CHECK(cache_expect(&s.cache, 0, TEXT) == TEXT, "%s: nothing changed", label);
+    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && s.cache.seqs[0].n_pos == 0, "%s: the text became short", label);
     run(&s, 0, text, ORIGINAL, 40, shorter);
     CHECK(memcmp(shorter, longer, ORIGINAL * VOCAB * sizeof *out), "%s: the factors do not matter", label);
-    CHECK(session_expect(&s, 0, ORIGINAL) == ORIGINAL, "%s: at the border", label);
-    CHECK(!session_fork(&s, 1, 0, 100) && session_expect(&s, 1, ORIGINAL) == 100, "%s: a fork keeps its kind", label);
+    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == ORIGINAL, "%s: at the border", label);
+    CHECK(!cache_fork(&s.cache, 1, 0, 100) && cache_expect(&s.cache, 1, ORIGINAL) == 100, "%s: a fork keeps its kind", label);
     run(&s, 1, text + 100, ORIGINAL - 100, 7, out);
     CHECK(!memcmp(out, shorter + 100 * VOCAB, (ORIGINAL - 100) * VOCAB * sizeof *out), "%s: a fork of a short text", label);
-    CHECK(session_expect(&s, 1, ORIGINAL + 1) == 0 && session_expect(&s, 0, 1) == ORIGINAL, "%s: one crosses the border", label);
+    CHECK(cache_expect(&s.cache, 1, ORIGINAL + 1) == 0 && cache_expect(&s.cache, 0, 1) == ORIGINAL, "%s: one crosses the border", label);
 
-    session_truncate(&s, 0, 0);
+    cache_truncate(&s.cache, 0, 0);
     for (int i = 0; i < 2 * ORIGINAL; i++) { // a short and a long text in one batch
         ids[i] = text[i % ORIGINAL];
         seqs[i] = i / ORIGINAL;
     }
-    CHECK(session_expect(&s, 0, ORIGINAL) == 0 && session_expect(&s, 1, TEXT) == 0, "%s: both are empty", label);
+    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && cache_expect(&s.cache, 1, TEXT) == 0, "%s: both are empty", label);
     CHECK(forward(&s, &(Batch){.n = 2 * ORIGINAL, .tokens = ids, .seqs = seqs, .wanted = all}, &e) == 2 * ORIGINAL, "%s: %s", label, e.text);
     CHECK(!memcmp(s.logits, shorter, ORIGINAL * VOCAB * sizeof *out), "%s: a short text beside a long one", label);
     CHECK(!memcmp(s.logits + ORIGINAL * VOCAB, longer, ORIGINAL * VOCAB * sizeof *out), "%s: a long text beside a short one", label);

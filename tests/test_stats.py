@@ -15,9 +15,8 @@ import torch
 from command import text_of
 
 import export
-import export_model as M
-import export_vocab as voc
 import hf_models as hf
+from exporting import spec as M, vocab as voc
 from test_dump import EXACT, MORE_CASES
 
 CASES = [*MORE_CASES, *(c for c in hf.GPT_CASES if c.name in ("mqa-odd-widths", "card"))]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 import hf_models
-from export_model import GPT_KEYS, gpt_spec
+from exporting.spec import GPT_KEYS, gpt_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"

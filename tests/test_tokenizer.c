@@ -1,8 +1,10 @@
 /* test_tokenizer.c - what test_tokenizers.py cannot see: streaming, end tokens, JSON strings; and hostile input, which
  * must end in an error or in some result but never in a crash (meant to be run under the sanitizers as well). */
-#include "../json.h"
-#include "../pretokenize.h"
-#include "../tokenizer.h"
+#include "base/json.h"
+#include "base/utf8.h"
+#include "text/nfc.h"
+#include "text/pattern.h"
+#include "tokenizer.h"
 #include "check.h"
 
 #include <stdlib.h>

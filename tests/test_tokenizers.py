@@ -22,9 +22,9 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors, trainers)
 
 import export
-import export_vocab as voc
 import hf_models as hf
-from export_model import Config
+from exporting import vocab as voc
+from exporting.config import Config
 
 BOS, SPECIAL, EOS = 1, 2, 4  # flags of tokenizer.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6

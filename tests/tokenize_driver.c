@@ -11,9 +11,10 @@
  *
  * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is printed for each.
  */
-#include "../json.h"
-#include "../pretokenize.h"
-#include "../tokenizer.h"
+#include "base/json.h"
+#include "text/nfc.h"
+#include "text/pretokenize.h"
+#include "tokenizer.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,0 +1,138 @@
+/* gguf_write.c - headers of GGUF files made from other GGUF files. Contracts are in gguf.h. */
+#include "base/gguf.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static void add_u32(Buf *b, uint32_t v)
+{
+    buf_add(b, &v, sizeof v);
+}
+
+static void add_u64(Buf *b, uint64_t v)
+{
+    buf_add(b, &v, sizeof v);
+}
+
+static void add_str(Buf *b, const char *ptr, size_t len)
+{
+    add_u64(b, len);
+    buf_add(b, ptr, len);
+}
+
+static void pad(Buf *b, size_t alignment)
+{
+    while (b->len % alignment && !b->failed)
+        buf_add(b, "", 1);
+}
+
+/* ---- the file's order: that of the names in the map ---------------------------------------------------------- */
+
+static int cmp_ptr(const char *a, const char *b)
+{
+    return ((uintptr_t)a > (uintptr_t)b) - ((uintptr_t)a < (uintptr_t)b);
+}
+
+static int cmp_key(const void *a, const void *b)
+{
+    return cmp_ptr(((const GgufKey *)a)->name.ptr, ((const GgufKey *)b)->name.ptr);
+}
+
+static int cmp_tensor(const void *a, const void *b)
+{
+    return cmp_ptr(((const GgufTensor *)a)->name.ptr, ((const GgufTensor *)b)->name.ptr);
+}
+
+GgufTensor *gguf_file_order(const Gguf *g)
+{
+    GgufTensor *out = mem_alloc(g->n_tensors, sizeof *out);
+    size_t n = 0;
+    for (int i = 0; out && i < g->n_maps; i++) { // split after split, wherever they are mapped
+        const char *base = g->maps[i].base;
+        size_t first = n;
+        for (size_t k = 0; k < g->n_tensors; k++) {
+            const char *p = g->tensors[k].name.ptr;
+            if ((uintptr_t)p >= (uintptr_t)base && (uintptr_t)p < (uintptr_t)base + g->maps[i].size)
+                out[n++] = g->tensors[k];
+        }
+        qsort(out + first, n - first, sizeof *out, cmp_tensor);
+    }
+    return out;
+}
+
+/* ---- the header ---------------------------------------------------------------------------------------------- */
+
+/* Which item of `set` has this name; n_set if none. */
+static size_t find_set(const GgufU32 *set, size_t n_set, Str name)
+{
+    size_t i = 0;
+    while (i < n_set && !str_eq(name, set[i].name))
+        i++;
+    return i;
+}
+
+static void add_set(Buf *b, const GgufU32 *s)
+{
+    add_str(b, s->name, strlen(s->name));
+    add_u32(b, GGUF_U32);
+    add_u32(b, s->value);
+}
+
+/* Returns how many. */
+static uint64_t add_keys(const Gguf *g, const GgufKey *keys, const GgufU32 *set, size_t n_set, Buf *b)
+{
+    uint64_t n = 0;
+    for (size_t i = 0; i < g->n_keys; i++) {
+        const GgufKey *k = &keys[i];
+        const char *from = k->name.ptr - 8, *to = (const char *)k->data + k->bytes; // with the name's length
+        size_t s = find_set(set, n_set, k->name);
+        bool of_split = g->n_maps > 1 && k->name.len > 6 && !memcmp(k->name.ptr, "split.", 6);
+        if (s < n_set)
+            add_set(b, &set[s]);
+        else if (!of_split)
+            buf_add(b, from, (size_t)(to - from));
+        n += !of_split;
+    }
+    for (size_t s = 0; s < n_set; s++)
+        if (!gguf_key(g, set[s].name)) {
+            add_set(b, &set[s]);
+            n++;
+        }
+    return n;
+}
+
+static void add_tensors(const Gguf *g, const GgufTensor *tensors, size_t n, Buf *b)
+{
+    uint64_t offset = 0;
+    for (size_t i = 0; i < n; i++) {
+        const GgufTensor *t = &tensors[i];
+        add_str(b, t->name.ptr, t->name.len);
+        add_u32(b, (uint32_t)t->n_dims);
+        for (int d = t->n_dims - 1; d >= 0; d--) // the file stores the innermost first
+            add_u64(b, t->shape[d]);
+        add_u32(b, t->type);
+        add_u64(b, offset);
+        offset += (t->size + g->alignment - 1) / g->alignment * g->alignment;
+    }
+}
+
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set, size_t n_set, Buf *out, Err *e)
+{
+    GgufKey *keys = mem_alloc(g->n_keys, sizeof *keys);
+    if (keys) {
+        memcpy(keys, g->keys, g->n_keys * sizeof *keys);
+        qsort(keys, g->n_keys, sizeof *keys, cmp_key);
+        buf_text(out, "GGUF");
+        add_u32(out, 3);
+        add_u64(out, n);
+        size_t at = out->len;
+        add_u64(out, 0);
+        uint64_t n_keys = add_keys(g, keys, set, n_set, out);
+        if (!out->failed)
+            memcpy(out->ptr + at, &n_keys, sizeof n_keys);
+        add_tensors(g, tensors, n, out);
+        pad(out, g->alignment);
+    }
+    free(keys);
+    return keys && !out->failed ? 0 : err_set(e, EXIT_MEMORY, "out of memory for the header");
+}

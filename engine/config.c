@@ -1,0 +1,449 @@
+/* config.c - GGUF keys and the row of the model's family -> a validated Config.
+ *
+ * A family's row (families.c) holds what its llama.cpp convention leaves to code; the keys of the
+ * file say the rest. After config_read() every number is in range and every combination is one that
+ * forward() can run.
+ *
+ * A key that a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of the
+ * architecture, or for keys of all architectures load_hparams() in llama-model.cpp and the initial
+ * values in llama-hparams.h.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/families.h"
+
+/* ---- keys -------------------------------------------------------------------------------------------------- */
+
+/* Reads keys "ARCH.name". The first error stays in `e` and later reads do nothing, so that a list of reads needs one
+ * check at its end. */
+typedef struct {
+    const Gguf *g;
+    const char *arch;
+    Err *e;
+    bool failed;
+} Keys;
+
+static const char *key_name(const Keys *k, const char *name, char out[160])
+{
+    snprintf(out, 160, "%s.%s", k->arch, name);
+    return out;
+}
+
+static void missing(Keys *k, const char *key, const char *want)
+{
+    k->failed = true;
+    err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
+}
+
+/* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range. */
+static int key_int(Keys *k, const char *name, int lo, int hi, int fallback)
+{
+    char key[160];
+    uint32_t v = 0;
+    int rc = k->failed ? 0 : gguf_u32(k->g, key_name(k, name, key), &v, k->e);
+    if (k->failed || rc < 0) {
+        k->failed = true;
+        return lo;
+    }
+    if (!rc && fallback >= lo && fallback <= hi)
+        return fallback;
+    if (!rc) {
+        missing(k, key, "an integer");
+    } else if (v < (uint32_t)lo || v > (uint32_t)hi) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got %u, want %d to %d", key, v, lo, hi);
+    } else {
+        return (int)v;
+    }
+    return lo;
+}
+
+/* A float; NAN as fallback makes it required. */
+static float key_float(Keys *k, const char *name, float fallback)
+{
+    char key[160];
+    float v = fallback;
+    if (!k->failed && gguf_f32(k->g, key_name(k, name, key), &v, k->e) < 0)
+        k->failed = true;
+    if (!k->failed && isnan(v))
+        missing(k, key, "a number");
+    return k->failed ? 1 : v;
+}
+
+/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its graphs test these
+ * numbers before they multiply by them). */
+static float key_scale(Keys *k, const char *name, bool needed)
+{
+    float v = key_float(k, name, needed ? NAN : 1);
+    return v == 0 ? 1 : v;
+}
+
+static bool key_present(const Keys *k, const char *name)
+{
+    char key[160];
+    return gguf_key(k->g, key_name(k, name, key)) != NULL;
+}
+
+/* fallback < 0 makes it required. */
+static bool key_flag(Keys *k, const char *name, int fallback)
+{
+    char key[160];
+    bool v = fallback > 0;
+    int rc = k->failed ? 1 : gguf_bool(k->g, key_name(k, name, key), &v, k->e);
+    if (rc < 0)
+        k->failed = true;
+    else if (!rc && fallback < 0)
+        missing(k, key, "true or false");
+    return v;
+}
+
+/* One of the names in `choices` (NULL-terminated): its index. fallback < 0 makes it required. */
+static int key_choice(Keys *k, const char *name, const char *const *choices, int fallback)
+{
+    char key[160], seen[64], want[160] = "";
+    Str v;
+    if (k->failed)
+        return 0;
+    int rc = gguf_str(k->g, key_name(k, name, key), &v, k->e);
+    if (rc < 0)
+        k->failed = true;
+    if (rc <= 0 && (k->failed || fallback >= 0))
+        return fallback < 0 ? 0 : fallback;
+    for (int i = 0; choices[i]; i++) {
+        if (rc && str_eq(v, choices[i]))
+            return i;
+        snprintf(want + strlen(want), sizeof want - strlen(want), "%s%s", i ? ", " : "one of ", choices[i]);
+    }
+    if (!rc)
+        missing(k, key, want);
+    else
+        err_set(k->e, EXIT_MODEL, "key %s: got \"%s\", want %s", key, str_escape(v, seen, sizeof seen), want);
+    k->failed = true;
+    return 0;
+}
+
+/* Value `i` of a key that is a number for all layers or an array with one for each; NAN when it is absent. */
+static double key_layer(Keys *k, const char *name, int i, int n_layers)
+{
+    char key[160];
+    const GgufKey *found = k->failed ? NULL : gguf_key(k->g, key_name(k, name, key));
+    if (!found)
+        return NAN;
+    if (found->type == GGUF_STRING || (found->is_array && found->n != (uint64_t)n_layers)) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got %llu items, want a number or an array of %d numbers", key,
+                (unsigned long long)found->n, n_layers);
+        return NAN;
+    }
+    double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
+    if (isnan(v)) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got NaN, want a number", key);
+    }
+    return v;
+}
+
+static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo, int hi, int fallback)
+{
+    char key[160];
+    double v = key_layer(k, name, i, n_layers);
+    if (isnan(v) && !k->failed && fallback >= lo && fallback <= hi)
+        return fallback;
+    if (k->failed || (v >= lo && v <= hi && v == floor(v)))
+        return k->failed ? lo : (int)v;
+    if (isnan(v)) {
+        missing(k, key_name(k, name, key), "an integer");
+    } else {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got %g for layer %d, want an integer from %d to %d", key_name(k, name, key), v, i,
+                lo, hi);
+    }
+    return lo;
+}
+
+/* ---- the parts of a Config --------------------------------------------------------------------------------- */
+
+enum { MAX_DIM = 1 << 18, MAX_HEADS = 4096, MAX_HEAD_DIM = 8192, MAX_CONTEXT = 1 << 28, MAX_LAYERS = 4096 };
+
+static void from_family(Config *c, const Family *f, Keys *k)
+{
+    c->norm = f->norm;
+    c->norm_affine = YES;
+    c->norm_bias = f->norm_bias;
+    c->pre_norm = !f->no_pre_norm;
+    c->post_norm = f->post_norm;
+    c->embd_norm = f->embd_norm;
+    c->final_norm = true;
+    c->norm_eps = key_float(k, f->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon",
+                            NAN);
+    c->qk_norm = f->qk_norm;
+    c->qk_norm_need = f->qk_norm_need;
+    c->qk_norm_bias = f->qk_norm_bias;
+    c->qkv_bias = f->qkv_bias;
+    c->wo_bias = f->wo_bias;
+    c->ffn_bias = f->ffn_bias;
+    c->output_bias = f->output_bias;
+    c->tied = MAYBE;
+    c->act = f->act;
+    c->gated = f->gated;
+    c->fused_gate_up = f->fused_gate_up;
+    c->parallel = f->parallel_key ? key_flag(k, "use_parallel_residual", 1) : f->parallel;
+    c->shared_norm = f->shared_norm;
+    if (f->shared_norm == MAYBE) { // a file without ffn_norm has the parallel form
+        c->shared_norm = gguf_tensor(k->g, "blk.0.ffn_norm.weight") ? NO : YES;
+        c->parallel = c->shared_norm == YES;
+    }
+    c->attn_norm_2 = f->attn_norm_2;
+    c->pos = f->pos;
+    c->rope_pairing = f->pairing;
+    if (f->pos == POS_ALIBI) {
+        c->alibi_max = f->alibi_max > 0 ? f->alibi_max : key_float(k, "attention.max_alibi_bias", 0);
+        if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
+            c->pos = POS_LEARNED;
+    }
+    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_scale(k, "embedding_scale", false);
+    c->logit_scale = key_scale(k, "logit_scale", f->divide_logits);
+    if (f->divide_logits)
+        c->logit_scale = 1 / c->logit_scale;
+}
+
+/* An architecture without a convention: everything is a key (docs/gpt-keys.md). */
+static void from_keys(Config *c, Keys *k)
+{
+    static const char *const norms[] = {"rms", "layer", NULL};
+    static const char *const acts[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", NULL}; // as Act
+    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};          // as QkNorm
+    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL};      // as PosType
+    static const char *const pairings[] = {"interleaved", "half", NULL};
+    static const char *const residuals[] = {"sequential", "parallel", NULL};
+
+    c->norm = (NormType)key_choice(k, "norm.type", norms, -1);
+    c->norm_eps = key_float(k, "norm.epsilon", NAN);
+    c->norm_affine = key_flag(k, "norm.affine", -1) ? YES : NO;
+    c->norm_bias = key_flag(k, "norm.bias", -1) ? YES : NO;
+    c->pre_norm = key_flag(k, "norm.pre", -1);
+    c->post_norm = key_flag(k, "norm.post", -1);
+    c->embd_norm = key_flag(k, "norm.embedding", -1);
+    c->final_norm = key_flag(k, "norm.final", -1);
+    c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
+    c->qk_norm_need = c->qk_norm == QK_NORM_NONE ? NO : YES;
+    c->qk_norm_bias = key_flag(k, "attention.qk_norm_bias", 0) ? YES : NO;
+    c->qkv_bias = key_flag(k, "attention.bias", -1) ? YES : NO;
+    c->wo_bias = key_flag(k, "attention.output_bias", -1) ? YES : NO;
+    c->ffn_bias = key_flag(k, "ffn.bias", -1) ? YES : NO;
+    c->output_bias = key_flag(k, "output_bias", 0) ? YES : NO;
+    c->tied = key_flag(k, "tied", -1) ? YES : NO;
+    c->gated = key_flag(k, "ffn.gated", -1);
+    c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
+    c->parallel = key_choice(k, "residual", residuals, -1) == 1;
+    c->shared_norm = key_flag(k, "residual.shared_norm", 0) ? YES : NO;
+    c->embd_scale = key_scale(k, "embedding_scale", false);
+    c->logit_scale = key_scale(k, "logit_scale", false);
+    c->pos = (PosType)key_choice(k, "position", positions, -1);
+    c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
+    if (c->pos == POS_ROPE)
+        c->rope_pairing = (RopePairing)key_choice(k, "rope.pairing", pairings, -1);
+    if (c->pos == POS_ALIBI)
+        c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
+    if (!k->failed && !c->pre_norm && c->shared_norm == YES) {
+        char shared[160], pre[160];
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got true without %s, want a norm to share",
+                key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
+    }
+}
+
+/* ropes[0] for all layers, ropes[1] for windowed ones where they differ. */
+static void read_rope(Config *c, const Family *f, Keys *k)
+{
+    static const char *const scalings[] = {"none", "linear", "yarn", "longrope", NULL}; // as RopeScaling
+    char key[160];
+    Rope *r = &c->ropes[0];
+    c->rope_dim = key_int(k, "rope.dimension_count", 2, c->key_dim, c->key_dim);
+    if (!k->failed && c->rope_dim % 2) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "key %s: got %d, want an even number", key_name(k, "rope.dimension_count", key),
+                c->rope_dim);
+    }
+    r->base = key_float(k, "rope.freq_base", 10000);
+    bool two_sets = gguf_tensor(k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
+    r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings, two_sets ? ROPE_LONGROPE : ROPE_LINEAR);
+    r->factor = key_float(k, "rope.scaling.factor", key_float(k, "rope.scale_linear", 1));
+    if (r->factor == 0)
+        r->factor = 1;
+    r->attn_factor = key_float(k, "rope.scaling.attn_factor", 1);
+    r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
+    r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
+    r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT, c->seq_len);
+    r->use_factors = true; // where the tensors exist
+    if (!k->failed && (!(r->base > 1) || !(r->factor > 0))) {
+        k->failed = true;
+        err_set(k->e, EXIT_MODEL, "rope: got base %g and factor %g, want a base above 1 and a factor above 0", r->base,
+                r->factor);
+    }
+    static const char *const refused[] = {"rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
+                                          "rope.scaling.yarn_attn_factor", "rope.scaling.alpha",
+                                          "rope.dimension_sections", NULL};
+    for (int i = 0; refused[i] && !k->failed; i++)
+        if (key_present(k, refused[i])) {
+            k->failed = true;
+            err_set(k->e, EXIT_MODEL, "key %s: this kind of rope scaling is not supported",
+                    key_name(k, refused[i], key));
+        }
+    c->ropes[1] = *r;
+    c->ropes[1].base = key_float(k, "rope.freq_base_swa", f->local_rope_base > 0 ? f->local_rope_base : r->base);
+    if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
+        c->ropes[1].scaling = ROPE_PLAIN;
+        c->ropes[1].factor = c->ropes[1].attn_factor = 1;
+        c->ropes[1].use_factors = false;
+    }
+}
+
+/* Per-layer numbers. */
+static void read_layers(Config *c, const Family *f, Keys *k)
+{
+    int n = c->n_layers;
+    bool pattern_array = false;
+    char key[160];
+    const GgufKey *pattern = gguf_key(k->g, key_name(k, "attention.sliding_window_pattern", key));
+    int period = f->window_period;
+    if (pattern && pattern->is_array)
+        pattern_array = true;
+    else if (pattern)
+        period = key_int(k, "attention.sliding_window_pattern", 0, MAX_LAYERS, period);
+    int window = key_int(k, "attention.sliding_window", 0, MAX_CONTEXT, f->window);
+    bool rope = c->pos == POS_ROPE && (!f->rope_key || key_flag(k, "rope.scaling.finetuned", 1));
+    for (int i = 0; i < n; i++) {
+        LayerConfig *l = &c->layers[i];
+        l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
+        l->n_kv_heads = key_layer_int(k, "attention.head_count_kv", i, n, 1, MAX_HEADS, l->n_heads);
+        l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
+        if (!k->failed && l->n_heads % l->n_kv_heads) {
+            k->failed = true;
+            err_set(k->e, EXIT_MODEL, "layer %d: got %d heads over %d key/value heads, want a multiple", i, l->n_heads,
+                    l->n_kv_heads);
+        }
+        bool windowed = window > 0;
+        if (windowed && pattern_array)
+            windowed = key_layer(k, "attention.sliding_window_pattern", i, n) != 0;
+        else if (windowed && period)
+            windowed = i % period < period - 1;
+        l->mask = windowed ? MASK_WINDOW : MASK_CAUSAL;
+        l->window = windowed ? window : 0;
+
+        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
+        double on = key_layer(k, "rope.layers", i, n);
+        if (!isnan(on))
+            roped = roped && on != 0;
+        l->rope = !roped ? -1 : windowed;
+        c->n_ropes = l->rope + 1 > c->n_ropes ? l->rope + 1 : c->n_ropes;
+
+        double own = key_layer(k, "attention.scale", i, n);
+        int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : c->key_dim;
+        l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
+        if (!k->failed && !isfinite(l->attn_scale)) {
+            k->failed = true;
+            err_set(k->e, EXIT_MODEL, "layer %d: got an attention scale of %g, want a finite number", i, own);
+        }
+    }
+}
+
+/* ---- config_read ------------------------------------------------------------------------------------------- */
+
+static void refuse(Keys *k, const char *name, const char *what)
+{
+    char key[160];
+    k->failed = true;
+    err_set(k->e, EXIT_MODEL, "key %s: %s are not supported yet", key_name(k, name, key), what);
+}
+
+/* Keys that llama.cpp reads for every architecture and that say what this engine cannot do. */
+static void refuse_keys(const Config *c, Keys *k)
+{
+    const struct {
+        const char *name;
+        int value; // the only one that is supported
+        const char *what;
+    } fixed[] = {
+        {"attention.key_length_swa", c->key_dim, "windowed layers with heads of another width"},
+        {"attention.value_length_swa", c->value_dim, "windowed layers with heads of another width"},
+        {"rope.dimension_count_swa", c->rope_dim, "windowed layers with another rope width"},
+        {"expert_count", 0, "mixtures of experts"},
+        {"nextn_predict_layers", 0, "layers that predict several tokens"},
+    };
+    for (size_t i = 0; i < sizeof fixed / sizeof *fixed && !k->failed; i++) {
+        int v = key_int(k, fixed[i].name, 0, MAX_CONTEXT, fixed[i].value);
+        if (!k->failed && v != fixed[i].value)
+            refuse(k, fixed[i].name, fixed[i].what);
+    }
+    if (!k->failed && !key_flag(k, "attention.causal", 1) && !k->failed)
+        refuse(k, "attention.causal", "encoders");
+}
+
+/* The vocabulary's size is the embedding's number of rows. */
+static int vocab_size(const Gguf *g, int dim, Err *e)
+{
+    const GgufTensor *t = gguf_tensor(g, "token_embd.weight");
+    if (!t)
+        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: missing (a vocabulary-only file?)");
+    size_t rows = t->n_dims > 1 ? t->shape[0] : 1, cols = t->shape[t->n_dims - 1];
+    if (t->n_dims > 2 || cols != (size_t)dim || rows > 1 << 24)
+        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)", rows,
+                       cols, 1 << 24, dim);
+    return (int)rows;
+}
+
+int config_read(Config *c, const Gguf *g, Err *e)
+{
+    *c = (Config){0};
+    Str arch;
+    int rc = gguf_str(g, "general.architecture", &arch, e);
+    if (rc == 0)
+        err_set(e, EXIT_MODEL, "key general.architecture: missing, want the model's architecture");
+    const Family *f = rc > 0 ? family_find(arch, e) : NULL;
+    if (!f)
+        return -1;
+    snprintf(c->arch, sizeof c->arch, "%s", f->name);
+    Keys k = {g, f->name, e, false};
+
+    c->dim = key_int(&k, "embedding_length", 1, MAX_DIM, -1);
+    c->n_layers = key_int(&k, "block_count", 1, MAX_LAYERS, -1);
+    c->seq_len = key_int(&k, "context_length", 1, MAX_CONTEXT, -1);
+    if (k.failed)
+        return -1;
+    c->layers = mem_zalloc((size_t)c->n_layers, sizeof *c->layers);
+    if (!c->layers)
+        return err_set(e, EXIT_MEMORY, "out of memory for %d layers", c->n_layers);
+    c->vocab_size = vocab_size(g, c->dim, e);
+    if (c->vocab_size < 0)
+        return -1;
+
+    int heads = key_layer_int(&k, "attention.head_count", 0, c->n_layers, 1, MAX_HEADS, -1);
+    int width = !k.failed && c->dim % heads == 0 ? c->dim / heads : -1; // no default where it does not divide
+    c->key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
+    c->value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
+    if (f->all_keys)
+        from_keys(c, &k);
+    else
+        from_family(c, f, &k);
+    c->residual_scale = key_scale(&k, "residual_scale", false);
+    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", f->attn_soft_cap);
+    c->logit_soft_cap = key_float(&k, "final_logit_softcapping", f->logit_soft_cap);
+    c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
+    if (c->pos == POS_ROPE && !k.failed)
+        read_rope(c, f, &k);
+    read_layers(c, f, &k);
+    if (!k.failed && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
+                      || c->alibi_max < 0))
+        return err_set(e, EXIT_MODEL, "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
+    refuse_keys(c, &k);
+    return k.failed ? -1 : 0;
+}
+
+void config_free(Config *c)
+{
+    free(c->layers);
+    c->layers = NULL;
+}

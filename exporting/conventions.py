@@ -1,0 +1,173 @@
+"""What llama.cpp's architectures imply of a model, one row each, and whether a Spec is one of them.
+
+A model that fits is written with that architecture's keys and tensors, so that other engines open
+it. What does not fit is export.py's to write as `gpt`."""
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Callable
+
+from exporting.config import short
+from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, Model, Recipe, Spec,
+                            change_pairing, concat)
+
+ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
+ROPE_SCALING = ("none", "linear", "yarn")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What a llama.cpp architecture implies of a Spec (beyond gpt_spec()'s defaults) and how it
+    spells the rest."""
+    # Spec key -> value, ANY, SET, a tuple of values, or a function of the Spec that gives the value
+    implies: dict[str, Any]
+    pairing: str = "half"
+    fused: tuple[str, ...] = ()  # qkv in one tensor, gate_up in one tensor
+    square: bool = False  # n_heads * head_dim must be dim
+    tied: str = "any"  # "must", or "copy": a tied output is written out
+    factors: tuple[str, ...] = ()  # rope factor tensors it reads
+    keys: Callable[[Spec], Spec] = lambda s: {}  # keys of its own
+
+
+def every(n: int, count: int) -> list[bool]:
+    """False for each n-th layer."""
+    return [(i + 1) % n != 0 for i in range(count)]
+
+
+def gemma_scale(layers_27b: int) -> Callable[[Spec], float | None]:
+    """The 27B models, known by their layer count, scale by dim / heads; the others by the head
+    width."""
+    return lambda s: (None if s["block_count"] != layers_27b else
+                      (s["embedding_length"] // s["attention.head_count"]) ** -0.5)
+
+
+def window_keys(s: Spec) -> Spec:
+    return {"attention.sliding_window": s["attention.sliding_window"]}
+
+
+def residual_key(s: Spec) -> Spec:
+    return {"use_parallel_residual": s["residual"] == "parallel"}
+
+
+GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
+                 "ffn.activation": "gelu_tanh"}
+LAYERED = LAYER_NORM | UNGATED
+PARTIAL = {"rope.dimension_count": ANY}
+CONVENTIONS: dict[str, Convention] = {
+    "llama": Convention(
+        {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}, "interleaved",
+        factors=("rope_freqs.weight",)),
+    "qwen2": Convention({"attention.bias": True}, square=True),
+    "qwen3": Convention({"attention.qk_norm": "head"}),
+    "gemma": Convention(GEMMA_IMPLIES, tied="must"),
+    "gemma2": Convention(GEMMA_IMPLIES | {
+        "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
+        "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
+        "attn_logit_softcapping": SET, "final_logit_softcapping": SET}, tied="must",
+        keys=lambda s: window_keys(s) | {
+            k: s[k] for k in ("attn_logit_softcapping", "final_logit_softcapping")}),
+    "gemma3": Convention(GEMMA_IMPLIES | {
+        "norm.post": True, "attention.qk_norm": "head", "attention.scale": gemma_scale(62),
+        "attention.sliding_window": ANY,
+        "attention.sliding_window_pattern": lambda s: every(6, s["block_count"]),
+        "rope.freq_base_swa": ANY, "final_logit_softcapping": ANY},
+        keys=lambda s: window_keys(s) | {
+            k: s[k] for k in ("rope.freq_base_swa", "final_logit_softcapping")}),
+    "phi2": Convention(LAYERED | ALL_BIAS | PARTIAL | {
+        "ffn.activation": "gelu_tanh", "residual": "parallel", "residual.shared_norm": True,
+        "output_bias": True}, square=True, tied="copy"),
+    "phi3": Convention(
+        PARTIAL | {"rope.scaling.type": (*ROPE_SCALING, "longrope")}, fused=("qkv", "gate_up"),
+        square=True, factors=("rope_factors_long.weight", "rope_factors_short.weight"),
+        keys=lambda s: {"attention.sliding_window": 0}),
+    "gpt2": Convention(
+        LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh", "position": "learned"},
+        fused=("qkv",), square=True),
+    "gptneox": Convention(
+        LAYERED | ALL_BIAS | PARTIAL | {"ffn.activation": "gelu", "residual": ANY},
+        fused=("qkv",), square=True, tied="copy", keys=residual_key),
+    "starcoder2": Convention(LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh"}, square=True),
+    "stablelm": Convention({
+        "norm.type": "layer", "norm.bias": True, "attention.bias": ANY, "residual": ANY,
+        "residual.shared_norm": lambda s: s["residual"] == "parallel",
+        "attention.qk_norm": ("none", "heads")} | PARTIAL,
+        square=True, tied="copy", keys=residual_key),
+    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"},
+                        square=True, tied="copy"),
+    "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
+    "granite": Convention(
+        {k: ANY for k in ("attention.bias", "attention.output_bias", "ffn.bias", "attention.scale",
+                          "embedding_scale", "residual_scale", "logit_scale")},
+        "interleaved", factors=("rope_freqs.weight",), keys=lambda s: {
+            "attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
+            "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}),
+    "falcon": Convention(LAYERED | {
+        "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
+        "residual.shared_norm": ANY}, fused=("qkv",), square=True),
+    "bloom": Convention(LAYERED | ALL_BIAS | {
+        "ffn.activation": "gelu_tanh", "norm.embedding": True, "position": "alibi",
+        "attention.max_alibi_bias": 8.0}, fused=("qkv",), square=True),
+    "mpt": Convention({
+        "norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
+        "attention.max_alibi_bias": ANY, "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
+        keys=lambda s: {k: s[k] for k in ("attention.max_alibi_bias", "attention.clamp_kqv")}),
+}
+SIZES = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
+         "attention.head_count", "attention.head_count_kv", "attention.key_length",
+         "attention.value_length")
+ROPE_KEYS = ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rope.scaling.factor",
+             "rope.scaling.original_context_length", "rope.scaling.attn_factor")
+
+
+def misfit(conv: Convention, s: Spec) -> str | None:
+    """The first thing about a Spec that a convention cannot express, or None."""
+    free = {*SIZES, *ROPE_KEYS, "norm.epsilon", "rope.pairing", "tied"}
+    want = {k: default for k, (_, default) in GPT_KEYS.items() if k not in free}
+    want |= {"rope.scaling.type": ROPE_SCALING} | conv.implies
+    if s["position"] == "rope":
+        want.setdefault("rope.dimension_count", s["attention.key_length"])
+    for key, value in want.items():
+        value = value(s) if callable(value) else value
+        if value is ANY or (value is SET and s[key] is not None) or \
+                (s[key] in value if isinstance(value, tuple) else s[key] == value):
+            continue
+        return f"{key} = {short(s[key])}"
+    h, kd, vd = s["attention.head_count"], s["attention.key_length"], s["attention.value_length"]
+    if kd != vd or (conv.square and h * kd != s["embedding_length"]):
+        return f"attention.key_length = {kd} with value_length = {vd}"
+    if conv.tied == "must" and not s["tied"]:
+        return "tied = False"
+    return next((name for name in s["rope_factors"] if name not in conv.factors), None)
+
+
+def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe]]:
+    """Keys (without the architecture's prefix) and recipes in llama.cpp's convention."""
+    s, out = model.spec, dict(model.recipes)
+    norm = "attention.layer_norm_rms_epsilon" if s["norm.type"] == "rms" else \
+        "attention.layer_norm_epsilon"
+    keys = {k: s[k] for k in SIZES} | {norm: s["norm.epsilon"]}
+    if s["position"] == "rope":
+        keys |= {k: s[k] for k in ROPE_KEYS if not (k == "rope.scaling.type" and s[k] == "none")}
+        if s["rope.pairing"] != conv.pairing:
+            op = partial(change_pairing, dim=s["attention.key_length"],
+                         rot=s["rope.dimension_count"], to=conv.pairing)
+            for name in out:
+                if re.search(r"\.attn_[qk]\.|\.attn_[qk]_norm\.", name):
+                    out[name] = out[name].then(op)
+    if s["tied"] and conv.tied == "copy":
+        out["output.weight"] = out["token_embd.weight"]
+    for i in range(s["block_count"]):
+        b = f"blk.{i}."
+        for suffix in ("weight", "bias"):
+            if "qkv" in conv.fused and f"{b}attn_q.{suffix}" in out:
+                parts = [out.pop(f"{b}attn_{p}.{suffix}") for p in "qkv"]
+                out[f"{b}attn_qkv.{suffix}"] = concat(parts)
+            if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
+                parts = [out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]]
+                out[f"{b}ffn_up.{suffix}"] = concat(parts)
+    if model.arch == "falcon" and not s["residual.shared_norm"]:
+        out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
+               for n, r in out.items()}
+    return keys | conv.keys(s), out

@@ -1,0 +1,153 @@
+/* sampler.c - from logits to the next token.
+ *
+ * The order is llama.cpp's: bias, penalties, top-k, top-p, min-p, temperature, draw. Candidates are sorted by logit,
+ * equal ones by id. Random numbers are SplitMix64 (Steele, Lea and Flood 2014), exp is the kernels' own, and sums are
+ * taken in a fixed order, so that nothing depends on the C library.
+ */
+#include "generate/sampler.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+int sampler_init(Sampler *s, const SamplerParams *p, int vocab_size, const Kernels *k, Err *e)
+{
+    *s = (Sampler){.params = *p, .kernels = k, .vocab_size = vocab_size, .state = p->seed};
+    size_t n = (size_t)vocab_size;
+    s->n_window = p->repeat_last_n > 0 ? p->repeat_last_n : 0;
+    s->candidates = mem_alloc(n, sizeof *s->candidates);
+    s->probs = mem_alloc(n, sizeof *s->probs);
+    s->counts = mem_zalloc(n, sizeof *s->counts);
+    s->window = mem_alloc((size_t)s->n_window, sizeof *s->window);
+    if (s->candidates && s->probs && s->counts && s->window)
+        return 0;
+    sampler_free(s);
+    return err_set(e, EXIT_MEMORY, "out of memory for the sampler");
+}
+
+void sampler_free(Sampler *s)
+{
+    free(s->candidates);
+    free(s->probs);
+    free(s->counts);
+    free(s->window);
+    *s = (Sampler){0};
+}
+
+void sampler_accept(Sampler *s, int id)
+{
+    if (s->params.repeat_last_n == 0 || id < 0 || id >= s->vocab_size)
+        return;
+    s->counts[id]++;
+    if (s->n_window) { // -1, all tokens, needs no ring: nothing ever leaves
+        int *slot = &s->window[s->n_seen % s->n_window];
+        if (s->n_seen >= s->n_window)
+            s->counts[*slot]--;
+        *slot = id;
+        s->n_seen++;
+        if (s->n_seen == 2 * s->n_window)
+            s->n_seen = s->n_window;
+    }
+}
+
+static double uniform(Sampler *s) // [0, 1) in steps of 2^-53
+{
+    uint64_t z = s->state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    z ^= z >> 31;
+    return (double)(z >> 11) * 0x1p-53;
+}
+
+static void penalise(const Sampler *s, float *logits)
+{
+    const SamplerParams *p = &s->params;
+    for (int i = 0; i < p->n_biases; i++)
+        logits[p->biases[i].id] += p->biases[i].bias;
+    if (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0)
+        return;
+    for (int id = 0; id < s->vocab_size; id++)
+        if (s->counts[id]) {
+            float x = logits[id]; // repeat: Keskar et al. 2019, with the sign taken into account
+            x = x > 0 ? x / p->repeat_penalty : x * p->repeat_penalty;
+            logits[id] = x - p->presence_penalty - p->frequency_penalty * (float)s->counts[id];
+        }
+}
+
+static int better(const void *a, const void *b)
+{
+    const Candidate *x = a, *y = b;
+    if (x->logit != y->logit)
+        return x->logit > y->logit ? -1 : 1;
+    return x->id < y->id ? -1 : 1;
+}
+
+/* The k best candidates, sorted: a heap of the k best so far with the worst at its root, then a sort. */
+static void take_best(Sampler *s, const float *logits, int k)
+{
+    Candidate *h = s->candidates;
+    int n = 0;
+    for (int id = 0; id < s->vocab_size; id++) {
+        Candidate c = {id, logits[id]};
+        int i;
+        if (n < k) {
+            for (i = n++; i > 0 && k < s->vocab_size && better(&h[(i - 1) / 2], &c) < 0; i = (i - 1) / 2)
+                h[i] = h[(i - 1) / 2];
+        } else if (better(&c, &h[0]) < 0) {
+            i = 0;
+            for (int child; (child = 2 * i + 1) < n; i = child) {
+                if (child + 1 < n && better(&h[child], &h[child + 1]) < 0)
+                    child++;
+                if (better(&c, &h[child]) > 0)
+                    break;
+                h[i] = h[child];
+            }
+        } else {
+            continue;
+        }
+        h[i] = c;
+    }
+    qsort(h, (size_t)n, sizeof *h, better);
+}
+
+/* Weights exp((logit - best) / temp) of the first n candidates -> s->probs; returns their sum. */
+static double weigh(Sampler *s, int n, float temp)
+{
+    double sum = 0;
+    for (int i = 0; i < n; i++)
+        s->probs[i] = (s->candidates[i].logit - s->candidates[0].logit) / temp;
+    s->kernels->exp_sum(s->probs, (size_t)n, 0);
+    for (int i = 0; i < n; i++)
+        sum += s->probs[i];
+    return sum;
+}
+
+int sampler_pick(Sampler *s, float *logits)
+{
+    const SamplerParams *p = &s->params;
+    penalise(s, logits);
+    int best = 0;
+    for (int id = 0; id < s->vocab_size; id++) {
+        if (isnan(logits[id]))
+            logits[id] = -INFINITY;
+        best = logits[id] > logits[best] ? id : best;
+    }
+    if (logits[best] == -INFINITY)
+        return -1;
+    if (p->temp <= 0 || p->top_k == 1 || logits[best] == INFINITY)
+        return best;
+    int n = p->top_k > 0 && p->top_k < s->vocab_size ? p->top_k : s->vocab_size;
+    take_best(s, logits, n);
+    if (p->top_p < 1 || p->min_p > 0) {
+        double total = weigh(s, n, 1), sum = 0;
+        int keep = 0;
+        while (keep < n && (keep == 0 || ((p->top_p >= 1 || sum < p->top_p * total) && s->probs[keep] >= p->min_p)))
+            sum += s->probs[keep++];
+        n = keep;
+    }
+    double at = uniform(s) * weigh(s, n, p->temp), sum = 0;
+    for (int i = 0; i < n - 1; i++)
+        if (at < (sum += s->probs[i]))
+            return s->candidates[i].id;
+    return s->candidates[n - 1].id;
+}

@@ -1,3 +1,0 @@
-/* kernels_dotprod.c - the kernel table for AArch64 with dot products. Compiled with that flag; run only after a check. */
-#define DOTPROD
-#include "kernels_neon.c"

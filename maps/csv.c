@@ -1,0 +1,91 @@
+/* csv.c - the attention file .csv: a line per weight, or per one of the largest weights of a row.
+ * docs/attention.md describes the columns. */
+#include <stdlib.h>
+
+#include "maps/format.h"
+
+/* Display texts of all tokens, quoted, one after another. */
+typedef struct {
+    Buf text;
+    size_t *at; // (n + 1)
+} CsvTokens;
+
+static double csv_size(const Maps *m)
+{
+    double all = map_n_visible(m);
+    double top = (double)map_layers(m) * map_heads(m) * m->n_queries * m->o.top;
+    return (m->o.top && top < all ? top : all) * 48 + 64;
+}
+
+static int csv_begin(MapFile *f, Err *e)
+{
+    const Maps *m = f->maps;
+    CsvTokens *t = f->state = mem_zalloc(1, sizeof *t);
+    Buf text = {0};
+    if (t)
+        t->at = mem_alloc((size_t)m->n + 1, sizeof *t->at);
+    if (!t || !t->at)
+        return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
+    for (int i = 0; i < m->n; i++) {
+        t->at[i] = t->text.len;
+        text.len = 0;
+        map_token_text(m, m->ids[i], &text);
+        buf_add(&t->text, "\"", 1);
+        for (size_t k = 0; k < text.len; k++) // a quote is doubled
+            if (text.ptr[k] == '"')
+                buf_add(&t->text, "\"\"", 2);
+            else
+                buf_add(&t->text, text.ptr + k, 1);
+        buf_add(&t->text, "\"", 1);
+    }
+    t->at[m->n] = t->text.len;
+    bool failed = text.failed || t->text.failed;
+    buf_free(&text);
+    static const char header[] = "layer,head,query,key,query_token,key_token,weight\n";
+    return failed ? err_set(e, EXIT_MEMORY, "out of memory for attention maps")
+         : mapfile_write(f, header, sizeof header - 1, e);
+}
+
+static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
+{
+    const Maps *m = f->maps;
+    const CsvTokens *t = f->state;
+    char label[64], line[96];
+    int *keys = m->o.top ? mem_alloc((size_t)m->n, sizeof *keys) : NULL;
+    map_label(m, map, label, sizeof label);
+    for (int r = 0; r < n_rows; r++, w += m->n) {
+        int q = row + r, n = keys ? map_top(w, q + 1, m->o.top, keys) : q + 1;
+        if (n < 0 || (m->o.top && !keys))
+            out->failed = true;
+        for (int i = 0; i < n; i++) {
+            int k = keys ? keys[i] : i;
+            buf_add(out, line, (size_t)snprintf(line, sizeof line, "%s%d,%d,", label, q, k));
+            buf_add(out, t->text.ptr + t->at[q], t->at[q + 1] - t->at[q]);
+            buf_add(out, ",", 1);
+            buf_add(out, t->text.ptr + t->at[k], t->at[k + 1] - t->at[k]);
+            buf_add(out, line, (size_t)snprintf(line, sizeof line, ",%.9g\n", (double)w[k]));
+        }
+    }
+    free(keys);
+}
+
+static int csv_rows(MapFile *f, int map, int row, int n_rows, const float *w,
+                    const Buf *tile, Err *e)
+{
+    (void)map, (void)row, (void)n_rows, (void)w;
+    return tile->len ? mapfile_write(f, tile->ptr, tile->len, e) : 0;
+}
+
+static void csv_release(MapFile *f)
+{
+    CsvTokens *t = f->state;
+    if (t) {
+        buf_free(&t->text);
+        free(t->at);
+    }
+}
+
+const MapFormat format_csv = {
+    .ending = ".csv", .takes_top = true, .size = csv_size, .begin = csv_begin, .tile = csv_tile, .rows = csv_rows,
+    .release = csv_release,
+};

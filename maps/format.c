@@ -1,0 +1,97 @@
+/* format.c - attention files: the table of formats, and what all of them share: opening, completing
+ * and naming a file. docs/attention.md describes the formats; each has a source file of its own.
+ *
+ * A file is written under a temporary name and renamed when it is complete; pipes and devices are
+ * written directly. */
+#include "maps/format.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const MapFormat *const formats[] = {
+    &format_npz, &format_npy, &format_jsonl, &format_csv, &format_svg, &format_html,
+};
+
+enum { N_FORMATS = sizeof formats / sizeof *formats };
+
+/* The format of the name's ending. What has none and is a pipe or a device gets the first format of
+ * lines, which come while the text is made. NULL: none. */
+static const MapFormat *find_format(const char *path, bool direct)
+{
+    size_t n = strlen(path);
+    for (int i = 0; i < N_FORMATS; i++) {
+        size_t len = strlen(formats[i]->ending);
+        if (n > len && !strcmp(path + n - len, formats[i]->ending))
+            return formats[i];
+    }
+    for (int i = 0; direct && i < N_FORMATS; i++)
+        if (formats[i]->line)
+            return formats[i];
+    return NULL;
+}
+
+static int bad_ending(const char *path, Err *e)
+{
+    char seen[200];
+    Buf list = {0}; // ".a, .b or .c"
+    for (int i = 0; i < N_FORMATS; i++) {
+        buf_text(&list, i == 0 ? "" : i + 1 < N_FORMATS ? ", " : " or ");
+        buf_text(&list, formats[i]->ending);
+    }
+    err_set(e, EXIT_USAGE, "--dump-attn: got \"%s\", want a name ending in %.*s",
+            str_escape((Str){path, strlen(path)}, seen, sizeof seen),
+            (int)list.len, list.len ? list.ptr : "");
+    buf_free(&list);
+    return -1;
+}
+
+int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Err *e)
+{
+    bool direct = out_is_direct(path);
+    *f = (MapFile){.format = find_format(path, direct), .maps = m, .stats = s};
+    if (!f->format)
+        return bad_ending(path, e);
+    if (f->format->seeks && direct) { // not opened: that could wait for a reader
+        err_set(e, EXIT_IO, "got a pipe or device, want a regular file for %s", f->format->ending);
+        return err_prefix(e, path);
+    }
+    return out_open(&f->out, path, e);
+}
+
+bool mapfile_live(const MapFile *f)
+{
+    return f->format->line && f->maps->o.reduce != REDUCE_ROLLOUT;
+}
+
+int mapfile_finish(MapFile *f, Err *e)
+{
+    return (f->format->end && f->format->end(f, e)) || out_finish(&f->out, e) ? -1 : 0;
+}
+
+int mapfile_commit(MapFile *f, Err *e)
+{
+    return out_commit(&f->out, e);
+}
+
+void mapfile_close(MapFile *f)
+{
+    out_discard(&f->out);
+    if (f->format && f->format->release)
+        f->format->release(f);
+    free(f->state);
+    *f = (MapFile){0};
+}
+
+int mapfile_write(MapFile *f, const void *bytes, size_t len, Err *e)
+{
+    return fwrite(bytes, 1, len, f->out.f) == len ? 0 : out_error(&f->out, e);
+}
+
+int mapfile_write_buf(MapFile *f, Buf *b, Err *e)
+{
+    if (b->failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
+    int rc = b->len ? mapfile_write(f, b->ptr, b->len, e) : 0;
+    b->len = 0;
+    return rc;
+}

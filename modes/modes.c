@@ -1,0 +1,71 @@
+/* modes.c - what the modes share. Contracts are in modes.h. */
+#include "modes/modes.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/cpu.h"
+
+volatile sig_atomic_t stop_signal;
+
+int modes_print_failed(Err *e)
+{
+    return err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+}
+
+int modes_threads(const Options *o)
+{
+    const char *env = getenv("OMP_NUM_THREADS");
+    int n = o->n_threads ? o->n_threads : env ? atoi(env) : 0;
+#ifndef _OPENMP
+    n = 1;
+#endif
+    return n > 0 && n <= 1024 ? n : cpu_threads();
+}
+
+void modes_note_context(const Options *o, const Config *c, int seq_len)
+{
+    if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))
+        fprintf(stderr, "run: -c %d is more than the %d tokens that the model was made for\n",
+                seq_len, c->seq_len);
+}
+
+void modes_warn_cut(int rc, atomic_bool *kv_cut)
+{
+    if (!rc && atomic_load(kv_cut))
+        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
+                "--kv f32 keeps them whole\n");
+}
+
+int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
+{
+    double begin = clock_seconds(), bytes = 0;
+    *p = (SessionParams){.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact,
+                         .n_threads = modes_threads(o), .stop = &stop_signal,
+                         .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = kv_cut};
+    if (!p->kernels || model_open(m, o->model, e))
+        return -1;
+    const Config *c = &m->config;
+    for (int i = 0; i < m->file.n_maps; i++)
+        bytes += (double)m->file.maps[i].size;
+    if (o->verbose)
+        fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
+                "%d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
+                c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
+                c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
+                1e3 * (clock_seconds() - begin));
+    return 0;
+}
+
+bool modes_is_model_file(const Gguf *g, const char *path)
+{
+    struct stat a, b;
+    for (int i = 0; i < g->n_maps; i++)
+        if (!stat(path, &a) && !stat(g->maps[i].path, &b) && a.st_dev == b.st_dev
+            && a.st_ino == b.st_ino)
+            return true;
+    return false;
+}

@@ -1,0 +1,68 @@
+/* prompt.c - reads the prompt and makes its token ids. Contracts are in prompt.h. */
+#include "modes/prompt.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "modes/modes.h"
+
+void prompt_free(Prompt *p)
+{
+    buf_free(&p->text);
+    free(p->parts);
+    *p = (Prompt){0};
+}
+
+/* Take one newline off the end of what begins at `from`: `echo` and editors put it there. */
+static void cut_newline(Buf *text, size_t from)
+{
+    if (text->len == from || text->ptr[text->len - 1] != '\n')
+        return;
+    text->len--;
+    if (text->len > from && text->ptr[text->len - 1] == '\r')
+        text->len--;
+}
+
+static int no_prompt(const Options *o, Err *e)
+{
+    char model[200];
+    str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
+    return err_set(e, EXIT_USAGE, "no prompt given; usage: ./run %s -i \"Once upon a time\"",
+                   model);
+}
+
+static int prompt_read(const Options *o, Prompt *p, Err *e)
+{
+    static const TextArg piped = {.arg = "-", .is_file = true};
+    const TextArg *list = o->n_parts ? o->parts : &piped;
+    if (!o->n_parts && isatty(STDIN_FILENO))
+        return no_prompt(o, e);
+    p->n = o->n_parts ? (size_t)o->n_parts : 1;
+    p->parts = mem_alloc(p->n, sizeof *p->parts);
+    for (size_t i = 0; i < p->n && p->parts; i++) {
+        size_t from = p->text.len;
+        if (!list[i].is_file)
+            buf_add(&p->text, list[i].text.ptr, list[i].text.len);
+        else if (file_read(list[i].arg, &stop_signal, &p->text, e))
+            return -1;
+        if (list[i].is_file && i + 1 == p->n && !o->keep_newline)
+            cut_newline(&p->text, from);
+        p->parts[i] = (TextPart){p->text.len, list[i].is_file ? o->special_files : o->special};
+    }
+    bool failed = p->text.failed || !p->parts;
+    return failed ? err_set(e, EXIT_MEMORY, "out of memory for the prompt") : 0;
+}
+
+int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e)
+{
+    if (prompt_read(o, p, e))
+        return -1;
+    const char *text = p->text.ptr ? p->text.ptr : "";
+    unsigned flags = o->no_bos ? 0 : ENCODE_BOS;
+    int rc = tokenizer_encode_parts(t, text, p->text.len, p->parts, p->n, flags, ids, e);
+    if (rc && e->code == EXIT_MODEL)
+        err_prefix(e, o->model); // its tables are built, and so checked, on first use
+    return rc;
+}

@@ -1,0 +1,18 @@
+/* prompt.h - the prompt: the texts of -i and -f, or standard input, as one. */
+#ifndef PROMPT_H
+#define PROMPT_H
+
+#include "modes/options.h"
+
+typedef struct {
+    Buf text;
+    TextPart *parts; // (n) whether control tokens written there are read
+    size_t n;
+} Prompt;
+
+/* Read the prompt into *p, which is zeroed, and append its ids to *ids. 0, or -1 and an Err; *p is
+ * freed with prompt_free() in either case. stop_signal ends the reading. */
+int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e);
+void prompt_free(Prompt *p); // and empty it
+
+#endif
