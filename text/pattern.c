@@ -670,7 +670,7 @@ typedef struct {
 enum { STEPS = 50000000, STEPS_PER_BYTE = 400 };
 
 /* Places to come back to; a group that repeats over the whole text needs one for each time. */
-enum { FRAMES = 4000000 };
+enum { FRAMES = 4000000, KEPT_FRAMES = 100000 };
 
 struct Cutter {
     const Pretok *p;
@@ -991,6 +991,16 @@ void cutter_start(Cutter *c, const char *text, size_t len)
         open_level(c, 0, (uint32_t)len);
 }
 
+/* Between matches there are no places to come back to: a long piece needs its memory elsewhere. */
+static void drop_frames(Cutter *c)
+{
+    if (c->cap_stack <= KEPT_FRAMES)
+        return;
+    free(c->stack);
+    c->stack = NULL;
+    c->cap_stack = 0;
+}
+
 int cutter_next(Cutter *c, size_t *end, Err *e)
 {
     if (!c->p->n) {
@@ -1010,6 +1020,7 @@ int cutter_next(Cutter *c, size_t *end, Err *e)
             open_level(c, begin, stop);
         else {
             *end = stop;
+            drop_frames(c);
             return 1;
         }
     }
