@@ -818,7 +818,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path, mo
                 continue
             more = ["-i", "the"] if mode in "gt" and key not in ("-i", "-f") else []
             more += ["-n", "1"] if mode == "g" and key != "-n" else []
-            more += ["--dump-attn", "d.csv"] if mode == "g" and key.startswith("--attn") else []
+            more += ["--dump-attn", "d.csv", "--dump-attn", "d.npz"] if mode == "g" and key.startswith("--attn") else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -833,7 +833,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path, mo
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy", "d.csv"}
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
