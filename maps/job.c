@@ -30,7 +30,8 @@ int maps_check_disk(const MapJob *j, bool replay, Err *e)
         err_set(e, EXIT_IO, "got %.1f MB of maps to write (%.1f MB in all), want at most the "
                 "%.1f MB that the disk has; --attn-layers, --attn-heads, --attn-queries, "
                 "--attn-reduce%s make them smaller", mine / 1e6, need / 1e6, room / 1e6,
-                m->o.half || !j->files[i].format->takes_f16 ? "" : " or --attn-dtype f16");
+                j->files[i].format->takes_top ? " or --attn-top"
+                : j->files[i].format->takes_f16 && !m->o.half ? " or --attn-dtype f16" : "");
         return err_prefix(e, out->path);
     }
     return 0;
