@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 import tiny
@@ -463,25 +462,7 @@ def test_no_memory_with_threads(faults: Faults, mode: str) -> None:
 
 def write_split(folder: Path) -> str:
     """The tiny model in parts; returns the first one's name."""
-    reader = gguf.GGUFReader(folder / "m")
-    w = gguf.GGUFWriter(str(folder / "s.gguf"), "llama", split_max_tensors=8)
-    tiny.tokenizer_keys(w)
-    for name, v in {
-        "context_length": 256,
-        "embedding_length": 32,
-        "block_count": 2,
-        "feed_forward_length": 64,
-        "attention.head_count": 4,
-        "attention.head_count_kv": 2,
-    }.items():
-        w.add_uint32(f"llama.{name}", v)
-    w.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
-    for t in reader.tensors:
-        w.add_tensor(t.name, np.array(t.data))
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    tiny.write_model(folder / "s.gguf", split_max_tensors=8)
     return sorted(p.name for p in folder.glob("s-*.gguf"))[0]
 
 

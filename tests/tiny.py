@@ -33,10 +33,10 @@ def tokenizer_keys(w: gguf.GGUFWriter) -> int:
 
 
 def write_model(path: Path, *, dim: int = 32, layers: int = 2, heads: int = 4, kv_heads: int = 2, ffn: int = 64, context: int = 256,
-                seed: int = 1, std: float = 0.3) -> None:
-    """Write the model; every matrix is float32."""
+                seed: int = 1, std: float = 0.3, split_max_tensors: int = 0) -> None:
+    """Write the model; every matrix is float32. With `split_max_tensors` it comes in parts, STEM-0000N-of-0000M.gguf."""
     rng = np.random.default_rng(seed)
-    w = gguf.GGUFWriter(str(path), "llama")
+    w = gguf.GGUFWriter(str(path), "llama", split_max_tensors=split_max_tensors)
     vocab = tokenizer_keys(w)
     w.add_context_length(context)
     w.add_embedding_length(dim)
