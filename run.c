@@ -58,8 +58,8 @@ static void on_exit_of_library(void)
 static void catch_signals(void)
 {
     static const int stops[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE};
-    static const int ends[] = {SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM, SIGPROF,
-                               SIGABRT, SIGSEGV, SIGILL, SIGFPE};
+    static const int ends[] = {SIGQUIT, SIGALRM, SIGUSR1, SIGUSR2, SIGXCPU, SIGVTALRM,
+                               SIGPROF, SIGABRT, SIGSEGV, SIGILL,  SIGFPE};
     enum { N_STOPS = sizeof stops / sizeof *stops, N_ENDS = sizeof ends / sizeof *ends };
     struct sigaction a = {.sa_flags = 0}, old;
     sigemptyset(&a.sa_mask);
@@ -76,8 +76,8 @@ static void catch_signals(void)
     atexit(on_exit_of_library);
 }
 
-/* A file opened while descriptor 1 is closed would receive our standard output. Closed ones are held
- * by a file that can do neither what they are for nor harm. */
+/* A file opened while descriptor 1 is closed would receive our standard output. Closed ones are
+ * held by a file that can do neither what they are for nor harm. */
 static void hold_standard_files(void)
 {
     for (int fd = 0; fd <= 2; fd++)
@@ -90,14 +90,10 @@ static const struct {
     int (*run)(const Options *o, Err *e);
     void (*print)(FILE *f);
 } modes[N_MODES] = {
-    [MODE_GENERATE] = {.run = complete_mode},
-    [MODE_TOKENIZE] = {.run = tokenize_mode},
-    [MODE_PERPLEXITY] = {.run = perplexity_mode},
-    [MODE_BENCH] = {.run = bench_mode},
-    [MODE_QUANTIZE] = {.run = quantize_mode},
-    [MODE_HELP] = {.print = options_help},
-    [MODE_VERSION] = {.print = options_version},
-    [MODE_MAN] = {.print = options_man},
+    [MODE_GENERATE] = {.run = complete_mode},          [MODE_TOKENIZE] = {.run = tokenize_mode},
+    [MODE_PERPLEXITY] = {.run = perplexity_mode},      [MODE_BENCH] = {.run = bench_mode},
+    [MODE_QUANTIZE] = {.run = quantize_mode},          [MODE_HELP] = {.print = options_help},
+    [MODE_VERSION] = {.print = options_version},       [MODE_MAN] = {.print = options_man},
     [MODE_COMPLETION] = {.print = options_completion},
 };
 

@@ -52,8 +52,8 @@ typedef struct {
     size_t max_len;  // of a piece
     Merge *merges;
     size_t n_merge_slots;
-    int bytes[256];         // token of a single byte, -1 if there is none
-    int ascii[128];         // piece of a single character that text may become, -1 if there is none
+    int bytes[256]; // token of a single byte, -1 if there is none
+    int ascii[128]; // piece of a single character that text may become, -1 if there is none
     Pass raw, later;
     Buf texts; // of later ones with the space marked
 } Tables;
@@ -61,28 +61,32 @@ typedef struct {
 /* How spaces become SPACE_MARKs where pieces are not byte-level, and where one more is put in
  * front: tokenizer.h. */
 typedef enum {
-    MARK_SENTENCEPIECE, MARK_PREPEND, MARK_REPLACE, // before the later pass
-    MARK_FIRST, MARK_ALWAYS, MARK_NEVER             // after it
+    MARK_SENTENCEPIECE,
+    MARK_PREPEND,
+    MARK_REPLACE, // before the later pass
+    MARK_FIRST,
+    MARK_ALWAYS,
+    MARK_NEVER // after it
 } Marking;
 static const char *const marking_names[] = {"", "prepend", "replace", "first", "always", "never"};
 enum { N_MARKINGS = sizeof marking_names / sizeof *marking_names };
 
 struct Tokenizer {
     int n;
-    Str *pieces;        // n views into the file
+    Str *pieces;                            // n views into the file
     const GgufKey *types, *scores, *merges; // NULL if absent
-    bool byte_level;    // else pieces are UTF-8 with SPACE_MARK for the space
-    bool by_score;      // else by merge list
+    bool byte_level;                        // else pieces are UTF-8 with SPACE_MARK for the space
+    bool by_score;                          // else by merge list
     bool nfc, ignore_merges, space_prefix, remove_extra_spaces, adds_bos, adds_eos;
     Marking marking;
-    int bos, eos, unknown;    // -1 if there is none
-    uint8_t *is_end;          // n
-    uint8_t *later;           // n: tokenizer.attnc.normalized_tokens; NULL if absent
+    int bos, eos, unknown; // -1 if there is none
+    uint8_t *is_end;       // n
+    uint8_t *later;        // n: tokenizer.attnc.normalized_tokens; NULL if absent
     Pretok *pretok;        // NULL: no cutting
     Tables *tables;
 };
 
-/* ---- lists ---------------------------------------------------------------------------------------------------- */
+/* ---- lists ----------------------------------------------------------------------------------- */
 
 int tokens_add(TokenList *list, int id, Err *e)
 {
@@ -104,7 +108,7 @@ void tokens_free(TokenList *list)
     *list = (TokenList){0};
 }
 
-/* ---- tokens --------------------------------------------------------------------------------------------------- */
+/* ---- tokens ---------------------------------------------------------------------------------- */
 
 /* The byte that a piece like <0x0A> stands for, or -1. */
 static int named_byte(Str piece)
@@ -122,8 +126,8 @@ static int named_byte(Str piece)
     return v;
 }
 
-/* Byte-level BPE writes every byte as one visible character: itself where Latin-1 has a visible one, else the next
- * free one from U+0100 on (GPT-2, bytes_to_unicode). */
+/* Byte-level BPE writes every byte as one visible character: itself where Latin-1 has a visible
+ * one, else the next free one from U+0100 on (GPT-2, bytes_to_unicode). */
 static uint32_t byte_to_char(int b)
 {
     if (b < 33)
@@ -136,7 +140,10 @@ static uint32_t byte_to_char(int b)
 /* The inverse; -1 for a character that stands for no byte. */
 static int char_to_byte(uint32_t cp)
 {
-    int b = cp < 256 ? (int)cp : cp < 256 + 33 ? (int)cp - 256 : cp < 256 + 67 ? (int)cp - 256 - 33 + 127 : 173;
+    int b = cp < 256      ? (int)cp
+          : cp < 256 + 33 ? (int)cp - 256
+          : cp < 256 + 67 ? (int)cp - 256 - 33 + 127
+                          : 173;
     return cp <= 256 + 67 && byte_to_char(b) == cp ? b : -1;
 }
 
@@ -195,10 +202,11 @@ static void free_literals(Tables *x)
     buf_free(&x->texts);
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------- */
+/* ---- opening --------------------------------------------------------------------------------- */
 
 /* An array of `type` with at least `n` items; 1 and *out, 0 if absent, -1 on failure. */
-static int array_key(const Gguf *g, const char *name, GgufType type, const char *want, uint64_t n, const GgufKey **out, Err *e)
+static int array_key(const Gguf *g, const char *name, GgufType type, const char *want, uint64_t n,
+                     const GgufKey **out, Err *e)
 {
     const GgufKey *k = gguf_key(g, name);
     *out = k;
@@ -206,9 +214,11 @@ static int array_key(const Gguf *g, const char *name, GgufType type, const char 
         return 0;
     bool ok = k->is_array && (k->type == type || (type == GGUF_I32 && k->type == GGUF_U32));
     if (!ok)
-        return err_set(e, EXIT_MODEL, "key %s: got another kind of value, want an array of %s", name, want);
+        return err_set(e, EXIT_MODEL, "key %s: got another kind of value, want an array of %s",
+                       name, want);
     if (k->n < n)
-        return err_set(e, EXIT_MODEL, "key %s: got %llu items, want %llu", name, (unsigned long long)k->n, (unsigned long long)n);
+        return err_set(e, EXIT_MODEL, "key %s: got %llu items, want %llu", name,
+                       (unsigned long long)k->n, (unsigned long long)n);
     return 1;
 }
 
@@ -220,7 +230,8 @@ static int id_key(const Tokenizer *t, const Gguf *g, const char *name, int *id, 
     if (rc <= 0)
         return rc;
     if (v >= (uint32_t)t->n)
-        return err_set(e, EXIT_MODEL, "key %s: got %u, want less than the %d tokens", name, v, t->n);
+        return err_set(e, EXIT_MODEL, "key %s: got %u, want less than the %d tokens", name, v,
+                       t->n);
     *id = (int)v;
     return 0;
 }
@@ -244,13 +255,39 @@ static int mark_ids(const Tokenizer *t, const Gguf *g, const char *name, uint8_t
     return 0;
 }
 
-/* Names that end a text where they are CONTROL tokens: of turns and texts, and the file separators that models of code
- * put between files (the list is llama.cpp's). */
-static const char *const end_names[] = {
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<end_of_turn>",
-    "<|endoftext|>", "</s>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
-    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[", "<|fim_pad|>", "<fim-pad>", "<fim_pad>",
-    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>"};
+/* Names that end a text where they are CONTROL tokens: of turns and texts, and the file separators
+ * that models of code put between files (the list is llama.cpp's). */
+static const char *const end_names[] = {"<|eot_id|>",
+                                        "<|im_end|>",
+                                        "<|end|>",
+                                        "<|return|>",
+                                        "<|call|>",
+                                        "<|calls|>",
+                                        "<|flush|>",
+                                        "<end_of_turn>",
+                                        "<|endoftext|>",
+                                        "</s>",
+                                        "<|eom_id|>",
+                                        "<EOT>",
+                                        "_<EOT>",
+                                        "[EOT]",
+                                        "[EOS]",
+                                        "<|end_of_text|>",
+                                        "<end_of_utterance>",
+                                        "<eos>",
+                                        "<turn|>",
+                                        "<|tool_response>",
+                                        "<｜end▁of▁sentence｜>",
+                                        "[e~[",
+                                        "<|fim_pad|>",
+                                        "<fim-pad>",
+                                        "<fim_pad>",
+                                        "<|fim_repo|>",
+                                        "<|repo_name|>",
+                                        "<fim-repo>",
+                                        "<REPO>",
+                                        "<reponame>",
+                                        "<|file_sep|>"};
 enum { N_END_NAMES = sizeof end_names / sizeof *end_names };
 
 static int find_end_tokens(Tokenizer *t, const Gguf *g, Err *e)
@@ -260,14 +297,16 @@ static int find_end_tokens(Tokenizer *t, const Gguf *g, Err *e)
     if (!t->is_end)
         return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
 
-    /* By name. In the harmony and solar formats <|end|> only ends a message, others end the turn. */
+    /* By name. In the harmony and solar formats <|end|> only ends a message, others end the turn.
+     */
     int end = -1, call = -1, turn = -1;
     bool starts[256] = {false};
     for (int k = 0; k < N_END_NAMES; k++)
         starts[(unsigned char)end_names[k][0]] = true;
     for (int id = 0; id < t->n; id++) {
         Str s = t->pieces[id];
-        if (s.len == 0 || !starts[(unsigned char)*s.ptr] || (t->types && tokenizer_type(t, id) != TOKEN_CONTROL))
+        if (s.len == 0 || !starts[(unsigned char)*s.ptr]
+            || (t->types && tokenizer_type(t, id) != TOKEN_CONTROL))
             continue;
         for (int k = 0; k < N_END_NAMES; k++)
             if (str_eq(s, end_names[k])) {
@@ -308,12 +347,16 @@ static int open_marking(Tokenizer *t, const Gguf *g, Err *e)
         if (str_eq(name, marking_names[i]))
             t->marking = (Marking)i;
     t->space_prefix = t->marking != MARK_REPLACE && t->marking != MARK_NEVER;
-    return t->marking != MARK_SENTENCEPIECE ? 0
-        : err_set(e, EXIT_MODEL, "key tokenizer.attnc.space_prefix: got \"%s\", want first, "
-                  "always, never, prepend or replace", str_escape(name, shown, sizeof shown));
+    return t->marking != MARK_SENTENCEPIECE
+             ? 0
+             : err_set(e, EXIT_MODEL,
+                       "key tokenizer.attnc.space_prefix: got \"%s\", want first, "
+                       "always, never, prepend or replace",
+                       str_escape(name, shown, sizeof shown));
 }
 
-/* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the architecture's. */
+/* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the
+ * architecture's. */
 static int open_pretokenizer(Tokenizer *t, const Gguf *g, unsigned *flags, Err *e)
 {
     Str name = {0}, arch = {0}, normalizer = {0};
@@ -322,7 +365,8 @@ static int open_pretokenizer(Tokenizer *t, const Gguf *g, unsigned *flags, Err *
     int has_name = gguf_str(g, "tokenizer.ggml.pre", &name, e);
     int has_own = array_key(g, "tokenizer.attnc.pre_patterns", GGUF_STRING, "strings", 0, &own, e);
     int has_normalizer = gguf_str(g, "tokenizer.attnc.normalizer", &normalizer, e);
-    if (has_name < 0 || has_own < 0 || has_normalizer < 0 || gguf_str(g, "general.architecture", &arch, e) < 0)
+    if (has_name < 0 || has_own < 0 || has_normalizer < 0
+        || gguf_str(g, "general.architecture", &arch, e) < 0)
         return -1;
     if (!has_name && str_eq(arch, "gpt2"))
         name = (Str){"gpt-2", 5};
@@ -332,13 +376,20 @@ static int open_pretokenizer(Tokenizer *t, const Gguf *g, unsigned *flags, Err *
     if (rule)
         *flags = rule->flags;
     else if (!has_own && !has_name)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.pre: missing, want it for byte-level BPE (architecture \"%s\" has no "
-                       "default)", str_escape(arch, shown, sizeof shown));
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.ggml.pre: missing, want it for byte-level BPE (architecture "
+                       "\"%s\" has no "
+                       "default)",
+                       str_escape(arch, shown, sizeof shown));
     else if (!has_own)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.pre: got \"%s\", want a pre-tokenizer that we know, such as gpt-2, "
-                       "llama-bpe, qwen2, smollm or tekken", str_escape(name, shown, sizeof shown));
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.ggml.pre: got \"%s\", want a pre-tokenizer that we know, "
+                       "such as gpt-2, "
+                       "llama-bpe, qwen2, smollm or tekken",
+                       str_escape(name, shown, sizeof shown));
     if (has_normalizer && !str_eq(normalizer, "nfc") && !str_eq(normalizer, "none"))
-        return err_set(e, EXIT_MODEL, "key tokenizer.attnc.normalizer: got \"%s\", want \"none\" or \"nfc\"",
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.attnc.normalizer: got \"%s\", want \"none\" or \"nfc\"",
                        str_escape(normalizer, shown, sizeof shown));
     if (has_normalizer || has_own)
         *flags = (*flags & ~(unsigned)PRE_NFC) | (str_eq(normalizer, "nfc") ? PRE_NFC : 0);
@@ -359,13 +410,16 @@ static int open_model(Tokenizer *t, const Gguf *g, unsigned *flags, Err *e)
 {
     static const struct {
         const char *model, *what;
-    } refused[] = {{"t5", "Unigram"}, {"bert", "WordPiece"}, {"rwkv", "RWKV"}, {"plamo2", "PLaMo 2"}, {"none", "no tokenizer"},
-                   {"no_vocab", "no tokenizer"}, {"hybriddna", "DNA k-mers"}, {"whitespace", "words"}};
+    } refused[] = {
+        {"t5", "Unigram"},           {"bert", "WordPiece"},    {"rwkv", "RWKV"},
+        {"plamo2", "PLaMo 2"},       {"none", "no tokenizer"}, {"no_vocab", "no tokenizer"},
+        {"hybriddna", "DNA k-mers"}, {"whitespace", "words"}};
     Str model = {0};
     int rc = gguf_str(g, "tokenizer.ggml.model", &model, e);
     char shown[80];
     if (rc == 0)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.model: missing, want gpt2, llama or gemma4");
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.ggml.model: missing, want gpt2, llama or gemma4");
     if (rc < 0)
         return -1;
     t->by_score = str_eq(model, "llama");
@@ -383,7 +437,8 @@ static int open_model(Tokenizer *t, const Gguf *g, unsigned *flags, Err *e)
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (str_eq(model, refused[i].model))
             what = refused[i].what;
-    return err_set(e, EXIT_MODEL, "key tokenizer.ggml.model: got \"%s\" (%s), want gpt2, llama or gemma4",
+    return err_set(e, EXIT_MODEL,
+                   "key tokenizer.ggml.model: got \"%s\" (%s), want gpt2, llama or gemma4",
                    str_escape(model, shown, sizeof shown), what);
 }
 
@@ -393,36 +448,49 @@ static int open_keys(Tokenizer *t, const Gguf *g, Err *e)
     unsigned flags = 0;
     int rc = array_key(g, "tokenizer.ggml.tokens", GGUF_STRING, "strings", 1, &tokens, e);
     if (rc <= 0)
-        return rc < 0 ? -1 : err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: missing, want the vocabulary");
+        return rc < 0 ? -1
+                      : err_set(e, EXIT_MODEL,
+                                "key tokenizer.ggml.tokens: missing, want the vocabulary");
     if (tokens->n > INT32_MAX / 2)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: got %llu items, want at most %d", (unsigned long long)tokens->n,
-                       INT32_MAX / 2);
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: got %llu items, want at most %d",
+                       (unsigned long long)tokens->n, INT32_MAX / 2);
     t->n = (int)tokens->n;
     t->pieces = gguf_strings(tokens);
     if (!t->pieces)
         return err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
     if (open_model(t, g, &flags, e)
-        || array_key(g, "tokenizer.ggml.token_type", GGUF_I32, "32-bit integers", tokens->n, &t->types, e) < 0
-        || array_key(g, "tokenizer.ggml.scores", GGUF_F32, "32-bit floats", t->by_score ? tokens->n : 0, &t->scores, e) < 0
+        || array_key(g, "tokenizer.ggml.token_type", GGUF_I32, "32-bit integers", tokens->n,
+                     &t->types, e)
+               < 0
+        || array_key(g, "tokenizer.ggml.scores", GGUF_F32, "32-bit floats",
+                     t->by_score ? tokens->n : 0, &t->scores, e)
+               < 0
         || array_key(g, "tokenizer.ggml.merges", GGUF_STRING, "strings", 0, &t->merges, e) < 0
         || array_key(g, "tokenizer.ggml.precompiled_charsmap", GGUF_U8, "bytes", 0, &map, e) < 0)
         return -1;
     if (t->by_score && !t->scores)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.scores: missing, want one for each of the %d tokens", t->n);
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.ggml.scores: missing, want one for each of the %d tokens",
+                       t->n);
     if (!t->by_score && !t->merges)
         return err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: missing, want the merge list");
     if (map && map->n > 0)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.precompiled_charsmap: got a text normalisation, want none");
+        return err_set(e, EXIT_MODEL,
+                       "key tokenizer.ggml.precompiled_charsmap: got a text normalisation, want "
+                       "none");
 
     t->nfc = flags & PRE_NFC;
     t->ignore_merges = flags & PRE_IGNORE_MERGES;
     t->adds_bos = t->by_score || flags & PRE_BOS;
     t->space_prefix = t->by_score;
     // SentencePiece's own defaults, unless the types say that these are plain tokens
-    t->bos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 1) == TOKEN_CONTROL) ? 1 : -1;
-    t->eos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 2) == TOKEN_CONTROL) ? 2 : -1;
+    t->bos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 1) == TOKEN_CONTROL) ? 1
+                                                                                             : -1;
+    t->eos = t->by_score && t->n > 2 && (!t->types || tokenizer_type(t, 2) == TOKEN_CONTROL) ? 2
+                                                                                             : -1;
     t->unknown = t->by_score && (!t->types || tokenizer_type(t, 0) == TOKEN_UNKNOWN) ? 0 : -1;
-    if (id_key(t, g, "tokenizer.ggml.bos_token_id", &t->bos, e) || id_key(t, g, "tokenizer.ggml.eos_token_id", &t->eos, e)
+    if (id_key(t, g, "tokenizer.ggml.bos_token_id", &t->bos, e)
+        || id_key(t, g, "tokenizer.ggml.eos_token_id", &t->eos, e)
         || id_key(t, g, "tokenizer.ggml.unknown_token_id", &t->unknown, e)
         || gguf_bool(g, "tokenizer.ggml.add_bos_token", &t->adds_bos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_eos_token", &t->adds_eos, e) < 0
@@ -434,7 +502,8 @@ static int open_keys(Tokenizer *t, const Gguf *g, Err *e)
     Str arch = {0};
     if (gguf_str(g, "general.architecture", &arch, e) < 0)
         return -1;
-    bool gemma4 = arch.len >= 6 && memcmp(arch.ptr, "gemma4", 6) == 0; // whose files say false and mean true
+    bool gemma4 = arch.len >= 6
+               && memcmp(arch.ptr, "gemma4", 6) == 0; // whose files say false and mean true
     t->adds_bos = (t->adds_bos || gemma4) && t->bos >= 0;
     t->adds_eos = t->adds_eos && t->eos >= 0;
     return find_end_tokens(t, g, e);
@@ -470,7 +539,7 @@ void tokenizer_close(Tokenizer *t)
     free(t);
 }
 
-/* ---- tables for encoding -------------------------------------------------------------------------------------- */
+/* ---- tables for encoding --------------------------------------------------------------------- */
 
 static uint64_t load(const char *p, size_t n)
 {
@@ -493,7 +562,9 @@ static uint64_t hash_bytes(const char *p, size_t len, uint64_t seed)
     } else if (len >= 4)
         v = load(p, 4) | load(p + len - 4, 4) << 32;
     else
-        v = len ? (uint64_t)(unsigned char)p[0] | (uint64_t)(unsigned char)p[len / 2] << 8 | (uint64_t)(unsigned char)p[len - 1] << 16 : 0;
+        v = len ? (uint64_t)(unsigned char)p[0] | (uint64_t)(unsigned char)p[len / 2] << 8
+                      | (uint64_t)(unsigned char)p[len - 1] << 16
+                : 0;
     h = (h ^ v) * k;
     h = (h ^ h >> 32) * k;
     return h ^ h >> 29;
@@ -581,7 +652,8 @@ static Merge *find_merge(const Tables *x, uint32_t left, uint32_t right)
     return &x->merges[i];
 }
 
-/* The merge list "left right" as pairs of ids; of equal pairs the last counts, as in Hugging Face's BPE. */
+/* The merge list "left right" as pairs of ids; of equal pairs the last counts, as in Hugging Face's
+ * BPE. */
 static int build_merges(const Tokenizer *t, Err *e)
 {
     Tables *x = t->tables;
@@ -590,7 +662,9 @@ static int build_merges(const Tokenizer *t, Err *e)
     x->n_merge_slots = table_size(n);
     x->merges = mem_zalloc(x->n_merge_slots, sizeof *x->merges);
     char *joined = mem_alloc(x->max_len, 1);
-    int rc = list && x->merges && joined ? 0 : err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
+    int rc = list && x->merges && joined
+               ? 0
+               : err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
     for (size_t i = 0; i < n && !rc; i++) {
         Str s = list[i];
         const char *space = s.len > 2 ? memchr(s.ptr + 1, ' ', s.len - 2) : NULL;
@@ -605,10 +679,13 @@ static int build_merges(const Tokenizer *t, Err *e)
         }
         if (left < 0 || right < 0 || id < 0) {
             char shown[80];
-            rc = err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: got \"%s\" at %zu, want two tokens that join to a third",
+            rc = err_set(e, EXIT_MODEL,
+                         "key tokenizer.ggml.merges: got \"%s\" at %zu, want two tokens that join "
+                         "to a third",
                          str_escape(s, shown, sizeof shown), i);
         } else
-            *find_merge(x, (uint32_t)left, (uint32_t)right) = (Merge){(uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)id + 1};
+            *find_merge(x, (uint32_t)left, (uint32_t)right) = (Merge){
+                (uint32_t)left, (uint32_t)right, (uint32_t)i, (uint32_t)id + 1};
     }
     free(joined);
     free(list);
@@ -637,7 +714,7 @@ static int8_t *assign_passes(const Tokenizer *t)
         TokenType type = t->pieces[id].len ? tokenizer_type(t, id) : TOKEN_NORMAL;
         bool parsed = type == TOKEN_USER_DEFINED || type == TOKEN_CONTROL || type == TOKEN_UNKNOWN;
         bool symbol = type == TOKEN_USER_DEFINED && !t->byte_level
-                      && t->marking == MARK_SENTENCEPIECE;
+                   && t->marking == MARK_SENTENCEPIECE;
         pass[id] = (int8_t)(!parsed ? -1 : symbol || (t->later && t->later[id]));
     }
     return pass;
@@ -729,7 +806,7 @@ int tokenizer_find(const Tokenizer *t, Str piece, Err *e)
     return build_tables(t, e) ? -2 : find(t, piece.ptr, piece.len);
 }
 
-/* ---- encoding ------------------------------------------------------------------------------------------------- */
+/* ---- encoding -------------------------------------------------------------------------------- */
 
 /* A symbol is what stands at a place of the text: a token's id, or a character that is no token
  * (yet): LONE with its code point, or with LONE_BYTE and the byte where it is no UTF-8. */
@@ -744,8 +821,9 @@ typedef struct {
 } Pair;
 
 enum {
-    FANOUT = 16, N_LEVELS = 9, // of the tree of ranks; FANOUT^(N_LEVELS - 1) symbols
-    N_PAIRS = 4096,            // remembered ones, a power of two
+    FANOUT = 16,
+    N_LEVELS = 9,   // of the tree of ranks; FANOUT^(N_LEVELS - 1) symbols
+    N_PAIRS = 4096, // remembered ones, a power of two
     NEIGHBOUR_BITS = 21,
     LONG_TEXT = 100000 // bytes; from here on cuts are worth a pass over the vocabulary
 };
@@ -825,7 +903,8 @@ static void encoder_free(Encoder *c)
 /* The error of a search for tokens that took too long. */
 static int search_too_long(Encoder *c)
 {
-    return err_set(c->e, EXIT_MODEL, "key tokenizer.ggml.tokens: user-defined or control tokens "
+    return err_set(c->e, EXIT_MODEL,
+                   "key tokenizer.ggml.tokens: user-defined or control tokens "
                    "take more than %lld steps to find in a text of %zu bytes; want shorter ones",
                    (long long)search_budget(c->len), c->len);
 }
@@ -1018,7 +1097,8 @@ static int join_symbols(Encoder *c)
     for (uint32_t best; (best = *c->ranks[c->top]) != NO_RANK;) {
         size_t i = 0;
         for (int k = c->top; k-- > 0;)
-            for (i *= FANOUT; c->ranks[k][i] != best; i++) {}
+            for (i *= FANOUT; c->ranks[k][i] != best; i++) {
+            }
         size_t joined = symbol_after(c, i), right = symbol_after(c, joined);
         size_t left = symbol_before(c, i);
         c->symbols[i] = pair_of(c, c->symbols[i], c->symbols[joined])->made;
@@ -1287,8 +1367,7 @@ static int cut_and_encode(Encoder *c, const char *text, size_t len)
     size_t from = 0, to;
     int rc;
     if (len >= INT32_MAX)
-        return err_set(c->e, EXIT_USAGE, "text: got %zu bytes in form C, want less than 2 GB",
-                       len);
+        return err_set(c->e, EXIT_USAGE, "text: got %zu bytes in form C, want less than 2 GB", len);
     if (!c->cutter && !(c->cutter = cutter_open(c->t->pretok, c->len, c->e)))
         return -1;
     c->text = text;
@@ -1333,12 +1412,15 @@ static int mark_spaces(Encoder *c, const char *text, size_t len, bool prefix)
         buf_add(&c->marked, text + i, plain);
         if (space) {
             buf_add(&c->marked, SPACE_MARK, 3);
-            while (++plain < len - i && c->t->remove_extra_spaces && text[i + plain] == ' ') {}
+            while (++plain < len - i && c->t->remove_extra_spaces && text[i + plain] == ' ') {
+            }
         }
     }
     c->text = c->marked.ptr;
-    return c->marked.failed ? no_memory(c) : c->marked.len < INT32_MAX ? 0
-        : err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len);
+    return c->marked.failed ? no_memory(c)
+         : c->marked.len < INT32_MAX
+             ? 0
+             : err_set(c->e, EXIT_USAGE, "text: got %zu bytes, want less than 700 MB", len);
 }
 
 /* The text from `from` to `to`, between parsed tokens, where a normalizer marks the spaces: later
@@ -1355,9 +1437,14 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
         return 0;
     if (mark_spaces(c, text + from, to - from, t->space_prefix))
         return -1;
-    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = c->marked.ptr,
-                .len = c->marked.len, .source = text, .raw = from,
-                .front = t->space_prefix ? 3 : 0, .squeeze = squeeze,
+    Search s = {.pass = &t->tables->later,
+                .special = &c->special[1],
+                .text = c->marked.ptr,
+                .len = c->marked.len,
+                .source = text,
+                .raw = from,
+                .front = t->space_prefix ? 3 : 0,
+                .squeeze = squeeze,
                 .steps = &c->search_steps};
     for (size_t i = 0; i < s.len; i = s.at) {
         const Literal *found;
@@ -1372,8 +1459,13 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
 static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to)
 {
     const Tokenizer *t = c->t;
-    Search s = {.pass = &t->tables->later, .special = &c->special[1], .text = text, .at = from,
-                .raw = from, .len = to, .steps = &c->search_steps};
+    Search s = {.pass = &t->tables->later,
+                .special = &c->special[1],
+                .text = text,
+                .at = from,
+                .raw = from,
+                .len = to,
+                .steps = &c->search_steps};
     for (size_t i = from; i < to; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
@@ -1393,13 +1485,18 @@ static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to
 static int encode_text(Encoder *c, const char *text, size_t len)
 {
     const Tokenizer *t = c->t;
-    Search s = {.pass = &t->tables->raw, .special = &c->special[0], .text = text, .len = len,
+    Search s = {.pass = &t->tables->raw,
+                .special = &c->special[0],
+                .text = text,
+                .len = len,
                 .steps = &c->search_steps};
     for (size_t i = 0; i < len; i = s.at) {
         const Literal *found;
         size_t end = search_next(&s, &found);
-        int rc = end == i ? 0 : t->byte_level ? encode_bytes(c, text + i, end - i)
-               : (marks_early(t) ? encode_normalized : encode_metaspace)(c, text, i, end);
+        int rc = end == i ? 0
+               : t->byte_level
+                   ? encode_bytes(c, text + i, end - i)
+                   : (marks_early(t) ? encode_normalized : encode_metaspace)(c, text, i, end);
         if (rc || (found && add_parsed(c, found->id)))
             return -1;
     }
@@ -1440,7 +1537,7 @@ int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned 
     return tokenizer_encode_parts(t, text, len, &whole, 1, flags, out, e);
 }
 
-/* ---- decoding ------------------------------------------------------------------------------------------------- */
+/* ---- decoding -------------------------------------------------------------------------------- */
 
 void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out)
 {
@@ -1499,7 +1596,8 @@ void tokenizer_text(const Tokenizer *t, int id, Buf *out)
 
 void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special)
 {
-    *d = (Decoder){.t = t, .special = special, .at_start = at_start && t->space_prefix && !t->byte_level};
+    *d = (Decoder){
+        .t = t, .special = special, .at_start = at_start && t->space_prefix && !t->byte_level};
 }
 
 void decoder_feed(Decoder *d, int id, Buf *out)

@@ -1,16 +1,17 @@
 /* tokenizer.h - text to token ids and back, from the tokenizer.* keys of a GGUF file.
  *
- * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like BPE with a merge
- * list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a text is cut before byte-level BPE
+ * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like
+ * BPE with a merge list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a
+ * text is cut before byte-level BPE
  * (`tokenizer.ggml.pre`) is pretokenize.h's business.
  *
- * The keys are llama.cpp's. Our own exports add some where no name of llama.cpp's says what the tokenizer does; where
- * one of them is present it wins over what `tokenizer.ggml.pre` implies:
- *   tokenizer.attnc.pre_patterns   string array: regular expressions applied one after the other as Hugging Face's
- *                                  Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2
- *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty array cuts nothing
- *   tokenizer.attnc.normalizer     "none" or "nfc"
- *   tokenizer.attnc.ignore_merges  bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
+ * The keys are llama.cpp's. Our own exports add some where no name of llama.cpp's says what the
+ * tokenizer does; where one of them is present it wins over what `tokenizer.ggml.pre` implies:
+ *   tokenizer.attnc.pre_patterns   string array: regular expressions applied one after the other as
+ * Hugging Face's Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2
+ *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty
+ * array cuts nothing tokenizer.attnc.normalizer     "none" or "nfc" tokenizer.attnc.ignore_merges
+ * bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
  *   tokenizer.attnc.space_prefix   how models with U+2581 for the space mark spaces, and where one
  *                                  more is put in front of a text:
  *       "first", "always", "never"   Hugging Face's Metaspace: at the start of the whole text, also
@@ -35,8 +36,13 @@ typedef struct Tokenizer Tokenizer;
 
 /* Token types by their number in tokenizer.ggml.token_type. */
 typedef enum {
-    TOKEN_UNDEFINED = 0, TOKEN_NORMAL = 1, TOKEN_UNKNOWN = 2, TOKEN_CONTROL = 3, TOKEN_USER_DEFINED = 4,
-    TOKEN_UNUSED = 5, TOKEN_BYTE = 6
+    TOKEN_UNDEFINED = 0,
+    TOKEN_NORMAL = 1,
+    TOKEN_UNKNOWN = 2,
+    TOKEN_CONTROL = 3,
+    TOKEN_USER_DEFINED = 4,
+    TOKEN_UNUSED = 5,
+    TOKEN_BYTE = 6
 } TokenType;
 
 /* A growing list of token ids; a zeroed one is empty. */
@@ -48,18 +54,20 @@ typedef struct {
 int tokens_add(TokenList *list, int id, Err *e); // 0, or -1 when out of memory
 void tokens_free(TokenList *list);
 
-/* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent) and the tokenizer.*
- * keys, no tensors. Keeps views into `g`, which must outlive it. NULL and EXIT_MODEL or EXIT_MEMORY on failure.
- * Cheap: the tables for encoding are built by the first tokenizer_encode() or tokenizer_find(), which must therefore
- * not be called by two threads at once; after that, and for all other calls, any number of threads may share it. */
+/* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent)
+ * and the tokenizer.* keys, no tensors. Keeps views into `g`, which must outlive it. NULL and
+ * EXIT_MODEL or EXIT_MEMORY on failure. Cheap: the tables for encoding are built by the first
+ * tokenizer_encode() or tokenizer_find(), which must therefore not be called by two threads at
+ * once; after that, and for all other calls, any number of threads may share it. */
 Tokenizer *tokenizer_open(const Gguf *g, Err *e);
 void tokenizer_close(Tokenizer *t); // NULL is fine
 
 int tokenizer_vocab_size(const Tokenizer *t);
-int tokenizer_bos(const Tokenizer *t);          // -1 if there is none
-int tokenizer_eos(const Tokenizer *t);          // -1 if there is none
-bool tokenizer_adds_bos(const Tokenizer *t);    // whether ENCODE_BOS puts BOS in front
-bool tokenizer_is_end(const Tokenizer *t, int id); // eos, eot, eom and the well-known end markers; false if out of range
+int tokenizer_bos(const Tokenizer *t);             // -1 if there is none
+int tokenizer_eos(const Tokenizer *t);             // -1 if there is none
+bool tokenizer_adds_bos(const Tokenizer *t);       // whether ENCODE_BOS puts BOS in front
+bool tokenizer_is_end(const Tokenizer *t, int id); // eos, eot, eom and the well-known end markers;
+                                                   // false if out of range
 TokenType tokenizer_type(const Tokenizer *t, int id);
 Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty if out of range
 
@@ -87,7 +95,8 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
                            size_t n_parts, unsigned flags, TokenList *out, Err *e);
 
 /* tokenizer_encode_parts() of one part, special by ENCODE_SPECIAL. */
-int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags, TokenList *out, Err *e);
+int tokenizer_encode(const Tokenizer *t, const char *text, size_t len, unsigned flags,
+                     TokenList *out, Err *e);
 
 /* Append the exact bytes of a token as it is emitted in mid-text; CONTROL and UNKNOWN tokens add
  * their name if `special`, else nothing. Ids out of range add nothing, nor do UNUSED tokens:
@@ -99,16 +108,19 @@ void tokenizer_bytes(const Tokenizer *t, int id, bool special, Buf *out);
  * UNKNOWN tokens by their names. A failed growth shows in out->failed. */
 void tokenizer_text(const Tokenizer *t, int id, Buf *out);
 
-/* Streaming: feed ids, receive bytes that never end inside a UTF-8 character. No memory of its own, nothing to free. */
+/* Streaming: feed ids, receive bytes that never end inside a UTF-8 character. No memory of its own,
+ * nothing to free. */
 typedef struct {
     const Tokenizer *t;
     bool special;  // print CONTROL tokens by name
-    bool at_start; // nothing of the text yet: where the tokenizer prefixed a space, one is taken off again
+    bool at_start; // nothing of the text yet: where the tokenizer prefixed a space, one is taken
+                   // off again
     char held[4];  // the beginning of an incomplete character
     size_t n_held;
 } Decoder;
 
-/* `at_start`: the ids begin the text (nothing, or only BOS, before them); false when they continue a prompt. */
+/* `at_start`: the ids begin the text (nothing, or only BOS, before them); false when they continue
+ * a prompt. */
 void decoder_init(Decoder *d, const Tokenizer *t, bool at_start, bool special);
 void decoder_feed(Decoder *d, int id, Buf *out); // appends what is ready to print
 void decoder_flush(Decoder *d, Buf *out);        // appends what was held back, at the end

@@ -1,4 +1,5 @@
-/* cpu.c - how many threads this process should start: physical cores that we may use, within the container's quota. */
+/* cpu.c - how many threads this process should start: physical cores that we may use, within the
+ * container's quota. */
 #define _GNU_SOURCE // sched_getaffinity
 #include "base/cpu.h"
 
@@ -33,7 +34,8 @@ static int cores_in_mask(void)
         char path[96], list[128];
         if (!CPU_ISSET(cpu, &mask))
             continue;
-        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+                 cpu);
         read_start(path, list, sizeof list);
         int first = cpu, a, b, used;
         for (const char *p = list; sscanf(p, "%d%n", &a, &used) == 1;) { // "0,64" or "0-1"
@@ -60,8 +62,8 @@ static void take_limit(double limit, double period, double *best)
         *best = limit / period;
 }
 
-/* CPUs that the control group may use at a time, 0 if it sets no limit. Version 2 is looked up from our own group to
- * the root, version 1 at its usual place. */
+/* CPUs that the control group may use at a time, 0 if it sets no limit. Version 2 is looked up from
+ * our own group to the root, version 1 at its usual place. */
 static double quota(void)
 {
     char text[4096], group[400] = "", path[512];

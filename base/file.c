@@ -108,7 +108,8 @@ void file_let_go(Held *h)
 
 Held *file_hold_map(const char *path, const void *base, size_t size)
 {
-    static const char format[] = "%srun: %s: the file was cut, or its disk failed, while it was read\n";
+    static const char format[] =
+        "%srun: %s: the file was cut, or its disk failed, while it was read\n";
     char name[200];
     str_escape((Str){path, strlen(path)}, name, sizeof name);
     const char *clear = isatty(STDERR_FILENO) ? "\r\033[K" : ""; // of a line of progress
@@ -270,8 +271,8 @@ static int make_temporary(OutFile *o, mode_t mode)
         o->held = new_held(size);
         if (!o->held)
             return -1;
-        snprintf(o->held->text, size, "%.*s.attn.%ld.%d.part", (int)n, o->target,
-                 (long)getpid(), i);
+        snprintf(o->held->text, size, "%.*s.attn.%ld.%d.part", (int)n, o->target, (long)getpid(),
+                 i);
         enter(o->held);
         int fd = open(o->held->text, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
         if (fd >= 0)

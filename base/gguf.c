@@ -1,8 +1,9 @@
 /* gguf.c - GGUF files: map, bounds-checked cursor, metadata and tensor table.
  *
- * The parser walks the header once with a cursor that never moves past the end of the map. Counts are compared
- * with the bytes left before anything is allocated, offsets and sizes are checked for overflow and against the
- * file, and names must be unique. After gguf_open every view in the Gguf is safe to read.
+ * The parser walks the header once with a cursor that never moves past the end of the map. Counts
+ * are compared with the bytes left before anything is allocated, offsets and sizes are checked for
+ * overflow and against the file, and names must be unique. After gguf_open every view in the Gguf
+ * is safe to read.
  */
 #include "base/gguf.h"
 
@@ -17,17 +18,39 @@
 /* Every type number that ggml has given out, so that an unreadable one is still named in the error.
  * Source of numbers and sizes: gguf-py's GGMLQuantizationType and GGML_QUANT_SIZES. */
 static const TypeInfo type_infos[TYPE_COUNT] = {
-    [TYPE_F32] = {"F32", 1, 4},         [TYPE_F16] = {"F16", 1, 2},       [TYPE_Q4_0] = {"Q4_0", 32, 18},
-    [TYPE_Q4_1] = {"Q4_1", 32, 20},     [TYPE_Q5_0] = {"Q5_0", 32, 22},   [TYPE_Q5_1] = {"Q5_1", 32, 24},
-    [TYPE_Q8_0] = {"Q8_0", 32, 34},     [9] = {"Q8_1", 32, 40},           [TYPE_Q2_K] = {"Q2_K", 256, 84},
-    [TYPE_Q3_K] = {"Q3_K", 256, 110},   [TYPE_Q4_K] = {"Q4_K", 256, 144}, [TYPE_Q5_K] = {"Q5_K", 256, 176},
-    [TYPE_Q6_K] = {"Q6_K", 256, 210},   [15] = {"Q8_K", 256, 292},        [16] = {"IQ2_XXS", 256, 66},
-    [17] = {"IQ2_XS", 256, 74},         [18] = {"IQ3_XXS", 256, 98},      [19] = {"IQ1_S", 256, 50},
-    [TYPE_IQ4_NL] = {"IQ4_NL", 32, 18}, [21] = {"IQ3_S", 256, 110},       [22] = {"IQ2_S", 256, 82},
-    [TYPE_IQ4_XS] = {"IQ4_XS", 256, 136}, [24] = {"I8", 1, 1},            [25] = {"I16", 1, 2},
-    [26] = {"I32", 1, 4},               [27] = {"I64", 1, 8},             [28] = {"F64", 1, 8},
-    [29] = {"IQ1_M", 256, 56},          [TYPE_BF16] = {"BF16", 1, 2},     [34] = {"TQ1_0", 256, 54},
-    [35] = {"TQ2_0", 256, 66},          [39] = {"MXFP4", 32, 17},         [40] = {"NVFP4", 64, 36},
+    [TYPE_F32] = {"F32", 1, 4},
+    [TYPE_F16] = {"F16", 1, 2},
+    [TYPE_Q4_0] = {"Q4_0", 32, 18},
+    [TYPE_Q4_1] = {"Q4_1", 32, 20},
+    [TYPE_Q5_0] = {"Q5_0", 32, 22},
+    [TYPE_Q5_1] = {"Q5_1", 32, 24},
+    [TYPE_Q8_0] = {"Q8_0", 32, 34},
+    [9] = {"Q8_1", 32, 40},
+    [TYPE_Q2_K] = {"Q2_K", 256, 84},
+    [TYPE_Q3_K] = {"Q3_K", 256, 110},
+    [TYPE_Q4_K] = {"Q4_K", 256, 144},
+    [TYPE_Q5_K] = {"Q5_K", 256, 176},
+    [TYPE_Q6_K] = {"Q6_K", 256, 210},
+    [15] = {"Q8_K", 256, 292},
+    [16] = {"IQ2_XXS", 256, 66},
+    [17] = {"IQ2_XS", 256, 74},
+    [18] = {"IQ3_XXS", 256, 98},
+    [19] = {"IQ1_S", 256, 50},
+    [TYPE_IQ4_NL] = {"IQ4_NL", 32, 18},
+    [21] = {"IQ3_S", 256, 110},
+    [22] = {"IQ2_S", 256, 82},
+    [TYPE_IQ4_XS] = {"IQ4_XS", 256, 136},
+    [24] = {"I8", 1, 1},
+    [25] = {"I16", 1, 2},
+    [26] = {"I32", 1, 4},
+    [27] = {"I64", 1, 8},
+    [28] = {"F64", 1, 8},
+    [29] = {"IQ1_M", 256, 56},
+    [TYPE_BF16] = {"BF16", 1, 2},
+    [34] = {"TQ1_0", 256, 54},
+    [35] = {"TQ2_0", 256, 66},
+    [39] = {"MXFP4", 32, 17},
+    [40] = {"NVFP4", 64, 36},
 };
 
 const TypeInfo *type_info(uint32_t type)
@@ -36,7 +59,7 @@ const TypeInfo *type_info(uint32_t type)
     return type < TYPE_COUNT && type_infos[type].name ? &type_infos[type] : &unknown;
 }
 
-/* ---- cursor ------------------------------------------------------------------------------------------------ */
+/* ---- cursor ---------------------------------------------------------------------------------- */
 
 typedef struct {
     const uint8_t *p, *end;
@@ -55,7 +78,8 @@ static const uint8_t *take(Cursor *c, size_t n)
 
 static int cut_short(Cursor *c, const char *what, Err *e)
 {
-    return err_set(e, EXIT_MODEL, "%s: got the end of the file at byte %zu, want more (a truncated file?)", what,
+    return err_set(e, EXIT_MODEL,
+                   "%s: got the end of the file at byte %zu, want more (a truncated file?)", what,
                    (size_t)(c->end - c->base));
 }
 
@@ -83,8 +107,11 @@ static int take_str(Cursor *c, Str *out, const char *what, Err *e)
     if (take_u64(c, &len, what, e))
         return -1;
     if (len > (uint64_t)(c->end - c->p))
-        return err_set(e, EXIT_MODEL, "%s: got a text of %" PRIu64 " bytes, want at most the %zu that are left (a truncated or "
-                       "damaged file?)", what, len, (size_t)(c->end - c->p));
+        return err_set(e, EXIT_MODEL,
+                       "%s: got a text of %" PRIu64
+                       " bytes, want at most the %zu that are left (a truncated or "
+                       "damaged file?)",
+                       what, len, (size_t)(c->end - c->p));
     *out = (Str){(const char *)take(c, (size_t)len), (size_t)len};
     return 0;
 }
@@ -114,8 +141,10 @@ static int take_key(Cursor *c, GgufKey *k, Err *e)
     k->data = c->p;
     size_t size = item_size(type), left = (size_t)(c->end - c->p);
     if (k->n > left / (size ? size : 8)) // a string takes 8 bytes at least
-        return err_set(e, EXIT_MODEL, "%s: got %" PRIu64 " items, want no more than fit into the %zu bytes that are left", what, k->n,
-                       left);
+        return err_set(e, EXIT_MODEL,
+                       "%s: got %" PRIu64
+                       " items, want no more than fit into the %zu bytes that are left",
+                       what, k->n, left);
     if (size) {
         take(c, (size_t)k->n * size);
     } else {
@@ -128,7 +157,8 @@ static int take_key(Cursor *c, GgufKey *k, Err *e)
     return 0;
 }
 
-/* One entry of the tensor table; `offset` is relative to the data section, whose start is not known yet. */
+/* One entry of the tensor table; `offset` is relative to the data section, whose start is not known
+ * yet. */
 static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
 {
     uint32_t n_dims = 0;
@@ -146,10 +176,12 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
         if (take_u64(c, &d, what, e))
             return -1;
         if (d < 1 || d > INT32_MAX || !size_mul(count, (size_t)d, &count))
-            return err_set(e, EXIT_MODEL, "%s: got a dimension of %" PRIu64 ", want 1 to %d", what, d, INT32_MAX);
+            return err_set(e, EXIT_MODEL, "%s: got a dimension of %" PRIu64 ", want 1 to %d", what,
+                           d, INT32_MAX);
         innermost_first[i] = (size_t)d;
     }
-    while (n_dims > 1 && innermost_first[n_dims - 1] == 1) // a matrix may be written as (32, 32, 1, 1)
+    while (n_dims > 1
+           && innermost_first[n_dims - 1] == 1) // a matrix may be written as (32, 32, 1, 1)
         n_dims--;
     t->n_dims = (int)n_dims;
     for (uint32_t i = 0; i < 4; i++)
@@ -159,16 +191,17 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
     const TypeInfo *ti = type_info(t->type);
     size_t width = t->shape[n_dims - 1];
     if (!ti->block)
-        return err_set(e, EXIT_MODEL, "%s: got type number %u, which is none that we know", what, t->type);
+        return err_set(e, EXIT_MODEL, "%s: got type number %u, which is none that we know", what,
+                       t->type);
     if (width % ti->block)
-        return err_set(e, EXIT_MODEL, "%s: got a width of %zu, want a multiple of %u for type %s", what, width,
-                       ti->block, ti->name);
+        return err_set(e, EXIT_MODEL, "%s: got a width of %zu, want a multiple of %u for type %s",
+                       what, width, ti->block, ti->name);
     if (!size_mul(count / ti->block, ti->bytes, &t->size))
         return err_set(e, EXIT_MODEL, "%s: its size does not fit this machine", what);
     return 0;
 }
 
-/* ---- one file ---------------------------------------------------------------------------------------------- */
+/* ---- one file -------------------------------------------------------------------------------- */
 
 static void unmap_file(GgufMap *m)
 {
@@ -186,7 +219,8 @@ static int map_descriptor(GgufMap *m, int fd, const char *path, Err *e)
     if (S_ISDIR(st.st_mode))
         return err_set(e, EXIT_IO, "got a folder, want a model file");
     if (!S_ISREG(st.st_mode))
-        return err_set(e, EXIT_IO, "got a pipe or device, want a regular file (it is mapped into "
+        return err_set(e, EXIT_IO,
+                       "got a pipe or device, want a regular file (it is mapped into "
                        "memory)");
     if (st.st_size == 0)
         return err_set(e, EXIT_MODEL, "got an empty file, want a GGUF model");
@@ -199,7 +233,8 @@ static int map_descriptor(GgufMap *m, int fd, const char *path, Err *e)
         unmap_file(m);
         return err_set(e, EXIT_MEMORY, "out of memory");
     }
-#ifdef MADV_HUGEPAGE // pages of 2 MB where the file system has them: a third more bandwidth, a tenth of the faults
+#ifdef MADV_HUGEPAGE // pages of 2 MB where the file system has them: a third more bandwidth, a
+                     // tenth of the faults
     madvise(base, size, MADV_HUGEPAGE);
 #endif
     return 0;
@@ -220,14 +255,17 @@ static int check_magic(Cursor *c, uint32_t *version, Err *e)
     const uint8_t *p = take(c, 4);
     if (!p || memcmp(p, "GGUF", 4)) {
         char seen[40];
-        Str s = {(const char *)c->base, (size_t)(c->end - c->base) < 4 ? (size_t)(c->end - c->base) : 4};
-        return err_set(e, EXIT_MODEL, "magic: got \"%s\", want \"GGUF\" (export.py converts PyTorch checkpoints)",
+        Str s = {(const char *)c->base,
+                 (size_t)(c->end - c->base) < 4 ? (size_t)(c->end - c->base) : 4};
+        return err_set(e, EXIT_MODEL,
+                       "magic: got \"%s\", want \"GGUF\" (export.py converts PyTorch checkpoints)",
                        str_escape(s, seen, sizeof seen));
     }
     if (take_u32(c, version, "version", e))
         return -1;
     if (*version == 0x02000000u || *version == 0x03000000u)
-        return err_set(e, EXIT_MODEL, "byte order: got a big-endian file, want a little-endian one");
+        return err_set(e, EXIT_MODEL,
+                       "byte order: got a big-endian file, want a little-endian one");
     if (*version < 2 || *version > 3)
         return err_set(e, EXIT_MODEL, "version: got %u, want 2 or 3", *version);
     return 0;
@@ -255,16 +293,24 @@ static int parse_map(Gguf *g, int index, Err *e)
         return -1;
     size_t left = (size_t)(c.end - c.p);
     if (n_keys > left / 13) // the shortest key: empty name (8), type (4), one byte
-        return err_set(e, EXIT_MODEL, "metadata count: got %" PRIu64 " keys, want at most the %zu that %zu bytes can hold (a "
-                       "truncated or damaged file?)", n_keys, left / 13, left);
-    if (n_tensors > left / 32) // the shortest tensor: empty name (8), dims (4), one dim (8), type (4), offset (8)
-        return err_set(e, EXIT_MODEL, "tensor count: got %" PRIu64 ", want at most the %zu that %zu bytes can hold (a truncated or "
-                       "damaged file?)", n_tensors, left / 32, left);
+        return err_set(e, EXIT_MODEL,
+                       "metadata count: got %" PRIu64
+                       " keys, want at most the %zu that %zu bytes can hold (a "
+                       "truncated or damaged file?)",
+                       n_keys, left / 13, left);
+    if (n_tensors > left / 32) // the shortest tensor: empty name (8), dims (4), one dim (8), type
+                               // (4), offset (8)
+        return err_set(e, EXIT_MODEL,
+                       "tensor count: got %" PRIu64
+                       ", want at most the %zu that %zu bytes can hold (a truncated or "
+                       "damaged file?)",
+                       n_tensors, left / 32, left);
 
     GgufKey *keys = mem_zalloc((size_t)n_keys, sizeof *keys);
     uint64_t *offsets = mem_alloc((size_t)n_tensors, sizeof *offsets);
     GgufTensor *tensors = mem_grow(g->tensors, g->n_tensors + (size_t)n_tensors, sizeof *tensors);
-    int rc = keys && offsets && tensors ? 0 : err_set(e, EXIT_MEMORY, "out of memory for the header");
+    int rc = keys && offsets && tensors ? 0
+                                        : err_set(e, EXIT_MEMORY, "out of memory for the header");
     if (tensors)
         g->tensors = tensors;
 
@@ -273,9 +319,11 @@ static int parse_map(Gguf *g, int index, Err *e)
     uint64_t alignment = 32;
     for (uint64_t i = 0; !rc && i < n_keys; i++)
         if (str_eq(keys[i].name, "general.alignment")) {
-            double v = keys[i].type == GGUF_STRING || keys[i].is_array ? 0 : gguf_number(&keys[i], 0);
+            double v = keys[i].type == GGUF_STRING || keys[i].is_array ? 0
+                                                                       : gguf_number(&keys[i], 0);
             if (!(v >= 1 && v <= 1 << 20) || v != (uint32_t)v || ((uint32_t)v & ((uint32_t)v - 1)))
-                rc = err_set(e, EXIT_MODEL, "key general.alignment: got %g, want a power of two up to 1048576", v);
+                rc = err_set(e, EXIT_MODEL,
+                             "key general.alignment: got %g, want a power of two up to 1048576", v);
             else
                 alignment = (uint64_t)v;
         }
@@ -291,11 +339,16 @@ static int parse_map(Gguf *g, int index, Err *e)
         size_t begin, end;
         str_escape(t->name, name, sizeof name);
         if (offsets[i] % alignment)
-            rc = err_set(e, EXIT_MODEL, "tensor %s: got offset %" PRIu64 ", want a multiple of %" PRIu64, name,
+            rc = err_set(e, EXIT_MODEL,
+                         "tensor %s: got offset %" PRIu64 ", want a multiple of %" PRIu64, name,
                          offsets[i], alignment);
-        else if (!size_add(data, (size_t)offsets[i], &begin) || !size_add(begin, t->size, &end) || end > m->size)
-            rc = err_set(e, EXIT_MODEL, "tensor %s: got %zu bytes at offset %" PRIu64 " of the data, want them inside "
-                         "the file of %zu bytes (a truncated file?)", name, t->size, offsets[i], m->size);
+        else if (!size_add(data, (size_t)offsets[i], &begin) || !size_add(begin, t->size, &end)
+                 || end > m->size)
+            rc = err_set(e, EXIT_MODEL,
+                         "tensor %s: got %zu bytes at offset %" PRIu64
+                         " of the data, want them inside "
+                         "the file of %zu bytes (a truncated file?)",
+                         name, t->size, offsets[i], m->size);
         else
             t->data = c.base + begin;
     }
@@ -341,8 +394,10 @@ static char *split_path(const char *path, uint32_t i, uint32_t n, Err *e)
     int len = snprintf(suffix, sizeof suffix, "-00001-of-%05u.gguf", n);
     size_t stem = strlen(path);
     if (stem <= (size_t)len || strcmp(path + stem - (size_t)len, suffix)) {
-        err_set(e, EXIT_MODEL, "split: got this name for a model in %u parts, want "
-                "NAME-00001-of-%05u.gguf", n, n);
+        err_set(e, EXIT_MODEL,
+                "split: got this name for a model in %u parts, want "
+                "NAME-00001-of-%05u.gguf",
+                n, n);
         return NULL;
     }
     stem -= (size_t)len;
@@ -362,7 +417,9 @@ static int open_splits(Gguf *g, uint32_t n, Err *e)
     if (gguf_u32(g, "split.no", &no, e) < 0 || gguf_u32(g, "split.tensors.count", &want, e) < 0)
         return err_prefix(e, g->maps[0].path);
     if (n > 99999 || no != 0) {
-        err_set(e, EXIT_MODEL, "split: got part %u of %u, want the first part (…-00001-of-%05u.gguf)", no + 1, n, n);
+        err_set(e, EXIT_MODEL,
+                "split: got part %u of %u, want the first part (…-00001-of-%05u.gguf)", no + 1, n,
+                n);
         return err_prefix(e, g->maps[0].path);
     }
     GgufMap *maps = mem_grow(g->maps, n, sizeof *maps);
@@ -386,7 +443,8 @@ static int open_splits(Gguf *g, uint32_t n, Err *e)
             return -1;
     }
     if (want && want != g->n_tensors) {
-        err_set(e, EXIT_MODEL, "split.tensors.count: got %zu tensors in %u parts, want %u", g->n_tensors, n, want);
+        err_set(e, EXIT_MODEL, "split.tensors.count: got %zu tensors in %u parts, want %u",
+                g->n_tensors, n, want);
         return err_prefix(e, maps[0].path);
     }
     return 0;
@@ -402,7 +460,8 @@ int gguf_open(Gguf *g, const char *path, Err *e)
     int rc = map_file(&g->maps[0], path, e);
     if (!rc) {
         g->n_maps = 1;
-        rc = parse_map(g, 0, e) || index_names(g, true, e) || gguf_u32(g, "split.count", &n_splits, e) < 0;
+        rc = parse_map(g, 0, e) || index_names(g, true, e)
+          || gguf_u32(g, "split.count", &n_splits, e) < 0;
     }
     if (rc)
         err_prefix(e, path);
@@ -425,7 +484,7 @@ void gguf_close(Gguf *g)
     *g = (Gguf){0};
 }
 
-/* ---- look-ups ---------------------------------------------------------------------------------------------- */
+/* ---- look-ups -------------------------------------------------------------------------------- */
 
 const GgufKey *gguf_key(const Gguf *g, const char *name)
 {
@@ -436,15 +495,22 @@ const GgufKey *gguf_key(const Gguf *g, const char *name)
 const GgufTensor *gguf_tensor(const Gguf *g, const char *name)
 {
     GgufTensor want = {.name = {name, strlen(name)}};
-    return g->n_tensors ? bsearch(&want, g->tensors, g->n_tensors, sizeof *g->tensors, cmp_tensor) : NULL;
+    return g->n_tensors ? bsearch(&want, g->tensors, g->n_tensors, sizeof *g->tensors, cmp_tensor)
+                        : NULL;
 }
 
-#define NUMBER(T) { T v; memcpy(&v, k->data + i * sizeof v, sizeof v); return (double)v; }
+#define NUMBER(T)                                                                                  \
+    {                                                                                              \
+        T v;                                                                                       \
+        memcpy(&v, k->data + i * sizeof v, sizeof v);                                              \
+        return (double)v;                                                                          \
+    }
 
 double gguf_number(const GgufKey *k, uint64_t i)
 {
     switch (k->type) {
-    case GGUF_U8: case GGUF_BOOL: return k->data[i];
+    case GGUF_U8:
+    case GGUF_BOOL: return k->data[i];
     case GGUF_I8: NUMBER(int8_t)
     case GGUF_U16: NUMBER(uint16_t)
     case GGUF_I16: NUMBER(int16_t)
@@ -459,7 +525,8 @@ double gguf_number(const GgufKey *k, uint64_t i)
 }
 
 /* The key as a scalar of a numeric kind that `ok` admits: 1, 0 if absent, -1 if something else. */
-static int scalar(const Gguf *g, const char *name, unsigned ok, const char *want, const GgufKey **k, Err *e)
+static int scalar(const Gguf *g, const char *name, unsigned ok, const char *want, const GgufKey **k,
+                  Err *e)
 {
     *k = gguf_key(g, name);
     if (!*k)
@@ -473,8 +540,8 @@ static int scalar(const Gguf *g, const char *name, unsigned ok, const char *want
 int gguf_u32(const Gguf *g, const char *name, uint32_t *out, Err *e)
 {
     const GgufKey *k;
-    unsigned ints = 1u << GGUF_U8 | 1u << GGUF_I8 | 1u << GGUF_U16 | 1u << GGUF_I16 | 1u << GGUF_U32 | 1u << GGUF_I32
-                  | 1u << GGUF_U64 | 1u << GGUF_I64;
+    unsigned ints = 1u << GGUF_U8 | 1u << GGUF_I8 | 1u << GGUF_U16 | 1u << GGUF_I16 | 1u << GGUF_U32
+                  | 1u << GGUF_I32 | 1u << GGUF_U64 | 1u << GGUF_I64;
     int rc = scalar(g, name, ints, "an integer", &k, e);
     if (rc <= 0)
         return rc;

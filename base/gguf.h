@@ -1,8 +1,10 @@
-/* gguf.h - reading GGUF files (version 2 and 3, little-endian, split or whole) through mmap, and writing headers.
+/* gguf.h - reading GGUF files (version 2 and 3, little-endian, split or whole) through mmap, and
+ * writing headers.
  *
- * The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Everything is checked against the bytes
- * that are there before it is used; names and values are views into the map and live until gguf_close().
- * What the keys mean is config.c's business, what the blocks hold is kernels/dequantize.inc's.
+ * The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Everything is checked
+ * against the bytes that are there before it is used; names and values are views into the map and
+ * live until gguf_close(). What the keys mean is config.c's business, what the blocks hold is
+ * kernels/dequantize.inc's.
  */
 #ifndef GGUF_H
 #define GGUF_H
@@ -11,13 +13,26 @@
 
 /* Tensor types by their number in the file. */
 typedef enum {
-    TYPE_F32 = 0, TYPE_F16 = 1, TYPE_Q4_0 = 2, TYPE_Q4_1 = 3, TYPE_Q5_0 = 6, TYPE_Q5_1 = 7, TYPE_Q8_0 = 8,
-    TYPE_Q2_K = 10, TYPE_Q3_K = 11, TYPE_Q4_K = 12, TYPE_Q5_K = 13, TYPE_Q6_K = 14,
-    TYPE_IQ4_NL = 20, TYPE_IQ4_XS = 23, TYPE_BF16 = 30,
+    TYPE_F32 = 0,
+    TYPE_F16 = 1,
+    TYPE_Q4_0 = 2,
+    TYPE_Q4_1 = 3,
+    TYPE_Q5_0 = 6,
+    TYPE_Q5_1 = 7,
+    TYPE_Q8_0 = 8,
+    TYPE_Q2_K = 10,
+    TYPE_Q3_K = 11,
+    TYPE_Q4_K = 12,
+    TYPE_Q5_K = 13,
+    TYPE_Q6_K = 14,
+    TYPE_IQ4_NL = 20,
+    TYPE_IQ4_XS = 23,
+    TYPE_BF16 = 30,
     TYPE_COUNT = 64
 } Type;
 
-/* Name and block shape of a type: `block` values take `bytes` bytes. block = 0 for numbers that name no type. */
+/* Name and block shape of a type: `block` values take `bytes` bytes. block = 0 for numbers that
+ * name no type. */
 typedef struct {
     const char *name;
     uint16_t block, bytes;
@@ -27,13 +42,24 @@ const TypeInfo *type_info(uint32_t type); // never NULL
 
 /* Value types of metadata. */
 typedef enum {
-    GGUF_U8, GGUF_I8, GGUF_U16, GGUF_I16, GGUF_U32, GGUF_I32, GGUF_F32, GGUF_BOOL, GGUF_STRING, GGUF_ARRAY,
-    GGUF_U64, GGUF_I64, GGUF_F64
+    GGUF_U8,
+    GGUF_I8,
+    GGUF_U16,
+    GGUF_I16,
+    GGUF_U32,
+    GGUF_I32,
+    GGUF_F32,
+    GGUF_BOOL,
+    GGUF_STRING,
+    GGUF_ARRAY,
+    GGUF_U64,
+    GGUF_I64,
+    GGUF_F64
 } GgufType;
 
 typedef struct {
     Str name;
-    GgufType type;       // of the items, when an array
+    GgufType type; // of the items, when an array
     bool is_array;
     uint64_t n;          // items; 1 when not an array
     const uint8_t *data; // first item, unaligned; a string is u64 length + bytes
@@ -46,7 +72,7 @@ typedef struct {
     int n_dims;      // 1 to 4; what the file has beyond, outermost dimensions of 1, is dropped
     size_t shape[4]; // outermost first (the file's order reversed); unused ones are 1
     const void *data;
-    size_t size;     // bytes
+    size_t size; // bytes
 } GgufTensor;
 
 typedef struct {
@@ -66,31 +92,34 @@ typedef struct {
     size_t alignment; // of tensor data, as the first split has it
 } Gguf;
 
-/* Open `path`; for the first of several splits (NAME-00001-of-0000N.gguf) the others too. 0, or -1 with nothing
- * left open. A file that is not usable GGUF sets EXIT_MODEL, one that cannot be read EXIT_IO. */
+/* Open `path`; for the first of several splits (NAME-00001-of-0000N.gguf) the others too. 0, or -1
+ * with nothing left open. A file that is not usable GGUF sets EXIT_MODEL, one that cannot be read
+ * EXIT_IO. */
 int gguf_open(Gguf *g, const char *path, Err *e);
 void gguf_close(Gguf *g); // a zeroed Gguf is fine
 
 const GgufKey *gguf_key(const Gguf *g, const char *name);       // NULL if absent
 const GgufTensor *gguf_tensor(const Gguf *g, const char *name); // NULL if absent
 
-/* Scalars: 1 and *out set; 0 and *out untouched if the key is absent; -1 if it is of another kind or out of range.
- * Integers of any width are accepted for gguf_u32, f32 and f64 for gguf_f32. */
+/* Scalars: 1 and *out set; 0 and *out untouched if the key is absent; -1 if it is of another kind
+ * or out of range. Integers of any width are accepted for gguf_u32, f32 and f64 for gguf_f32. */
 int gguf_u32(const Gguf *g, const char *name, uint32_t *out, Err *e);
 int gguf_f32(const Gguf *g, const char *name, float *out, Err *e);
 int gguf_bool(const Gguf *g, const char *name, bool *out, Err *e);
 int gguf_str(const Gguf *g, const char *name, Str *out, Err *e);
 
-/* Item i of an array (or i = 0 of a scalar) as a number; the caller has checked `i < key->n` and the type. */
+/* Item i of an array (or i = 0 of a scalar) as a number; the caller has checked `i < key->n` and
+ * the type. */
 double gguf_number(const GgufKey *k, uint64_t i);
 
-/* Views of all items of a string array, a new array of key->n items which the caller frees; NULL when out of memory.
- * The lengths were checked by gguf_open. */
+/* Views of all items of a string array, a new array of key->n items which the caller frees; NULL
+ * when out of memory. The lengths were checked by gguf_open. */
 Str *gguf_strings(const GgufKey *k);
 
-/* ---- gguf_write.c ---- */
+/* ---- gguf_write.c ---------------------------------------------------------------------------- */
 
-/* The tensors in the order of the file, a new array of g->n_tensors items which the caller frees; NULL when out of memory. */
+/* The tensors in the order of the file, a new array of g->n_tensors items which the caller frees;
+ * NULL when out of memory. */
 GgufTensor *gguf_file_order(const Gguf *g);
 
 /* A key with an unsigned 32-bit value. */
@@ -99,10 +128,11 @@ typedef struct {
     uint32_t value;
 } GgufU32;
 
-/* The header (version 3) of a whole file with these tensors, whose data follow one another in this order, each padded to
- * g->alignment; it is padded too, so that the data begin at its end. The keys are those of `g` in the file's order and byte
- * for byte, except that `set` replaces keys of its names or stands behind all, and that those of splits are left out.
- * -1 when out of memory. */
-int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set, size_t n_set, Buf *out, Err *e);
+/* The header (version 3) of a whole file with these tensors, whose data follow one another in this
+ * order, each padded to g->alignment; it is padded too, so that the data begin at its end. The keys
+ * are those of `g` in the file's order and byte for byte, except that `set` replaces keys of its
+ * names or stands behind all, and that those of splits are left out. -1 when out of memory. */
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set,
+                size_t n_set, Buf *out, Err *e);
 
 #endif

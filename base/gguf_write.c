@@ -26,7 +26,7 @@ static void pad(Buf *b, size_t alignment)
         buf_add(b, "", 1);
 }
 
-/* ---- the file's order: that of the names in the map ---------------------------------------------------------- */
+/* ---- the file's order: that of the names in the map ------------------------------------------ */
 
 static int cmp_ptr(const char *a, const char *b)
 {
@@ -60,7 +60,7 @@ GgufTensor *gguf_file_order(const Gguf *g)
     return out;
 }
 
-/* ---- the header ---------------------------------------------------------------------------------------------- */
+/* ---- the header ------------------------------------------------------------------------------ */
 
 /* Which item of `set` has this name; n_set if none. */
 static size_t find_set(const GgufU32 *set, size_t n_set, Str name)
@@ -79,12 +79,14 @@ static void add_set(Buf *b, const GgufU32 *s)
 }
 
 /* Returns how many. */
-static uint64_t add_keys(const Gguf *g, const GgufKey *keys, const GgufU32 *set, size_t n_set, Buf *b)
+static uint64_t add_keys(const Gguf *g, const GgufKey *keys, const GgufU32 *set, size_t n_set,
+                         Buf *b)
 {
     uint64_t n = 0;
     for (size_t i = 0; i < g->n_keys; i++) {
         const GgufKey *k = &keys[i];
-        const char *from = k->name.ptr - 8, *to = (const char *)k->data + k->bytes; // with the name's length
+        const char *from = k->name.ptr - 8,
+                   *to = (const char *)k->data + k->bytes; // with the name's length
         size_t s = find_set(set, n_set, k->name);
         bool of_split = g->n_maps > 1 && k->name.len > 6 && !memcmp(k->name.ptr, "split.", 6);
         if (s < n_set)
@@ -116,7 +118,8 @@ static void add_tensors(const Gguf *g, const GgufTensor *tensors, size_t n, Buf 
     }
 }
 
-int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set, size_t n_set, Buf *out, Err *e)
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set,
+                size_t n_set, Buf *out, Err *e)
 {
     GgufKey *keys = mem_alloc(g->n_keys, sizeof *keys);
     if (keys) {

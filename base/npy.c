@@ -1,7 +1,7 @@
 /* npy.c - writing NumPy files. Contracts are in npy.h.
  *
- * Formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, and for .npz PKWARE's APPNOTE 6.3
- * (stored members; a member or offset of 4 GiB or more has its zip64 field).
+ * Formats: https://numpy.org/doc/stable/reference/generated/numpy.lib.format.html, and for .npz
+ * PKWARE's APPNOTE 6.3 (stored members; a member or offset of 4 GiB or more has its zip64 field).
  */
 #include "base/npy.h"
 
@@ -13,8 +13,12 @@ void npy_header(char h[NPY_HEADER], const char *descr, const size_t *shape, int 
     char dims[100] = "", dict[NPY_HEADER];
     int len = 0;
     for (int i = 0; i < n_dims; i++)
-        len += snprintf(dims + len, sizeof dims - (size_t)len, "%zu%s", shape[i], i + 1 < n_dims ? ", " : n_dims == 1 ? "," : "");
-    len = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }", descr, dims);
+        len += snprintf(dims + len, sizeof dims - (size_t)len, "%zu%s", shape[i],
+                        i + 1 < n_dims ? ", "
+                        : n_dims == 1  ? ","
+                                       : "");
+    len = snprintf(dict, sizeof dict, "{'descr': '%s', 'fortran_order': False, 'shape': (%s), }",
+                   descr, dims);
     memset(h, ' ', NPY_HEADER);
     memcpy(h, "\x93NUMPY\x01\x00", 8);
     h[8] = (char)(NPY_HEADER - 10);
@@ -67,7 +71,7 @@ void npy_discard(NpyFile *n)
     out_discard(&n->out);
 }
 
-/* ---- CRC-32 ------------------------------------------------------------------------------------------------- */
+/* ---- CRC-32 ---------------------------------------------------------------------------------- */
 
 #define CRC_POLYNOMIAL 0xedb88320u // bits reversed
 
@@ -89,9 +93,11 @@ uint32_t crc_update(const Crc *c, uint32_t crc, const void *data, size_t len)
     const unsigned char *p = data;
     crc = ~crc;
     for (; len >= 8; p += 8, len -= 8) { // eight bytes a step: slicing by 8
-        uint32_t lo = crc ^ (p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
-        crc = c->table[7][lo & 0xff] ^ c->table[6][lo >> 8 & 0xff] ^ c->table[5][lo >> 16 & 0xff] ^ c->table[4][lo >> 24]
-            ^ c->table[3][p[4]] ^ c->table[2][p[5]] ^ c->table[1][p[6]] ^ c->table[0][p[7]];
+        uint32_t lo = crc
+                    ^ (p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+        crc = c->table[7][lo & 0xff] ^ c->table[6][lo >> 8 & 0xff] ^ c->table[5][lo >> 16 & 0xff]
+            ^ c->table[4][lo >> 24] ^ c->table[3][p[4]] ^ c->table[2][p[5]] ^ c->table[1][p[6]]
+            ^ c->table[0][p[7]];
     }
     for (; len; p++, len--)
         crc = crc >> 8 ^ c->table[0][(crc ^ *p) & 0xff];
@@ -118,7 +124,7 @@ uint32_t crc_join(uint32_t a, uint32_t b, size_t len_b)
     return a ^ b;
 }
 
-/* ---- .npz --------------------------------------------------------------------------------------------------- */
+/* ---- .npz ------------------------------------------------------------------------------------ */
 
 #define FIELD_FULL_32 0xffffffffu
 
@@ -145,7 +151,8 @@ static int write_all(Npz *z, const void *data, size_t len)
     return fwrite(data, 1, len, z->f) == len ? 0 : -1;
 }
 
-/* What local header and directory share: version needed, flags, method, time, date, crc, sizes, name's length. */
+/* What local header and directory share: version needed, flags, method, time, date, crc, sizes,
+ * name's length. */
 static void put_member(Fields *f, const NpzMember *m)
 {
     put(f, m->size >= FIELD_FULL_32 ? 45 : 20, 2);
@@ -173,10 +180,14 @@ static int write_local(Npz *z, const NpzMember *m)
         put(&f, m->size, 8);
         put(&f, m->size, 8);
     }
-    return write_all(z, f.bytes, head) || write_all(z, m->name, strlen(m->name)) || write_all(z, f.bytes + head, f.n - head) ? -1 : 0;
+    return write_all(z, f.bytes, head) || write_all(z, m->name, strlen(m->name))
+                || write_all(z, f.bytes + head, f.n - head)
+             ? -1
+             : 0;
 }
 
-int npz_begin(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims, size_t n_bytes)
+int npz_begin(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims,
+              size_t n_bytes)
 {
     char h[NPY_HEADER];
     if (!z->n)
@@ -198,15 +209,21 @@ int npz_end(Npz *z)
 {
     NpzMember *m = &z->members[z->n - 1];
     uint64_t end = z->at;
-    int rc = fseeko(z->f, (off_t)m->at, SEEK_SET) || write_local(z, m) || fseeko(z->f, (off_t)end, SEEK_SET) ? -1 : 0;
+    int rc = fseeko(z->f, (off_t)m->at, SEEK_SET) || write_local(z, m)
+                  || fseeko(z->f, (off_t)end, SEEK_SET)
+               ? -1
+               : 0;
     z->at = end;
     return rc;
 }
 
-int npz_array(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims, const void *data, size_t len)
+int npz_array(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims,
+              const void *data, size_t len)
 {
-    return npz_begin(z, name, descr, shape, n_dims, len) || npz_add(z, data, len, crc_update(&z->crc, 0, data, len)) || npz_end(z)
-         ? -1 : 0;
+    return npz_begin(z, name, descr, shape, n_dims, len)
+                || npz_add(z, data, len, crc_update(&z->crc, 0, data, len)) || npz_end(z)
+             ? -1
+             : 0;
 }
 
 static int write_directory_entry(Npz *z, const NpzMember *m)
@@ -232,8 +249,10 @@ static int write_directory_entry(Npz *z, const NpzMember *m)
         put(&f, 1, 2);
         put(&f, extra.n, 2);
     }
-    return write_all(z, f.bytes, head) || write_all(z, m->name, strlen(m->name)) || write_all(z, f.bytes + head, f.n - head)
-        || write_all(z, extra.bytes, extra.n) ? -1 : 0;
+    return write_all(z, f.bytes, head) || write_all(z, m->name, strlen(m->name))
+                || write_all(z, f.bytes + head, f.n - head) || write_all(z, extra.bytes, extra.n)
+             ? -1
+             : 0;
 }
 
 int npz_close(Npz *z)

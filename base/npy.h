@@ -1,4 +1,5 @@
-/* npy.h - writing NumPy files: .npy (format version 1.0) and .npz (a zip archive of them, stored, zip64 where needed). */
+/* npy.h - writing NumPy files: .npy (format version 1.0) and .npz (a zip archive of them, stored,
+ * zip64 where needed). */
 #ifndef NPY_H
 #define NPY_H
 
@@ -18,10 +19,12 @@ void npy_discard(NpyFile *n);       // removes what was not committed; a zeroed 
 
 enum { NPY_HEADER = 192 };
 
-/* The header of an array of type `descr` ("<f4", "<U12") and up to 4 dimensions; no dimension is a scalar. */
+/* The header of an array of type `descr` ("<f4", "<U12") and up to 4 dimensions; no dimension is a
+ * scalar. */
 void npy_header(char out[NPY_HEADER], const char *descr, const size_t *shape, int n_dims);
 
-/* CRC-32 as zip has it. Begin with 0; a state is a few kilobytes of tables, so that there is no global one. */
+/* CRC-32 as zip has it. Begin with 0; a state is a few kilobytes of tables, so that there is no
+ * global one. */
 typedef struct {
     uint32_t table[8][256];
 } Crc;
@@ -46,11 +49,15 @@ typedef struct {
     uint64_t at;
 } Npz;
 
-/* An array: begin (n_bytes of data follow), add until they are complete, end. 0, or -1 with errno. `name` must live. */
-int npz_begin(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims, size_t n_bytes);
-int npz_add(Npz *z, const void *data, size_t len, uint32_t crc); // crc of data: crc_update(&z->crc, 0, data, len)
+/* An array: begin (n_bytes of data follow), add until they are complete, end. 0, or -1 with errno.
+ * `name` must live. */
+int npz_begin(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims,
+              size_t n_bytes);
+int npz_add(Npz *z, const void *data, size_t len,
+            uint32_t crc); // crc of data: crc_update(&z->crc, 0, data, len)
 int npz_end(Npz *z);
-int npz_array(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims, const void *data, size_t len);
+int npz_array(Npz *z, const char *name, const char *descr, const size_t *shape, int n_dims,
+              const void *data, size_t len);
 int npz_close(Npz *z); // writes the directory
 
 #endif

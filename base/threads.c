@@ -19,7 +19,8 @@
 
 enum { RANGES_PER_THREAD = 8, RANGES_ALONE = 64, PAUSES = 1000, YIELDS = 10000 };
 
-/* One step of waiting: first pauses, then the processor is offered to others, after some milliseconds short sleeps. */
+/* One step of waiting: first pauses, then the processor is offered to others, after some
+ * milliseconds short sleeps. */
 static void wait_step(int *steps)
 {
     if (++*steps > PAUSES + YIELDS) {
@@ -39,24 +40,30 @@ static bool stopped(const Threads *t)
     return t->stop && *t->stop;
 }
 
-/* Take one range of the present job and run it; false when none is left to take. A thread that read an old job finds the
- * ticket changed: a job's slot is written again only two jobs later. */
+/* Take one range of the present job and run it; false when none is left to take. A thread that read
+ * an old job finds the ticket changed: a job's slot is written again only two jobs later. */
 static bool take_range(Threads *t, int thread)
 {
     uint_fast64_t ticket = atomic_load_explicit(&t->ticket, memory_order_acquire);
     for (;;) {
         ThreadJob *job = &t->jobs[ticket >> 32 & 1];
-        int range = (int)(ticket & 0xffffffffu), n_ranges = atomic_load_explicit(&job->n_ranges, memory_order_relaxed);
+        int range = (int)(ticket & 0xffffffffu),
+            n_ranges = atomic_load_explicit(&job->n_ranges, memory_order_relaxed);
         int64_t n = atomic_load_explicit(&job->n_items, memory_order_relaxed);
         RangeFn fn = atomic_load_explicit(&job->fn, memory_order_relaxed);
         void *context = atomic_load_explicit(&job->context, memory_order_relaxed);
         if (range >= n_ranges)
             return false;
-        if (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1, memory_order_acq_rel, memory_order_acquire))
+        if (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1,
+                                                   memory_order_acq_rel, memory_order_acquire))
             continue;
-        if (atomic_load_explicit(&job->parts, memory_order_relaxed)) { // threads that take turns each get the next of their part
-            int part = range % t->n_threads, longer = n_ranges % t->n_threads; // the first parts have a range more
-            range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer) + range / t->n_threads;
+        if (atomic_load_explicit(
+                &job->parts,
+                memory_order_relaxed)) { // threads that take turns each get the next of their part
+            int part = range % t->n_threads,
+                longer = n_ranges % t->n_threads; // the first parts have a range more
+            range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer)
+                  + range / t->n_threads;
         }
         if (!stopped(t))
             fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
@@ -87,14 +94,16 @@ static void *stand_by(void *unused)
     return unused;
 }
 
-/* Whether this process has a limit on memory, or a low one on its user's processes, that threads may meet. */
+/* Whether this process has a limit on memory, or a low one on its user's processes, that threads
+ * may meet. */
 static bool is_limited(void)
 {
     enum { MANY_PROCESSES = 4096 };
     static const struct {
         int kind;
         rlim_t plenty; // a limit from here on is none
-    } limits[] = {{RLIMIT_AS, RLIM_INFINITY}, {RLIMIT_DATA, RLIM_INFINITY}, {RLIMIT_NPROC, MANY_PROCESSES}};
+    } limits[] = {
+        {RLIMIT_AS, RLIM_INFINITY}, {RLIMIT_DATA, RLIM_INFINITY}, {RLIMIT_NPROC, MANY_PROCESSES}};
     struct rlimit r;
     for (size_t i = 0; i < sizeof limits / sizeof *limits; i++)
         if (!getrlimit(limits[i].kind, &r) && r.rlim_cur < limits[i].plenty)

@@ -1,10 +1,12 @@
 /* threads.h - ranges of work shared by a team of threads.
  *
- * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling thread with the others
- * standing by, and inside it threads_run() hands out ranges of work. A thread that the machine has taken away from us
- * delays nothing but the range it is in the middle of: the others take all that is left. Only the end of a team waits for
- * every thread, so a caller that runs many tokens keeps one team over all of them. (An OpenMP loop ends in a barrier for
- * all; two hundred of them a token made decoding on a busy machine twelve times slower than with one thread.)
+ * OpenMP makes the threads; how they share is ours. threads_team() runs a body on the calling
+ * thread with the others standing by, and inside it threads_run() hands out ranges of work. A
+ * thread that the machine has taken away from us delays nothing but the range it is in the middle
+ * of: the others take all that is left. Only the end of a team waits for every thread, so a caller
+ * that runs many tokens keeps one team over all of them. (An OpenMP loop ends in a barrier for all;
+ * two hundred of them a token made decoding on a busy machine twelve times slower than with one
+ * thread.)
  */
 #ifndef THREADS_H
 #define THREADS_H
@@ -27,29 +29,30 @@ typedef struct {
 typedef struct {
     int n_threads;
     const volatile sig_atomic_t *stop; // other than 0 ends the work: see threads_run(). NULL: never
-    bool open; // inside threads_team()
+    bool open;                         // inside threads_team()
     ThreadJob jobs[2];
     _Alignas(64) atomic_uint_fast64_t ticket; // number of the present job << 32 | its next range
     _Alignas(64) atomic_int done;             // ranges of the present job that are finished
     _Alignas(64) atomic_bool closing;
 } Threads;
 
-/* How many threads of n the system grants at present, where limits on memory or processes (`ulimit`)
- * allow no more. A child process tries it, because the OpenMP library ends the program when it cannot
- * make those that a team asks for. */
+/* How many threads of n the system grants at present, where limits on memory or processes
+ * (`ulimit`) allow no more. A child process tries it, because the OpenMP library ends the program
+ * when it cannot make those that a team asks for. */
 int threads_granted(int n);
 
-/* Run body(context) with up to t->n_threads threads at hand; within a team it is a plain call. Waiting threads go to
- * sleep after some milliseconds. */
+/* Run body(context) with up to t->n_threads threads at hand; within a team it is a plain call.
+ * Waiting threads go to sleep after some milliseconds. */
 void threads_team(Threads *t, void (*body)(void *context), void *context);
 
-/* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done. Results must not
- * depend on the cut. Once *stop is not 0, ranges that nobody has begun are left out: look at it
- * before a result is used. */
+/* Cut n items into ranges of at least `grain` items and run fn on each; returns when all are done.
+ * Results must not depend on the cut. Once *stop is not 0, ranges that nobody has begun are left
+ * out: look at it before a result is used. */
 void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context);
 
-/* The same for work that reads memory and fetches ahead: threads_run() hands out ranges in ascending order, here each thread
- * goes through a part of its own from front to back, as long as all are about as fast. */
+/* The same for work that reads memory and fetches ahead: threads_run() hands out ranges in
+ * ascending order, here each thread goes through a part of its own from front to back, as long as
+ * all are about as fast. */
 void threads_run_parts(Threads *t, int n, int grain, RangeFn fn, void *context);
 
 #endif

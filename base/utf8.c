@@ -7,8 +7,12 @@ size_t utf8_decode(const char *p, const char *end, uint32_t *cp)
 {
     const unsigned char *s = (const unsigned char *)p;
     size_t left = (size_t)(end - p);
-    size_t len = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3
-               : s[0] < 0xf5 ? 4 : 0;
+    size_t len = s[0] < 0x80 ? 1
+               : s[0] < 0xc2 ? 0
+               : s[0] < 0xe0 ? 2
+               : s[0] < 0xf0 ? 3
+               : s[0] < 0xf5 ? 4
+                             : 0;
     *cp = s[0];
     if (len == 1)
         return 1;
@@ -47,8 +51,10 @@ size_t utf8_complete(const char *p, size_t len)
         unsigned char c = (unsigned char)p[len - back];
         if ((c & 0xc0) == 0x80)
             continue;
-        size_t want = c >= 0xf0 && c < 0xf5 ? 4 : c >= 0xe0 && c < 0xf0 ? 3
-                    : c >= 0xc2 && c < 0xe0 ? 2 : 1;
+        size_t want = c >= 0xf0 && c < 0xf5 ? 4
+                    : c >= 0xe0 && c < 0xf0 ? 3
+                    : c >= 0xc2 && c < 0xe0 ? 2
+                                            : 1;
         return want > back ? len - back : len;
     }
     return len;

@@ -32,7 +32,8 @@ int err_prefix(Err *e, const char *prefix)
     char name[200];
     str_escape((Str){prefix, strlen(prefix)}, name, sizeof name);
     int n = snprintf(e->text, sizeof e->text, "%s: ", *name ? name : "\"\"");
-    snprintf(e->text + n, sizeof e->text - (size_t)n, "%.*s", (int)(sizeof e->text - (size_t)n - 1), old.text);
+    snprintf(e->text + n, sizeof e->text - (size_t)n, "%.*s", (int)(sizeof e->text - (size_t)n - 1),
+             old.text);
     return -1;
 }
 
@@ -54,8 +55,10 @@ char *str_escape(Str s, char *out, size_t size)
     for (size_t i = 0; i < s.len;) {
         uint32_t cp;
         size_t len = utf8_decode(s.ptr + i, s.ptr + s.len, &cp);
-        bool moves = (cp >= 0x2028 && cp <= 0x202e) || (cp >= 0x2066 && cp <= 0x2069); // to another line or direction
-        bool plain = cp >= 0x20 && cp != '"' && cp != '\\' && !(cp >= 0x7f && cp < 0xa0) && !moves && !(cp & UTF8_INVALID);
+        bool moves = (cp >= 0x2028 && cp <= 0x202e)
+                  || (cp >= 0x2066 && cp <= 0x2069); // to another line or direction
+        bool plain = cp >= 0x20 && cp != '"' && cp != '\\' && !(cp >= 0x7f && cp < 0xa0) && !moves
+                  && !(cp & UTF8_INVALID);
         if (n + 8 >= size) { // room for one more escape and the dots is gone
             if (n + 4 <= size)
                 n += (size_t)snprintf(out + n, size - n, "...");
@@ -122,8 +125,8 @@ void *mem_zalloc(size_t n, size_t size)
 void *arena_reserve(Arena *a, size_t n, size_t size)
 {
     size_t bytes, end;
-    if (a->overflow || !size_mul(n, size, &bytes) || !size_align(bytes, 64, &bytes) || !size_add(a->used, bytes, &end)
-        || (a->base && end > a->size)) {
+    if (a->overflow || !size_mul(n, size, &bytes) || !size_align(bytes, 64, &bytes)
+        || !size_add(a->used, bytes, &end) || (a->base && end > a->size)) {
         a->overflow = true;
         return NULL;
     }
@@ -135,17 +138,20 @@ void *arena_reserve(Arena *a, size_t n, size_t size)
 int arena_commit(Arena *a, Err *e)
 {
     if (a->overflow)
-        return err_set(e, EXIT_MEMORY, "memory: the sizes asked for do not fit this machine's address space");
+        return err_set(e, EXIT_MEMORY,
+                       "memory: the sizes asked for do not fit this machine's address space");
     a->size = a->used ? a->used : 64;
     a->used = 0;
     void *p = mmap(NULL, a->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) {
         size_t mb = a->size >> 20;
         a->size = 0;
-        return err_set(e, EXIT_MEMORY, "memory: cannot get %zu MB for the context; a smaller -c needs less", mb);
+        return err_set(e, EXIT_MEMORY,
+                       "memory: cannot get %zu MB for the context; a smaller -c needs less", mb);
     }
 #ifdef MADV_HUGEPAGE
-    madvise(p, a->size, MADV_HUGEPAGE); // fewer misses of the address cache; a system that refuses loses only speed
+    madvise(p, a->size, MADV_HUGEPAGE); // fewer misses of the address cache; a system that refuses
+                                        // loses only speed
 #endif
     a->base = p;
     return 0;

@@ -19,7 +19,8 @@ typedef struct {
     char text[600]; // one line without a final newline: "FILE: THING: got X, want Y"
 } Err;
 
-/* Fill `e` (printf style, cut to its size); it returns -1, so that `return err_set(...)` reads well. */
+/* Fill `e` (printf style, cut to its size); it returns -1, so that `return err_set(...)` reads
+ * well. */
 int err_set(Err *e, int code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 
 /* The same from errno, "WHAT: reason": EXIT_MEMORY where memory is what lacked, else EXIT_IO. */
@@ -37,25 +38,27 @@ typedef struct {
 bool str_eq(Str a, const char *b);
 int str_cmp(Str a, Str b); // bytewise order, shorter first on a tie
 
-/* Copy `s` into `out` (at most `size` bytes with the final zero) for an error line or a label: control and
- * direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what does not fit ends in "...".
- * Returns `out`. */
+/* Copy `s` into `out` (at most `size` bytes with the final zero) for an error line or a label:
+ * control and direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what
+ * does not fit ends in "...". Returns `out`. */
 char *str_escape(Str s, char *out, size_t size);
 
 /* Checked size arithmetic: false, and *out untouched, when the result does not fit. */
 bool size_add(size_t a, size_t b, size_t *out);
 bool size_mul(size_t a, size_t b, size_t *out);
-bool size_align(size_t a, size_t alignment, size_t *out); // up to a multiple of `alignment`, a power of two
+bool size_align(size_t a, size_t alignment,
+                size_t *out); // up to a multiple of `alignment`, a power of two
 
-/* malloc/calloc/realloc of n items of `size` bytes with the product checked; NULL when out of memory.
- * n = 0 gives a pointer that may be freed. */
+/* malloc/calloc/realloc of n items of `size` bytes with the product checked; NULL when out of
+ * memory. n = 0 gives a pointer that may be freed. */
 void *mem_alloc(size_t n, size_t size);
 void *mem_zalloc(size_t n, size_t size);
 void *mem_grow(void *p, size_t n, size_t size);
 
-/* One zero-filled allocation cut into pieces of 64-byte alignment. Plan with arena_reserve() while `base` is NULL
- * (it only adds up), call arena_commit(), then make the same calls again to receive the pieces. Pages are touched
- * only when used, so a large plan costs address space first and memory as it fills. */
+/* One zero-filled allocation cut into pieces of 64-byte alignment. Plan with arena_reserve() while
+ * `base` is NULL (it only adds up), call arena_commit(), then make the same calls again to receive
+ * the pieces. Pages are touched only when used, so a large plan costs address space first and
+ * memory as it fills. */
 typedef struct {
     char *base;
     size_t used, size;
@@ -63,7 +66,7 @@ typedef struct {
 } Arena;
 
 void *arena_reserve(Arena *a, size_t n, size_t size); // NULL while planning
-int arena_commit(Arena *a, Err *e);                   // allocate what was planned and start over at its beginning
+int arena_commit(Arena *a, Err *e); // allocate what was planned and start over at its beginning
 void arena_free(Arena *a);
 
 /* A growing byte buffer. On a failed growth `failed` is set and later appends do nothing. */

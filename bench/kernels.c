@@ -1,12 +1,14 @@
-/* kernels.c - what this machine can do, how much of it each kernel reaches, and how fast whole models run.
+/* kernels.c - what this machine can do, how much of it each kernel reaches, and how fast whole
+ * models run.
  *
- *     make bench                                            builds it and runs it on models/tales.bin
- *     build/kernels_bench [--json] [--quick] [-t N] [MODEL ...]
- *     build/kernels_bench --bandwidth [--quick] [-t N]      what memory gives at this moment, as JSON
+ *     make bench                                            builds it and runs it on
+ * models/tales.bin build/kernels_bench [--json] [--quick] [-t N] [MODEL ...] build/kernels_bench
+ * --bandwidth [--quick] [-t N]      what memory gives at this moment, as JSON
  *
- * Every figure is the median of several passes behind untimed ones, on one thread unless a number of threads stands beside
- * it. Kernels work on data that stays in the caches, as the program calls them; peaks are loops of nothing but the
- * instruction. Nothing here judges a speed. --quick shrinks everything: it shows that the tools work, not how fast.
+ * Every figure is the median of several passes behind untimed ones, on one thread unless a number
+ * of threads stands beside it. Kernels work on data that stays in the caches, as the program calls
+ * them; peaks are loops of nothing but the instruction. Nothing here judges a speed. --quick
+ * shrinks everything: it shows that the tools work, not how fast.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -24,9 +26,10 @@ typedef enum { F32, INT8, BF16, KINDS } Kind; // of arithmetic
 typedef struct {
     bool json, quick;
     int n_threads, n_passes;
-    size_t size;                    // bytes that bandwidth is measured on
-    double peak[MAX_TABLES][KINDS]; // 10^9 operations a second of each table's instruction set; 0: unknown
-    double read[2];                 // GB/s of memory with one and with all threads
+    size_t size; // bytes that bandwidth is measured on
+    double peak[MAX_TABLES]
+               [KINDS]; // 10^9 operations a second of each table's instruction set; 0: unknown
+    double read[2];     // GB/s of memory with one and with all threads
 } Settings;
 
 static const char *unit_of(Kind kind)
@@ -46,7 +49,7 @@ static double median(double *x, int n)
     return n % 2 ? x[n / 2] : (x[n / 2 - 1] + x[n / 2]) / 2;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------ */
+/* ---- memory ---------------------------------------------------------------------------------- */
 
 enum { PIECE = 1 << 20 }; // bytes that a thread reads at a time
 
@@ -83,11 +86,15 @@ static void read_passes(void *context)
     }
 }
 
-/* GB/s of reading memory with n_threads, -1 when out of memory. *low and *high: the slowest and the fastest pass. */
+/* GB/s of reading memory with n_threads, -1 when out of memory. *low and *high: the slowest and the
+ * fastest pass. */
 static double read_bandwidth(const Settings *s, int n_threads, double *low, double *high)
 {
     double seconds[MAX_PASSES], gb = (double)s->size * 1e-9;
-    Reading r = {.threads = {.n_threads = n_threads}, .size = s->size, .n_passes = s->n_passes, .seconds = seconds};
+    Reading r = {.threads = {.n_threads = n_threads},
+                 .size = s->size,
+                 .n_passes = s->n_passes,
+                 .seconds = seconds};
     uint64_t *data = mem_alloc(s->size, 1);
     if (!data)
         return -1;
@@ -101,9 +108,10 @@ static double read_bandwidth(const Settings *s, int n_threads, double *low, doub
     return gb / middle;
 }
 
-/* ---- peaks ------------------------------------------------------------------------------------------------- */
+/* ---- peaks ----------------------------------------------------------------------------------- */
 
-/* Twelve independent sums, more than any machine has in flight; HIDE makes the compiler think that `a` has changed. */
+/* Twelve independent sums, more than any machine has in flight; HIDE makes the compiler think that
+ * `a` has changed. */
 #if defined(__x86_64__)
 #include <immintrin.h>
 #define HIDE(a) __asm__ volatile("" : "+v"(a))
@@ -112,51 +120,71 @@ static double read_bandwidth(const Settings *s, int n_threads, double *low, doub
 #define HIDE(a) __asm__ volatile("" : "+w"(a))
 #endif
 #define SUMS 12
-#define PEAK(name, attributes, V, A, zero, step) \
-    attributes static void name(size_t n) \
-    { \
-        A a = {0}; \
-        V s[SUMS]; \
-        _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++) \
-            s[i] = zero; \
-        for (size_t k = 0; k < n; k++) { \
-            _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++) { \
-                HIDE(a); \
-                s[i] = step; \
-            } \
-        } \
-        _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++) \
-            HIDE(s[i]); \
+#define PEAK(name, attributes, V, A, zero, step)                                                   \
+    attributes static void name(size_t n)                                                          \
+    {                                                                                              \
+        A a = {0};                                                                                 \
+        V s[SUMS];                                                                                 \
+        _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++) s[i] = zero;                       \
+        for (size_t k = 0; k < n; k++) {                                                           \
+            _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++)                                \
+            {                                                                                      \
+                HIDE(a);                                                                           \
+                s[i] = step;                                                                       \
+            }                                                                                      \
+        }                                                                                          \
+        _Pragma("GCC unroll 16") for (int i = 0; i < SUMS; i++) HIDE(s[i]);                        \
     }
 
 #ifdef HIDE
 typedef float Float4 __attribute__((vector_size(16)));
 PEAK(peak_base, , Float4, Float4, (Float4){0}, s[i] + a * a)
-static bool always(void) { return true; }
+static bool always(void)
+{
+    return true;
+}
 #endif
 
 #if defined(__x86_64__)
-PEAK(peak_avx2, __attribute__((target("avx2,fma"))), __m256, __m256, _mm256_setzero_ps(), _mm256_fmadd_ps(a, a, s[i]))
+PEAK(peak_avx2, __attribute__((target("avx2,fma"))), __m256, __m256, _mm256_setzero_ps(),
+     _mm256_fmadd_ps(a, a, s[i]))
 PEAK(peak_avx2_int8, __attribute__((target("avx2"))), __m256i, __m256i, _mm256_setzero_si256(),
      _mm256_add_epi32(s[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, a), a)))
-PEAK(peak_avx512, __attribute__((target("avx512f"))), __m512, __m512, _mm512_setzero_ps(), _mm512_fmadd_ps(a, a, s[i]))
-static bool has_avx2(void) { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
-static bool has_avx512(void) { return __builtin_cpu_supports("avx512f"); }
+PEAK(peak_avx512, __attribute__((target("avx512f"))), __m512, __m512, _mm512_setzero_ps(),
+     _mm512_fmadd_ps(a, a, s[i]))
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f");
+}
 #if defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10
 #define NEW_X86
-PEAK(peak_vnni, __attribute__((target("avx512f,avx512vnni"))), __m512i, __m512i, _mm512_setzero_si512(),
-     _mm512_dpbusd_epi32(s[i], a, a))
+PEAK(peak_vnni, __attribute__((target("avx512f,avx512vnni"))), __m512i, __m512i,
+     _mm512_setzero_si512(), _mm512_dpbusd_epi32(s[i], a, a))
 PEAK(peak_bf16, __attribute__((target("avx512f,avx512bf16"))), __m512, __m512i, _mm512_setzero_ps(),
      _mm512_dpbf16_ps(s[i], (__m512bh)a, (__m512bh)a))
-static bool has_vnni(void) { return __builtin_cpu_supports("avx512vnni"); }
-static bool has_bf16(void) { return __builtin_cpu_supports("avx512bf16"); }
+static bool has_vnni(void)
+{
+    return __builtin_cpu_supports("avx512vnni");
+}
+static bool has_bf16(void)
+{
+    return __builtin_cpu_supports("avx512bf16");
+}
 #endif
 #elif defined(__aarch64__)
 PEAK(peak_neon, , float32x4_t, float32x4_t, vdupq_n_f32(0), vfmaq_f32(s[i], a, a))
 PEAK(peak_neon_int8, , int16x8_t, int8x8_t, vdupq_n_s16(0), vmlal_s8(s[i], a, a))
-static bool has_dotprod(void) { return kernels_select("dotprod", &(Err){0}) != NULL; }
+static bool has_dotprod(void)
+{
+    return kernels_select("dotprod", &(Err){0}) != NULL;
+}
 #ifndef __clang__ // which knows no attribute for it
-PEAK(peak_dotprod, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_t, int8x16_t, vdupq_n_s32(0), vdotq_s32(s[i], a, a))
+PEAK(peak_dotprod, __attribute__((target("arch=armv8.2-a+dotprod"))), int32x4_t, int8x16_t,
+     vdupq_n_s32(0), vdotq_s32(s[i], a, a))
 #endif
 #endif
 
@@ -188,8 +216,7 @@ static const Peak peaks[] = {
     {"dotprod", "int8 sdot", has_dotprod, peak_dotprod, 32, INT8},
 #endif
 #endif
-    {0}
-};
+    {0}};
 
 static double peak_rate(const Settings *s, const Peak *p)
 {
@@ -204,11 +231,12 @@ static double peak_rate(const Settings *s, const Peak *p)
     return (double)steps * SUMS * p->ops / median(seconds, s->n_passes) * 1e-9;
 }
 
-static void print_peak(const Settings *s, const char *isa, const char *name, double rate, const char *unit)
+static void print_peak(const Settings *s, const char *isa, const char *name, double rate,
+                       const char *unit)
 {
     if (s->json)
-        printf("%s{\"table\": \"%s\", \"peak\": \"%s\", \"rate\": %.6g, \"unit\": \"%s\"}", strcmp(name, "reads, 1 thread") ? ", " : "",
-               isa, name, rate, unit);
+        printf("%s{\"table\": \"%s\", \"peak\": \"%s\", \"rate\": %.6g, \"unit\": \"%s\"}",
+               strcmp(name, "reads, 1 thread") ? ", " : "", isa, name, rate, unit);
     else
         printf("%-8s %-22s %10.1f %s\n", isa, name, rate, unit);
 }
@@ -238,14 +266,15 @@ static void print_peaks(Settings *s)
     fputs(s->json ? "]" : "\n", stdout);
 }
 
-/* ---- kernels ----------------------------------------------------------------------------------------------- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
-/* Buffers of SPACE floats, random in -2 .. 2; `half`, `bf16` and `blocks` hold halves, bfloat16s and any bytes. */
+/* Buffers of SPACE floats, random in -2 .. 2; `half`, `bf16` and `blocks` hold halves, bfloat16s
+ * and any bytes. */
 typedef struct {
     float *src, *x, *y; // x is filled from src before each pass
     uint16_t *half, *bf16;
     char *blocks;
-    Block8 *bytes; // (SPACE / 32) src as signed bytes
+    Block8 *bytes;  // (SPACE / 32) src as signed bytes
     float *scratch; // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
 } Buffers;
 
@@ -266,7 +295,8 @@ struct Case {
     size_t rows, cols, n;
     size_t calls; // of one pass; together at most SPACE values
     Kind kind;    // of a product's arithmetic
-    double bytes; // that a call reads of weights, keys or values, or reads and writes of anything else; 0: `rows` (or one) times the blocks of n values
+    double bytes; // that a call reads of weights, keys or values, or reads and writes of anything
+                  // else; 0: `rows` (or one) times the blocks of n values
 };
 
 static void run_dequantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -283,7 +313,8 @@ static bool has_dequantize(const Kernels *k, int type)
 static void run_gemm(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
     size_t stride = c->n + PANEL_PAD;
-    k->gemm(c->rows, c->cols, c->n, b->src + call * c->rows * stride, stride, b->x, c->n, b->y, c->rows);
+    k->gemm(c->rows, c->cols, c->n, b->src + call * c->rows * stride, stride, b->x, c->n, b->y,
+            c->rows);
 }
 
 static void run_gemv(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -301,7 +332,8 @@ static void run_gemm_q8(const Kernels *k, const Case *c, const Buffers *b, size_
 {
     const TypeInfo *t = type_info((uint32_t)c->which);
     size_t row_bytes = c->n / t->block * t->bytes;
-    k->gemm_q8[c->which](c->rows, c->cols, c->n, b->blocks + call * c->rows * row_bytes, row_bytes, b->bytes, b->y, c->rows, b->scratch);
+    k->gemm_q8[c->which](c->rows, c->cols, c->n, b->blocks + call * c->rows * row_bytes, row_bytes,
+                         b->bytes, b->y, c->rows, b->scratch);
 }
 
 static bool has_gemm_q8(const Kernels *k, int type)
@@ -311,7 +343,8 @@ static bool has_gemm_q8(const Kernels *k, int type)
 
 static void run_gemm_bf16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->bf16->gemm(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y, c->rows, b->scratch);
+    k->bf16->gemm(c->rows, c->cols, c->n, b->bf16 + call * c->rows * c->n, c->n * 2, b->bf16, b->y,
+                  c->rows, b->scratch);
 }
 
 static bool has_bf16_products(const Kernels *k, int type)
@@ -321,7 +354,8 @@ static bool has_bf16_products(const Kernels *k, int type)
 
 static void run_gemm_add_bf16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->bf16->gemm_add(c->rows, c->n, c->cols, b->bf16, c->n, b->bf16 + call * c->n * c->cols, c->cols, b->y, c->cols);
+    k->bf16->gemm_add(c->rows, c->n, c->cols, b->bf16, c->n, b->bf16 + call * c->n * c->cols,
+                      c->cols, b->y, c->cols);
 }
 
 static void run_pairs(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -336,12 +370,14 @@ static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size
 
 static void run_gemm_add(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm_add(c->rows, c->n, c->cols, b->x, c->n, b->src + call * c->n * c->cols, c->cols, b->y, c->cols);
+    k->gemm_add(c->rows, c->n, c->cols, b->x, c->n, b->src + call * c->n * c->cols, c->cols, b->y,
+                c->cols);
 }
 
 static void run_gemm_add_f16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->half + call * c->n * c->cols, c->cols, b->y, c->cols);
+    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->half + call * c->n * c->cols, c->cols,
+                    b->y, c->cols);
 }
 
 static void run_norm(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -380,11 +416,11 @@ static void run_f32_to_f16(const Kernels *k, const Case *c, const Buffers *b, si
     k->f32_to_f16(b->src + call * c->n, b->half + call * c->n, c->n);
 }
 
-/* The shapes are those of a model 2048 wide: a panel of weights for one column and for a prompt; one block of keys for the
- * queries of a token and for those of a prompt; rows.
+/* The shapes are those of a model 2048 wide: a panel of weights for one column and for a prompt;
+ * one block of keys for the queries of a token and for those of a prompt; rows.
  *
- * A NEW KERNEL IS A ROW HERE, with a run_ function above: products with activations in bytes go behind gemm, INT8 and with
- * `has` for one row a type. */
+ * A NEW KERNEL IS A ROW HERE, with a run_ function above: products with activations in bytes go
+ * behind gemm, INT8 and with `has` for one row a type. */
 static const Case cases[] = {
     {"dequantize", run_dequantize, has_dequantize, 0, 0, 0, 2048, 64, F32, 0},
     {"gemv", run_gemv, has_gemv, 0, 8, 1, 2048, 32, F32, 0},
@@ -413,8 +449,7 @@ static const Case cases[] = {
     {"soft", run_soft, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"exp_sum", run_exp_sum, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"f32_to_f16", run_f32_to_f16, NULL, 0, 0, 0, 2048, 64, F32, 2048 * 6},
-    {0}
-};
+    {0}};
 
 /* Seconds of one call. */
 static double time_case(const Settings *s, const Kernels *k, const Case *c, const Buffers *b)
@@ -438,12 +473,16 @@ static void print_case(const Settings *s, const Case *c, const Buffers *b, bool 
 {
     char name[40], shape[40];
     const TypeInfo *type = c->has ? type_info((uint32_t)c->which) : NULL;
-    double ops = c->rows ? 2.0 * (double)c->rows * (double)c->cols * (double)c->n : (double)c->n, rate = 0, peak = 0;
-    double bytes = c->bytes > 0 ? c->bytes : (double)((c->rows ? c->rows : 1) * c->n / type->block * type->bytes);
+    double ops = c->rows ? 2.0 * (double)c->rows * (double)c->cols * (double)c->n : (double)c->n,
+           rate = 0, peak = 0;
+    double bytes = c->bytes > 0
+                     ? c->bytes
+                     : (double)((c->rows ? c->rows : 1) * c->n / type->block * type->bytes);
     const char *unit = c->rows ? unit_of(c->kind) : "Gvalues/s";
     const Kernels *k;
     snprintf(name, sizeof name, "%s%s%s", c->name, type ? " " : "", type ? type->name : "");
-    snprintf(shape, sizeof shape, c->rows ? "%zu x %zu x %zu" : "%zu", c->rows ? c->rows : c->n, c->n, c->cols);
+    snprintf(shape, sizeof shape, c->rows ? "%zu x %zu x %zu" : "%zu", c->rows ? c->rows : c->n,
+             c->n, c->cols);
     if (!s->json)
         printf("%-18s %-15s %-9s", name, shape, unit);
     for (int t = 0; t < MAX_TABLES && (k = kernels_at(t)); t++) {
@@ -455,7 +494,8 @@ static void print_case(const Settings *s, const Case *c, const Buffers *b, bool 
         rate = ops / seconds * 1e-9;
         peak = s->peak[t][c->kind];
         if (s->json)
-            printf("%s{\"table\": \"%s\", \"kernel\": \"%s\", \"shape\": \"%s\", \"rate\": %.6g, \"unit\": \"%s\", \"gb_s\": %.6g}",
+            printf("%s{\"table\": \"%s\", \"kernel\": \"%s\", \"shape\": \"%s\", \"rate\": %.6g, "
+                   "\"unit\": \"%s\", \"gb_s\": %.6g}",
                    first && !t ? "" : ", ", k->name, name, shape, rate, unit, gb);
         else
             printf(" %8.2f %7.2f", rate, gb);
@@ -496,8 +536,9 @@ static void print_kernels(const Settings *s, const Buffers *b)
 static int buffers_init(Buffers *b, Err *e)
 {
     uint32_t state = 1;
-    *b = (Buffers){aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)), aligned(SPACE, sizeof(float)),
-                   aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(uint16_t)), aligned(SPACE, sizeof(float)),
+    *b = (Buffers){aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(uint16_t)),
+                   aligned(SPACE, sizeof(uint16_t)),    aligned(SPACE, sizeof(float)),
                    aligned(SPACE / 32, sizeof(Block8)), aligned(GEMM_ROWS * 2048, sizeof(float))};
     if (!b->src || !b->x || !b->y || !b->half || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
@@ -524,7 +565,7 @@ static void buffers_free(Buffers *b)
     free(b->scratch);
 }
 
-/* ---- the whole program ------------------------------------------------------------------------------------- */
+/* ---- the whole program ----------------------------------------------------------------------- */
 
 /* What a token costs: numbers in the layers' matrices, and bytes of these and of the head. */
 typedef struct {
@@ -539,7 +580,8 @@ static Cost model_cost(const Model *m)
         const GgufTensor *t = &m->file.tensors[i];
         if (t->n_dims < 2 || t->name.len < 4 || memcmp(t->name.ptr, "blk.", 4))
             continue;
-        c.layer_weights += (double)t->shape[0] * (double)t->shape[1] * (double)t->shape[2] * (double)t->shape[3];
+        c.layer_weights += (double)t->shape[0] * (double)t->shape[1] * (double)t->shape[2]
+                         * (double)t->shape[3];
         c.weight_bytes += (double)t->size;
     }
     return c;
@@ -557,14 +599,20 @@ static double cache_bytes(const Config *c, int n)
     return bytes;
 }
 
-/* One line: tokens a second; a prefill's arithmetic beside the f32 peak (int8 products pass it), a decode's bytes beside what memory gives. */
-static void print_timing(const Settings *s, const Model *m, const Bench *b, const Kernels *k, int n_threads, bool first)
+/* One line: tokens a second; a prefill's arithmetic beside the f32 peak (int8 products pass it), a
+ * decode's bytes beside what memory gives. */
+static void print_timing(const Settings *s, const Model *m, const Bench *b, const Kernels *k,
+                         int n_threads, bool first)
 {
     const Timing *t = b->n_prompt ? &b->prefill : &b->decode;
     int n = b->n_prompt + b->n_generate;
     Cost cost = model_cost(m);
-    double middle = n / timing_median(t), low = n / t->seconds[t->n - 1], high = n / t->seconds[0], peak = 0;
-    double rate = middle * (b->n_prompt ? 2 * cost.layer_weights : cost.weight_bytes + cache_bytes(&m->config, b->depth + n / 2)) * 1e-9;
+    double middle = n / timing_median(t), low = n / t->seconds[t->n - 1], high = n / t->seconds[0],
+           peak = 0;
+    double rate = middle
+                * (b->n_prompt ? 2 * cost.layer_weights
+                               : cost.weight_bytes + cache_bytes(&m->config, b->depth + n / 2))
+                * 1e-9;
     const char *name = b->n_prompt ? "prefill" : "decode", *unit = b->n_prompt ? "GFLOP/s" : "GB/s";
     for (int i = 0; i < MAX_TABLES && kernels_at(i); i++)
         if (kernels_at(i) == k)
@@ -572,10 +620,13 @@ static void print_timing(const Settings *s, const Model *m, const Bench *b, cons
     if (!b->n_prompt)
         peak = s->read[n_threads > 1];
     if (s->json)
-        printf("%s{\"threads\": %d, \"work\": \"%s\", \"tokens\": %d, \"depth\": %d, \"tps\": %.6g, \"tps_min\": %.6g, \"tps_max\": %.6g, "
-               "\"rate\": %.6g, \"unit\": \"%s\"}", first ? "" : ", ", n_threads, name, n, b->depth, middle, low, high, rate, unit);
+        printf("%s{\"threads\": %d, \"work\": \"%s\", \"tokens\": %d, \"depth\": %d, \"tps\": "
+               "%.6g, \"tps_min\": %.6g, \"tps_max\": %.6g, "
+               "\"rate\": %.6g, \"unit\": \"%s\"}",
+               first ? "" : ", ", n_threads, name, n, b->depth, middle, low, high, rate, unit);
     else
-        printf("%7d  %-8s %6d %6d %10.1f %10.1f %10.1f %9.1f %-8s", n_threads, name, n, b->depth, middle, low, high, rate, unit);
+        printf("%7d  %-8s %6d %6d %10.1f %10.1f %10.1f %9.1f %-8s", n_threads, name, n, b->depth,
+               middle, low, high, rate, unit);
     if (!s->json && peak > 0)
         printf(" %5.0f %%", 100 * rate / peak);
     fputs(s->json ? "" : "\n", stdout);
@@ -584,8 +635,10 @@ static void print_timing(const Settings *s, const Model *m, const Bench *b, cons
 
 static int print_model(const Settings *s, const char *path, bool first, Err *e)
 {
-    static const int full[][3] = {{512, 0, 0}, {512, 0, 2048}, {0, 64, 0}, {0, 64, 512}, {0, 64, 2048}, {0}};
-    static const int quick[][3] = {{8, 0, 0}, {0, 2, 0}, {0, 2, 64}, {0}}; // prompt, generated, depth
+    static const int full[][3] = {{512, 0, 0},  {512, 0, 2048}, {0, 64, 0},
+                                  {0, 64, 512}, {0, 64, 2048},  {0}};
+    static const int quick[][3] = {
+        {8, 0, 0}, {0, 2, 0}, {0, 2, 64}, {0}}; // prompt, generated, depth
     static const volatile sig_atomic_t never = 0;
     Model m;
     const Kernels *k = kernels_select(getenv("RUN_CPU"), e);
@@ -595,19 +648,30 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
     Buf name = {0};
     json_string(&name, (Str){path, strlen(path)});
     if (s->json)
-        printf("%s{\"model\": %s, \"parameters\": %zu, \"table\": \"%s\", \"runs\": [", first ? "" : ", ", name.failed ? "null" : name.ptr,
-               m.n_params, k->name);
+        printf("%s{\"model\": %s, \"parameters\": %zu, \"table\": \"%s\", \"runs\": [",
+               first ? "" : ", ", name.failed ? "null" : name.ptr, m.n_params, k->name);
     else
-        printf("%s, %.1f M parameters, %.1f MB read a token, %s\n%7s  %-8s %6s %6s %10s %10s %10s %18s %7s\n",
-               str_escape((Str){path, strlen(path)}, shown, sizeof shown), (double)m.n_params / 1e6, model_cost(&m).weight_bytes / 1e6,
-               k->name, "threads", "work", "tokens", "depth", "tokens/s", "slowest", "fastest", "rate", "of peak");
+        printf("%s, %.1f M parameters, %.1f MB read a token, %s\n%7s  %-8s %6s %6s %10s %10s %10s "
+               "%18s %7s\n",
+               str_escape((Str){path, strlen(path)}, shown, sizeof shown), (double)m.n_params / 1e6,
+               model_cost(&m).weight_bytes / 1e6, k->name, "threads", "work", "tokens", "depth",
+               "tokens/s", "slowest", "fastest", "rate", "of peak");
     buf_free(&name);
     const int (*work)[3] = s->quick ? quick : full;
     int rc = 0;
-    for (int threads = 1; !rc && threads <= s->n_threads; threads = threads < s->n_threads ? s->n_threads : threads + 1)
+    for (int threads = 1; !rc && threads <= s->n_threads;
+         threads = threads < s->n_threads ? s->n_threads : threads + 1)
         for (int i = 0; !rc && work[i][0] + work[i][1]; i++) {
-            Bench b = {.n_prompt = work[i][0], .n_generate = work[i][1], .depth = work[i][2], .n_runs = s->quick ? 1 : 3};
-            rc = timing_run(&m, (SessionParams){.max_batch = 512, .n_threads = threads, .kv_type = KV_F16, .kernels = k}, &b, &never, e);
+            Bench b = {.n_prompt = work[i][0],
+                       .n_generate = work[i][1],
+                       .depth = work[i][2],
+                       .n_runs = s->quick ? 1 : 3};
+            rc = timing_run(&m,
+                            (SessionParams){.max_batch = 512,
+                                            .n_threads = threads,
+                                            .kv_type = KV_F16,
+                                            .kernels = k},
+                            &b, &never, e);
             if (!rc)
                 print_timing(s, &m, &b, k, threads, threads == 1 && i == 0);
         }
@@ -616,7 +680,7 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
     return rc;
 }
 
-/* ---- main -------------------------------------------------------------------------------------------------- */
+/* ---- main ------------------------------------------------------------------------------------ */
 
 static int all(Settings *s, char **models, int n_models, Err *e)
 {
@@ -641,7 +705,8 @@ static int bandwidth(const Settings *s, Err *e)
     double low, high, rate = read_bandwidth(s, s->n_threads, &low, &high);
     if (rate < 0)
         return err_set(e, EXIT_MEMORY, "out of memory");
-    printf("{\"threads\": %d, \"gb_s\": %.6g, \"gb_s_min\": %.6g, \"gb_s_max\": %.6g}\n", s->n_threads, rate, low, high);
+    printf("{\"threads\": %d, \"gb_s\": %.6g, \"gb_s_min\": %.6g, \"gb_s_max\": %.6g}\n",
+           s->n_threads, rate, low, high);
     return 0;
 }
 
@@ -663,7 +728,8 @@ int main(int argc, char **argv)
         } else if (argv[i][0] != '-') {
             argv[1 + n_models++] = argv[i];
         } else {
-            fprintf(stderr, "usage: kernels_bench [--json] [--quick] [--bandwidth] [-t N] [MODEL ...]\n");
+            fprintf(stderr,
+                    "usage: kernels_bench [--json] [--quick] [--bandwidth] [-t N] [MODEL ...]\n");
             return EXIT_USAGE;
         }
 #ifndef _OPENMP

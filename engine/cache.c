@@ -1,13 +1,16 @@
-/* cache.c - the cache of keys and values: blocks of 64 positions that sequences share, and products with them.
+/* cache.c - the cache of keys and values: blocks of 64 positions that sequences share, and products
+ * with them.
  *
- * A block holds, for every layer and key/value head, the keys (key_dim, 64) and then the values (64, value_dim) of 64
- * positions of one sequence, as f16, f32 or signed bytes. Bytes are followed by scales (1 + groups, 64): one of each
- * position's values, then one of each KV_GROUP of its key. Keys lie with the position innermost, so that both products
- * of attention run along contiguous memory. Only this file knows the layout: attention asks for a KvTile and gets the
- * products with the queries and weights of some rows.
+ * A block holds, for every layer and key/value head, the keys (key_dim, 64) and then the values
+ * (64, value_dim) of 64 positions of one sequence, as f16, f32 or signed bytes. Bytes are followed
+ * by scales (1 + groups, 64): one of each position's values, then one of each KV_GROUP of its key.
+ * Keys lie with the position innermost, so that both products of attention run along contiguous
+ * memory. Only this file knows the layout: attention asks for a KvTile and gets the products with
+ * the queries and weights of some rows.
  *
- * Forks share full blocks; a block that another sequence holds too is copied before it is written. Pages of the pool are
- * touched when they are first used, so a long context costs memory only as it fills.
+ * Forks share full blocks; a block that another sequence holds too is copied before it is written.
+ * Pages of the pool are touched when they are first used, so a long context costs memory only as it
+ * fills.
  */
 #include <math.h>
 #include <string.h>
@@ -22,7 +25,7 @@ static size_t align16(size_t n)
     return (n + 15) & ~(size_t)15;
 }
 
-/* ---- sizes -------------------------------------------------------------------------------------------------- */
+/* ---- sizes ----------------------------------------------------------------------------------- */
 
 /* Bytes of `width` elements of each of a block's positions. */
 static size_t items_bytes(KvType t, int width)
@@ -35,7 +38,8 @@ static size_t items_bytes(KvType t, int width)
 static size_t head_bytes(const Config *c, KvType t)
 {
     size_t groups = ((size_t)c->key_dim + KV_GROUP - 1) / KV_GROUP;
-    return items_bytes(t, c->key_dim + c->value_dim) + (t == KV_Q8 ? (1 + groups) * KV_BLOCK * sizeof(float) : 0);
+    return items_bytes(t, c->key_dim + c->value_dim)
+         + (t == KV_Q8 ? (1 + groups) * KV_BLOCK * sizeof(float) : 0);
 }
 
 static size_t layer_bytes(const Config *c, const LayerConfig *l, KvType t)
@@ -45,8 +49,13 @@ static size_t layer_bytes(const Config *c, const LayerConfig *l, KvType t)
 
 void cache_size(Cache *c, const Config *config, const SessionParams *p)
 {
-    *c = (Cache){.config = config, .k = p->kernels, .type = p->kv_type, .cut = p->kv_cut, .seq_len = p->seq_len,
-                 .n_seqs = p->n_seqs, .pairs = p->kernels && p->kernels->bf16 && !p->exact && p->kv_type != KV_F32};
+    *c = (Cache){.config = config,
+                 .k = p->kernels,
+                 .type = p->kv_type,
+                 .cut = p->kv_cut,
+                 .seq_len = p->seq_len,
+                 .n_seqs = p->n_seqs,
+                 .pairs = p->kernels && p->kernels->bf16 && !p->exact && p->kv_type != KV_F32};
     for (int i = 0; i < config->n_layers; i++)
         c->block_bytes += layer_bytes(config, &config->layers[i], p->kv_type);
     c->max_blocks = (p->seq_len + KV_BLOCK - 1) / KV_BLOCK;
@@ -74,7 +83,7 @@ void cache_plan(Cache *c, Arena *a)
         blocks[i] = -1;
 }
 
-/* ---- blocks ------------------------------------------------------------------------------------------------ */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 static int block_take(Cache *c)
 {
@@ -147,7 +156,8 @@ int cache_grow(Cache *c, int seq, int n, Err *e)
 {
     Sequence *q = &c->seqs[seq];
     if (n > c->seq_len)
-        return err_set(e, EXIT_USAGE, "context: got %d positions, want at most %d (-c)", n, c->seq_len);
+        return err_set(e, EXIT_USAGE, "context: got %d positions, want at most %d (-c)", n,
+                       c->seq_len);
     for (int b = q->n_pos / KV_BLOCK; b * KV_BLOCK < n; b++) {
         int old = q->blocks[b], id = old;
         if (old < 0)
@@ -161,7 +171,7 @@ int cache_grow(Cache *c, int seq, int n, Err *e)
     return 0;
 }
 
-/* ---- keys and values ---------------------------------------------------------------------------------------- */
+/* ---- keys and values ------------------------------------------------------------------------- */
 
 static const void *keys_at(const Cache *c, int layer, int kv_head, int seq, int block)
 {
@@ -181,10 +191,12 @@ static const float *scales_at(const Cache *c, int layer, int kv_head, int seq, i
     return (const float *)(const void *)(values + items_bytes(c->type, c->config->value_dim));
 }
 
-void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys, float *values)
+void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys,
+                float *values)
 {
     size_t n_keys = (size_t)c->config->key_dim * KV_BLOCK, value_dim = (size_t)c->config->value_dim;
-    const void *k = keys_at(c, layer, kv_head, seq, block), *v = values_at(c, layer, kv_head, seq, block);
+    const void *k = keys_at(c, layer, kv_head, seq, block),
+               *v = values_at(c, layer, kv_head, seq, block);
     if (c->type != KV_Q8) {
         Type type = c->type == KV_F32 ? TYPE_F32 : TYPE_F16;
         c->k->dequantize[type](k, keys, n_keys);
@@ -193,13 +205,14 @@ void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, floa
     }
     const float *scales = scales_at(c, layer, kv_head, seq, block);
     for (size_t i = 0; i < n_keys; i++)
-        keys[i] = (float)((const int8_t *)k)[i] * scales[(1 + i / KV_BLOCK / KV_GROUP) * KV_BLOCK + i % KV_BLOCK];
+        keys[i] = (float)((const int8_t *)k)[i]
+                * scales[(1 + i / KV_BLOCK / KV_GROUP) * KV_BLOCK + i % KV_BLOCK];
     for (size_t i = 0; i < KV_BLOCK * value_dim; i++)
         values[i] = (float)((const int8_t *)v)[i] * scales[i / value_dim];
 }
 
-/* One head's keys (key_dim) and values (value_dim) of the position that is number `at` of a block whose part for the head
- * begins at p. */
+/* One head's keys (key_dim) and values (value_dim) of the position that is number `at` of a block
+ * whose part for the head begins at p. */
 static void store_head(const Cache *c, char *p, size_t at, const float *k, const float *v)
 {
     KvType type = c->type;
@@ -210,16 +223,22 @@ static void store_head(const Cache *c, char *p, size_t at, const float *k, const
             ((float *)keys)[i * KV_BLOCK + at] = k[i];
         memcpy((float *)values + at * value_dim, v, value_dim * sizeof *v);
     } else if (type == KV_F16) {
-        if (c->cut && (largest_bits(k, key_dim) >= F16_CUT_BITS || largest_bits(v, value_dim) >= F16_CUT_BITS))
+        if (c->cut
+            && (largest_bits(k, key_dim) >= F16_CUT_BITS
+                || largest_bits(v, value_dim) >= F16_CUT_BITS))
             atomic_store_explicit(c->cut, true, memory_order_relaxed);
         for (size_t i = 0; i < key_dim; i++)
             ((uint16_t *)keys)[i * KV_BLOCK + at] = f32_f16(k[i]);
         c->k->f32_to_f16(v, (uint16_t *)values + at * value_dim, value_dim);
     } else {
-        float inverse = 0, *scales = (float *)(void *)(p + items_bytes(type, c->config->key_dim + c->config->value_dim));
+        float inverse = 0,
+              *scales = (float *)(void *)(p
+                                          + items_bytes(type,
+                                                        c->config->key_dim + c->config->value_dim));
         for (size_t i = 0; i < key_dim; i++) {
             if (i % KV_GROUP == 0)
-                scales[(1 + i / KV_GROUP) * KV_BLOCK + at] = byte_scale(k + i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, &inverse);
+                scales[(1 + i / KV_GROUP) * KV_BLOCK + at] =
+                    byte_scale(k + i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, &inverse);
             ((int8_t *)keys)[i * KV_BLOCK + at] = (int8_t)to_byte(k[i], inverse);
         }
         scales[at] = byte_scale(v, value_dim, &inverse);
@@ -232,23 +251,28 @@ void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const fl
 {
     char *base = block_at(c, c->seqs[seq].blocks[pos / KV_BLOCK]) + c->layer_offset[layer];
     for (int h = 0; h < c->config->layers[layer].n_kv_heads; h++)
-        store_head(c, base + (size_t)h * head_bytes(c->config, c->type), (size_t)(pos % KV_BLOCK), k + h * c->config->key_dim, v + h * c->config->value_dim);
+        store_head(c, base + (size_t)h * head_bytes(c->config, c->type), (size_t)(pos % KV_BLOCK),
+                   k + h * c->config->key_dim, v + h * c->config->value_dim);
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------ */
+/* ---- products -------------------------------------------------------------------------------- */
 
-/* How many rows of queries make it worth converting a block to f32 once, instead of in every product. */
+/* How many rows of queries make it worth converting a block to f32 once, instead of in every
+ * product. */
 enum { CONVERT_ROWS = 9 };
 
 size_t kv_tile_floats(const Config *c, size_t rows)
 {
     size_t key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
-    return align16(rows * key_dim) + align16(rows * KV_BLOCK) + align16(key_dim * KV_BLOCK) + align16(KV_BLOCK * value_dim);
+    return align16(rows * key_dim) + align16(rows * KV_BLOCK) + align16(key_dim * KV_BLOCK)
+         + align16(KV_BLOCK * value_dim);
 }
 
-float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, int rows, float *scratch)
+float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, int rows,
+                    float *scratch)
 {
-    static const KvFormat cached[] = {[KV_F16] = KV_AS_F16, [KV_F32] = KV_AS_F32, [KV_Q8] = KV_AS_BYTES};
+    static const KvFormat cached[] = {
+        [KV_F16] = KV_AS_F16, [KV_F32] = KV_AS_F32, [KV_Q8] = KV_AS_BYTES};
     size_t n = (size_t)rows, key_dim = (size_t)c->config->key_dim;
     *t = (KvTile){.cache = c, .layer = layer, .kv_head = kv_head, .seq = seq, .rows = rows};
     t->format = c->pairs ? KV_AS_BF16_PAIRS : rows < CONVERT_ROWS ? cached[c->type] : KV_AS_F32;
@@ -274,8 +298,8 @@ void kv_tile_query(KvTile *t, int row, const float *q)
 }
 
 /* y (rows, width) += a (rows, n) b (n, width); a is f32, or bf16 with pairs. */
-static void add_product(const KvTile *t, size_t n, size_t width, const void *a, size_t lda, const void *b, size_t ldb,
-                        float *y, size_t ldy)
+static void add_product(const KvTile *t, size_t n, size_t width, const void *a, size_t lda,
+                        const void *b, size_t ldb, float *y, size_t ldy)
 {
     const Kernels *k = t->cache->k;
     size_t rows = (size_t)t->rows;
@@ -305,18 +329,24 @@ static const void *convert(const KvTile *t, const void *x, float *out, size_t n,
     return out;
 }
 
-/* y (rows, KV_BLOCK) += values i .. i + n - 1 of the queries times those of the first `width` keys. */
-static void add_queries(const KvTile *t, size_t i, size_t n, size_t width, const void *keys, float *y)
+/* y (rows, KV_BLOCK) += values i .. i + n - 1 of the queries times those of the first `width` keys.
+ */
+static void add_queries(const KvTile *t, size_t i, size_t n, size_t width, const void *keys,
+                        float *y)
 {
-    static const size_t item[] = {[KV_AS_F16] = 2, [KV_AS_F32] = 4, [KV_AS_BYTES] = 1, [KV_AS_BF16_PAIRS] = 2};
+    static const size_t item[] = {
+        [KV_AS_F16] = 2, [KV_AS_F32] = 4, [KV_AS_BYTES] = 1, [KV_AS_BF16_PAIRS] = 2};
     bool pairs = t->format == KV_AS_BF16_PAIRS;
-    size_t key_dim = (size_t)t->cache->config->key_dim, lda = pairs ? key_dim + key_dim % 2 : key_dim;
+    size_t key_dim = (size_t)t->cache->config->key_dim,
+           lda = pairs ? key_dim + key_dim % 2 : key_dim;
     const char *q = (const char *)t->q + i * (pairs ? sizeof(uint16_t) : sizeof(float));
-    add_product(t, n, width, q, lda, (const char *)keys + i * KV_BLOCK * item[t->format], KV_BLOCK, y, KV_BLOCK);
+    add_product(t, n, width, q, lda, (const char *)keys + i * KV_BLOCK * item[t->format], KV_BLOCK,
+                y, KV_BLOCK);
 }
 
 /* Keys as bytes come in groups of KV_GROUP values: each group's sums times the group's scales. */
-static void add_groups(const KvTile *t, const void *keys, size_t width, const float *scales, float *scores)
+static void add_groups(const KvTile *t, const void *keys, size_t width, const float *scales,
+                       float *scores)
 {
     size_t key_dim = (size_t)t->cache->config->key_dim, rows = (size_t)t->rows;
     for (size_t i = 0; i < key_dim; i += KV_GROUP, scales += KV_BLOCK) {
@@ -331,10 +361,12 @@ void kv_tile_scores(KvTile *t, int block, int n_keys, float *scores)
 {
     const Cache *c = t->cache;
     size_t key_dim = (size_t)c->config->key_dim, width = align16((size_t)n_keys);
-    const void *keys = convert(t, keys_at(c, t->layer, t->kv_head, t->seq, block), t->keys, key_dim, KV_BLOCK);
+    const void *keys = convert(t, keys_at(c, t->layer, t->kv_head, t->seq, block), t->keys, key_dim,
+                               KV_BLOCK);
     memset(scores, 0, (size_t)t->rows * KV_BLOCK * sizeof *scores);
     if (c->type == KV_Q8)
-        add_groups(t, keys, width, scales_at(c, t->layer, t->kv_head, t->seq, block) + KV_BLOCK, scores);
+        add_groups(t, keys, width, scales_at(c, t->layer, t->kv_head, t->seq, block) + KV_BLOCK,
+                   scores);
     else
         add_queries(t, 0, key_dim, width, keys, scores);
 }
@@ -343,7 +375,9 @@ void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float 
 {
     const Cache *c = t->cache;
     size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)c->config->value_dim;
-    const void *values = convert(t, values_at(c, t->layer, t->kv_head, t->seq, block), t->values, n, value_dim), *a = weights;
+    const void *values = convert(t, values_at(c, t->layer, t->kv_head, t->seq, block), t->values, n,
+                                 value_dim),
+               *a = weights;
     for (size_t r = 0; c->type == KV_Q8 && r < rows; r++) // fold each value's scale into its weight
         c->k->mul(weights + r * KV_BLOCK, scales_at(c, t->layer, t->kv_head, t->seq, block), n);
     if (t->format == KV_AS_BF16_PAIRS) {

@@ -4,9 +4,9 @@
  * file say the rest. After config_read() every number is in range and every combination is one that
  * forward() can run.
  *
- * A key that a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of the
- * architecture, or for keys of all architectures load_hparams() in llama-model.cpp and the initial
- * values in llama-hparams.h.
+ * A key that a file leaves out has the value that llama.cpp gives it: its load_arch_hparams() of
+ * the architecture, or for keys of all architectures load_hparams() in llama-model.cpp and the
+ * initial values in llama-hparams.h.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -14,10 +14,10 @@
 
 #include "engine/families.h"
 
-/* ---- keys -------------------------------------------------------------------------------------------------- */
+/* ---- keys ------------------------------------------------------------------------------------ */
 
-/* Reads keys "ARCH.name". The first error stays in `e` and later reads do nothing, so that a list of reads needs one
- * check at its end. */
+/* Reads keys "ARCH.name". The first error stays in `e` and later reads do nothing, so that a list
+ * of reads needs one check at its end. */
 typedef struct {
     const Gguf *g;
     const char *arch;
@@ -37,7 +37,8 @@ static void missing(Keys *k, const char *key, const char *want)
     err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
 }
 
-/* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range. */
+/* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range.
+ */
 static int key_int(Keys *k, const char *name, int lo, int hi, int fallback)
 {
     char key[160];
@@ -72,8 +73,8 @@ static float key_float(Keys *k, const char *name, float fallback)
     return k->failed ? 1 : v;
 }
 
-/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its graphs test these
- * numbers before they multiply by them). */
+/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its
+ * graphs test these numbers before they multiply by them). */
 static float key_scale(Keys *k, const char *name, bool needed)
 {
     float v = key_float(k, name, needed ? NAN : 1);
@@ -114,17 +115,20 @@ static int key_choice(Keys *k, const char *name, const char *const *choices, int
     for (int i = 0; choices[i]; i++) {
         if (rc && str_eq(v, choices[i]))
             return i;
-        snprintf(want + strlen(want), sizeof want - strlen(want), "%s%s", i ? ", " : "one of ", choices[i]);
+        snprintf(want + strlen(want), sizeof want - strlen(want), "%s%s", i ? ", " : "one of ",
+                 choices[i]);
     }
     if (!rc)
         missing(k, key, want);
     else
-        err_set(k->e, EXIT_MODEL, "key %s: got \"%s\", want %s", key, str_escape(v, seen, sizeof seen), want);
+        err_set(k->e, EXIT_MODEL, "key %s: got \"%s\", want %s", key,
+                str_escape(v, seen, sizeof seen), want);
     k->failed = true;
     return 0;
 }
 
-/* Value `i` of a key that is a number for all layers or an array with one for each; NAN when it is absent. */
+/* Value `i` of a key that is a number for all layers or an array with one for each; NAN when it is
+ * absent. */
 static double key_layer(Keys *k, const char *name, int i, int n_layers)
 {
     char key[160];
@@ -133,8 +137,8 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
         return NAN;
     if (found->type == GGUF_STRING || (found->is_array && found->n != (uint64_t)n_layers)) {
         k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %llu items, want a number or an array of %d numbers", key,
-                (unsigned long long)found->n, n_layers);
+        err_set(k->e, EXIT_MODEL, "key %s: got %llu items, want a number or an array of %d numbers",
+                key, (unsigned long long)found->n, n_layers);
         return NAN;
     }
     double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
@@ -145,7 +149,8 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
     return v;
 }
 
-static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo, int hi, int fallback)
+static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo, int hi,
+                         int fallback)
 {
     char key[160];
     double v = key_layer(k, name, i, n_layers);
@@ -157,15 +162,21 @@ static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo,
         missing(k, key_name(k, name, key), "an integer");
     } else {
         k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %g for layer %d, want an integer from %d to %d", key_name(k, name, key), v, i,
-                lo, hi);
+        err_set(k->e, EXIT_MODEL, "key %s: got %g for layer %d, want an integer from %d to %d",
+                key_name(k, name, key), v, i, lo, hi);
     }
     return lo;
 }
 
-/* ---- the parts of a Config --------------------------------------------------------------------------------- */
+/* ---- the parts of a Config ------------------------------------------------------------------- */
 
-enum { MAX_DIM = 1 << 18, MAX_HEADS = 4096, MAX_HEAD_DIM = 8192, MAX_CONTEXT = 1 << 28, MAX_LAYERS = 4096 };
+enum {
+    MAX_DIM = 1 << 18,
+    MAX_HEADS = 4096,
+    MAX_HEAD_DIM = 8192,
+    MAX_CONTEXT = 1 << 28,
+    MAX_LAYERS = 4096
+};
 
 static void from_family(Config *c, const Family *f, Keys *k)
 {
@@ -176,7 +187,9 @@ static void from_family(Config *c, const Family *f, Keys *k)
     c->post_norm = f->post_norm;
     c->embd_norm = f->embd_norm;
     c->final_norm = true;
-    c->norm_eps = key_float(k, f->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon" : "attention.layer_norm_epsilon",
+    c->norm_eps = key_float(k,
+                            f->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                                                : "attention.layer_norm_epsilon",
                             NAN);
     c->qk_norm = f->qk_norm;
     c->qk_norm_need = f->qk_norm_need;
@@ -199,11 +212,13 @@ static void from_family(Config *c, const Family *f, Keys *k)
     c->pos = f->pos;
     c->rope_pairing = f->pairing;
     if (f->pos == POS_ALIBI) {
-        c->alibi_max = f->alibi_max > 0 ? f->alibi_max : key_float(k, "attention.max_alibi_bias", 0);
+        c->alibi_max = f->alibi_max > 0 ? f->alibi_max
+                                        : key_float(k, "attention.max_alibi_bias", 0);
         if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
             c->pos = POS_LEARNED;
     }
-    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim) : key_scale(k, "embedding_scale", false);
+    c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
+                                           : key_scale(k, "embedding_scale", false);
     c->logit_scale = key_scale(k, "logit_scale", f->divide_logits);
     if (f->divide_logits)
         c->logit_scale = 1 / c->logit_scale;
@@ -213,9 +228,10 @@ static void from_family(Config *c, const Family *f, Keys *k)
 static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
-    static const char *const acts[] = {"silu", "gelu", "gelu_tanh", "relu", "relu2", NULL}; // as Act
-    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};          // as QkNorm
-    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL};      // as PosType
+    static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
+                                       "relu", "relu2", NULL};                         // as Act
+    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};     // as QkNorm
+    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL}; // as PosType
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
 
@@ -258,34 +274,40 @@ static void from_keys(Config *c, Keys *k)
 /* ropes[0] for all layers, ropes[1] for windowed ones where they differ. */
 static void read_rope(Config *c, const Family *f, Keys *k)
 {
-    static const char *const scalings[] = {"none", "linear", "yarn", "longrope", NULL}; // as RopeScaling
+    static const char *const scalings[] = {"none", "linear", "yarn", "longrope",
+                                           NULL}; // as RopeScaling
     char key[160];
     Rope *r = &c->ropes[0];
     c->rope_dim = key_int(k, "rope.dimension_count", 2, c->key_dim, c->key_dim);
     if (!k->failed && c->rope_dim % 2) {
         k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %d, want an even number", key_name(k, "rope.dimension_count", key),
-                c->rope_dim);
+        err_set(k->e, EXIT_MODEL, "key %s: got %d, want an even number",
+                key_name(k, "rope.dimension_count", key), c->rope_dim);
     }
     r->base = key_float(k, "rope.freq_base", 10000);
-    bool two_sets = gguf_tensor(k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
-    r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings, two_sets ? ROPE_LONGROPE : ROPE_LINEAR);
+    bool two_sets = gguf_tensor(
+        k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
+    r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings,
+                                         two_sets ? ROPE_LONGROPE : ROPE_LINEAR);
     r->factor = key_float(k, "rope.scaling.factor", key_float(k, "rope.scale_linear", 1));
     if (r->factor == 0)
         r->factor = 1;
     r->attn_factor = key_float(k, "rope.scaling.attn_factor", 1);
     r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
     r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
-    r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT, c->seq_len);
+    r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
+                              c->seq_len);
     r->use_factors = true; // where the tensors exist
     if (!k->failed && (!(r->base > 1) || !(r->factor > 0))) {
         k->failed = true;
-        err_set(k->e, EXIT_MODEL, "rope: got base %g and factor %g, want a base above 1 and a factor above 0", r->base,
-                r->factor);
+        err_set(k->e, EXIT_MODEL,
+                "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
+                r->base, r->factor);
     }
-    static const char *const refused[] = {"rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
-                                          "rope.scaling.yarn_attn_factor", "rope.scaling.alpha",
-                                          "rope.dimension_sections", NULL};
+    static const char *const refused[] = {
+        "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
+        "rope.scaling.yarn_attn_factor",    "rope.scaling.alpha",
+        "rope.dimension_sections",          NULL};
     for (int i = 0; refused[i] && !k->failed; i++)
         if (key_present(k, refused[i])) {
             k->failed = true;
@@ -293,7 +315,8 @@ static void read_rope(Config *c, const Family *f, Keys *k)
                     key_name(k, refused[i], key));
         }
     c->ropes[1] = *r;
-    c->ropes[1].base = key_float(k, "rope.freq_base_swa", f->local_rope_base > 0 ? f->local_rope_base : r->base);
+    c->ropes[1].base = key_float(k, "rope.freq_base_swa",
+                                 f->local_rope_base > 0 ? f->local_rope_base : r->base);
     if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
         c->ropes[1].scaling = ROPE_PLAIN;
         c->ropes[1].factor = c->ropes[1].attn_factor = 1;
@@ -322,8 +345,9 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
         if (!k->failed && l->n_heads % l->n_kv_heads) {
             k->failed = true;
-            err_set(k->e, EXIT_MODEL, "layer %d: got %d heads over %d key/value heads, want a multiple", i, l->n_heads,
-                    l->n_kv_heads);
+            err_set(k->e, EXIT_MODEL,
+                    "layer %d: got %d heads over %d key/value heads, want a multiple", i,
+                    l->n_heads, l->n_kv_heads);
         }
         bool windowed = window > 0;
         if (windowed && pattern_array)
@@ -345,12 +369,13 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
         if (!k->failed && !isfinite(l->attn_scale)) {
             k->failed = true;
-            err_set(k->e, EXIT_MODEL, "layer %d: got an attention scale of %g, want a finite number", i, own);
+            err_set(k->e, EXIT_MODEL,
+                    "layer %d: got an attention scale of %g, want a finite number", i, own);
         }
     }
 }
 
-/* ---- config_read ------------------------------------------------------------------------------------------- */
+/* ---- config_read ----------------------------------------------------------------------------- */
 
 static void refuse(Keys *k, const char *name, const char *what)
 {
@@ -387,11 +412,13 @@ static int vocab_size(const Gguf *g, int dim, Err *e)
 {
     const GgufTensor *t = gguf_tensor(g, "token_embd.weight");
     if (!t)
-        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: missing (a vocabulary-only file?)");
+        return err_set(e, EXIT_MODEL,
+                       "tensor token_embd.weight: missing (a vocabulary-only file?)");
     size_t rows = t->n_dims > 1 ? t->shape[0] : 1, cols = t->shape[t->n_dims - 1];
     if (t->n_dims > 2 || cols != (size_t)dim || rows > 1 << 24)
-        return err_set(e, EXIT_MODEL, "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)", rows,
-                       cols, 1 << 24, dim);
+        return err_set(e, EXIT_MODEL,
+                       "tensor token_embd.weight: got shape (%zu, %zu), want (at most %d, %d)",
+                       rows, cols, 1 << 24, dim);
     return (int)rows;
 }
 
@@ -421,7 +448,8 @@ int config_read(Config *c, const Gguf *g, Err *e)
         return -1;
 
     int heads = key_layer_int(&k, "attention.head_count", 0, c->n_layers, 1, MAX_HEADS, -1);
-    int width = !k.failed && c->dim % heads == 0 ? c->dim / heads : -1; // no default where it does not divide
+    int width = !k.failed && c->dim % heads == 0 ? c->dim / heads
+                                                 : -1; // no default where it does not divide
     c->key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
     c->value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
     if (f->all_keys)
@@ -435,9 +463,11 @@ int config_read(Config *c, const Gguf *g, Err *e)
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k);
     read_layers(c, f, &k);
-    if (!k.failed && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
-                      || c->alibi_max < 0))
-        return err_set(e, EXIT_MODEL, "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
+    if (!k.failed
+        && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
+            || c->alibi_max < 0))
+        return err_set(e, EXIT_MODEL,
+                       "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
     refuse_keys(c, &k);
     return k.failed ? -1 : 0;
 }

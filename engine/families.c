@@ -11,8 +11,9 @@
 
 #include <string.h>
 
-/* Columns not named are NO, false and 0: RMSNorm, SiLU, rope with interleaved pairs. `tied` is MAYBE
- * for all. */
+/* Columns not named are NO, false and 0: RMSNorm, SiLU, rope with interleaved pairs. `tied` is
+ * MAYBE for all. */
+// clang-format off
 static const Family families[] = {
     {.name = "llama", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true,
      .pos = POS_ROPE},
@@ -59,6 +60,7 @@ static const Family families[] = {
      .ffn_bias = MAYBE, .act = ACT_GELU, .pos = POS_ALIBI},
     {.name = "gpt", .all_keys = true, .plain_own_base = true},
 };
+// clang-format on
 
 enum { N_FAMILIES = sizeof families / sizeof *families };
 

@@ -7,7 +7,8 @@
  *       a = Wo attention(q)  [norm]
  *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
  *       parallel:    f = ffn(norm(x) or h) [norm];  x += a + f
- *   logits = W norm(x)  [scale] [soft cap]                                 of the rows that want them
+ *   logits = W norm(x)  [scale] [soft cap]                                 of the rows that want
+ * them
  *
  *   ffn(h) = W_down act(W_up h)   or, gated,   W_down (act(W_gate h) * W_up h)
  *
@@ -20,8 +21,9 @@
 #include "model.h"
 #include "base/blocks.h"
 
-/* Rows that go through a layer together, and what their threads need to know: n rows from row `from` of the batch. What
- * belongs to the whole batch (pos, x, q, cos_sin, soft) is found at from + t, everything else at t. */
+/* Rows that go through a layer together, and what their threads need to know: n rows from row
+ * `from` of the batch. What belongs to the whole batch (pos, x, q, cos_sin, soft) is found at from
+ * + t, everything else at t. */
 typedef struct {
     Session *s;
     const Batch *b;
@@ -35,7 +37,8 @@ static int seq_of(const Batch *b, int t)
 
 static bool wants_logits(const Batch *b, int t)
 {
-    return b->wanted ? b->wanted[t] : b->want == WANT_ALL || (b->want == WANT_LAST && t == b->n - 1);
+    return b->wanted ? b->wanted[t]
+                     : b->want == WANT_ALL || (b->want == WANT_LAST && t == b->n - 1);
 }
 
 /* Embeddings of the rows -> s->x (T, dim). */
@@ -54,20 +57,24 @@ static void embed_rows(void *context, int from, int to, int thread)
             memcpy(x, b->embd + (size_t)t * dim, dim * sizeof *x);
         } else {
             const Tensor *w = &m->token_embd;
-            s->k->dequantize[w->type]((const char *)w->data + (size_t)b->tokens[t] * w->row_bytes, x, dim);
+            s->k->dequantize[w->type]((const char *)w->data + (size_t)b->tokens[t] * w->row_bytes,
+                                      x, dim);
             for (size_t j = 0; j < dim; j++)
                 x[j] *= c->embd_scale;
         }
         if (m->pos_embd.data) {
             size_t at = (size_t)(s->pos[t] + c->pos_offset);
-            s->k->dequantize[m->pos_embd.type]((const char *)m->pos_embd.data + at * m->pos_embd.row_bytes, row, dim);
+            s->k->dequantize[m->pos_embd.type]((const char *)m->pos_embd.data
+                                                   + at * m->pos_embd.row_bytes,
+                                               row, dim);
             for (size_t j = 0; j < dim; j++)
                 x[j] += row[j];
         }
     }
 }
 
-/* cos and sin of each row's angles -> s->cos_sin. The angle is formed in float, as transformers does. */
+/* cos and sin of each row's angles -> s->cos_sin. The angle is formed in float, as transformers
+ * does. */
 static void turn_rows(void *context, int from, int to, int thread)
 {
     Session *s = ((Rows *)context)->s;
@@ -76,8 +83,10 @@ static void turn_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int t = from; t < to; t++)
         for (int r = 0; r < s->model->config.n_ropes; r++) {
-            float *out = s->cos_sin + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
-            const float *inv_freq = s->inv_freq + (2 * r + s->cache.seqs[seq_of(b, t)].is_long) * half;
+            float *out = s->cos_sin
+                       + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
+            const float *inv_freq = s->inv_freq
+                                  + (2 * r + s->cache.seqs[seq_of(b, t)].is_long) * half;
             for (int i = 0; i < half; i++) {
                 double angle = (float)s->pos[t] * inv_freq[i];
                 out[2 * i] = (float)cos(angle) * s->rope_scale[r];
@@ -105,11 +114,13 @@ static void check_rows(void *context, int from, int to, int thread)
             note_bad(r->s, t);
 }
 
-/* Look at a row's queries, keys and values before the latter are cached: with a number that is not finite among them
- * rows before this one would be spoilt too (0 * NaN is NaN). */
-static void check_qkv(Session *s, int t, const float *q, size_t nq, const float *k, size_t nk, const float *v, size_t nv)
+/* Look at a row's queries, keys and values before the latter are cached: with a number that is not
+ * finite among them rows before this one would be spoilt too (0 * NaN is NaN). */
+static void check_qkv(Session *s, int t, const float *q, size_t nq, const float *k, size_t nk,
+                      const float *v, size_t nv)
 {
-    if (largest_bits(q, nq) >= F32_INF_BITS || largest_bits(k, nk) >= F32_INF_BITS || largest_bits(v, nv) >= F32_INF_BITS)
+    if (largest_bits(q, nq) >= F32_INF_BITS || largest_bits(k, nk) >= F32_INF_BITS
+        || largest_bits(v, nv) >= F32_INF_BITS)
         note_bad(s, t);
 }
 
@@ -147,7 +158,8 @@ static void place_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int i = from; i < to; i++) {
         int t = ((Rows *)context)->from + i;
-        float *q = s->q + (size_t)t * nq, *k = s->k_new + (size_t)i * nk, *v = s->v_new + (size_t)i * nv;
+        float *q = s->q + (size_t)t * nq, *k = s->k_new + (size_t)i * nk,
+              *v = s->v_new + (size_t)i * nv;
         if (c->clamp_qkv > 0) {
             clamp(q, nq, c->clamp_qkv);
             clamp(k, nk, c->clamp_qkv);
@@ -159,7 +171,8 @@ static void place_rows(void *context, int from, int to, int thread)
             norm_heads(s, &l->k_norm, k, lc->n_kv_heads);
         if (lc->rope >= 0) {
             const float *cs = s->cos_sin
-                            + ((size_t)lc->rope * (size_t)s->params.max_batch + (size_t)t) * (size_t)c->rope_dim;
+                            + ((size_t)lc->rope * (size_t)s->params.max_batch + (size_t)t)
+                                  * (size_t)c->rope_dim;
             rope_rotate(q, cs, lc->n_heads, c->key_dim, c->rope_dim, c->rope_pairing);
             rope_rotate(k, cs, lc->n_kv_heads, c->key_dim, c->rope_dim, c->rope_pairing);
         }
@@ -176,14 +189,16 @@ static void attend(Rows *r, const float *h)
     const Layer *l = &s->model->layers[r->layer];
     const LayerConfig *lc = &c->layers[r->layer];
     size_t nq = q_width(c, lc), na = att_width(c, lc), from = (size_t)r->from;
-    matmul(s, h, r->n, (MatmulOut[]){{&l->wq, s->q + from * nq}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
+    matmul(s, h, r->n,
+           (MatmulOut[]){{&l->wq, s->q + from * nq}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
     threads_run(&s->threads, r->n, ROW_GRAIN, place_rows, r);
     for (int i = 0, n; i < r->n; i += n) { // one call for each sequence's rows
         int t = r->from + i, seq = seq_of(r->b, t);
         for (n = 1; i + n < r->n && seq_of(r->b, t + n) == seq; n++)
             ;
         float *soft = s->soft ? s->soft + (size_t)t * (size_t)s->max_heads * 2 : NULL;
-        attention(s, r->layer, seq, s->pos[t], n, s->q + (size_t)t * nq, s->att + (size_t)i * na, soft);
+        attention(s, r->layer, seq, s->pos[t], n, s->q + (size_t)t * nq, s->att + (size_t)i * na,
+                  soft);
     }
     matmul(s, s->att, r->n, (MatmulOut[]){{&l->wo, s->attn_out}}, 1);
     if (l->attn_post_norm.on)
@@ -288,21 +303,25 @@ static int head(Session *s, const Batch *b)
     if (c->logit_soft_cap > 0)
         s->k->soft_cap(s->logits, (size_t)n * vocab, c->logit_soft_cap);
     for (int t = b->n - 1, i = n; i > 0; t--)
-        if (wants_logits(b, t) && largest_bits(s->logits + (size_t)--i * vocab, vocab) >= F32_INF_BITS)
+        if (wants_logits(b, t)
+            && largest_bits(s->logits + (size_t)--i * vocab, vocab) >= F32_INF_BITS)
             note_bad(s, t);
     return n;
 }
 
-/* Check the rows and give each its position, s->pos (T); nothing is changed on failure but blocks in reserve. */
+/* Check the rows and give each its position, s->pos (T); nothing is changed on failure but blocks
+ * in reserve. */
 static int place(Session *s, const Batch *b, Err *e)
 {
     int n_wanted = 0;
     if (b->n < 1 || b->n > s->params.max_batch)
-        return err_set(e, EXIT_USAGE, "batch: got %d rows, want 1 to %d", b->n, s->params.max_batch);
+        return err_set(e, EXIT_USAGE, "batch: got %d rows, want 1 to %d", b->n,
+                       s->params.max_batch);
     for (int t = 0; t < b->n; t++) {
         int seq = seq_of(b, t);
         if (b->tokens && (b->tokens[t] < 0 || b->tokens[t] >= s->model->config.vocab_size))
-            return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t], s->model->config.vocab_size - 1);
+            return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t],
+                           s->model->config.vocab_size - 1);
         bool follows = t > 0 && seq == seq_of(b, t - 1);
         s->pos[t] = follows ? s->pos[t - 1] + 1 : s->cache.seqs[seq].n_pos;
         n_wanted += wants_logits(b, t);
@@ -310,7 +329,8 @@ static int place(Session *s, const Batch *b, Err *e)
             return -1;
     }
     if (n_wanted > s->params.max_logits)
-        return err_set(e, EXIT_USAGE, "batch: got %d rows with logits, want at most %d", n_wanted, s->params.max_logits);
+        return err_set(e, EXIT_USAGE, "batch: got %d rows with logits, want at most %d", n_wanted,
+                       s->params.max_logits);
     return 0;
 }
 
@@ -333,7 +353,9 @@ static int check_finite(const Graph *g, const char *where, int layer)
         snprintf(token, sizeof token, " (token %d)", g->b->tokens[t]);
     if (layer >= 0)
         snprintf(layers, sizeof layers, " of layer %d", layer);
-    return err_set(g->e, EXIT_IO, "position %d%s: the %s%s are not finite (NaN or infinity), as with damaged weights",
+    return err_set(g->e, EXIT_IO,
+                   "position %d%s: the %s%s are not finite (NaN or infinity), as with damaged "
+                   "weights",
                    s->pos[t], token, where, layers);
 }
 

@@ -1,16 +1,18 @@
-/* matmul.c - y = W x for one column or many: threading and activation quantisation, once for every weight format.
+/* matmul.c - y = W x for one column or many: threading and activation quantisation, once for every
+ * weight format.
  *
- * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale, and bfloat16 weights,
- * where the machine can, with bfloat16 activations, rounded once for all products of the same x; a thread takes panels of
- * rows and the kernel of the format does the rest. With Session.params.exact, and for other float weights, each panel is
- * unpacked to float in the thread's scratch (floats are used in place) and multiplied as floats: the exact path. Every
+ * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale,
+ * and bfloat16 weights, where the machine can, with bfloat16 activations, rounded once for all
+ * products of the same x; a thread takes panels of rows and the kernel of the format does the rest.
+ * With Session.params.exact, and for other float weights, each panel is unpacked to float in the
+ * thread's scratch (floats are used in place) and multiplied as floats: the exact path. Every
  * output is one sum in one fixed order, whatever the panel, the number of columns and the thread.
  */
 #include "model.h"
 
 typedef struct {
     Session *s;
-    const float *x; // (n_rows, cols)
+    const float *x;        // (n_rows, cols)
     size_t n_rows, height; // of a panel
     bool bytes, halves;    // whether x is wanted in signed bytes, in bfloat16
     const MatmulOut *outs;
@@ -99,7 +101,8 @@ void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n
         job.halves = job.halves || as_bf16(s, &outs[o].w->w);
     }
     if (n_rows == 1 && !job.bytes && !job.halves)
-        job.height = 8; // unpacked rows are used once, so they should still be in the first-level cache
+        job.height =
+            8; // unpacked rows are used once, so they should still be in the first-level cache
     for (int o = 0; o < n_outs; o++)
         n += panels(&job, &outs[o]);
     if (job.bytes || job.halves)

@@ -17,7 +17,8 @@ static void norm_range(void *context, int from, int to, int thread)
     const Config *c = &j->s->model->config;
     (void)thread;
     for (size_t t = (size_t)from; t < (size_t)to; t++)
-        j->s->k->norm[c->norm](j->y + t * j->width, j->x + t * j->width, j->norm->w, j->norm->b, j->width, c->norm_eps);
+        j->s->k->norm[c->norm](j->y + t * j->width, j->x + t * j->width, j->norm->w, j->norm->b,
+                               j->width, c->norm_eps);
 }
 
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
@@ -25,19 +26,22 @@ void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, 
     threads_run(&s->threads, n_rows, ROW_GRAIN, norm_range, &(NormJob){s, n, y, x, (size_t)width});
 }
 
-/* The pair index whose wavelength makes `turns` turns within the original context (Peng et al. 2023, YaRN, eq. 18). */
+/* The pair index whose wavelength makes `turns` turns within the original context (Peng et al.
+ * 2023, YaRN, eq. 18). */
 static double yarn_pair(const Config *c, const Rope *r, double turns)
 {
-    return c->rope_dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846)) / (2 * log(r->base));
+    return c->rope_dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846))
+         / (2 * log(r->base));
 }
 
-/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`: longrope's long factors,
- * for a text that is longer than the original context. */
+/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
+ * longrope's long factors, for a text that is longer than the original context. */
 void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *scale)
 {
     const Config *c = &m->config;
     const Rope *r = &c->ropes[index];
-    const float *factors = r->use_factors ? m->rope_factors[is_long && r->scaling == ROPE_LONGROPE] : NULL;
+    const float *factors = r->use_factors ? m->rope_factors[is_long && r->scaling == ROPE_LONGROPE]
+                                          : NULL;
     double low = 0, high = 0;
     *scale = r->attn_factor;
     if (r->scaling == ROPE_YARN) {
@@ -59,10 +63,13 @@ void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *
     }
 }
 
-/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2, 2). */
-void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim, RopePairing pairing)
+/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2,
+ * 2). */
+void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim,
+                 RopePairing pairing)
 {
-    int half = rope_dim / 2, step = pairing == ROPE_HALF ? 1 : 2, apart = pairing == ROPE_HALF ? half : 1;
+    int half = rope_dim / 2, step = pairing == ROPE_HALF ? 1 : 2,
+        apart = pairing == ROPE_HALF ? half : 1;
     for (int h = 0; h < n_heads; h++, x += head_dim)
         for (int i = 0; i < half; i++) {
             float c = cos_sin[2 * i], s = cos_sin[2 * i + 1];

@@ -1,6 +1,7 @@
 /* session.c - one use of a model: its parameters, scratch memory and cache, in one allocation.
  *
- * Pages of the arena are touched when they are first used, so a long context costs memory only as it fills.
+ * Pages of the arena are touched when they are first used, so a long context costs memory only as
+ * it fills.
  */
 #include <math.h>
 #include <string.h>
@@ -17,8 +18,16 @@ static size_t max_of(const Model *m, size_t (*get)(const Config *, const LayerCo
     return max;
 }
 
-static size_t ffn_width(const Config *c, const LayerConfig *l) { (void)c; return (size_t)l->hidden_dim; }
-static size_t head_count(const Config *c, const LayerConfig *l) { (void)c; return (size_t)l->n_heads; }
+static size_t ffn_width(const Config *c, const LayerConfig *l)
+{
+    (void)c;
+    return (size_t)l->hidden_dim;
+}
+static size_t head_count(const Config *c, const LayerConfig *l)
+{
+    (void)c;
+    return (size_t)l->n_heads;
+}
 
 /* Reserve everything; run once to add up the sizes and once to receive the pieces. */
 static void plan(Session *s)
@@ -27,11 +36,13 @@ static void plan(Session *s)
     const Config *c = &m->config;
     const SessionParams *p = &s->params;
     Arena *a = &s->arena;
-    size_t T = (size_t)p->max_batch, R = (size_t)p->max_rows, n_logits = (size_t)p->max_logits, dim = (size_t)c->dim, half = (size_t)c->rope_dim / 2;
+    size_t T = (size_t)p->max_batch, R = (size_t)p->max_rows, n_logits = (size_t)p->max_logits,
+           dim = (size_t)c->dim, half = (size_t)c->rope_dim / 2;
     size_t n_layers = (size_t)c->n_layers, f = sizeof(float);
 
     cache_plan(&s->cache, a);
-    size_t hidden = max_of(m, ffn_width), cols = hidden > dim ? hidden : dim, att = max_of(m, att_width);
+    size_t hidden = max_of(m, ffn_width), cols = hidden > dim ? hidden : dim,
+           att = max_of(m, att_width);
     s->pos = arena_reserve(a, T, sizeof *s->pos);
     s->x = arena_reserve(a, T * dim, f);
     s->xn = arena_reserve(a, (R > n_logits ? R : n_logits) * dim, f);
@@ -75,14 +86,16 @@ size_t session_bytes(const Model *m, const SessionParams *p)
     return s.arena.overflow ? SIZE_MAX : s.arena.used;
 }
 
-/* Head h's bias falls by slope(h) per position of distance: powers of 2^(-max/n) for the n heads that are a power of
- * two, and the odd powers of its square root for the rest (Press et al. 2022, as BLOOM and MPT implement it). */
+/* Head h's bias falls by slope(h) per position of distance: powers of 2^(-max/n) for the n heads
+ * that are a power of two, and the odd powers of its square root for the rest (Press et al. 2022,
+ * as BLOOM and MPT implement it). */
 static float alibi_slope(int h, int n_heads, float max)
 {
     int n = 1;
     while (n * 2 <= n_heads)
         n *= 2;
-    float exponent = h < n ? -max / (float)n * (float)(h + 1) : -max / 2 / (float)n * (float)(2 * (h - n) + 1);
+    float exponent = h < n ? -max / (float)n * (float)(h + 1)
+                           : -max / 2 / (float)n * (float)(2 * (h - n) + 1);
     return exp2f(exponent);
 }
 
@@ -91,8 +104,9 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     const Config *c = &m->config;
     set_sizes(s, m, p);
     if (c->pos == POS_LEARNED && p->seq_len > c->seq_len)
-        return err_set(e, EXIT_USAGE, "context: got %d positions, want at most the %d that the model has learned", p->seq_len,
-                       c->seq_len);
+        return err_set(e, EXIT_USAGE,
+                       "context: got %d positions, want at most the %d that the model has learned",
+                       p->seq_len, c->seq_len);
     plan(s);
     if (arena_commit(&s->arena, e))
         return -1;
@@ -108,7 +122,8 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     }
     if (c->pos == POS_ROPE)
         for (int i = 0; i < 2 * c->n_ropes; i++)
-            rope_init(m, i / 2, i % 2, s->inv_freq + (size_t)i * (size_t)(c->rope_dim / 2), &s->rope_scale[i / 2]);
+            rope_init(m, i / 2, i % 2, s->inv_freq + (size_t)i * (size_t)(c->rope_dim / 2),
+                      &s->rope_scale[i / 2]);
     return 0;
 }
 

@@ -1,9 +1,10 @@
 /* weights.c - from the tensors of a file to the fields of a Model.
  *
- * bind_model() and bind_layer() are the binding table: name, field, shape, and whether it must be there. Matrices are
- * views into the map in their own type; vectors (norms and biases) are float, converted where the file has another
- * type. A fused tensor (QKV, gate and up) becomes views of its parts. A tensor that no field claims is an error: it
- * would be a part of the model that we leave out.
+ * bind_model() and bind_layer() are the binding table: name, field, shape, and whether it must be
+ * there. Matrices are views into the map in their own type; vectors (norms and biases) are float,
+ * converted where the file has another type. A fused tensor (QKV, gate and up) becomes views of its
+ * parts. A tensor that no field claims is an error: it would be a part of the model that we leave
+ * out.
  */
 #include <stdarg.h>
 #include <stdlib.h>
@@ -19,7 +20,8 @@ typedef struct {
     Err *e;
 } Binder;
 
-static void fail(Binder *b, const char *name, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+static void fail(Binder *b, const char *name, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
 static void fail(Binder *b, const char *name, const char *fmt, ...)
 {
     char text[300];
@@ -54,12 +56,13 @@ static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t c
     }
     bool one_row = cols && t->n_dims == 1; // outermost dimensions of 1 are dropped
     bool fits = one_row ? rows == 1 && t->shape[0] == cols
-              : cols ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
-                     : t->n_dims == 1 && t->shape[0] == rows;
+              : cols    ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
+                        : t->n_dims == 1 && t->shape[0] == rows;
     if (!fits) {
         char seen[100] = "";
         for (int i = 0; i < t->n_dims; i++)
-            snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s%zu", i ? ", " : "", t->shape[i]);
+            snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s%zu", i ? ", " : "",
+                     t->shape[i]);
         if (cols)
             fail(b, name, "got shape (%s), want (%zu, %zu)", seen, rows, cols);
         else
@@ -78,11 +81,13 @@ static Tensor view(const GgufTensor *t, size_t first_row, size_t rows, size_t co
 {
     const TypeInfo *ti = type_info(t->type);
     size_t row_bytes = cols / ti->block * ti->bytes;
-    return (Tensor){(const char *)t->data + first_row * row_bytes, (Type)t->type, rows, cols, row_bytes};
+    return (Tensor){(const char *)t->data + first_row * row_bytes, (Type)t->type, rows, cols,
+                    row_bytes};
 }
 
 /* A (rows, cols) matrix; true if it is there. */
-static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, size_t cols, Need need)
+static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, size_t cols,
+                        Need need)
 {
     char full[96];
     const GgufTensor *t = find(b, full_name(b, name, "weight", full), rows, cols, need);
@@ -91,7 +96,8 @@ static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, s
     return t != NULL;
 }
 
-/* n floats of a tensor: the map's own where they are aligned floats, otherwise a converted copy that the Model owns. */
+/* n floats of a tensor: the map's own where they are aligned floats, otherwise a converted copy
+ * that the Model owns. */
 static const float *floats(Binder *b, const GgufTensor *t, size_t n)
 {
     Model *m = b->m;
@@ -111,14 +117,16 @@ static const float *floats(Binder *b, const GgufTensor *t, size_t n)
     return m->owned[m->n_owned++] = copy;
 }
 
-static const float *bind_vector(Binder *b, const char *name, const char *suffix, size_t n, Need need)
+static const float *bind_vector(Binder *b, const char *name, const char *suffix, size_t n,
+                                Need need)
 {
     char full[96];
     const GgufTensor *t = find(b, full_name(b, name, suffix, full), n, 0, need);
     return t ? floats(b, t, n) : NULL;
 }
 
-static void bind_linear(Binder *b, Linear *out, const char *name, size_t rows, size_t cols, Need bias)
+static void bind_linear(Binder *b, Linear *out, const char *name, size_t rows, size_t cols,
+                        Need bias)
 {
     bind_matrix(b, &out->w, name, rows, cols, YES);
     out->b = bind_vector(b, name, "bias", rows, bias);
@@ -142,14 +150,17 @@ static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads)
     size_t width = (size_t)c->key_dim, heads = (size_t)n_heads;
     char full[96];
     if (c->qk_norm == QK_NORM_HEADS) {
-        const GgufTensor *t = find(b, full_name(b, name, "weight", full), heads, width, c->qk_norm_need);
+        const GgufTensor *t = find(b, full_name(b, name, "weight", full), heads, width,
+                                   c->qk_norm_need);
         out->w = t ? floats(b, t, heads * width) : NULL;
     } else {
-        out->w = bind_vector(b, name, "weight", c->qk_norm == QK_NORM_FULL ? heads * width : width, c->qk_norm_need);
+        out->w = bind_vector(b, name, "weight", c->qk_norm == QK_NORM_FULL ? heads * width : width,
+                             c->qk_norm_need);
     }
     out->on = out->w != NULL;
     if (out->on)
-        out->b = bind_vector(b, name, "bias", c->qk_norm == QK_NORM_HEAD ? width : heads * width, c->qk_norm_bias);
+        out->b = bind_vector(b, name, "bias", c->qk_norm == QK_NORM_HEAD ? width : heads * width,
+                             c->qk_norm_bias);
 }
 
 /* Queries, keys and values: three tensors, or one with their rows in this order. */
@@ -157,7 +168,8 @@ static void bind_qkv(Binder *b, Layer *l, const LayerConfig *lc)
 {
     const Config *c = &b->m->config;
     size_t dim = (size_t)c->dim, nq = (size_t)lc->n_heads * (size_t)c->key_dim;
-    size_t nk = (size_t)lc->n_kv_heads * (size_t)c->key_dim, nv = (size_t)lc->n_kv_heads * (size_t)c->value_dim;
+    size_t nk = (size_t)lc->n_kv_heads * (size_t)c->key_dim,
+           nv = (size_t)lc->n_kv_heads * (size_t)c->value_dim;
     char full[96];
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
         bind_linear(b, &l->wq, "attn_q", nq, dim, c->qkv_bias);
@@ -207,7 +219,8 @@ static void bind_layer(Binder *b, int i)
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads);
         bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads);
     }
-    bind_linear(b, &l->wo, "attn_output", dim, (size_t)lc->n_heads * (size_t)c->value_dim, c->wo_bias);
+    bind_linear(b, &l->wo, "attn_output", dim, (size_t)lc->n_heads * (size_t)c->value_dim,
+                c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? YES : NO);
     bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && c->shared_norm == NO ? YES : NO);
     bind_ffn(b, l, (size_t)lc->hidden_dim);
@@ -231,16 +244,20 @@ static void bind_model(Binder *b)
 
     bind_matrix(b, &m->token_embd, "token_embd", vocab, dim, YES);
     if (c->pos == POS_LEARNED)
-        bind_matrix(b, &m->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset, dim, YES);
+        bind_matrix(b, &m->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset,
+                    dim, YES);
     bind_norm(b, &m->embd_norm, "token_embd_norm", dim, c->embd_norm ? YES : NO);
     bind_norm(b, &m->final_norm, "output_norm", dim, c->final_norm ? YES : NO);
-    if (!bind_matrix(b, &m->output.w, "output", vocab, dim, c->tied == YES ? NO : c->tied == NO ? YES : MAYBE))
+    if (!bind_matrix(b, &m->output.w, "output", vocab, dim,
+                     c->tied == YES  ? NO
+                     : c->tied == NO ? YES
+                                     : MAYBE))
         m->output.w = m->token_embd;
     m->output.b = bind_vector(b, "output", "bias", vocab, c->output_bias);
     if (c->pos == POS_ROPE) {
         bool is_long = c->ropes[0].scaling == ROPE_LONGROPE;
-        m->rope_factors[0] = bind_vector(b, is_long ? "rope_factors_short" : "rope_freqs", "weight", half,
-                                         is_long ? YES : MAYBE);
+        m->rope_factors[0] = bind_vector(b, is_long ? "rope_factors_short" : "rope_freqs", "weight",
+                                         half, is_long ? YES : MAYBE);
         if (is_long)
             m->rope_factors[1] = bind_vector(b, "rope_factors_long", "weight", half, YES);
         for (int f = 0; f < 2; f++)
@@ -256,8 +273,8 @@ static void bind_model(Binder *b)
         if (!b->used[i])
             fail(b, str_escape(m->file.tensors[i].name, shown, sizeof shown),
                  "the architecture %s has no place for it", c->arch);
-        m->n_params += m->file.tensors[i].shape[0] * m->file.tensors[i].shape[1] * m->file.tensors[i].shape[2]
-                     * m->file.tensors[i].shape[3];
+        m->n_params += m->file.tensors[i].shape[0] * m->file.tensors[i].shape[1]
+                     * m->file.tensors[i].shape[2] * m->file.tensors[i].shape[3];
     }
 }
 
@@ -279,7 +296,9 @@ int model_open(Model *m, const char *path, Err *e)
         if (!b.failed)
             m->tokenizer = tokenizer_open(&m->file, e);
         if (m->tokenizer && tokenizer_vocab_size(m->tokenizer) > m->config.vocab_size) {
-            err_set(e, EXIT_MODEL, "tokenizer.ggml.tokens: got %d tokens, want at most the %d rows of token_embd.weight",
+            err_set(e, EXIT_MODEL,
+                    "tokenizer.ggml.tokens: got %d tokens, want at most the %d rows of "
+                    "token_embd.weight",
                     tokenizer_vocab_size(m->tokenizer), m->config.vocab_size);
             tokenizer_close(m->tokenizer);
             m->tokenizer = NULL;

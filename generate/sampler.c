@@ -1,8 +1,9 @@
 /* sampler.c - from logits to the next token.
  *
- * The order is llama.cpp's: bias, penalties, top-k, top-p, min-p, temperature, draw. Candidates are sorted by logit,
- * equal ones by id. Random numbers are SplitMix64 (Steele, Lea and Flood 2014), exp is the kernels' own, and sums are
- * taken in a fixed order, so that nothing depends on the C library.
+ * The order is llama.cpp's: bias, penalties, top-k, top-p, min-p, temperature, draw. Candidates are
+ * sorted by logit, equal ones by id. Random numbers are SplitMix64 (Steele, Lea and Flood 2014),
+ * exp is the kernels' own, and sums are taken in a fixed order, so that nothing depends on the C
+ * library.
  */
 #include "generate/sampler.h"
 
@@ -82,7 +83,8 @@ static int better(const void *a, const void *b)
     return x->id < y->id ? -1 : 1;
 }
 
-/* The k best candidates, sorted: a heap of the k best so far with the worst at its root, then a sort. */
+/* The k best candidates, sorted: a heap of the k best so far with the worst at its root, then a
+ * sort. */
 static void take_best(Sampler *s, const float *logits, int k)
 {
     Candidate *h = s->candidates;
@@ -91,7 +93,8 @@ static void take_best(Sampler *s, const float *logits, int k)
         Candidate c = {id, logits[id]};
         int i;
         if (n < k) {
-            for (i = n++; i > 0 && k < s->vocab_size && better(&h[(i - 1) / 2], &c) < 0; i = (i - 1) / 2)
+            for (i = n++; i > 0 && k < s->vocab_size && better(&h[(i - 1) / 2], &c) < 0;
+                 i = (i - 1) / 2)
                 h[i] = h[(i - 1) / 2];
         } else if (better(&c, &h[0]) < 0) {
             i = 0;
@@ -141,7 +144,9 @@ int sampler_pick(Sampler *s, float *logits)
     if (p->top_p < 1 || p->min_p > 0) {
         double total = weigh(s, n, 1), sum = 0;
         int keep = 0;
-        while (keep < n && (keep == 0 || ((p->top_p >= 1 || sum < p->top_p * total) && s->probs[keep] >= p->min_p)))
+        while (keep < n
+               && (keep == 0
+                   || ((p->top_p >= 1 || sum < p->top_p * total) && s->probs[keep] >= p->min_p)))
             sum += s->probs[keep++];
         n = keep;
     }

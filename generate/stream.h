@@ -23,10 +23,10 @@ void printer_init(Printer *p, const Tokenizer *t, const Str *stops, int n_stops,
 void printer_free(Printer *p);
 
 void printer_feed(Printer *p, int id); // append a generated token
-void printer_end(Printer *p);          // the text is over: an incomplete character is taken as it is
+void printer_end(Printer *p); // the text is over: an incomplete character is taken as it is
 
-/* Append to *out what is ready to be printed, with `at_end` all that is left. 1 when a stop text was
- * met, which is not appended; 0 when none was; -1 and an Err when out of memory. */
+/* Append to *out what is ready to be printed, with `at_end` all that is left. 1 when a stop text
+ * was met, which is not appended; 0 when none was; -1 and an Err when out of memory. */
 int printer_take(Printer *p, bool at_end, Buf *out, Err *e);
 
 #endif

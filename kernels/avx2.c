@@ -1,4 +1,5 @@
-/* kernels/avx2.c - the kernel table for AVX2 with FMA and F16C. Compiled with those flags; run only after a check. */
+/* kernels/avx2.c - the kernel table for AVX2 with FMA and F16C. Compiled with those flags; run only
+ * after a check. */
 #include "kernels/portable.inc"
 
 #include <immintrin.h>
@@ -25,10 +26,14 @@ typedef __m256i VI;
 #define v_mul(a, b) _mm256_mul_ps(a, b)
 #define v_add(a, b) _mm256_add_ps(a, b)
 #define v_max(a, b) _mm256_max_ps(a, b)
-#define v_exp2_add(p, t) _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
+#define v_exp2_add(p, t)                                                                           \
+    _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p),                                   \
+                                         _mm256_slli_epi32(_mm256_castps_si256(t), 23)))
 #define v_unless_below(y, x, f) _mm256_and_ps(_mm256_cmp_ps(x, _mm256_set1_ps(f), _CMP_NLT_UQ), y)
 #define v_sub(a, b) _mm256_sub_ps(a, b)
-#define v_load_bf16(p) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p))), 16))
+#define v_load_bf16(p)                                                                             \
+    _mm256_castsi256_ps(                                                                           \
+        _mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const void *)(p))), 16))
 #define v_load_i8(p) _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const void *)(p))))
 #define v_load_f16(p) _mm256_cvtph_ps(_mm_loadu_si128((const void *)(p)))
 #define v_load_n(p, n) _mm256_maskload_ps(p, v_mask(n))
@@ -75,7 +80,8 @@ INLINE void put16(float *dst, __m128i q, float d)
 INLINE void put16_min(float *dst, __m128i q, float d, float m)
 {
     v_store(dst, _mm256_add_ps(_mm256_mul_ps(widen8(q), v_set1(d)), v_set1(m)));
-    v_store(dst + 8, _mm256_add_ps(_mm256_mul_ps(widen8(_mm_srli_si128(q, 8)), v_set1(d)), v_set1(m)));
+    v_store(dst + 8,
+            _mm256_add_ps(_mm256_mul_ps(widen8(_mm_srli_si128(q, 8)), v_set1(d)), v_set1(m)));
 }
 
 #define i_set1(x) _mm256_set1_epi32(x)
@@ -90,7 +96,8 @@ INLINE void put16_min(float *dst, __m128i q, float d, float m)
 #define i_shr(v, n) _mm256_srli_epi32(v, n)
 #define i_sar(v, n) _mm256_srai_epi32(v, n)
 #define i_float(v) _mm256_cvtepi32_ps(v)
-#define i_lookup(table, v) _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)(table))), v)
+#define i_lookup(table, v)                                                                         \
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const void *)(table))), v)
 
 INLINE VI i_mul(VI a, VI b)
 {
@@ -98,8 +105,8 @@ INLINE VI i_mul(VI a, VI b)
     return _mm256_mullo_epi32(a, b);
 }
 
-/* Products of pairs are 16-bit sums: as many of them as fit are added up before they are widened. 8-bit weights are
- * multiplied as magnitudes, with their signs on the activations. */
+/* Products of pairs are 16-bit sums: as many of them as fit are added up before they are widened.
+ * 8-bit weights are multiplied as magnitudes, with their signs on the activations. */
 #define DOT_STEPS(bits) ((bits) <= 4 ? 8 : (bits) == 5 ? 4 : (bits) == 6 ? 2 : 1)
 typedef VI Fours, Part;
 #define fours(p, j) i_set1(load_i32((p) + 4 * (j)))
@@ -124,10 +131,13 @@ INLINE V v_sums(const V x[8])
 {
     V fours[4], twos[2];
     UNROLL for (int i = 0; i < 4; i++) // row i of the low half, row i + 4 of the high one
-        fours[i] = _mm256_add_ps(_mm256_permute2f128_ps(x[i], x[i + 4], 0x20), _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
+        fours[i] = _mm256_add_ps(_mm256_permute2f128_ps(x[i], x[i + 4], 0x20),
+                                 _mm256_permute2f128_ps(x[i], x[i + 4], 0x31));
     UNROLL for (int i = 0; i < 2; i++) // and i + 2 by quarters
-        twos[i] = _mm256_add_ps(_mm256_shuffle_ps(fours[i], fours[i + 2], 0x44), _mm256_shuffle_ps(fours[i], fours[i + 2], 0xee));
-    V sums = _mm256_add_ps(_mm256_shuffle_ps(twos[0], twos[1], 0x88), _mm256_shuffle_ps(twos[0], twos[1], 0xdd));
+        twos[i] = _mm256_add_ps(_mm256_shuffle_ps(fours[i], fours[i + 2], 0x44),
+                                _mm256_shuffle_ps(fours[i], fours[i + 2], 0xee));
+    V sums = _mm256_add_ps(_mm256_shuffle_ps(twos[0], twos[1], 0x88),
+                           _mm256_shuffle_ps(twos[0], twos[1], 0xdd));
     return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
 }
 
@@ -141,13 +151,15 @@ INLINE V v_words(const Rows *r, size_t at)
 
 INLINE VI i_dwords(const Rows *r, size_t at)
 {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)), four_dwords(r, 1, at), 1);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)),
+                                   four_dwords(r, 1, at), 1);
 }
 
 /* Rows i and 4 + i. */
 INLINE VI every_fourth(const Rows *r, int i, size_t at)
 {
-    return _mm256_inserti128_si256(_mm256_castsi128_si256(LOAD16(row_of(r, r->p[0], i) + at)), LOAD16(row_of(r, r->p[1], i) + at), 1);
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(LOAD16(row_of(r, r->p[0], i) + at)),
+                                   LOAD16(row_of(r, r->p[1], i) + at), 1);
 }
 
 /* Fours of rows are transposed within 128 bits. */
@@ -163,7 +175,8 @@ INLINE void transpose4(VI a, VI b, VI c, VI d, VI t[4])
 
 INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 {
-    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at), every_fourth(r, 3, at), t);
+    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at),
+               every_fourth(r, 3, at), t);
 }
 
 #define ROW32(p, i) _mm256_loadu_si256((const void *)(row_of(r, p, i) + at))
@@ -183,7 +196,15 @@ INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
 #include "kernels/int8.inc"
 
 const Kernels kernels_avx2 = {
-    .name = "avx2", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .name = "avx2",
+    PORTABLE_KERNELS,
+    .dequantize = X86_DEQUANTIZE,
+    .quantize = x86_quantize,
+    .gemm_q8 = GEMM_Q8_TABLE,
+    .soft = soft,
+    .gemv = GEMV_TABLE,
+    .gemm = gemm,
+    .gemm_add = gemm_add,
+    .gemm_add_f16 = gemm_add_f16,
     .gemm_add_i8 = gemm_add_i8,
 };

@@ -1,4 +1,5 @@
-/* kernels/avx512.c - the kernel table for AVX-512 (F, BW, VL, DQ, VNNI). Compiled with those flags; run only after a check. */
+/* kernels/avx512.c - the kernel table for AVX-512 (F, BW, VL, DQ, VNNI). Compiled with those flags;
+ * run only after a check. */
 #include "kernels/portable.inc"
 #include "kernels/vec_avx512.h"
 
@@ -14,7 +15,9 @@ INLINE void put16(float *dst, __m128i q, float d)
 
 INLINE void put16_min(float *dst, __m128i q, float d, float m)
 {
-    v_store(dst, _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)), v_set1(m)));
+    v_store(dst,
+            _mm512_add_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)), v_set1(d)),
+                          v_set1(m)));
 }
 
 #define i_set1(x) _mm512_set1_epi32(x)
@@ -30,7 +33,8 @@ INLINE void put16_min(float *dst, __m128i q, float d, float m)
 #define i_sar(v, n) _mm512_srai_epi32(v, (unsigned)(n))
 #define i_float(v) _mm512_cvtepi32_ps(v)
 #define i_halves(v) _mm512_cvtph_ps(_mm512_cvtepi32_epi16(v))
-#define i_lookup(table, v) _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(table))), v)
+#define i_lookup(table, v)                                                                         \
+    _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const void *)(table))), v)
 
 INLINE VI i_mul(VI a, VI b)
 {
@@ -51,13 +55,16 @@ typedef VI Fours, Part;
 
 INLINE V v_words(const Rows *r, size_t at)
 {
-    return _mm512_cvtph_ps(_mm256_set_epi64x(four_words(r, 3, at), four_words(r, 2, at), four_words(r, 1, at), four_words(r, 0, at)));
+    return _mm512_cvtph_ps(_mm256_set_epi64x(four_words(r, 3, at), four_words(r, 2, at),
+                                             four_words(r, 1, at), four_words(r, 0, at)));
 }
 
 INLINE VI i_dwords(const Rows *r, size_t at)
 {
-    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)), four_dwords(r, 1, at), 1);
-    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 2, at)), four_dwords(r, 3, at), 1);
+    __m256i low = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 0, at)),
+                                          four_dwords(r, 1, at), 1);
+    __m256i high = _mm256_inserti128_si256(_mm256_castsi128_si256(four_dwords(r, 2, at)),
+                                           four_dwords(r, 3, at), 1);
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
 }
 
@@ -83,21 +90,26 @@ INLINE void transpose4(VI a, VI b, VI c, VI d, VI t[4])
 
 INLINE void i_columns(const Rows *r, size_t at, VI t[4])
 {
-    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at), every_fourth(r, 3, at), t);
+    transpose4(every_fourth(r, 0, at), every_fourth(r, 1, at), every_fourth(r, 2, at),
+               every_fourth(r, 3, at), t);
 }
 
 /* 32 bytes of row i of one four and of the next. */
 INLINE VI two_rows(const Rows *r, int four, int i, size_t at)
 {
     __m256i low = _mm256_loadu_si256((const void *)(row_of(r, r->p[four], i) + at));
-    return _mm512_inserti64x4(_mm512_castsi256_si512(low), _mm256_loadu_si256((const void *)(row_of(r, r->p[four + 1], i) + at)), 1);
+    return _mm512_inserti64x4(_mm512_castsi256_si512(low),
+                              _mm256_loadu_si256((const void *)(row_of(r, r->p[four + 1], i) + at)),
+                              1);
 }
 
 INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
 {
     VI low[4], high[4];
-    transpose4(two_rows(r, 0, 0, at), two_rows(r, 0, 1, at), two_rows(r, 0, 2, at), two_rows(r, 0, 3, at), low);
-    transpose4(two_rows(r, 2, 0, at), two_rows(r, 2, 1, at), two_rows(r, 2, 2, at), two_rows(r, 2, 3, at), high);
+    transpose4(two_rows(r, 0, 0, at), two_rows(r, 0, 1, at), two_rows(r, 0, 2, at),
+               two_rows(r, 0, 3, at), low);
+    transpose4(two_rows(r, 2, 0, at), two_rows(r, 2, 1, at), two_rows(r, 2, 2, at),
+               two_rows(r, 2, 3, at), high);
     UNROLL for (int j = 0; j < 4; j++) {
         t[j] = _mm512_shuffle_i32x4(low[j], high[j], 0x88);
         t[j + 4] = _mm512_shuffle_i32x4(low[j], high[j], 0xdd);
@@ -108,7 +120,15 @@ INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
 #include "kernels/int8.inc"
 
 const Kernels kernels_avx512 = {
-    .name = "avx512", PORTABLE_KERNELS, .dequantize = X86_DEQUANTIZE,
-    .quantize = x86_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add, .gemm_add_f16 = gemm_add_f16,
+    .name = "avx512",
+    PORTABLE_KERNELS,
+    .dequantize = X86_DEQUANTIZE,
+    .quantize = x86_quantize,
+    .gemm_q8 = GEMM_Q8_TABLE,
+    .soft = soft,
+    .gemv = GEMV_TABLE,
+    .gemm = gemm,
+    .gemm_add = gemm_add,
+    .gemm_add_f16 = gemm_add_f16,
     .gemm_add_i8 = gemm_add_i8,
 };

@@ -1,5 +1,5 @@
-/* kernels/bf16.c - products of bfloat16s on processors that multiply pairs of them (AVX-512 BF16): both factors are bfloat16,
- * sums are floats. Compiled with that flag; run only after a check. */
+/* kernels/bf16.c - products of bfloat16s on processors that multiply pairs of them (AVX-512 BF16):
+ * both factors are bfloat16, sums are floats. Compiled with that flag; run only after a check. */
 #include <string.h>
 
 #include "kernels/kernels.h"
@@ -23,7 +23,8 @@ static void round_bf16(const float *x, uint16_t *y, size_t n)
     if (i < n) {
         float rest[32] = {0};
         memcpy(rest, x + i, (n - i) * sizeof *x);
-        _mm512_mask_storeu_epi16(y + i, (1u << (n - i)) - 1, round32(v_load(rest), v_load(rest + 16)));
+        _mm512_mask_storeu_epi16(y + i, (1u << (n - i)) - 1,
+                                 round32(v_load(rest), v_load(rest + 16)));
     }
 }
 
@@ -32,19 +33,24 @@ INLINE V load_some(const Items items, const char *p, size_t n)
     return n == VL ? load_items(items, p) : load_items_n(items, p, n);
 }
 
-/* Rows 2k and 2k + 1 of src (n, width) -> row k of dst (n / 2 upwards, width, 2); behind an odd last row come zeros. */
+/* Rows 2k and 2k + 1 of src (n, width) -> row k of dst (n / 2 upwards, width, 2); behind an odd
+ * last row come zeros. */
 INLINE void pairs(const Items items, const char *src, uint16_t *dst, size_t n, size_t width)
 {
-    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3,
-                                           18, 2, 17, 1, 16, 0);
+    const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9,
+                                           24, 8, 23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1,
+                                           16, 0);
     for (size_t k = 0; k < n; k += 2)
         for (size_t i = 0; i < width; i += VL) {
-            const char *even = src + (k * width + i) * item_size(items), *odd = even + width * item_size(items);
+            const char *even = src + (k * width + i) * item_size(items),
+                       *odd = even + width * item_size(items);
             size_t wide = width - i < VL ? width - i : VL;
             __builtin_prefetch(even + AHEAD, 0, 2); // values stand behind keys
             __builtin_prefetch(odd + AHEAD, 0, 2);
-            V a = load_some(items, even, wide), b = k + 1 < n ? load_some(items, odd, wide) : v_zero();
-            _mm512_mask_storeu_epi32(dst + k * width + 2 * i, v_mask(wide), _mm512_permutexvar_epi16(order, round32(a, b)));
+            V a = load_some(items, even, wide),
+              b = k + 1 < n ? load_some(items, odd, wide) : v_zero();
+            _mm512_mask_storeu_epi32(dst + k * width + 2 * i, v_mask(wide),
+                                     _mm512_permutexvar_epi16(order, round32(a, b)));
         }
 }
 
@@ -59,23 +65,25 @@ static void pairs_i8(const int8_t *src, uint16_t *dst, size_t n, size_t width)
 }
 
 /* Rows that many columns use are copied, so that they do not share cache sets. */
-static void gemm_bf16(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const uint16_t *x, float *y, size_t ldy,
-                      void *scratch)
+static void gemm_bf16(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes,
+                      const uint16_t *x, float *y, size_t ldy, void *scratch)
 {
     const char *from = w;
     if (cols >= COLS) {
         from = scratch;
         for (size_t r = 0; r < rows; r++)
-            memcpy((char *)scratch + r * (row_bytes + 64), (const char *)w + r * row_bytes, row_bytes);
+            memcpy((char *)scratch + r * (row_bytes + 64), (const char *)w + r * row_bytes,
+                   row_bytes);
         row_bytes += 64;
     }
     gemm_any(W_PAIRS, rows, cols, n, from, row_bytes, (const char *)x, n * 2, y, ldy);
 }
 
-static void gemm_add_bf16(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb, float *y,
-                          size_t ldy)
+static void gemm_add_bf16(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda,
+                          const uint16_t *b, size_t ldb, float *y, size_t ldy)
 {
-    add_any(BF16_PAIRS, rows, (n + 1) / 2, width, (const float *)(const void *)a, lda / 2, (const char *)b, ldb, y, ldy);
+    add_any(BF16_PAIRS, rows, (n + 1) / 2, width, (const float *)(const void *)a, lda / 2,
+            (const char *)b, ldb, y, ldy);
 }
 
 const Bf16Kernels kernels_bf16 = {round_bf16, gemm_bf16, pairs_f16, pairs_i8, gemm_add_bf16};

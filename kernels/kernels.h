@@ -1,9 +1,9 @@
 /* kernels.h - the table of inner loops, one table for each instruction set.
  *
  * portable.c holds the portable table, which is complete and the reference; avx2.c, avx512.c (with
- * bf16.c), neon.c and dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work on
- * one thread, allocate nothing and give, for every output, the same bits however the work around it
- * is split into rows and columns.
+ * bf16.c), neon.c and dotprod.c hold faster ones. kernels_select() picks at run time. Kernels work
+ * on one thread, allocate nothing and give, for every output, the same bits however the work around
+ * it is split into rows and columns.
  */
 #ifndef KERNELS_H
 #define KERNELS_H
@@ -23,20 +23,23 @@ typedef struct {
 
 /* Products whose factors are both bfloat16. */
 typedef struct {
-    void (*round)(const float *x, uint16_t *y, size_t n); // to nearest even; numbers below 2^-126 become 0
+    void (*round)(const float *x, uint16_t *y,
+                  size_t n); // to nearest even; numbers below 2^-126 become 0
 
-    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n) with rows row_bytes apart, x (cols, n), y (cols, rows). At most
-     * GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
-    void (*gemm)(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const uint16_t *x, float *y, size_t ldy,
-                 void *scratch);
+    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n) with rows row_bytes apart, x (cols, n),
+     * y (cols, rows). At most GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
+    void (*gemm)(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes,
+                 const uint16_t *x, float *y, size_t ldy, void *scratch);
 
-    /* Halves or bytes (n, width) -> (n / 2, width, 2), rounded: rows 2k and 2k + 1 as pairs. Zeros are paired with an odd last row. */
+    /* Halves or bytes (n, width) -> (n / 2, width, 2), rounded: rows 2k and 2k + 1 as pairs. Zeros
+     * are paired with an odd last row. */
     void (*pairs_f16)(const uint16_t *src, uint16_t *dst, size_t n, size_t width);
     void (*pairs_i8)(const int8_t *src, uint16_t *dst, size_t n, size_t width);
 
-    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), lda even and zero behind an odd n, b as pairs (n / 2, ldb, 2). */
-    void (*gemm_add)(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda, const uint16_t *b, size_t ldb, float *y,
-                     size_t ldy);
+    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), lda even and zero behind
+     * an odd n, b as pairs (n / 2, ldb, 2). */
+    void (*gemm_add)(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda,
+                     const uint16_t *b, size_t ldb, float *y, size_t ldy);
 } Bf16Kernels;
 
 typedef struct {
@@ -45,47 +48,53 @@ typedef struct {
     /* n values of a tensor row -> dst (n,). NULL for types that we do not read. */
     void (*dequantize[TYPE_COUNT])(const void *src, float *dst, size_t n);
 
-    /* The other direction, n a multiple of the block, for finite values up to 65504. NULL for types that we do not write. */
+    /* The other direction, n a multiple of the block, for finite values up to 65504. NULL for types
+     * that we do not write. */
     void (*encode[TYPE_COUNT])(const float *src, void *dst, size_t n);
 
-    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading dimensions in floats. */
-    void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x, size_t ldx, float *y,
-                 size_t ldy);
+    /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading
+     * dimensions in floats. */
+    void (*gemm)(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x,
+                 size_t ldx, float *y, size_t ldy);
 
-    /* The same product for one column and rows of W in their own type, row_bytes apart. NULL for most types. */
-    void (*gemv[TYPE_COUNT])(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x, float *y);
+    /* The same product for one column and rows of W in their own type, row_bytes apart. NULL for
+     * most types. */
+    void (*gemv[TYPE_COUNT])(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x,
+                             float *y);
 
     /* n activations, a multiple of 32, as bytes -> q (n / 32). */
     void (*quantize)(const float *x, Block8 *q, size_t n);
 
-    /* The same product for rows of a quantised type, row_bytes apart, with activations x (cols, n / 32). At most
-     * GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not quantised, and in
-     * the portable table, where floats are faster. */
-    void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes, const Block8 *x, float *y,
-                                size_t ldy, void *scratch);
+    /* The same product for rows of a quantised type, row_bytes apart, with activations x (cols, n /
+     * 32). At most GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not
+     * quantised, and in the portable table, where floats are faster. */
+    void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes,
+                                const Block8 *x, float *y, size_t ldy, void *scratch);
 
     const Bf16Kernels *bf16; // NULL where the processor has no instructions for it
 
-    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows, width).
-     * The other forms read b as IEEE halves and as signed bytes. */
-    void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const float *b, size_t ldb,
-                     float *y, size_t ldy);
-    void (*gemm_add_f16)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const uint16_t *b, size_t ldb,
-                         float *y, size_t ldy);
-    void (*gemm_add_i8)(size_t rows, size_t n, size_t width, const float *a, size_t lda, const int8_t *b, size_t ldb,
-                        float *y, size_t ldy);
+    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows,
+     * width). The other forms read b as IEEE halves and as signed bytes. */
+    void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda,
+                     const float *b, size_t ldb, float *y, size_t ldy);
+    void (*gemm_add_f16)(size_t rows, size_t n, size_t width, const float *a, size_t lda,
+                         const uint16_t *b, size_t ldb, float *y, size_t ldy);
+    void (*gemm_add_i8)(size_t rows, size_t n, size_t width, const float *a, size_t lda,
+                        const int8_t *b, size_t ldb, float *y, size_t ldy);
 
     /* y = x normalised over n, times w, plus b; w and b (n,) may be NULL; y may be x. */
-    void (*norm[NORM_COUNT])(float *y, const float *x, const float *w, const float *b, size_t n, float eps);
+    void (*norm[NORM_COUNT])(float *y, const float *x, const float *w, const float *b, size_t n,
+                             float eps);
 
-    void (*act[ACT_COUNT])(float *x, size_t n);           // in place
-    void (*mul)(float *x, const float *y, size_t n);      // x *= y
+    void (*act[ACT_COUNT])(float *x, size_t n);                                 // in place
+    void (*mul)(float *x, const float *y, size_t n);                            // x *= y
     void (*add_scaled)(float *y, const float *x, const float *scale, size_t n); // y += scale x
-    void (*soft_cap)(float *x, size_t n, float cap);      // x = cap tanh(x / cap)
-    /* A row of products of queries and keys: x = exp(scale x - m), where m, the largest of *max and every scale x, becomes
-     * *max; returns the sum. Weights below 1e-37 are 0. */
+    void (*soft_cap)(float *x, size_t n, float cap); // x = cap tanh(x / cap)
+    /* A row of products of queries and keys: x = exp(scale x - m), where m, the largest of *max and
+     * every scale x, becomes *max; returns the sum. Weights below 1e-37 are 0. */
     float (*soft)(float *x, size_t n, float scale, float *max);
-    float (*exp_sum)(float *x, size_t n, float max);      // x = exp(x - max), returns the sum; exp(-inf) is 0
+    float (*exp_sum)(float *x, size_t n,
+                     float max); // x = exp(x - max), returns the sum; exp(-inf) is 0
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
     void (*i8_to_f32)(const int8_t *src, float *dst, size_t n);
 } Kernels;
@@ -94,11 +103,13 @@ typedef struct {
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
 
-/* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that name ("scalar",
- * "avx2", "avx512", "neon", "dotprod"). NULL and an Err (EXIT_USAGE) when the name is unknown or the machine lacks it. */
+/* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that
+ * name ("scalar", "avx2", "avx512", "neon", "dotprod"). NULL and an Err (EXIT_USAGE) when the name
+ * is unknown or the machine lacks it. */
 const Kernels *kernels_select(const char *cap, Err *e);
 
-/* Tables by index for tests and benchmarks, NULL past the end; ones this machine cannot run are left out. */
+/* Tables by index for tests and benchmarks, NULL past the end; ones this machine cannot run are
+ * left out. */
 const Kernels *kernels_at(int index);
 
 #endif

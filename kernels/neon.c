@@ -1,5 +1,6 @@
-/* kernels/neon.c - the kernel table for AArch64, whose every machine has NEON. kernels/dotprod.c compiles it again with
- * DOTPROD, for machines with the dot product instructions. Both tables give the same bits. */
+/* kernels/neon.c - the kernel table for AArch64, whose every machine has NEON. kernels/dotprod.c
+ * compiles it again with DOTPROD, for machines with the dot product instructions. Both tables give
+ * the same bits. */
 #include "kernels/portable.inc"
 
 #include <arm_neon.h>
@@ -31,12 +32,14 @@ typedef int32x4_t VI;
 #define v_max(a, b) vmaxq_f32(a, b)
 #define v_sum(v) vaddvq_f32(v)
 #define v_maximum(v) vmaxvq_f32(v)
-#define v_exp2_add(p, t) \
-    vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p), vshlq_n_s32(vreinterpretq_s32_f32(t), 23)))
-#define v_unless_below(y, x, f) \
+#define v_exp2_add(p, t)                                                                           \
+    vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(p),                                      \
+                                    vshlq_n_s32(vreinterpretq_s32_f32(t), 23)))
+#define v_unless_below(y, x, f)                                                                    \
     vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, vdupq_n_f32(f))))
 #define v_load_bf16(p) vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(LOAD8(p)), 16))
-#define v_load_i8(p) vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(load_u32((const uint8_t *)(p)))))))
+#define v_load_i8(p)                                                                               \
+    vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(vcreate_s8(load_u32((const uint8_t *)(p)))))))
 #define v_load_f16(p) vcvt_f32_f16(vreinterpret_f16_u8(LOAD8(p)))
 
 /* Pairs of lanes are added, twice, as in v_sum(). */
@@ -106,11 +109,14 @@ INLINE Part dot(Part part, VI weights, Fours f, int bits)
 {
     int8x16_t w = vreinterpretq_s8_s32(weights);
     (void)bits;
-    return f.lane == 0 ? vdotq_laneq_s32(part, w, f.x, 0) : f.lane == 1 ? vdotq_laneq_s32(part, w, f.x, 1)
-         : f.lane == 2 ? vdotq_laneq_s32(part, w, f.x, 2) : vdotq_laneq_s32(part, w, f.x, 3);
+    return f.lane == 0 ? vdotq_laneq_s32(part, w, f.x, 0)
+         : f.lane == 1 ? vdotq_laneq_s32(part, w, f.x, 1)
+         : f.lane == 2 ? vdotq_laneq_s32(part, w, f.x, 2)
+                       : vdotq_laneq_s32(part, w, f.x, 3);
 }
 #else
-/* Products are added up in 16 bits, those of two rows in each vector, and in pairs at the end: as many of them as fit. */
+/* Products are added up in 16 bits, those of two rows in each vector, and in pairs at the end: as
+ * many of them as fit. */
 #define Q_COLS 2
 #define DOT_STEPS(bits) ((bits) <= 4 ? 8 : (bits) == 5 ? 4 : (bits) == 6 ? 2 : 1)
 typedef struct {
@@ -126,7 +132,8 @@ INLINE Part dot(Part part, VI weights, Fours activations, int bits)
     int8x16_t w = vreinterpretq_s8_s32(weights), x = vreinterpretq_s8_s32(activations);
     if (bits == 8)
         return (Part){vmull_s8(vget_low_s8(w), vget_low_s8(x)), vmull_high_s8(w, x)};
-    return (Part){vmlal_s8(part.low, vget_low_s8(w), vget_low_s8(x)), vmlal_high_s8(part.high, w, x)};
+    return (Part){vmlal_s8(part.low, vget_low_s8(w), vget_low_s8(x)),
+                  vmlal_high_s8(part.high, w, x)};
 }
 #endif
 
@@ -141,7 +148,8 @@ INLINE VI i_dwords(const Rows *r, size_t at)
 {
     uint64_t two[2];
     UNROLL for (int i = 0; i < 2; i++)
-        two[i] = (uint64_t)load_u32(row_of(r, r->p[0], 2 * i + 1) + at) << 32 | load_u32(row_of(r, r->p[0], 2 * i) + at);
+        two[i] = (uint64_t)load_u32(row_of(r, r->p[0], 2 * i + 1) + at) << 32
+               | load_u32(row_of(r, r->p[0], 2 * i) + at);
     return vcombine_s32(vcreate_s32(two[0]), vcreate_s32(two[1]));
 }
 
@@ -150,8 +158,10 @@ INLINE void i_columns(const Rows *r, size_t at, VI t[4])
     VI row[4];
     UNROLL for (int i = 0; i < 4; i++)
         row[i] = vreinterpretq_s32_u8(LOAD16(row_of(r, r->p[0], i) + at));
-    int64x2_t ab = vreinterpretq_s64_s32(vzip1q_s32(row[0], row[1])), cd = vreinterpretq_s64_s32(vzip1q_s32(row[2], row[3]));
-    int64x2_t ab2 = vreinterpretq_s64_s32(vzip2q_s32(row[0], row[1])), cd2 = vreinterpretq_s64_s32(vzip2q_s32(row[2], row[3]));
+    int64x2_t ab = vreinterpretq_s64_s32(vzip1q_s32(row[0], row[1])),
+              cd = vreinterpretq_s64_s32(vzip1q_s32(row[2], row[3]));
+    int64x2_t ab2 = vreinterpretq_s64_s32(vzip2q_s32(row[0], row[1])),
+              cd2 = vreinterpretq_s64_s32(vzip2q_s32(row[2], row[3]));
     t[0] = vreinterpretq_s32_s64(vzip1q_s64(ab, cd));
     t[1] = vreinterpretq_s32_s64(vzip2q_s64(ab, cd));
     t[2] = vreinterpretq_s32_s64(vzip1q_s64(ab2, cd2));
@@ -164,10 +174,12 @@ INLINE void i_columns2(const Rows *r, size_t at, VI t[8])
     i_columns(r, at + 16, t + 4);
 }
 
-/* Eight of v times a factor, to the nearest integers; NaN, which infinity times 0 is too, becomes 0. */
+/* Eight of v times a factor, to the nearest integers; NaN, which infinity times 0 is too, becomes
+ * 0. */
 INLINE int16x8_t whole_numbers(const V v[2], float factor)
 {
-    int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[0], factor)), b = vcvtnq_s32_f32(vmulq_n_f32(v[1], factor));
+    int32x4_t a = vcvtnq_s32_f32(vmulq_n_f32(v[0], factor)),
+              b = vcvtnq_s32_f32(vmulq_n_f32(v[1], factor));
     return vcombine_s16(vmovn_s32(a), vmovn_s32(b));
 }
 
@@ -185,7 +197,8 @@ static void neon_quantize(const float *x, Block8 *q, size_t n)
         float inverse;
         q->scale = scale_of(bits_f32(vmaxvq_u32(largest)), &inverse);
         UNROLL for (int h = 0; h < 2; h++) {
-            int16x8_t a = whole_numbers(v + 4 * h, inverse), b = whole_numbers(v + 4 * h + 2, inverse);
+            int16x8_t a = whole_numbers(v + 4 * h, inverse),
+                      b = whole_numbers(v + 4 * h + 2, inverse);
             vst1q_s8(q->q + 16 * h, vcombine_s8(vmovn_s16(a), vmovn_s16(b)));
             sums[h] = vaddvq_s16(vaddq_s16(a, b));
         }
@@ -203,7 +216,14 @@ const Kernels kernels_dotprod = {
 const Kernels kernels_neon = {
     .name = "neon",
 #endif
-    PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE(simd_f16),
-    .quantize = neon_quantize, .gemm_q8 = GEMM_Q8_TABLE, .soft = soft, .gemv = GEMV_TABLE, .gemm = gemm, .gemm_add = gemm_add,
-    .gemm_add_f16 = gemm_add_f16, .gemm_add_i8 = gemm_add_i8,
+    PORTABLE_KERNELS,
+    .dequantize = PORTABLE_DEQUANTIZE(simd_f16),
+    .quantize = neon_quantize,
+    .gemm_q8 = GEMM_Q8_TABLE,
+    .soft = soft,
+    .gemv = GEMV_TABLE,
+    .gemm = gemm,
+    .gemm_add = gemm_add,
+    .gemm_add_f16 = gemm_add_f16,
+    .gemm_add_i8 = gemm_add_i8,
 };

@@ -59,7 +59,13 @@ static float soft(float *x, size_t n, float scale, float *max)
 }
 
 const Kernels kernels_scalar = {
-    .name = "scalar", PORTABLE_KERNELS, .dequantize = PORTABLE_DEQUANTIZE(dequantize_f16),
-    .quantize = quantize, .soft = soft, .gemm = gemm, .gemm_add = gemm_add,
-    .gemm_add_f16 = gemm_add_f16, .gemm_add_i8 = gemm_add_i8,
+    .name = "scalar",
+    PORTABLE_KERNELS,
+    .dequantize = PORTABLE_DEQUANTIZE(dequantize_f16),
+    .quantize = quantize,
+    .soft = soft,
+    .gemm = gemm,
+    .gemm_add = gemm_add,
+    .gemm_add_f16 = gemm_add_f16,
+    .gemm_add_i8 = gemm_add_i8,
 };

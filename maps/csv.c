@@ -43,7 +43,7 @@ static int csv_begin(MapFile *f, Err *e)
     buf_free(&text);
     static const char header[] = "layer,head,query,key,query_token,key_token,weight\n";
     return failed ? err_set(e, EXIT_MEMORY, "out of memory for attention maps")
-         : mapfile_write(f, header, sizeof header - 1, e);
+                  : mapfile_write(f, header, sizeof header - 1, e);
 }
 
 static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
@@ -69,8 +69,8 @@ static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float
     free(keys);
 }
 
-static int csv_rows(MapFile *f, int map, int row, int n_rows, const float *w,
-                    const Buf *tile, Err *e)
+static int csv_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                    Err *e)
 {
     (void)map, (void)row, (void)n_rows, (void)w;
     return tile->len ? mapfile_write(f, tile->ptr, tile->len, e) : 0;
@@ -86,6 +86,11 @@ static void csv_release(MapFile *f)
 }
 
 const MapFormat format_csv = {
-    .ending = ".csv", .takes_top = true, .size = csv_size, .begin = csv_begin, .tile = csv_tile, .rows = csv_rows,
+    .ending = ".csv",
+    .takes_top = true,
+    .size = csv_size,
+    .begin = csv_begin,
+    .tile = csv_tile,
+    .rows = csv_rows,
     .release = csv_release,
 };

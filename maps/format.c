@@ -39,8 +39,8 @@ static int bad_ending(const char *path, Err *e)
         buf_text(&list, formats[i]->ending);
     }
     err_set(e, EXIT_USAGE, "--dump-attn: got \"%s\", want a name ending in %.*s",
-            str_escape((Str){path, strlen(path)}, seen, sizeof seen),
-            (int)list.len, list.len ? list.ptr : "");
+            str_escape((Str){path, strlen(path)}, seen, sizeof seen), (int)list.len,
+            list.len ? list.ptr : "");
     buf_free(&list);
     return -1;
 }

@@ -19,12 +19,12 @@ static const char *const page[] = {
 enum { N_LINES = sizeof page / sizeof *page, PAGE_BYTES = 43000000, THUMB = 40 };
 
 typedef struct {
-    Buf codes;  // of the present map: rows one after another, keys 0 .. q each
+    Buf codes; // of the present map: rows one after another, keys 0 .. q each
     Buf packed;
     Buf thumbs; // (maps, thumb_rows, thumb_cols)
     Buf floors; // (maps)
     int thumb_rows, thumb_cols;
-    int line;   // of the page, next to be written
+    int line; // of the page, next to be written
 } Page;
 
 static double html_size(const Maps *m)
@@ -58,8 +58,9 @@ static int html_begin(MapFile *f, Err *e)
     p->thumb_cols = m->n < THUMB ? m->n : THUMB;
     if (m->n_queries)
         return write_lines(f, e);
-    static const char none[] = "<!doctype html>\n<meta charset=\"utf-8\">\n<title>No attention maps</title>\n"
-                               "<p>No rows were chosen (--attn-queries), so there is nothing to see.</p>\n";
+    static const char none[] =
+        "<!doctype html>\n<meta charset=\"utf-8\">\n<title>No attention maps</title>\n"
+        "<p>No rows were chosen (--attn-queries), so there is nothing to see.</p>\n";
     p->line = N_LINES; // no viewer
     return mapfile_write(f, none, sizeof none - 1, e);
 }
@@ -110,7 +111,8 @@ static void base64(const unsigned char *p, size_t len, Buf *out)
     char text[4096];
     size_t n = 0;
     for (size_t i = 0; i < len; i += 3) {
-        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0) | (i + 2 < len ? p[i + 2] : 0);
+        uint32_t v = (uint32_t)p[i] << 16 | (i + 1 < len ? (uint32_t)p[i + 1] << 8 : 0)
+                   | (i + 2 < len ? p[i + 2] : 0);
         for (int k = 0; k < 4; k++)
             text[n++] = i + (size_t)k > len ? '=' : digits[v >> (18 - 6 * k) & 63];
         if (n == sizeof text) {
@@ -127,7 +129,9 @@ static void add_thumb(Page *p, const Maps *m)
     unsigned char cells[THUMB * THUMB] = {0};
     const unsigned char *codes = (const unsigned char *)p->codes.ptr;
     for (int i = 0; i < m->n_queries; i++) {
-        unsigned char *line = cells + (size_t)i * (size_t)p->thumb_rows / (size_t)m->n_queries * (size_t)p->thumb_cols;
+        unsigned char *line = cells
+                            + (size_t)i * (size_t)p->thumb_rows / (size_t)m->n_queries
+                                  * (size_t)p->thumb_cols;
         for (int k = 0; k <= m->first + i; k++, codes++) {
             unsigned char *cell = line + (size_t)k * (size_t)p->thumb_cols / (size_t)m->n;
             *cell = *codes > *cell ? *codes : *cell;
@@ -136,8 +140,8 @@ static void add_thumb(Page *p, const Maps *m)
     buf_add(&p->thumbs, cells, (size_t)p->thumb_rows * (size_t)p->thumb_cols);
 }
 
-static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w,
-                     const Buf *tile, Err *e)
+static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                     Err *e)
 {
     const Maps *m = f->maps;
     Page *p = f->state;
@@ -161,14 +165,18 @@ static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w,
     pack(m, codes, high, &p->packed);
     buf_add(&p->floors, &(unsigned char){(unsigned char)high}, 1);
     add_thumb(p, m);
-    static const char begin[] = "<script type=\"text/plain\" class=\"attn\">", end[] = "</script>\n";
+    static const char begin[] = "<script type=\"text/plain\" class=\"attn\">",
+                      end[] = "</script>\n";
     p->codes.len = 0;
-    base64((const unsigned char *)p->packed.ptr, p->packed.len, &p->codes); // as a buffer for the text
+    base64((const unsigned char *)p->packed.ptr, p->packed.len,
+           &p->codes); // as a buffer for the text
     int rc = p->codes.failed || p->packed.failed || p->thumbs.failed || p->floors.failed
-           ? err_set(e, EXIT_MEMORY, "out of memory for the page")
+               ? err_set(e, EXIT_MEMORY, "out of memory for the page")
            : mapfile_write(f, begin, sizeof begin - 1, e)
-             || mapfile_write(f, p->codes.ptr, p->codes.len, e)
-             || mapfile_write(f, end, sizeof end - 1, e) ? -1 : 0;
+                     || mapfile_write(f, p->codes.ptr, p->codes.len, e)
+                     || mapfile_write(f, end, sizeof end - 1, e)
+               ? -1
+               : 0;
     p->codes.len = p->packed.len = 0;
     return rc;
 }
@@ -204,7 +212,9 @@ static void add_meta(const MapFile *f, Buf *out)
     const Maps *m = f->maps;
     const Page *p = f->state;
     const char *name = map_model_name(m);
-    const char *word = m->o.reduce == REDUCE_ROLLOUT ? "[\"rollout\"]" : m->o.reduce == REDUCE_MAX_HEADS ? "[\"max\"]" : "[\"mean\"]";
+    const char *word = m->o.reduce == REDUCE_ROLLOUT   ? "[\"rollout\"]"
+                     : m->o.reduce == REDUCE_MAX_HEADS ? "[\"max\"]"
+                                                       : "[\"mean\"]";
     Buf text = {0};
     buf_text(out, "{\"v\":1,\n\"model\":");
     json_string(out, (Str){name, strlen(name)});
@@ -261,7 +271,8 @@ static void add_meta(const MapFile *f, Buf *out)
 
 static int html_end(MapFile *f, Err *e)
 {
-    static const char begin[] = "<script type=\"application/json\" id=\"meta\">\n", end[] = "</script>\n";
+    static const char begin[] = "<script type=\"application/json\" id=\"meta\">\n",
+                      end[] = "</script>\n";
     Buf out = {0}, safe = {0};
     add_meta(f, &out);
     for (size_t i = 0, n; i < out.len; i += n) { // a text must not end the script
@@ -273,10 +284,10 @@ static int html_end(MapFile *f, Err *e)
         }
     }
     int rc = out.failed || safe.failed ? err_set(e, EXIT_MEMORY, "out of memory for the page")
-           : mapfile_write(f, begin, sizeof begin - 1, e)
-             || mapfile_write(f, safe.ptr, safe.len, e)
-             || mapfile_write(f, end, sizeof end - 1, e)
-             || write_lines(f, e) ? -1 : 0;
+           : mapfile_write(f, begin, sizeof begin - 1, e) || mapfile_write(f, safe.ptr, safe.len, e)
+                     || mapfile_write(f, end, sizeof end - 1, e) || write_lines(f, e)
+               ? -1
+               : 0;
     buf_free(&out);
     buf_free(&safe);
     return rc;
@@ -294,6 +305,12 @@ static void html_release(MapFile *f)
 }
 
 const MapFormat format_html = {
-    .ending = ".html", .wants_stats = true, .size = html_size, .begin = html_begin,
-    .tile = html_tile, .rows = html_rows, .end = html_end, .release = html_release,
+    .ending = ".html",
+    .wants_stats = true,
+    .size = html_size,
+    .begin = html_begin,
+    .tile = html_tile,
+    .rows = html_rows,
+    .end = html_end,
+    .release = html_release,
 };

@@ -27,11 +27,14 @@ int maps_check_disk(const MapJob *j, bool replay, Err *e)
         double room = (double)v.f_bavail * (double)v.f_frsize;
         if (need <= room)
             continue;
-        err_set(e, EXIT_IO, "got %.1f MB of maps to write (%.1f MB in all), want at most the "
+        err_set(e, EXIT_IO,
+                "got %.1f MB of maps to write (%.1f MB in all), want at most the "
                 "%.1f MB that the disk has; --attn-layers, --attn-heads, --attn-queries, "
-                "--attn-reduce%s make them smaller", mine / 1e6, need / 1e6, room / 1e6,
-                j->files[i].format->takes_top ? " or --attn-top"
-                : j->files[i].format->takes_f16 && !m->o.half ? " or --attn-dtype f16" : "");
+                "--attn-reduce%s make them smaller",
+                mine / 1e6, need / 1e6, room / 1e6,
+                j->files[i].format->takes_top                 ? " or --attn-top"
+                : j->files[i].format->takes_f16 && !m->o.half ? " or --attn-dtype f16"
+                                                              : "");
         return err_prefix(e, out->path);
     }
     return 0;
@@ -102,7 +105,7 @@ static int write_stats(const MapJob *j, OutFile *file, Err *e)
         stats_csv(&j->stats, &out);
     int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the statistics")
            : fwrite(out.ptr, 1, out.len, file->f) != out.len ? out_error(file, e)
-           : out_finish(file, e);
+                                                             : out_finish(file, e);
     buf_free(&out);
     return rc;
 }

@@ -8,7 +8,7 @@
 static double jsonl_size(const Maps *m)
 {
     return m->o.top && m->o.top < m->n / 2 ? map_n_weights(m) / m->n * m->o.top * 24
-         : map_n_visible(m) * 16;
+                                           : map_n_visible(m) * 16;
 }
 
 /* The nested lists of a line: of each map the weights or, for `which` 1, the keys of the largest.
@@ -76,8 +76,8 @@ static int jsonl_line(MapFile *f, int pos, int id, const float *w, size_t stride
 }
 
 /* Only rollout comes this way: one map. */
-static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w,
-                      const Buf *tile, Err *e)
+static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                      Err *e)
 {
     (void)map, (void)tile;
     for (int r = 0; r < n_rows; r++)
@@ -87,6 +87,9 @@ static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w,
 }
 
 const MapFormat format_jsonl = {
-    .ending = ".jsonl", .takes_top = true, .size = jsonl_size, .rows = jsonl_rows,
+    .ending = ".jsonl",
+    .takes_top = true,
+    .size = jsonl_size,
+    .rows = jsonl_rows,
     .line = jsonl_line,
 };

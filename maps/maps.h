@@ -8,8 +8,11 @@
 #include "model.h"
 
 typedef enum {
-    REDUCE_NONE, REDUCE_MEAN_HEADS, REDUCE_MAX_HEADS,
-    REDUCE_MEAN, REDUCE_ROLLOUT // of all layers
+    REDUCE_NONE,
+    REDUCE_MEAN_HEADS,
+    REDUCE_MAX_HEADS,
+    REDUCE_MEAN,
+    REDUCE_ROLLOUT // of all layers
 } MapReduce;
 extern const char *const map_reduce_names[]; // as typed after --attn-reduce, NULL past the last
 
@@ -17,8 +20,8 @@ extern const char *const map_reduce_names[]; // as typed after --attn-reduce, NU
 typedef struct {
     const char *layers, *heads, *queries;
     MapReduce reduce;
-    int half;  // 1: --attn-dtype f16
-    int top;   // largest weights of a row, 0: all
+    int half; // 1: --attn-dtype f16
+    int top;  // largest weights of a row, 0: all
     const char **files;
     int n_files;
     const char **stats; // names of files, or "-"

@@ -66,8 +66,8 @@ static void npy_tile(const MapFile *f, int map, int row, int n_rows, const float
     convert(f->maps, w, (size_t)n_rows * (size_t)f->maps->n, out, &len);
 }
 
-static int npy_rows_in(MapFile *f, int map, int row, int n_rows, const float *w,
-                       const Buf *tile, Err *e)
+static int npy_rows_in(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                       Err *e)
 {
     (void)map, (void)row;
     size_t len = (size_t)n_rows * (size_t)f->maps->n * item_size(f->maps);
@@ -100,8 +100,8 @@ static void npz_tile(const MapFile *f, int map, int row, int n_rows, const float
     buf_add(out, &crc, sizeof crc);
 }
 
-static int npz_rows(MapFile *f, int map, int row, int n_rows, const float *w,
-                    const Buf *tile, Err *e)
+static int npz_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                    Err *e)
 {
     uint32_t crc;
     size_t len = (size_t)n_rows * (size_t)f->maps->n * item_size(f->maps);
@@ -170,16 +170,19 @@ static int npz_finish(MapFile *f, Err *e)
     if (text.failed || bytes.failed)
         goto done;
     rc = npz_end(z) || npz_array(z, "token_ids.npy", "<i4", &n, 1, m->ids, n * 4)
-      || npz_strings(z, "tokens.npy", &text, text_at, n, &n, 1)
-      || npz_array(z, "token_bytes.npy", "|u1", &bytes.len, 1, bytes.len ? bytes.ptr : "",
-                   bytes.len)
-      || npz_array(z, "token_offsets.npy", "<i8", (size_t[]){n + 1}, 1, bytes_at, (n + 1) * 8)
-      || npz_array(z, "n_prompt.npy", "<i8", NULL, 0, &n_prompt, 8)
-      || npz_array(z, "layers.npy", "<i4", &n_layers, 1, m->layers, n_layers * 4)
-      || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
-      || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
-      || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
-      || npz_close(z) ? -1 : 0;
+              || npz_strings(z, "tokens.npy", &text, text_at, n, &n, 1)
+              || npz_array(z, "token_bytes.npy", "|u1", &bytes.len, 1, bytes.len ? bytes.ptr : "",
+                           bytes.len)
+              || npz_array(z, "token_offsets.npy", "<i8", (size_t[]){n + 1}, 1, bytes_at,
+                           (n + 1) * 8)
+              || npz_array(z, "n_prompt.npy", "<i8", NULL, 0, &n_prompt, 8)
+              || npz_array(z, "layers.npy", "<i4", &n_layers, 1, m->layers, n_layers * 4)
+              || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
+              || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
+              || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
+              || npz_close(z)
+           ? -1
+           : 0;
 done:
     if (rc)
         out_error(&f->out, e);
@@ -192,11 +195,21 @@ done:
 }
 
 const MapFormat format_npy = {
-    .ending = ".npy", .takes_f16 = true, .size = npy_size, .begin = npy_begin, .tile = npy_tile,
+    .ending = ".npy",
+    .takes_f16 = true,
+    .size = npy_size,
+    .begin = npy_begin,
+    .tile = npy_tile,
     .rows = npy_rows_in,
 };
 
 const MapFormat format_npz = {
-    .ending = ".npz", .seeks = true, .takes_f16 = true, .size = npz_size, .begin = npz_start,
-    .tile = npz_tile, .rows = npz_rows, .end = npz_finish,
+    .ending = ".npz",
+    .seeks = true,
+    .takes_f16 = true,
+    .size = npz_size,
+    .begin = npz_start,
+    .tile = npz_tile,
+    .rows = npz_rows,
+    .end = npz_finish,
 };

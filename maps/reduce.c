@@ -6,7 +6,7 @@
 
 const char *const map_reduce_names[] = {
     [REDUCE_NONE] = "none", [REDUCE_MEAN_HEADS] = "mean-heads", [REDUCE_MAX_HEADS] = "max-heads",
-    [REDUCE_MEAN] = "mean", [REDUCE_ROLLOUT] = "rollout", [REDUCE_ROLLOUT + 1] = NULL,
+    [REDUCE_MEAN] = "mean", [REDUCE_ROLLOUT] = "rollout",       [REDUCE_ROLLOUT + 1] = NULL,
 };
 
 void map_reduce(MapReduce how, float *dst, const float *w, size_t count, int i, int n)

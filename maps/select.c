@@ -95,7 +95,8 @@ int maps_select(Maps *m, Err *e)
     int n_heads = c->layers[m->layers[0]].n_heads;
     for (int i = 1; i < m->n_layers; i++)
         if (c->layers[m->layers[i]].n_heads != n_heads)
-            return err_set(e, EXIT_USAGE, "--attn-layers: got layers with %d and %d heads, "
+            return err_set(e, EXIT_USAGE,
+                           "--attn-layers: got layers with %d and %d heads, "
                            "want layers with as many heads each",
                            n_heads, c->layers[m->layers[i]].n_heads);
     m->heads = read_list("--attn-heads", m->o.heads, n_heads, &m->n_heads, e);
@@ -166,7 +167,7 @@ int map_top(const float *w, int n, int k, int *keys)
 void map_label(const Maps *m, int map, char *out, size_t size)
 {
     static const char *const words[] = {
-        [REDUCE_NONE] = "", [REDUCE_MEAN_HEADS] = "mean", [REDUCE_MAX_HEADS] = "max",
+        [REDUCE_NONE] = "",     [REDUCE_MEAN_HEADS] = "mean", [REDUCE_MAX_HEADS] = "max",
         [REDUCE_MEAN] = "mean", [REDUCE_ROLLOUT] = "rollout",
     };
     const char *word = words[m->o.reduce];

@@ -18,16 +18,31 @@ typedef struct {
 #define INT_OF(field) offsetof(HeadStats, field), true
 
 static const Column columns[] = {
-    {"layer", INT_OF(layer)}, {"head", INT_OF(head)}, {"rows", OF(rows)}, {"entropy", OF(entropy)}, {"entropy_rel", OF(entropy_rel)},
-    {"distance", OF(distance)}, {"sink", OF(sink)}, {"self", OF(self)}, {"previous", OF(previous)}, {"max_weight", OF(max_weight)},
-    {"sink_rows", OF(sink_rows)}, {"induction", OF(induction)}, {"q_massive", OF(massive[0])}, {"q_dim", INT_OF(dim[0])},
-    {"k_massive", OF(massive[1])}, {"k_dim", INT_OF(dim[1])}, {"v_massive", OF(massive[2])}, {"v_dim", INT_OF(dim[2])},
+    {"layer", INT_OF(layer)},
+    {"head", INT_OF(head)},
+    {"rows", OF(rows)},
+    {"entropy", OF(entropy)},
+    {"entropy_rel", OF(entropy_rel)},
+    {"distance", OF(distance)},
+    {"sink", OF(sink)},
+    {"self", OF(self)},
+    {"previous", OF(previous)},
+    {"max_weight", OF(max_weight)},
+    {"sink_rows", OF(sink_rows)},
+    {"induction", OF(induction)},
+    {"q_massive", OF(massive[0])},
+    {"q_dim", INT_OF(dim[0])},
+    {"k_massive", OF(massive[1])},
+    {"k_dim", INT_OF(dim[1])},
+    {"v_massive", OF(massive[2])},
+    {"v_dim", INT_OF(dim[2])},
 };
 
 enum { N_COLUMNS = sizeof columns / sizeof *columns };
 
 /* The means are the doubles from entropy to sink_rows. */
-static const size_t first_mean = offsetof(HeadStats, entropy), last_mean = offsetof(HeadStats, sink_rows);
+static const size_t first_mean = offsetof(HeadStats, entropy),
+                    last_mean = offsetof(HeadStats, sink_rows);
 
 int stats_init(Stats *s, const Maps *m, Err *e)
 {
@@ -51,7 +66,8 @@ void stats_free(Stats *s)
 void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out)
 {
     const LayerConfig *l = &m->model->config.layers[layer];
-    int from = l->mask == MASK_WINDOW && pos - l->window + 1 > 0 ? pos - l->window + 1 : 0, n = pos + 1 - from, largest = from;
+    int from = l->mask == MASK_WINDOW && pos - l->window + 1 > 0 ? pos - l->window + 1 : 0,
+        n = pos + 1 - from, largest = from;
     double entropy = 0, distance = 0, hits = 0, weight = 0;
     for (int k = from; k <= pos; k++) {
         double x = w[k];
@@ -59,7 +75,8 @@ void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out
         distance += x * (pos - k);
         weight += x;
         largest = w[k] > w[largest] ? k : largest;
-        if (k > 0 && k <= pos && m->ids[k - 1] == m->ids[pos]) // k - 1 < pos, so it is an earlier occurrence
+        if (k > 0 && k <= pos
+            && m->ids[k - 1] == m->ids[pos]) // k - 1 < pos, so it is an earlier occurrence
             hits += x;
     }
     *out = (HeadStats){.hits = hits, .weight = weight};
@@ -101,7 +118,7 @@ void stats_end(Stats *s)
     }
 }
 
-/* ---- massive values ----------------------------------------------------------------------------------------- */
+/* ---- massive values -------------------------------------------------------------------------- */
 
 typedef struct {
     double largest, sum, n;
@@ -138,9 +155,11 @@ static void massive_heads(void *context, int from, int to, int thread)
     const Session *s = m->session;
     const Maps *maps = m->stats->maps;
     const Config *c = &s->model->config;
-    int layer = maps->layers[m->layer_index], group = c->layers[layer].n_heads / c->layers[layer].n_kv_heads;
+    int layer = maps->layers[m->layer_index],
+        group = c->layers[layer].n_heads / c->layers[layer].n_kv_heads;
     size_t width = q_width(c, &c->layers[layer]);
-    float *keys = session_scratch(s, thread), *values = keys + c->key_dim * KV_BLOCK; // attention's has room for these
+    float *keys = session_scratch(s, thread),
+          *values = keys + c->key_dim * KV_BLOCK; // attention's has room for these
     for (int i = from; i < to; i++) {
         int head = maps->heads[i];
         HeadStats *h = &m->stats->heads[m->layer_index * maps->n_heads + i];
@@ -166,10 +185,11 @@ static void massive_heads(void *context, int from, int to, int thread)
 
 void stats_massive(Stats *s, int layer_index, Session *session, int n)
 {
-    threads_run(&session->threads, s->maps->n_heads, 1, massive_heads, &(Massive){s, session, layer_index, n});
+    threads_run(&session->threads, s->maps->n_heads, 1, massive_heads,
+                &(Massive){s, session, layer_index, n});
 }
 
-/* ---- output ------------------------------------------------------------------------------------------------- */
+/* ---- output ---------------------------------------------------------------------------------- */
 
 const char *stats_column(int i)
 {
@@ -245,7 +265,11 @@ void stats_table(const Stats *s, Buf *out)
             else if (isnan(v))
                 n = snprintf(cell, sizeof cell, "%*s", width, "-");
             else
-                n = snprintf(cell, sizeof cell, columns[c].whole || c == 2 ? "%*.0f" : fabs(v) >= 10 ? "%*.1f" : "%*.3f", width, v);
+                n = snprintf(cell, sizeof cell,
+                             columns[c].whole || c == 2 ? "%*.0f"
+                             : fabs(v) >= 10            ? "%*.1f"
+                                                        : "%*.3f",
+                             width, v);
             buf_add(out, cell, (size_t)n);
             buf_text(out, c + 1 < N_COLUMNS ? " " : "\n");
         }

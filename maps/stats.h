@@ -7,7 +7,8 @@
 
 typedef struct {
     int layer, head;
-    double rows, entropy, entropy_rel, distance, sink, self, previous, max_weight, sink_rows; // sums until stats_end()
+    double rows, entropy, entropy_rel, distance, sink, self, previous, max_weight,
+        sink_rows;                  // sums until stats_end()
     double hits, weight, induction; // weight on what follows an earlier occurrence, and all weight
     double massive[3];              // of queries, keys, values
     int dim[3];

@@ -27,7 +27,7 @@ static double svg_size(const Maps *m)
 static void viridis(int level, char out[8])
 {
     static const unsigned char points[9][3] = {
-        {68, 1, 84}, {71, 45, 123}, {59, 82, 139}, {44, 114, 142}, {33, 145, 140},
+        {68, 1, 84},    {71, 45, 123}, {59, 82, 139},  {44, 114, 142}, {33, 145, 140},
         {40, 174, 128}, {94, 201, 98}, {173, 220, 48}, {253, 231, 37},
     };
     float at = (float)level / (LEVELS - 1) * 8;
@@ -91,7 +91,8 @@ static int svg_begin(MapFile *f, Err *e)
     int width = map_heads(m) * panel_w + 24, height = map_layers(m) * panel_h + 64;
     width = width < 480 ? 480 : width; // room for the title and the scale
     buf_add(&name, map_model_name(m), strlen(map_model_name(m)));
-    add_format(out, "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
+    add_format(out,
+               "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%d\" height=\"%d\" "
                "viewBox=\"0 0 %d %d\" "
                "font-family=\"sans-serif\" font-size=\"%d\" fill=\"#222\">\n"
                "<rect width=\"100%%\" height=\"100%%\" fill=\"#fff\"/>\n",
@@ -99,7 +100,7 @@ static int svg_begin(MapFile *f, Err *e)
     buf_text(out, "<text x=\"12\" y=\"20\" font-size=\"13\">");
     add_label(out, &name, 60);
     buf_text(out, "</text>\n"
-             "<text x=\"12\" y=\"34\" fill=\"#666\">rows: queries, columns: keys</text>\n");
+                  "<text x=\"12\" y=\"34\" fill=\"#666\">rows: queries, columns: keys</text>\n");
     int bar = width - 252;
     buf_text(out, "<linearGradient id=\"scale\">\n");
     for (int i = 0; i < 9; i++) {
@@ -107,7 +108,8 @@ static int svg_begin(MapFile *f, Err *e)
         viridis(i * (LEVELS - 1) / 8, colour);
         add_format(out, "<stop offset=\"%g\" stop-color=\"%s\"/>\n", i / 8.0, colour);
     }
-    add_format(out, "</linearGradient>\n"
+    add_format(out,
+               "</linearGradient>\n"
                "<rect x=\"%d\" y=\"12\" width=\"230\" height=\"10\" fill=\"url(#scale)\"/>\n",
                bar);
     for (int i = 0; i < 3; i++)
@@ -129,7 +131,8 @@ static void svg_begin_map(Svg *s, const Maps *m, int map)
     comma = strchr(label, ',');
     *comma = 0;
     comma[strlen(comma + 1)] = 0; // the last comma
-    add_format(out, "<g class=\"map\" data-layer=\"%s\" data-head=\"%s\" "
+    add_format(out,
+               "<g class=\"map\" data-layer=\"%s\" data-head=\"%s\" "
                "transform=\"translate(%d %d)\">\n"
                "<text y=\"-8\" font-size=\"11\">layer %s, head %s</text>\n",
                label, comma + 1, x, y, label, comma + 1);
@@ -139,14 +142,17 @@ static void svg_begin_map(Svg *s, const Maps *m, int map)
             if (axis)
                 add_format(out, "<text x=\"-4\" y=\"%g\" text-anchor=\"end\">", at);
             else
-                add_format(out, "<text transform=\"translate(%g %d) rotate(-90)\" "
-                           "text-anchor=\"end\">", at, m->n_queries * cell + 4);
+                add_format(out,
+                           "<text transform=\"translate(%g %d) rotate(-90)\" "
+                           "text-anchor=\"end\">",
+                           at, m->n_queries * cell + 4);
             text.len = 0;
             map_token_text(m, m->ids[axis ? m->first + i : i], &text);
             add_label(out, &text, 14);
             buf_text(out, "</text>\n");
         }
-    add_format(out, "<g transform=\"scale(%d)\" shape-rendering=\"crispEdges\">\n"
+    add_format(out,
+               "<g transform=\"scale(%d)\" shape-rendering=\"crispEdges\">\n"
                "<rect width=\"%d\" height=\"%d\" fill=\"#f2f2f2\"/>\n",
                cell, m->n, m->n_queries);
     out->failed |= text.failed;
@@ -164,8 +170,8 @@ static void svg_row(Svg *s, int y, const float *w, int n)
     }
 }
 
-static int svg_rows(MapFile *f, int map, int row, int n_rows, const float *w,
-                    const Buf *tile, Err *e)
+static int svg_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile,
+                    Err *e)
 {
     const Maps *m = f->maps;
     Svg *s = f->state;
@@ -206,6 +212,10 @@ static void svg_release(MapFile *f)
 }
 
 const MapFormat format_svg = {
-    .ending = ".svg", .size = svg_size, .begin = svg_begin, .rows = svg_rows, .end = svg_end,
+    .ending = ".svg",
+    .size = svg_size,
+    .begin = svg_begin,
+    .rows = svg_rows,
+    .end = svg_end,
     .release = svg_release,
 };

@@ -3,10 +3,11 @@
  *     make build/synthesise
  *     build/synthesise SmolLM2-135M-Instruct.Q4_1.gguf STORIES SEED >> stories.txt
  *
- * Asks for stories about a random character, place, event and thing, N_SEQS of them at a time as sequences of one batch,
- * and prints each before a line <|endoftext|>. A text that was not finished is cut at its last sentence, and what is said
- * about the story behind it is cut off. Texts that repeat themselves, are short, where nobody speaks or that hold anything
- * but plain prose are left out. The seed decides everything. train.py takes the file beside the fairy tales.
+ * Asks for stories about a random character, place, event and thing, N_SEQS of them at a time as
+ * sequences of one batch, and prints each before a line <|endoftext|>. A text that was not finished
+ * is cut at its last sentence, and what is said about the story behind it is cut off. Texts that
+ * repeat themselves, are short, where nobody speaks or that hold anything but plain prose are left
+ * out. The seed decides everything. train.py takes the file beside the fairy tales.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -17,31 +18,89 @@
 
 enum { N_SEQS = 48, MAX_TOKENS = 340, MIN_WORDS = 60 };
 
-static const char *const who[] = {
-    "a little fox", "a brave mouse", "a shy rabbit", "an old bear", "a young girl named Anna", "a boy named Tom", "two sisters",
-    "a small duck", "a kind farmer", "a lonely king", "a princess", "a poor woodcutter", "a clever cat", "a sleepy dog",
-    "a tiny bird", "a grandmother", "a baker", "a lost lamb", "a proud rooster", "a fisherman and his wife", "a little witch",
-    "a giant who is afraid of the dark", "a hedgehog", "a frog", "a wolf who wants friends", "a tailor", "a miller's son",
-    "a goose girl", "three brothers", "a donkey", "a squirrel", "an owl", "a shepherd", "a little dragon", "a queen",
-    "an ant and a beetle", "a turtle", "a soldier coming home", "a mermaid", "a little boy and his grandfather"};
+static const char *const who[] = {"a little fox",
+                                  "a brave mouse",
+                                  "a shy rabbit",
+                                  "an old bear",
+                                  "a young girl named Anna",
+                                  "a boy named Tom",
+                                  "two sisters",
+                                  "a small duck",
+                                  "a kind farmer",
+                                  "a lonely king",
+                                  "a princess",
+                                  "a poor woodcutter",
+                                  "a clever cat",
+                                  "a sleepy dog",
+                                  "a tiny bird",
+                                  "a grandmother",
+                                  "a baker",
+                                  "a lost lamb",
+                                  "a proud rooster",
+                                  "a fisherman and his wife",
+                                  "a little witch",
+                                  "a giant who is afraid of the dark",
+                                  "a hedgehog",
+                                  "a frog",
+                                  "a wolf who wants friends",
+                                  "a tailor",
+                                  "a miller's son",
+                                  "a goose girl",
+                                  "three brothers",
+                                  "a donkey",
+                                  "a squirrel",
+                                  "an owl",
+                                  "a shepherd",
+                                  "a little dragon",
+                                  "a queen",
+                                  "an ant and a beetle",
+                                  "a turtle",
+                                  "a soldier coming home",
+                                  "a mermaid",
+                                  "a little boy and his grandfather"};
 static const char *const where[] = {
-    "in the forest", "by the sea", "in a small village", "on a farm", "in the mountains", "at the river", "in a castle",
-    "in the snow", "in a garden", "on a rainy day", "at the market", "at night under the stars", "in a cave", "on an island",
-    "in a field of corn", "at the mill", "in spring", "by the fire in winter"};
-static const char *const how[] = {
-    "who learns to share", "who tells a lie and is sorry", "who helps a stranger", "who gets lost and finds the way home",
-    "who makes a new friend", "who is afraid but tries", "who finds something", "who loses something and looks for it",
-    "who wants to be brave", "who says sorry to a friend", "who keeps a promise", "who is greedy and learns a lesson",
-    "who is kind to someone poor", "who plays a trick", "who solves a riddle", "who works hard", "who has a birthday",
-    "who helps a sick friend", "who wants to fly", "who cannot sleep"};
+    "in the forest",    "by the sea",           "in a small village", "on a farm",
+    "in the mountains", "at the river",         "in a castle",        "in the snow",
+    "in a garden",      "on a rainy day",       "at the market",      "at night under the stars",
+    "in a cave",        "on an island",         "in a field of corn", "at the mill",
+    "in spring",        "by the fire in winter"};
+static const char *const how[] = {"who learns to share",
+                                  "who tells a lie and is sorry",
+                                  "who helps a stranger",
+                                  "who gets lost and finds the way home",
+                                  "who makes a new friend",
+                                  "who is afraid but tries",
+                                  "who finds something",
+                                  "who loses something and looks for it",
+                                  "who wants to be brave",
+                                  "who says sorry to a friend",
+                                  "who keeps a promise",
+                                  "who is greedy and learns a lesson",
+                                  "who is kind to someone poor",
+                                  "who plays a trick",
+                                  "who solves a riddle",
+                                  "who works hard",
+                                  "who has a birthday",
+                                  "who helps a sick friend",
+                                  "who wants to fly",
+                                  "who cannot sleep"};
 static const char *const what[] = {
-    "a red hat", "a golden key", "a magic stone", "a loaf of bread", "a silver bell", "a lost ball", "a broken cart",
-    "a warm coat", "a big apple", "a pot of honey", "a letter", "a lantern", "a boat", "a secret door", "a kite", "a music box",
-    "a basket of eggs", "a ring", "a blue feather", "a bag of seeds", "an old book", "a pair of shoes", "a wooden spoon",
-    "a drum", "a mirror", "a snowflake", "a cake", "a blanket", "a coin", "a flower"};
-static const char *const beginnings[] = {
-    "Once upon a time, there was", "Once upon a time there lived", "One day,", "Long ago, there was", "There once was", "Once,",
-    "In a land far away, there lived", "One morning,", "It was a cold day.", "One sunny day,"};
+    "a red hat",   "a golden key",     "a magic stone",  "a loaf of bread", "a silver bell",
+    "a lost ball", "a broken cart",    "a warm coat",    "a big apple",     "a pot of honey",
+    "a letter",    "a lantern",        "a boat",         "a secret door",   "a kite",
+    "a music box", "a basket of eggs", "a ring",         "a blue feather",  "a bag of seeds",
+    "an old book", "a pair of shoes",  "a wooden spoon", "a drum",          "a mirror",
+    "a snowflake", "a cake",           "a blanket",      "a coin",          "a flower"};
+static const char *const beginnings[] = {"Once upon a time, there was",
+                                         "Once upon a time there lived",
+                                         "One day,",
+                                         "Long ago, there was",
+                                         "There once was",
+                                         "Once,",
+                                         "In a land far away, there lived",
+                                         "One morning,",
+                                         "It was a cold day.",
+                                         "One sunny day,"};
 
 /* One story in the making. */
 typedef struct {
@@ -69,11 +128,21 @@ static int begin(Story *st, Session *s, int i, Err *e)
     char prompt[800];
     TokenList ids = {0};
     int seqs[512], n = snprintf(prompt, sizeof prompt,
-        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
-        "Write a short story for young children about %s %s %s. There is %s in it. Use simple words, short sentences and some "
-        "dialogue.<|im_end|>\n<|im_start|>assistant\n%s", PICK(who), PICK(where), PICK(how), PICK(what), start);
-    SamplerParams p = {.temp = 0.65f, .top_k = 50, .top_p = 0.92f, .min_p = 0.08f, .repeat_penalty = 1.06f,
-                       .presence_penalty = 0.15f, .frequency_penalty = 0.1f, .repeat_last_n = 96, .seed = random_state};
+                                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+                                "trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
+                                "Write a short story for young children about %s %s %s. There is "
+                                "%s in it. Use simple words, short sentences and some "
+                                "dialogue.<|im_end|>\n<|im_start|>assistant\n%s",
+                                PICK(who), PICK(where), PICK(how), PICK(what), start);
+    SamplerParams p = {.temp = 0.65f,
+                       .top_k = 50,
+                       .top_p = 0.92f,
+                       .min_p = 0.08f,
+                       .repeat_penalty = 1.06f,
+                       .presence_penalty = 0.15f,
+                       .frequency_penalty = 0.1f,
+                       .repeat_last_n = 96,
+                       .seed = random_state};
     sampler_free(&st->sampler);
     if (sampler_init(&st->sampler, &p, s->model->config.vocab_size, s->k, e)
         || tokenizer_encode(t, prompt, (size_t)n, ENCODE_SPECIAL, &ids, e))
@@ -101,11 +170,14 @@ static void cut(Buf *b)
     b->ptr[b->len] = 0;
 }
 
-/* Curly quotes and dashes -> ASCII, runs of blank lines -> one; false if anything else is not plain prose. */
+/* Curly quotes and dashes -> ASCII, runs of blank lines -> one; false if anything else is not plain
+ * prose. */
 static bool plain(Buf *b)
 {
-    static const char *const from[] = {"\u2018", "\u2019", "\u201c", "\u201d", "\u2013", "\u2014", "\u2026"};
-    static const char *const to[] = {"'", "'", "\"", "\"", "-", "-", "..."}; // never longer than what they replace
+    static const char *const from[] = {"\u2018", "\u2019", "\u201c", "\u201d",
+                                       "\u2013", "\u2014", "\u2026"};
+    static const char *const to[] = {"'", "'", "\"", "\"",
+                                     "-", "-", "..."}; // never longer than what they replace
     size_t n = 0;
     for (size_t i = 0; i < b->len;) {
         size_t f = 0, len = 1;
@@ -142,7 +214,8 @@ static void cut_moral(Buf *b)
         }
 }
 
-/* Somebody speaks in it, it is long enough, and of its runs of three words at least nine in ten occur once only. */
+/* Somebody speaks in it, it is long enough, and of its runs of three words at least nine in ten
+ * occur once only. */
 static bool varied(const Buf *b)
 {
     enum { MOST = 600 };
@@ -185,8 +258,13 @@ int main(int argc, char **argv)
     }
     long wanted = atol(argv[2]), kept = 0, left_out = 0;
     random_state = strtoull(argv[3], NULL, 10);
-    SessionParams p = {.seq_len = 512, .n_seqs = N_SEQS, .max_batch = 512, .max_logits = N_SEQS, .n_threads = cpu_threads(),
-                       .kv_type = KV_F16, .kernels = kernels_select(NULL, &e)};
+    SessionParams p = {.seq_len = 512,
+                       .n_seqs = N_SEQS,
+                       .max_batch = 512,
+                       .max_logits = N_SEQS,
+                       .n_threads = cpu_threads(),
+                       .kv_type = KV_F16,
+                       .kernels = kernels_select(NULL, &e)};
     int rc = model_open(&m, argv[1], &e) || session_init(&s, &m, &p, &e);
     while (!rc && kept < wanted) {
         for (int i = 0; !rc && i < N_SEQS; i++) {
@@ -199,13 +277,16 @@ int main(int argc, char **argv)
             tokens[i] = st->token;
             seqs[i] = i;
         }
-        if (rc || forward(&s, &(Batch){.n = N_SEQS, .tokens = tokens, .seqs = seqs, .wanted = all}, &e) < 0) {
+        if (rc
+            || forward(&s, &(Batch){.n = N_SEQS, .tokens = tokens, .seqs = seqs, .wanted = all}, &e)
+                   < 0) {
             rc = -1;
             break;
         }
         for (int i = 0; i < N_SEQS; i++) {
             Story *st = &stories[i];
-            st->token = sampler_pick(&st->sampler, s.logits + (size_t)i * (size_t)m.config.vocab_size);
+            st->token = sampler_pick(&st->sampler,
+                                     s.logits + (size_t)i * (size_t)m.config.vocab_size);
             bool ended = tokenizer_is_end(m.tokenizer, st->token);
             if (!ended && ++st->n_tokens < MAX_TOKENS)
                 continue;

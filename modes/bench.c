@@ -6,8 +6,8 @@ static void print_timing(const Options *o, const char *name, int n, const Timing
 {
     double median = n / timing_median(t), low = n / t->seconds[t->n - 1], high = n / t->seconds[0];
     if (o->json)
-        printf(", \"%s_tps\": %.6g, \"%s_tps_min\": %.6g, \"%s_tps_max\": %.6g", name, median,
-               name, low, name, high);
+        printf(", \"%s_tps\": %.6g, \"%s_tps_min\": %.6g, \"%s_tps_max\": %.6g", name, median, name,
+               low, name, high);
     else
         printf("%-7s %5d tokens: %8.1f tokens/s (%.1f to %.1f in %d runs)\n", name, n, median, low,
                high, t->n);
@@ -17,8 +17,10 @@ int bench_mode(const Options *o, Err *e)
 {
     Model m;
     atomic_bool kv_cut = false;
-    Bench b = {.n_prompt = o->bench_prompt, .n_generate = o->bench_generate,
-               .depth = o->bench_depth, .n_runs = o->bench_runs};
+    Bench b = {.n_prompt = o->bench_prompt,
+               .n_generate = o->bench_generate,
+               .depth = o->bench_depth,
+               .n_runs = o->bench_runs};
     SessionParams p;
     if (modes_open(o, &m, &p, &kv_cut, e))
         return -1;

@@ -34,7 +34,7 @@ typedef struct {
     Prompt prompt;
     TokenList text; // the prompt and what is generated
     int n_prompt, n_generated;
-    int n_run;      // tokens of the text that were run, whose rows were written
+    int n_run;    // tokens of the text that were run, whose rows were written
     int n_logits; // rows of logits of the last pass
     atomic_bool kv_cut;
     End end;
@@ -64,15 +64,16 @@ static void describe(const Run *r, const SessionParams *p)
 {
     const Config *c = &r->model.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
-    fprintf(stderr, "engine: kernels %s, %d threads, context %d of %d, "
+    fprintf(stderr,
+            "engine: kernels %s, %d threads, context %d of %d, "
             "KV cache %s %.1f KB per token, seed %llu\n",
             p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
             kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->sampler.params.seed);
 }
 
 /* Run the text's first n tokens through the model, from where it stands; logits of the last row
- * only, or of all where they are written to a file. Where the text has become longer than longrope's
- * original context all of it runs again, but only rows that are new go to files. */
+ * only, or of all where they are written to a file. Where the text has become longer than
+ * longrope's original context all of it runs again, but only rows that are new go to files. */
 static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
     bool writes = wants_logits && r->o->logits, live = r->maps && maps_live(r->maps);
@@ -130,7 +131,8 @@ static int generate(Run *r, Err *e)
     while (!stop_signal && o->n_predict) {
         int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
         if (id < 0)
-            return err_set(e, EXIT_IO, "sampling: no token has a finite logit (a damaged model, or "
+            return err_set(e, EXIT_IO,
+                           "sampling: no token has a finite logit (a damaged model, or "
                            "--logit-bias left none)");
         if (!o->ignore_eos && tokenizer_is_end(t, id)) {
             r->end = END_TOKEN;
@@ -366,7 +368,8 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "the context of %d tokens is full (-c)", context);
         break;
     }
-    fprintf(stderr, "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
+    fprintf(stderr,
+            "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
             "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
             r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, r->n_generated,
             r->generate_seconds, rate, why);

@@ -37,22 +37,27 @@ void modes_warn_cut(int rc, atomic_bool *kv_cut)
 {
     if (!rc && atomic_load(kv_cut))
         fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
-                "--kv f32 keeps them whole\n");
+                        "--kv f32 keeps them whole\n");
 }
 
 int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
-    *p = (SessionParams){.max_batch = o->batch, .kv_type = o->kv_type, .exact = o->exact,
-                         .n_threads = modes_threads(o), .stop = &stop_signal,
-                         .kernels = kernels_select(getenv("RUN_CPU"), e), .kv_cut = kv_cut};
+    *p = (SessionParams){.max_batch = o->batch,
+                         .kv_type = o->kv_type,
+                         .exact = o->exact,
+                         .n_threads = modes_threads(o),
+                         .stop = &stop_signal,
+                         .kernels = kernels_select(getenv("RUN_CPU"), e),
+                         .kv_cut = kv_cut};
     if (!p->kernels || model_open(m, o->model, e))
         return -1;
     const Config *c = &m->config;
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].size;
     if (o->verbose)
-        fprintf(stderr, "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
+        fprintf(stderr,
+                "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
                 "%d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
                 c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,

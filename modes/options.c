@@ -17,13 +17,21 @@
 #include "modes/timing.h"
 
 typedef enum {
-    OPT_FLAG,   // bool
-    OPT_INT, OPT_FLOAT,
+    OPT_FLAG, // bool
+    OPT_INT,
+    OPT_FLOAT,
     OPT_CHOICE, // one of `choices`; an int or an enum by their order
     OPT_TEXT,   // const char *
     OPT_PATH,   // const char *, the name of a file, given once
     OPT_MODE,   // chooses the mode of `modes`; const char * where it has an argument, given once
-    OPT_PROMPT, OPT_FILE, OPT_STOP, OPT_SEED, OPT_BIAS, OPT_DUMP, OPT_STATS, OPT_QUANTIZE_TYPE
+    OPT_PROMPT,
+    OPT_FILE,
+    OPT_STOP,
+    OPT_SEED,
+    OPT_BIAS,
+    OPT_DUMP,
+    OPT_STATS,
+    OPT_QUANTIZE_TYPE
 } OptKind;
 
 typedef struct {
@@ -31,7 +39,7 @@ typedef struct {
     const char *arg;   // name of its argument, NULL for none
     unsigned modes;    // those that take it, bits 1 << Mode
     OptKind kind;
-    size_t offset;     // in Options
+    size_t offset;            // in Options
     double min, max, initial; // of a number; a default outside of min..max is replaced later
     const char *help;
     const char *const *choices; // of OPT_CHOICE, the first is the default; or endings of a name
@@ -39,8 +47,12 @@ typedef struct {
 } Option;
 
 enum {
-    G = 1 << MODE_GENERATE, T = 1 << MODE_TOKENIZE, P = 1 << MODE_PERPLEXITY, B = 1 << MODE_BENCH,
-    Q = 1 << MODE_QUANTIZE, MANY = 1 << 28
+    G = 1 << MODE_GENERATE,
+    T = 1 << MODE_TOKENIZE,
+    P = 1 << MODE_PERPLEXITY,
+    B = 1 << MODE_BENCH,
+    Q = 1 << MODE_QUANTIZE,
+    MANY = 1 << 28
 };
 
 static const char *const dtype_names[] = {"f32", "f16", NULL}; // by MapOptions.half
@@ -103,8 +115,8 @@ static const Option table[] = {
 
     {.help = "Engine"},
     {"-c --ctx-size", "N", G | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
-     .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT)
-             ", grown to the prompt and -n"},
+     .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT) ", grown to the "
+                                                                               "prompt and -n"},
     {"-b --batch-size", "N", G | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
      .initial = 512, .help = "prompt tokens of one pass"},
     {"-t --threads", "N", G | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
@@ -136,8 +148,8 @@ static const Option table[] = {
     {"--tokenize", NULL, T, OPT_MODE,
      .help = "print the prompt's token ids and their texts; needs no weights"},
     {"--perplexity", "FILE", P, OPT_MODE, AT(perplexity),
-     .help = "how well the model predicts a text, in windows of -c tokens (" DIGITS(SCORE_WINDOW)
-             ")"},
+     .help =
+         "how well the model predicts a text, in windows of -c tokens (" DIGITS(SCORE_WINDOW) ")"},
     {"--bench", NULL, B, OPT_MODE, .help = "how fast this model runs here: prefill and generation"},
     {"--pp", "N", B, OPT_INT, AT(bench_prompt), .max = 1 << 24, .initial = 512,
      .help = "tokens of the bench's prefill"},
@@ -145,8 +157,8 @@ static const Option table[] = {
      .help = "tokens of its generation"},
     {"--depth", "N", B, OPT_INT, AT(bench_depth), .max = 1 << 24,
      .help = "tokens in the cache before either"},
-    {"--runs", "N", B, OPT_INT, AT(bench_runs), .min = 1, .max = BENCH_MAX_RUNS,
-     .initial = 5, .help = "timed runs of each"},
+    {"--runs", "N", B, OPT_INT, AT(bench_runs), .min = 1, .max = BENCH_MAX_RUNS, .initial = 5,
+     .help = "timed runs of each"},
     {"--quantize", "TYPE", Q, OPT_MODE, AT(quantize), .needs = "-o",
      .help = "write the model with smaller weights: q8_0, q4_k_m, f16 and so on; needs -o"},
     {"--quantize-type", "NAME=TYPE", Q, OPT_QUANTIZE_TYPE,
@@ -213,7 +225,8 @@ static const struct {
     {"-fa --flash-attn --mlock --no-mmap --numa --prio --poll --repack --keepalive --insecure",
      "leave it out, there is no such choice here"},
     {"-ngl --gpu-layers --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split -dev"
-     " --device", "leave it out, everything runs on the processor"},
+     " --device",
+     "leave it out, everything runs on the processor"},
     {"--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
      "the form of the text cannot be prescribed"},
     {"--mirostat --typical --typical-p --dry-multiplier --xtc-probability --dynatemp-range"
@@ -267,8 +280,11 @@ static Str main_name(const Option *o)
 static void add_choice(char *out, size_t size, Str item, int i, int n)
 {
     size_t used = strlen(out);
-    snprintf(out + used, size - used, "%s%.*s", !i ? "" : i + 1 < n ? ", " : " or ", (int)item.len,
-             item.ptr);
+    snprintf(out + used, size - used, "%s%.*s",
+             !i          ? ""
+             : i + 1 < n ? ", "
+                         : " or ",
+             (int)item.len, item.ptr);
 }
 
 static char *list_choices(const char *const *choices, char *out, size_t size)
@@ -459,8 +475,10 @@ static int check_ending(const Option *o, const char *flag, const char *value, co
 static int check_path(const Option *o, const char *flag, const char *value, Err *e)
 {
     if (o->choices && !strcmp(value, "-"))
-        return err_set(e, EXIT_USAGE, "%s: got \"-\", want a file: its header is written last, and "
-                       "standard output cannot be wound back", flag);
+        return err_set(e, EXIT_USAGE,
+                       "%s: got \"-\", want a file: its header is written last, and "
+                       "standard output cannot be wound back",
+                       flag);
     return o->choices ? check_ending(o, flag, value, "", e) : 0;
 }
 
@@ -469,9 +487,7 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
     char *field = (char *)p + o->offset;
     double number;
     switch (o->kind) {
-    case OPT_FLAG:
-        *(bool *)field = true;
-        return 0;
+    case OPT_FLAG: *(bool *)field = true; return 0;
     case OPT_INT:
         if (read_number(o, flag, value, &number, e))
             return -1;
@@ -509,8 +525,7 @@ static int apply(Options *p, const Option *o, const char *flag, const char *valu
         if (strcmp(value, "-") && check_ending(o, flag, value, ", or - for a table", e))
             return -1;
         return add_name(&p->maps.stats, &p->maps.n_stats, value, e);
-    case OPT_QUANTIZE_TYPE:
-        return add_name(&p->quantize_types, &p->n_quantize_types, value, e);
+    case OPT_QUANTIZE_TYPE: return add_name(&p->quantize_types, &p->n_quantize_types, value, e);
     }
     return 0;
 }
@@ -634,8 +649,10 @@ static int parse_name(Parser *p, const char *arg, Err *e)
 {
     char seen[80];
     if (p->o->model)
-        return err_set(e, EXIT_USAGE, "\"%s\": got a second model or a text without -i, want one "
-                       "model file", str_escape((Str){arg, strlen(arg)}, seen, sizeof seen));
+        return err_set(e, EXIT_USAGE,
+                       "\"%s\": got a second model or a text without -i, want one "
+                       "model file",
+                       str_escape((Str){arg, strlen(arg)}, seen, sizeof seen));
     p->o->model = arg;
     return 0;
 }
@@ -713,8 +730,8 @@ static int check_flags(const Parser *p, Err *e)
         if (!flag.len)
             continue;
         if (!taken && o->kind == OPT_MODE)
-            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one",
-                           (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
+            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one", (int)mode.len,
+                           mode.ptr, (int)flag.len, flag.ptr);
         if (!taken && mode.len)
             return err_set(e, EXIT_USAGE, "%.*s does not take %.*s", (int)mode.len, mode.ptr,
                            (int)flag.len, flag.ptr);
@@ -743,10 +760,12 @@ int options_parse(Options *o, int argc, char **argv, Err *e)
     if (rc)
         return rc;
     if (!o->model)
-        return err_set(e, EXIT_USAGE, "no model given; usage: "
+        return err_set(e, EXIT_USAGE,
+                       "no model given; usage: "
                        "./run MODEL -i \"Once upon a time\" (--help lists the flags)");
     if (!strcmp(o->model, "-"))
-        return err_set(e, EXIT_USAGE, "\"-\": the model cannot be standard input, want a file "
+        return err_set(e, EXIT_USAGE,
+                       "\"-\": the model cannot be standard input, want a file "
                        "(it is mapped into memory)");
     if (check_flags(&p, e))
         return -1;
@@ -806,8 +825,10 @@ static void flag_text(const Option *o, char *out, size_t size)
 
 void options_help(FILE *f)
 {
-    fprintf(f, "usage: %s\n\nRun a GPT-style model from a GGUF file. "
-               "Without -i or -f the prompt is standard input.\n", usage);
+    fprintf(f,
+            "usage: %s\n\nRun a GPT-style model from a GGUF file. "
+            "Without -i or -f the prompt is standard input.\n",
+            usage);
     for (int i = 0; i < N_OPTIONS; i++) {
         char names[80], text[200];
         if (!table[i].names) {
@@ -836,11 +857,16 @@ static void roff(FILE *f, const char *text)
 
 void options_man(FILE *f)
 {
-    fprintf(f, ".TH RUN 1 \"\" \"attn.c %s\"\n.SH NAME\nrun \\- run a GPT\\-style model and show what it attends to\n"
-               ".SH SYNOPSIS\n.B ", RUN_VERSION);
+    fprintf(f,
+            ".TH RUN 1 \"\" \"attn.c %s\"\n.SH NAME\nrun \\- run a GPT\\-style model and show what "
+            "it attends to\n"
+            ".SH SYNOPSIS\n.B ",
+            RUN_VERSION);
     roff(f, usage);
-    fprintf(f, "\n.SH DESCRIPTION\nGenerates text from a model in a GGUF file. Results go to standard output, which carries "
-               "nothing else; standard error is empty on success. Without \\fB\\-i\\fR or \\fB\\-f\\fR the prompt is "
+    fprintf(f, "\n.SH DESCRIPTION\nGenerates text from a model in a GGUF file. Results go to "
+               "standard output, which carries "
+               "nothing else; standard error is empty on success. Without \\fB\\-i\\fR or "
+               "\\fB\\-f\\fR the prompt is "
                "standard input.\n");
     for (int i = 0; i < N_OPTIONS; i++) {
         char names[80], text[200];
@@ -856,9 +882,11 @@ void options_man(FILE *f)
         roff(f, text);
         fprintf(f, "\n");
     }
-    fprintf(f, ".SH EXIT STATUS\n0 done; 1 run\\-time or I/O error; 2 usage, including a prompt longer than the context; "
+    fprintf(f, ".SH EXIT STATUS\n0 done; 1 run\\-time or I/O error; 2 usage, including a prompt "
+               "longer than the context; "
                "3 bad or unsupported model file; 4 out of memory.\n"
-               ".SH ENVIRONMENT\n.TP\n.B RUN_CPU\nkernels to use: scalar; avx2 or avx512; on AArch64 neon or dotprod\n"
+               ".SH ENVIRONMENT\n.TP\n.B RUN_CPU\nkernels to use: scalar; avx2 or avx512; on "
+               "AArch64 neon or dotprod\n"
                ".TP\n.B OMP_NUM_THREADS\nthreads, where \\fB\\-t\\fR is not given\n"
                ".SH EXAMPLES\n.nf\nrun model.bin \\-i \"Once upon a time\" \\-n 100\n"
                "run model.bin \\-i \"Summarise: \" \\-f \\- < doc.txt\n.fi\n");
@@ -866,7 +894,8 @@ void options_man(FILE *f)
 
 void options_completion(FILE *f)
 {
-    fprintf(f, "_run() {\n    local cur=${COMP_WORDS[COMP_CWORD]}\n    case $cur in\n    -*) COMPREPLY=($(compgen -W '");
+    fprintf(f, "_run() {\n    local cur=${COMP_WORDS[COMP_CWORD]}\n    case $cur in\n    -*) "
+               "COMPREPLY=($(compgen -W '");
     for (int i = 0; i < N_OPTIONS; i++)
         if (table[i].names)
             fprintf(f, "%s ", table[i].names);

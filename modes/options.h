@@ -1,4 +1,5 @@
-/* options.h - the command line: one table behind parsing, --help, the man page and shell completion. */
+/* options.h - the command line: one table behind parsing, --help, the man page and shell
+ * completion. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -11,8 +12,16 @@
 /* What the program does, one at a time. A flag chooses each but the first; the table in options.c
  * says which other flags it takes. */
 typedef enum {
-    MODE_GENERATE, MODE_TOKENIZE, MODE_PERPLEXITY, MODE_BENCH, MODE_QUANTIZE, // these need a model
-    MODE_HELP, MODE_VERSION, MODE_MAN, MODE_COMPLETION, N_MODES
+    MODE_GENERATE,
+    MODE_TOKENIZE,
+    MODE_PERPLEXITY,
+    MODE_BENCH,
+    MODE_QUANTIZE, // these need a model
+    MODE_HELP,
+    MODE_VERSION,
+    MODE_MAN,
+    MODE_COMPLETION,
+    N_MODES
 } Mode;
 
 /* A text or a file that a flag names. */
@@ -28,16 +37,17 @@ typedef struct {
     TextArg *parts; // -i and -f in the order given
     int n_parts;
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
-    int n_predict;   // -1: until an end token or a full context
-    int seq_len;     // 0: chosen from the model and the prompt
-    int n_threads;   // 0: chosen from the machine
-    int batch;       // rows of one forward() while the prompt is run
+    int n_predict; // -1: until an end token or a full context
+    int seq_len;   // 0: chosen from the model and the prompt
+    int n_threads; // 0: chosen from the machine
+    int batch;     // rows of one forward() while the prompt is run
     bool has_seed;
     bool exact;
     KvType kv_type;
-    const char *logits; // file to write, or NULL
+    const char *logits;     // file to write, or NULL
     const char *perplexity; // file to read, with MODE_PERPLEXITY
-    int bench_prompt, bench_generate, bench_depth, bench_runs; // tokens, and timed runs, with MODE_BENCH
+    int bench_prompt, bench_generate, bench_depth,
+        bench_runs;                // tokens, and timed runs, with MODE_BENCH
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
     const char **quantize_types;   // of --quantize-type
     int n_quantize_types;

@@ -43,8 +43,8 @@ int perplexity_mode(const Options *o, Err *e)
     const char *bytes = text.ptr ? text.ptr : "";
     if (!rc && (rc = tokenizer_encode(m.tokenizer, bytes, text.len, flags, &ids, e)))
         err_prefix(e, e->code == EXIT_MODEL ? o->model : name);
-    rc = rc ? rc : score_perplexity(&m, p, name, ids.ids, ids.n, bos, seq_len, &stop_signal,
-                                    &score, e);
+    rc = rc ? rc
+            : score_perplexity(&m, p, name, ids.ids, ids.n, bos, seq_len, &stop_signal, &score, e);
     if (!rc && score.n_tokens && !stop_signal)
         rc = print_score(o, &score, e);
     modes_warn_cut(rc, &kv_cut);

@@ -1,16 +1,18 @@
-/* quantize.c - the mode --quantize, a model file to a smaller one: which tensor gets which type, and
- * the writing of it.
+/* quantize.c - the mode --quantize, a model file to a smaller one: which tensor gets which type,
+ * and the writing of it.
  *
- * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token types and the routers of
- * experts stay as they are. The matrix that makes the logits (output, or token_embd where there is none) gets Q6_K at
- * least. The mixes *_k_m and *_k_s give more bits to fused queries, keys and values and to ffn_down in the layers of
- * has_more(), and Q6_K to the values of attention in all layers. Rows that are no multiple of 256 values cannot have a K
- * type and get the next larger type of 32, rows that are no multiple of 32 get F16. These are llama.cpp's choices, so that a
- * type's name means the same in both, but for the values: it leaves some of them as small as the rest, and nowhere does a
- * bit buy as much (examples/heads.md, section 3).
+ * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token types
+ * and the routers of experts stay as they are. The matrix that makes the logits (output, or
+ * token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give more bits to
+ * fused queries, keys and values and to ffn_down in the layers of has_more(), and Q6_K to the
+ * values of attention in all layers. Rows that are no multiple of 256 values cannot have a K type
+ * and get the next larger type of 32, rows that are no multiple of 32 get F16. These are
+ * llama.cpp's choices, so that a type's name means the same in both, but for the values: it leaves
+ * some of them as small as the rest, and nowhere does a bit buy as much (examples/heads.md, section
+ * 3).
  *
- * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values: the bytes do not
- * depend on the threads, and little of a file is in memory at a time.
+ * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values:
+ * the bytes do not depend on the threads, and little of a file is in memory at a time.
  */
 #include <ctype.h>
 #include <math.h>
@@ -22,7 +24,10 @@
 #include "base/threads.h"
 #include "modes/modes.h"
 
-enum { PIECE = 4096, SLICE = 1024 * PIECE }; // values a thread takes at a time, a multiple of every block; values of a write
+enum {
+    PIECE = 4096,
+    SLICE = 1024 * PIECE
+}; // values a thread takes at a time, a multiple of every block; values of a write
 
 typedef struct {
     const char *type;       // q4_k_m and so on, any case
@@ -30,7 +35,7 @@ typedef struct {
     int n_overrides;
     int n_threads;
     const Kernels *kernels;
-    FILE *log;              // a line a tensor; NULL for none
+    FILE *log; // a line a tensor; NULL for none
 } QuantizeParams;
 
 /* Layers that get more bits. */
@@ -45,11 +50,19 @@ typedef struct {
 } Mix;
 
 static const Mix mixes[] = {
-    {"f32", TYPE_F32, 0, NOWHERE, 0},   {"f16", TYPE_F16, 1, NOWHERE, 0},   {"bf16", TYPE_BF16, 32, NOWHERE, 0},
-    {"q8_0", TYPE_Q8_0, 7, NOWHERE, 0}, {"q6_k", TYPE_Q6_K, 18, NOWHERE, 0}, {"q5_k", TYPE_Q5_K, 16, NOWHERE, 0},
-    {"q4_k", TYPE_Q4_K, 14, NOWHERE, 0}, {"q5_1", TYPE_Q5_1, 9, NOWHERE, 0}, {"q5_0", TYPE_Q5_0, 8, NOWHERE, 0},
-    {"q4_1", TYPE_Q4_1, 3, NOWHERE, 0}, {"q4_0", TYPE_Q4_0, 2, NOWHERE, 0},
-    {"q5_k_m", TYPE_Q5_K, 17, SPREAD, TYPE_Q6_K}, {"q4_k_m", TYPE_Q4_K, 15, SPREAD, TYPE_Q6_K},
+    {"f32", TYPE_F32, 0, NOWHERE, 0},
+    {"f16", TYPE_F16, 1, NOWHERE, 0},
+    {"bf16", TYPE_BF16, 32, NOWHERE, 0},
+    {"q8_0", TYPE_Q8_0, 7, NOWHERE, 0},
+    {"q6_k", TYPE_Q6_K, 18, NOWHERE, 0},
+    {"q5_k", TYPE_Q5_K, 16, NOWHERE, 0},
+    {"q4_k", TYPE_Q4_K, 14, NOWHERE, 0},
+    {"q5_1", TYPE_Q5_1, 9, NOWHERE, 0},
+    {"q5_0", TYPE_Q5_0, 8, NOWHERE, 0},
+    {"q4_1", TYPE_Q4_1, 3, NOWHERE, 0},
+    {"q4_0", TYPE_Q4_0, 2, NOWHERE, 0},
+    {"q5_k_m", TYPE_Q5_K, 17, SPREAD, TYPE_Q6_K},
+    {"q4_k_m", TYPE_Q4_K, 15, SPREAD, TYPE_Q6_K},
     {"q4_k_s", TYPE_Q4_K, 14, FIRST, TYPE_Q5_K},
 };
 
@@ -99,7 +112,7 @@ static size_t width_of(const GgufTensor *t)
     return t->shape[t->n_dims - 1];
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------- */
+/* ---- names ----------------------------------------------------------------------------------- */
 
 static bool is_single(const Mix *m)
 {
@@ -123,9 +136,10 @@ static int unknown_type(const char *flag, const char *value, const char *want, b
     char seen[80], names[160] = "";
     for (int i = 0; i < N_MIXES; i++)
         if (is_single(&mixes[i]) || !single)
-            snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "", mixes[i].name);
-    return err_set(e, EXIT_USAGE, "%s: got \"%s\", want %s%s", flag, str_escape((Str){value, strlen(value)}, seen, sizeof seen),
-                   want, names);
+            snprintf(names + strlen(names), sizeof names - strlen(names), "%s%s", i ? ", " : "",
+                     mixes[i].name);
+    return err_set(e, EXIT_USAGE, "%s: got \"%s\", want %s%s", flag,
+                   str_escape((Str){value, strlen(value)}, seen, sizeof seen), want, names);
 }
 
 static int read_overrides(Work *w)
@@ -134,18 +148,21 @@ static int read_overrides(Work *w)
         const char *text = w->p->overrides[i], *equals = strrchr(text, '=');
         const Mix *m = equals && equals > text ? find_mix(equals + 1, true) : NULL;
         if (!m)
-            return unknown_type("--quantize-type", text, "NAME=TYPE such as attn_v=q8_0, TYPE one of ", true, w->e);
+            return unknown_type("--quantize-type", text,
+                                "NAME=TYPE such as attn_v=q8_0, TYPE one of ", true, w->e);
         w->overrides[i] = (Override){{text, (size_t)(equals - text)}, m->type, false};
     }
     return 0;
 }
 
-/* Whether `part` is in a tensor's name; as whole components between dots, where asked: attn_v in blk.3.attn_v.weight. */
+/* Whether `part` is in a tensor's name; as whole components between dots, where asked: attn_v in
+ * blk.3.attn_v.weight. */
 static bool has_part(Str name, Str part, bool whole)
 {
     for (size_t i = 0, end = part.len; end <= name.len; i++, end++)
         if (!memcmp(name.ptr + i, part.ptr, part.len)
-            && (!whole || ((!i || name.ptr[i - 1] == '.') && (end == name.len || name.ptr[end] == '.'))))
+            && (!whole
+                || ((!i || name.ptr[i - 1] == '.') && (end == name.len || name.ptr[end] == '.'))))
             return true;
     return false;
 }
@@ -159,24 +176,29 @@ static bool has(Str name, const char *component)
 static int layer_of(Str name)
 {
     int n = -1;
-    for (size_t i = 4; i < name.len && !memcmp(name.ptr, "blk.", 4) && isdigit((unsigned char)name.ptr[i]) && n < 1 << 20; i++)
+    for (size_t i = 4; i < name.len && !memcmp(name.ptr, "blk.", 4)
+                       && isdigit((unsigned char)name.ptr[i]) && n < 1 << 20;
+         i++)
         n = 10 * (n < 0 ? 0 : n) + name.ptr[i] - '0';
     return n;
 }
 
-/* ---- policy ------------------------------------------------------------------------------------------------ */
+/* ---- policy ---------------------------------------------------------------------------------- */
 
 static bool is_matrix(const GgufTensor *t)
 {
-    static const char *const kept[] = {"_norm.", "position_embd", "token_types", "ffn_gate_inp", "ssm_conv1d"};
+    static const char *const kept[] = {"_norm.", "position_embd", "token_types", "ffn_gate_inp",
+                                       "ssm_conv1d"};
     size_t rows = count_of(t) / width_of(t);
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (has_part(t->name, (Str){kept[i], strlen(kept[i])}, false))
             return false;
-    return rows > 1 && width_of(t) > 1 && t->name.len > 7 && !memcmp(t->name.ptr + t->name.len - 7, ".weight", 7);
+    return rows > 1 && width_of(t) > 1 && t->name.len > 7
+        && !memcmp(t->name.ptr + t->name.len - 7, ".weight", 7);
 }
 
-/* SPREAD: the first and the last eighth and every third layer between. FIRST: the first eighth, of fused matrices the first four. */
+/* SPREAD: the first and the last eighth and every third layer between. FIRST: the first eighth, of
+ * fused matrices the first four. */
 static bool has_more(Where where, int layer, int n, bool fused)
 {
     if (where == SPREAD)
@@ -193,13 +215,19 @@ static Type type_by_policy(const Work *w, Str name)
         return type_info(m->type)->block == 1 || m->type == TYPE_Q8_0 ? m->type : TYPE_Q6_K;
     if (m->where != NOWHERE && has(name, "attn_v"))
         return TYPE_Q6_K;
-    return layer >= 0 && (fused || has(name, "ffn_down")) && has_more(m->where, layer, w->n_layers, fused) ? m->more : m->type;
+    return layer >= 0 && (fused || has(name, "ffn_down"))
+                && has_more(m->where, layer, w->n_layers, fused)
+             ? m->more
+             : m->type;
 }
 
 static Type type_for_width(Type type, size_t width)
 {
     if (width % type_info(type)->block)
-        type = type == TYPE_Q4_K ? TYPE_Q5_0 : type == TYPE_Q5_K ? TYPE_Q5_1 : type == TYPE_Q6_K ? TYPE_Q8_0 : TYPE_F16;
+        type = type == TYPE_Q4_K ? TYPE_Q5_0
+             : type == TYPE_Q5_K ? TYPE_Q5_1
+             : type == TYPE_Q6_K ? TYPE_Q8_0
+                                 : TYPE_F16;
     return width % type_info(type)->block ? TYPE_F16 : type;
 }
 
@@ -219,8 +247,10 @@ static int plan_tensor(Work *w, Item *it)
     t->type = type_for_width(it->want, width_of(t));
     str_escape(t->name, name, sizeof name);
     if (t->type != it->in.type && !w->p->kernels->dequantize[it->in.type])
-        return err_set(w->e, EXIT_MODEL, "tensor %s: got type %s, which is not supported", name, type_info(it->in.type)->name);
-    if (!size_mul(count_of(&it->in) / type_info(t->type)->block, type_info(t->type)->bytes, &t->size))
+        return err_set(w->e, EXIT_MODEL, "tensor %s: got type %s, which is not supported", name,
+                       type_info(it->in.type)->name);
+    if (!size_mul(count_of(&it->in) / type_info(t->type)->block, type_info(t->type)->bytes,
+                  &t->size))
         return err_set(w->e, EXIT_MODEL, "tensor %s: its size does not fit this machine", name);
     return 0;
 }
@@ -243,7 +273,9 @@ static int plan(Work *w)
     free(tensors);
     for (int i = 0; i < w->p->n_overrides && !rc; i++)
         if (!w->overrides[i].used)
-            rc = err_set(w->e, EXIT_USAGE, "--quantize-type: got \"%s\", want parts of a matrix's name such as attn_v, blk.3 or blk.3.attn_v",
+            rc = err_set(w->e, EXIT_USAGE,
+                         "--quantize-type: got \"%s\", want parts of a matrix's name such as "
+                         "attn_v, blk.3 or blk.3.attn_v",
                          str_escape(w->overrides[i].pattern, seen, sizeof seen));
     return rc;
 }
@@ -256,8 +288,10 @@ static void describe(const Work *w, FILE *log)
     int again = 0;
     for (size_t i = 0; i < w->g->n_tensors; i++) {
         const Item *it = &w->items[i];
-        const TypeInfo *in = type_info(it->in.type), *out = type_info(it->out.type), *want = type_info(it->want);
-        fprintf(log, "%s: %s%s%s", str_escape(it->in.name, name, sizeof name), in->name, in == out ? ", kept" : " to ", in == out ? "" : out->name);
+        const TypeInfo *in = type_info(it->in.type), *out = type_info(it->out.type),
+                       *want = type_info(it->want);
+        fprintf(log, "%s: %s%s%s", str_escape(it->in.name, name, sizeof name), in->name,
+                in == out ? ", kept" : " to ", in == out ? "" : out->name);
         if (want != out)
             fprintf(log, " (rows of %zu do not fit %s)", width_of(&it->in), want->name);
         fprintf(log, "\n");
@@ -265,13 +299,13 @@ static void describe(const Work *w, FILE *log)
         values += (double)count_of(&it->in);
         again += in->block > 1 && in != out;
     }
-    fprintf(log, "%zu tensors, %.1f MB to %.1f MB, %.2f bits a weight\n", w->g->n_tensors, w->bytes / 1e6, bytes / 1e6,
-            values > 0 ? 8 * bytes / values : 0.0);
+    fprintf(log, "%zu tensors, %.1f MB to %.1f MB, %.2f bits a weight\n", w->g->n_tensors,
+            w->bytes / 1e6, bytes / 1e6, values > 0 ? 8 * bytes / values : 0.0);
     if (again)
         fprintf(log, "%d tensors were quantised before; the error of that stays in them\n", again);
 }
 
-/* ---- writing ----------------------------------------------------------------------------------------------- */
+/* ---- writing --------------------------------------------------------------------------------- */
 
 /* Values of a tensor on their way to its new type. */
 typedef struct {
@@ -295,7 +329,8 @@ static void convert(void *context, int from, int to, int thread)
     float x[PIECE], limit = limit_of(out);
     (void)thread;
     for (int i = from; i < to; i++) {
-        size_t at = (size_t)i * PIECE, n = j->count - at < PIECE ? j->count - at : PIECE, outside = 0;
+        size_t at = (size_t)i * PIECE, n = j->count - at < PIECE ? j->count - at : PIECE,
+               outside = 0;
         j->k->dequantize[in]((const uint8_t *)j->it->in.data + bytes_of(in, j->first + at), x, n);
         for (size_t v = 0; v < n; v++)
             outside += !(fabsf(x[v]) <= limit);
@@ -325,8 +360,10 @@ static int write_tensor(Work *w, const Item *it)
             memcpy(w->slice, (const uint8_t *)it->in.data + bytes_of(it->in.type, i),
                    bytes_of(it->in.type, n));
         if (atomic_load(&j.bad))
-            return err_set(w->e, EXIT_MODEL, "tensor %s: got NaN or a value beyond %.9g, want what %s can hold",
-                           str_escape(it->in.name, name, sizeof name), (double)limit_of(it->out.type), type_info(it->out.type)->name);
+            return err_set(w->e, EXIT_MODEL,
+                           "tensor %s: got NaN or a value beyond %.9g, want what %s can hold",
+                           str_escape(it->in.name, name, sizeof name),
+                           (double)limit_of(it->out.type), type_info(it->out.type)->name);
         if (put(w, w->slice, bytes_of(it->out.type, n)))
             return -1;
         w->bytes_done += (double)bytes_of(it->in.type, n);
@@ -357,7 +394,8 @@ static int write_header(Work *w)
         return err_set(w->e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < w->g->n_tensors; i++)
         tensors[i] = w->items[i].out;
-    int rc = gguf_header(w->g, tensors, w->g->n_tensors, set, 2, &header, w->e) || put(w, header.ptr, header.len);
+    int rc = gguf_header(w->g, tensors, w->g->n_tensors, set, 2, &header, w->e)
+          || put(w, header.ptr, header.len);
     buf_free(&header);
     free(tensors);
     return rc ? -1 : 0;
@@ -375,20 +413,25 @@ static int write_file(Work *w, const char *output)
     return w->rc || *w->stop ? w->rc : out_commit(&w->file, w->e);
 }
 
-/* Write the model `g` to `output` with its matrices in other types. The same bytes for any number of
- * threads and any kernels. *stop other than 0 ends it early and leaves no file. An unknown type, and
- * an override that matches nothing, set EXIT_USAGE. */
+/* Write the model `g` to `output` with its matrices in other types. The same bytes for any number
+ * of threads and any kernels. *stop other than 0 ends it early and leaves no file. An unknown type,
+ * and an override that matches nothing, set EXIT_USAGE. */
 static int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p,
                          const volatile sig_atomic_t *stop, Err *e)
 {
-    Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .stop = stop, .e = e,
+    Work w = {.p = p,
+              .g = g,
+              .mix = find_mix(p->type, false),
+              .stop = stop,
+              .e = e,
               .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
     if (!w.mix)
         return unknown_type("--quantize", p->type, "one of ", false, e);
     w.overrides = mem_alloc((size_t)p->n_overrides, sizeof *w.overrides);
     w.items = mem_alloc(g->n_tensors, sizeof *w.items);
     w.slice = mem_alloc(SLICE, sizeof(double));
-    int rc = w.overrides && w.items && w.slice ? write_file(&w, output) : err_set(e, EXIT_MEMORY, "out of memory");
+    int rc = w.overrides && w.items && w.slice ? write_file(&w, output)
+                                               : err_set(e, EXIT_MEMORY, "out of memory");
     out_discard(&w.file);
     free(w.overrides);
     free(w.items);
@@ -399,8 +442,10 @@ static int quantize_file(const Gguf *g, const char *output, const QuantizeParams
 int quantize_mode(const Options *o, Err *e)
 {
     Gguf file;
-    QuantizeParams p = {.type = o->quantize, .overrides = o->quantize_types,
-                        .n_overrides = o->n_quantize_types, .n_threads = modes_threads(o),
+    QuantizeParams p = {.type = o->quantize,
+                        .overrides = o->quantize_types,
+                        .n_overrides = o->n_quantize_types,
+                        .n_threads = modes_threads(o),
                         .kernels = kernels_select(getenv("RUN_CPU"), e),
                         .log = o->verbose ? stderr : NULL};
     if (!strcmp(o->output, "-") && isatty(STDOUT_FILENO))
@@ -408,8 +453,8 @@ int quantize_mode(const Options *o, Err *e)
     if (!p.kernels || gguf_open(&file, o->model, e))
         return -1;
     int rc = modes_is_model_file(&file, o->output)
-           ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
-           : quantize_file(&file, o->output, &p, &stop_signal, e);
+               ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
+               : quantize_file(&file, o->output, &p, &stop_signal, e);
     if (rc && e->code == EXIT_MODEL)
         err_prefix(e, o->model);
     gguf_close(&file);

@@ -11,9 +11,9 @@ enum { LOGIT_ROWS = 32, PIECE = 1024, MIN_TOKENS = 3 };
 typedef struct {
     const Model *model;
     Session *session;
-    int *window;  // (seq_len) its tokens
-    double *nll;  // (LOGIT_ROWS)
-    int from, n;  // rows of the window whose logits are in the session
+    int *window; // (seq_len) its tokens
+    double *nll; // (LOGIT_ROWS)
+    int from, n; // rows of the window whose logits are in the session
     Score *out;
     const volatile sig_atomic_t *stop;
     Err *e;
@@ -28,12 +28,14 @@ static void measure_rows(void *context, int from, int to, int thread)
     size_t vocab = (size_t)w->model->config.vocab_size;
     (void)thread;
     for (int i = from; i < to; i++) {
-        float *x = w->session->logits + (size_t)i * vocab, max = -INFINITY, own = x[w->window[w->from + i + 1]];
+        float *x = w->session->logits + (size_t)i * vocab, max = -INFINITY,
+              own = x[w->window[w->from + i + 1]];
         double sum = 0;
         for (size_t k = 0; k < vocab; k++)
             max = x[k] > max ? x[k] : max;
         for (size_t k = 0; k < vocab; k += PIECE) // floats in a piece, doubles over the pieces
-            sum += (double)w->session->k->exp_sum(x + k, vocab - k < PIECE ? vocab - k : PIECE, max);
+            sum += (double)w->session->k->exp_sum(x + k, vocab - k < PIECE ? vocab - k : PIECE,
+                                                  max);
         w->nll[i] = log(sum) + (double)max - (double)own;
     }
 }
@@ -87,7 +89,8 @@ static void run_windows(void *context)
             w->window[0] = w->bos;
         w->rc = run_window(w);
         if (progress && !w->rc)
-            fprintf(stderr, "\rperplexity: window %zu of %zu, %.4f so far ", i + 1, n_windows, exp(score_mean(w->out)));
+            fprintf(stderr, "\rperplexity: window %zu of %zu, %.4f so far ", i + 1, n_windows,
+                    exp(score_mean(w->out)));
     }
     if (progress)
         fprintf(stderr, "\r\033[K");
@@ -99,8 +102,10 @@ int score_perplexity(const Model *m, SessionParams p, const char *name, const in
     Session s;
     double nll[LOGIT_ROWS];
     if (seq_len < MIN_TOKENS)
-        return err_set(e, EXIT_USAGE, "-c: got windows of %d tokens, want at least %d for "
-                       "--perplexity", seq_len, MIN_TOKENS);
+        return err_set(e, EXIT_USAGE,
+                       "-c: got windows of %d tokens, want at least %d for "
+                       "--perplexity",
+                       seq_len, MIN_TOKENS);
     if (n > INT32_MAX)
         err_set(e, EXIT_USAGE, "got %zu tokens, want at most %d", n, INT32_MAX);
     if (n < MIN_TOKENS)
@@ -120,7 +125,16 @@ int score_perplexity(const Model *m, SessionParams p, const char *name, const in
         return err_set(e, EXIT_MEMORY, "out of memory");
     int rc = session_init(&s, m, &p, e);
     if (!rc) {
-        Work w = {.model = m, .session = &s, .window = window, .nll = nll, .n = (int)n, .out = out, .stop = stop, .e = e, .ids = ids, .bos = bos};
+        Work w = {.model = m,
+                  .session = &s,
+                  .window = window,
+                  .nll = nll,
+                  .n = (int)n,
+                  .out = out,
+                  .stop = stop,
+                  .e = e,
+                  .ids = ids,
+                  .bos = bos};
         threads_team(&s.threads, run_windows, &w);
         rc = w.rc;
         session_free(&s);
@@ -136,7 +150,8 @@ double score_mean(const Score *s)
 
 double score_error(const Score *s)
 {
-    double n = (double)s->n_tokens, mean = score_mean(s), variance = s->nll_squares / n - mean * mean;
+    double n = (double)s->n_tokens, mean = score_mean(s),
+           variance = s->nll_squares / n - mean * mean;
     return n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0;
 }
 

@@ -15,16 +15,18 @@ typedef struct {
     double nll, nll_squares; // nats
 } Score;
 
-/* Perplexity as llama.cpp's tool measures it: the text's tokens are cut into windows of seq_len that do not overlap (a rest
- * is left out; a shorter text is one window), each begins with `bos` in place of its first token unless that is -1, and
- * the tokens of each window's second half count, predicted from all that stands before them in the window. `p` has
- * n_threads, kv_type and kernels, and max_batch as the rows of one pass. *stop other than 0 ends
- * it early. `name` is what an error calls the text. */
+/* Perplexity as llama.cpp's tool measures it: the text's tokens are cut into windows of seq_len
+ * that do not overlap (a rest is left out; a shorter text is one window), each begins with `bos` in
+ * place of its first token unless that is -1, and the tokens of each window's second half count,
+ * predicted from all that stands before them in the window. `p` has n_threads, kv_type and kernels,
+ * and max_batch as the rows of one pass. *stop other than 0 ends it early. `name` is what an error
+ * calls the text. */
 int score_perplexity(const Model *m, SessionParams p, const char *name, const int *ids, size_t n,
                      int bos, int seq_len, const volatile sig_atomic_t *stop, Score *out, Err *e);
 
-double score_mean(const Score *s);          // nats a token
-double score_error(const Score *s);         // standard error of the mean, 0 for fewer than two tokens
-double score_bits_per_byte(const Score *s); // 0 if those tokens have no bytes; over the bytes of the tokens that count
+double score_mean(const Score *s);  // nats a token
+double score_error(const Score *s); // standard error of the mean, 0 for fewer than two tokens
+double score_bits_per_byte(
+    const Score *s); // 0 if those tokens have no bytes; over the bytes of the tokens that count
 
 #endif

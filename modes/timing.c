@@ -20,7 +20,12 @@ static int run_tokens(Work *w, int from, int n, int rows, bool each)
     for (int i = 0, step; i < n && !*w->stop; i += step) {
         step = n - i < rows ? n - i : rows;
         bool last = each || i + step == n;
-        if (forward(w->s, &(Batch){.n = step, .tokens = w->ids + from + i, .want = last ? WANT_LAST : WANT_NONE}, w->e) < 0)
+        if (forward(w->s,
+                    &(Batch){.n = step,
+                             .tokens = w->ids + from + i,
+                             .want = last ? WANT_LAST : WANT_NONE},
+                    w->e)
+            < 0)
             return -1;
     }
     return 0;
@@ -94,5 +99,7 @@ int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_ato
 
 double timing_median(const Timing *t)
 {
-    return !t->n ? NAN : t->n % 2 ? t->seconds[t->n / 2] : (t->seconds[t->n / 2 - 1] + t->seconds[t->n / 2]) / 2;
+    return !t->n    ? NAN
+         : t->n % 2 ? t->seconds[t->n / 2]
+                    : (t->seconds[t->n / 2 - 1] + t->seconds[t->n / 2]) / 2;
 }

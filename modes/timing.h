@@ -15,9 +15,10 @@ typedef struct {
 } Timing;
 
 typedef struct {
-    int n_prompt, n_generate, depth; // tokens of a prefill, of a generation; tokens in the cache before either
-    int n_runs;                      // timed ones of each, 1 to BENCH_MAX_RUNS
-    int n_threads;                   // that took part
+    int n_prompt, n_generate,
+        depth;     // tokens of a prefill, of a generation; tokens in the cache before either
+    int n_runs;    // timed ones of each, 1 to BENCH_MAX_RUNS
+    int n_threads; // that took part
     Timing prefill, decode;
 } Bench;
 
@@ -25,7 +26,8 @@ typedef struct {
  * tokens with the last one's logits; a generation is n_generate times one token with its logits.
  * Tokens are random, so that nothing depends on a text. `p` has n_threads, kv_type, kernels, and
  * max_batch as the rows of one pass. */
-int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e);
+int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop,
+               Err *e);
 
 double timing_median(const Timing *t); // NAN for none
 

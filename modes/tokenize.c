@@ -52,8 +52,7 @@ static const struct {
     const char *name;
     void (*add)(const Tokenizer *t, int id, Buf *out);
 } token_lists[] = {
-    {"ids", add_id}, {"pieces", add_piece}, {"text", add_text}, {"bytes", add_bytes}
-};
+    {"ids", add_id}, {"pieces", add_piece}, {"text", add_text}, {"bytes", add_bytes}};
 
 static int tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
 {
@@ -114,7 +113,7 @@ int tokenize_mode(const Options *o, Err *e)
         return -1;
     Tokenizer *t = tokenizer_open(&file, e);
     int rc = t ? prompt_encode(o, t, &prompt, &ids, e) || print_tokens(o, t, &ids, e)
-           : err_prefix(e, o->model);
+               : err_prefix(e, o->model);
     prompt_free(&prompt);
     tokens_free(&ids);
     tokenizer_close(t);

@@ -1,4 +1,5 @@
-/* dequantize_driver.c - reads blocks of a type on standard input, writes floats: dequantize_driver TABLE TYPE BYTES */
+/* dequantize_driver.c - reads blocks of a type on standard input, writes floats: dequantize_driver
+ * TABLE TYPE BYTES */
 #include <stdlib.h>
 
 #include "kernels/kernels.h"

@@ -1,11 +1,13 @@
-/* hostile_driver.c - many model files through the program's parts in one process, for tests/test_hostile.py.
+/* hostile_driver.c - many model files through the program's parts in one process, for
+ * tests/test_hostile.py.
  *
- * Standard input: images of files, each after its length as 4 bytes, little-endian. For each one the file FILE is
- * written and opened, and if it opens a prompt is encoded, run and continued by a few tokens. One line for each:
- * "CODE TEXT", CODE being the exit status that ./run would have and TEXT its error line.
+ * Standard input: images of files, each after its length as 4 bytes, little-endian. For each one
+ * the file FILE is written and opened, and if it opens a prompt is encoded, run and continued by a
+ * few tokens. One line for each: "CODE TEXT", CODE being the exit status that ./run would have and
+ * TEXT its error line.
  *
- * Files are not mapped here but read into memory of their exact size: a map ends with the rest of a page, where the
- * address sanitizer would not see a read beyond the file.
+ * Files are not mapped here but read into memory of their exact size: a map ends with the rest of a
+ * page, where the address sanitizer would not see a read beyond the file.
  *
  *     hostile_driver FILE
  */
@@ -42,8 +44,14 @@ int munmap(void *p, size_t len)
 
 static int use(const Model *m, Err *e)
 {
-    static const SamplerParams params = {.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1.1f, .repeat_last_n = 64};
-    SessionParams p = {.n_seqs = 1, .max_logits = 1, .n_threads = 1, .kernels = kernels_select(NULL, e)};
+    static const SamplerParams params = {.temp = 0.8f,
+                                         .top_k = 40,
+                                         .top_p = 0.95f,
+                                         .min_p = 0.05f,
+                                         .repeat_penalty = 1.1f,
+                                         .repeat_last_n = 64};
+    SessionParams p = {
+        .n_seqs = 1, .max_logits = 1, .n_threads = 1, .kernels = kernels_select(NULL, e)};
     TokenList ids = {0};
     Session s = {0};
     Sampler sampler = {0};
@@ -57,10 +65,18 @@ static int use(const Model *m, Err *e)
     p.max_batch = (int)ids.n;
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
-        rc = session_init(&s, m, &p, e) || sampler_init(&sampler, &params, m->config.vocab_size, p.kernels, e) ? -1 : 0;
+        rc = session_init(&s, m, &p, e)
+                  || sampler_init(&sampler, &params, m->config.vocab_size, p.kernels, e)
+               ? -1
+               : 0;
     decoder_init(&d, m->tokenizer, true, true);
     for (int i = 0; i < GENERATED && !rc; i++) {
-        rc = forward(&s, &(Batch){.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids}, e) < 0 ? -1 : 0;
+        rc = forward(&s,
+                     &(Batch){.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids},
+                     e)
+                   < 0
+               ? -1
+               : 0;
         int id = rc ? -1 : sampler_pick(&sampler, s.logits);
         if (!rc && id < 0)
             rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
@@ -90,7 +106,8 @@ int main(int argc, char **argv)
         FILE *f = fopen(argv[1], "wb");
         Model m;
         Err e = {0};
-        if (!image || !f || fread(image, 1, len, stdin) != len || fwrite(image, 1, len, f) != len || fclose(f))
+        if (!image || !f || fread(image, 1, len, stdin) != len || fwrite(image, 1, len, f) != len
+            || fclose(f))
             return EXIT_IO;
         free(image);
         int rc = model_open(&m, argv[1], &e);

@@ -1,8 +1,10 @@
-/* test_kernels.c - every kernel of every table that this machine can run, against the portable table or libm.
+/* test_kernels.c - every kernel of every table that this machine can run, against the portable
+ * table or libm.
  *
- * Tolerances: what is compiled from kernels/portable.inc must give the same bits everywhere. Matrix products differ from a
- * double-precision sum by rounding only: at most n * 2^-24 of the sum of absolute products (the textbook bound for
- * any order of n additions). exp, tanh and erf: the errors that kernels/portable.inc documents.
+ * Tolerances: what is compiled from kernels/portable.inc must give the same bits everywhere. Matrix
+ * products differ from a double-precision sum by rounding only: at most n * 2^-24 of the sum of
+ * absolute products (the textbook bound for any order of n additions). exp, tanh and erf: the
+ * errors that kernels/portable.inc documents.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -32,8 +34,8 @@ static float *floats(size_t n)
     return x;
 }
 
-/* Random blocks dequantise to the same bits as in the portable table. Halves that are inf or NaN are avoided: only
- * their sign and payload may differ. */
+/* Random blocks dequantise to the same bits as in the portable table. Halves that are inf or NaN
+ * are avoided: only their sign and payload may differ. */
 static void test_dequantize(const Kernels *k)
 {
     const Kernels *ref = kernels_at(0);
@@ -61,7 +63,8 @@ static void test_dequantize(const Kernels *k)
     }
 }
 
-/* Quantisation gives the bytes of the portable table, for plain values, groups of zeros, outliers and tiny numbers. */
+/* Quantisation gives the bytes of the portable table, for plain values, groups of zeros, outliers
+ * and tiny numbers. */
 static void test_encode(const Kernels *k)
 {
     enum { N = 64 * 256 };
@@ -69,8 +72,14 @@ static void test_encode(const Kernels *k)
     uint8_t *a = malloc(N * sizeof *x), *b = malloc(N * sizeof *x);
     for (size_t i = 0; i < N; i++) {
         size_t block = i / 256;
-        x[i] *= block % 8 == 1 ? 1e-6f : block % 8 == 2 ? 30000.0f : block % 8 == 3 ? x[i] * x[i] : 1;
-        x[i] = block % 8 == 4 && i % 64 < 32 ? 0 : block % 8 == 5 ? fabsf(x[i]) : block % 8 == 6 ? 1e-30f * x[i] : x[i];
+        x[i] *= block % 8 == 1 ? 1e-6f
+              : block % 8 == 2 ? 30000.0f
+              : block % 8 == 3 ? x[i] * x[i]
+                               : 1;
+        x[i] = block % 8 == 4 && i % 64 < 32 ? 0
+             : block % 8 == 5                ? fabsf(x[i])
+             : block % 8 == 6                ? 1e-30f * x[i]
+                                             : x[i];
     }
     for (uint32_t type = 0; type < TYPE_COUNT; type++) {
         if (!k->encode[type])
@@ -87,25 +96,31 @@ static void test_encode(const Kernels *k)
 
 static void test_gemm(const Kernels *k)
 {
-    static const size_t sizes[][3] = {{1, 1, 1}, {8, 1, 64}, {9, 2, 33}, {32, 7, 576}, {5, 13, 100}, {31, 6, 17}, {3, 4, 1000}, {33, 25, 15}};
+    static const size_t sizes[][3] = {{1, 1, 1},    {8, 1, 64},  {9, 2, 33},   {32, 7, 576},
+                                      {5, 13, 100}, {31, 6, 17}, {3, 4, 1000}, {33, 25, 15}};
     for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
-        size_t rows = sizes[c][0], cols = sizes[c][1], n = sizes[c][2], ldw = n + 3, ldx = n + 1, ldy = rows + 2;
-        float *w = floats(rows * ldw), *x = floats(cols * ldx), *y = floats(cols * ldy), *one = floats(ldy);
+        size_t rows = sizes[c][0], cols = sizes[c][1], n = sizes[c][2], ldw = n + 3, ldx = n + 1,
+               ldy = rows + 2;
+        float *w = floats(rows * ldw), *x = floats(cols * ldx), *y = floats(cols * ldy),
+              *one = floats(ldy);
         k->gemm(rows, cols, n, w, ldw, x, ldx, y, ldy);
         for (size_t t = 0; t < cols; t++) {
             k->gemm(rows, 1, n, w, ldw, x + t * ldx, ldx, one, ldy);
-            CHECK(!memcmp(one, y + t * ldy, rows * sizeof *y), "%s gemm: one column and many differ, n %zu", k->name, n);
+            CHECK(!memcmp(one, y + t * ldy, rows * sizeof *y),
+                  "%s gemm: one column and many differ, n %zu", k->name, n);
             for (size_t r = 0; r < rows; r++) {
                 double sum = 0, size = 0;
                 for (size_t i = 0; i < n; i++) {
                     sum += (double)w[r * ldw + i] * x[t * ldx + i];
                     size += fabs((double)w[r * ldw + i] * x[t * ldx + i]);
                 }
-                CHECK(fabs(sum - y[t * ldy + r]) <= size * (double)n * 0x1p-24 + 1e-30, "%s gemm (%zu, %zu, %zu): %g, want %g", k->name,
-                      rows, cols, n, y[t * ldy + r], sum);
+                CHECK(fabs(sum - y[t * ldy + r]) <= size * (double)n * 0x1p-24 + 1e-30,
+                      "%s gemm (%zu, %zu, %zu): %g, want %g", k->name, rows, cols, n,
+                      y[t * ldy + r], sum);
                 float alone;
                 k->gemm(1, 1, n, w + r * ldw, ldw, x + t * ldx, ldx, &alone, 1);
-                CHECK(alone == y[t * ldy + r], "%s gemm: one row and many differ, n %zu", k->name, n);
+                CHECK(alone == y[t * ldy + r], "%s gemm: one row and many differ, n %zu", k->name,
+                      n);
             }
         }
         free(w);
@@ -115,7 +130,8 @@ static void test_gemm(const Kernels *k)
     }
 }
 
-/* Blocks of 32 activations: bytes within half a step, sums as stated, NaN and infinity kept as NaN. */
+/* Blocks of 32 activations: bytes within half a step, sums as stated, NaN and infinity kept as NaN.
+ */
 static void test_quantize(const Kernels *k)
 {
     enum { N = 32 * 40 };
@@ -129,43 +145,56 @@ static void test_quantize(const Kernels *k)
     k->quantize(x, q, N);
     kernels_at(0)->quantize(x, ref, N);
     CHECK(!memcmp(q, ref, sizeof q), "%s quantize: other bits than the portable one", k->name);
-    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s quantize: %g, %g, want NaN", k->name, q[1].scale, q[2].scale);
+    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s quantize: %g, %g, want NaN", k->name,
+          q[1].scale, q[2].scale);
     for (int b = 0; b < N / 32; b++) {
         int sum = 0, low = 0;
         for (int i = 0; i < 32; i++) {
             sum += q[b].q[i];
             low += i < 16 ? q[b].q[i] : 0;
-            CHECK(b == 1 || b == 2 || fabsf(x[b * 32 + i] - q[b].scale * (float)q[b].q[i]) <= q[b].scale * 0.50001f + 1e-30f,
-                  "%s quantize: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i], q[b].scale);
+            CHECK(b == 1 || b == 2
+                      || fabsf(x[b * 32 + i] - q[b].scale * (float)q[b].q[i])
+                             <= q[b].scale * 0.50001f + 1e-30f,
+                  "%s quantize: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i],
+                  q[b].scale);
         }
-        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low, "%s quantize: sums of block %d", k->name, b);
-        CHECK(isnan(q[b].scale) || q[b].scaled_sum == q[b].scale * (float)sum, "%s quantize: scaled sum of block %d", k->name, b);
+        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low, "%s quantize: sums of block %d",
+              k->name, b);
+        CHECK(isnan(q[b].scale) || q[b].scaled_sum == q[b].scale * (float)sum,
+              "%s quantize: scaled sum of block %d", k->name, b);
     }
 }
 
-/* Rows of every quantised type times activations in bytes. The reference is the sum in double of dequantised weights
- * and activations; what remains is float rounding: some steps a block, each of at most the block's largest products.
- * Fills of one byte drive the integer sums to their limits. */
+/* Rows of every quantised type times activations in bytes. The reference is the sum in double of
+ * dequantised weights and activations; what remains is float rounding: some steps a block, each of
+ * at most the block's largest products. Fills of one byte drive the integer sums to their limits.
+ */
 static void test_gemm_q8(const Kernels *k)
 {
-    static const size_t sizes[][3] = {{32, 1, 2}, {1, 1, 1}, {32, 13, 3}, {17, 7, 2}, {31, 6, 1}, {5, 4, 2}, {16, 3, 1}, {24, 2, 3}, {9, 5, 1}};
+    static const size_t sizes[][3] = {{32, 1, 2}, {1, 1, 1},  {32, 13, 3}, {17, 7, 2}, {31, 6, 1},
+                                      {5, 4, 2},  {16, 3, 1}, {24, 2, 3},  {9, 5, 1}};
     static const int fills[] = {-1, -1, 0xff, 0x80, 0x7f, 0x00, 0x08};
     for (uint32_t type = 0; type < TYPE_COUNT; type++)
-        for (size_t round = 0; k->gemm_q8[type] && round < sizeof fills / sizeof *fills * 9; round++) {
+        for (size_t round = 0; k->gemm_q8[type] && round < sizeof fills / sizeof *fills * 9;
+             round++) {
             const TypeInfo *ti = type_info(type);
             const size_t *size = sizes[round % 9];
-            size_t rows = size[0], cols = size[1], n = size[2] * (ti->block < 64 ? 96 : ti->block), ldy = rows + 3;
+            size_t rows = size[0], cols = size[1], n = size[2] * (ti->block < 64 ? 96 : ti->block),
+                   ldy = rows + 3;
             size_t row_bytes = n / ti->block * ti->bytes;
             int fill = fills[round / 9];
             uint8_t *w = malloc(rows * row_bytes);
             for (size_t i = 0; i < rows * row_bytes; i++)
                 w[i] = (uint8_t)(fill < 0 ? random_u32() : (uint32_t)fill);
-            for (size_t i = 1; i < rows * row_bytes; i++) // no halves that are inf or NaN, wherever they are
+            for (size_t i = 1; i < rows * row_bytes;
+                 i++) // no halves that are inf or NaN, wherever they are
                 if ((w[i] & 0x7c) == 0x7c && fill < 0)
                     w[i] &= 0xbf;
-            for (size_t b = 0; b < rows * row_bytes && fill > 0x70; b += ti->bytes) // of a fill too: they are at either end
+            for (size_t b = 0; b < rows * row_bytes && fill > 0x70;
+                 b += ti->bytes) // of a fill too: they are at either end
                 w[b + 1] = w[b + 3] = w[b + ti->bytes - 1] = w[b + ti->bytes - 3] = 0x3c;
-            float *x = floats(cols * n), *row = malloc(n * sizeof *row), *y = malloc(cols * ldy * sizeof *y);
+            float *x = floats(cols * n), *row = malloc(n * sizeof *row),
+                  *y = malloc(cols * ldy * sizeof *y);
             for (size_t i = 0; i < cols * n && fill >= 0; i++)
                 x[i] = round % 2 ? -1 : 1;
             Block8 *q = malloc(cols * n / 32 * sizeof *q);
@@ -175,7 +204,8 @@ static void test_gemm_q8(const Kernels *k)
                 y[i] = 0.5f;
             k->gemm_q8[type](rows, cols, n, w, row_bytes, q, y, ldy, scratch);
             for (size_t i = 0; i < cols * ldy; i++)
-                CHECK(i % ldy < rows || y[i] == 0.5f, "%s gemm_q8 %s: wrote beyond the rows", k->name, ti->name);
+                CHECK(i % ldy < rows || y[i] == 0.5f, "%s gemm_q8 %s: wrote beyond the rows",
+                      k->name, ti->name);
             for (size_t r = 0; r < rows; r++) {
                 kernels_at(0)->dequantize[type](w + r * row_bytes, row, n);
                 for (size_t c = 0; c < cols; c++) {
@@ -190,25 +220,35 @@ static void test_gemm_q8(const Kernels *k)
                         bound += 32 * 127 * largest * a->scale;
                     }
                     double got = y[c * ldy + r];
-                    CHECK(fabs(sum - got) <= bound * (double)(n / 32 + 8) * 0x1p-24, "%s gemm_q8 %s (%zu, %zu, %zu), fill %d: row %zu: %g, want %g",
-                          k->name, ti->name, rows, cols, n, fill, r, got, sum);
-                    k->gemm_q8[type](1, 1, n, w + r * row_bytes, row_bytes, q + c * (n / 32), &one, 1, scratch);
-                    CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one), "%s gemm_q8 %s: one row and column and many differ", k->name, ti->name);
+                    CHECK(fabs(sum - got) <= bound * (double)(n / 32 + 8) * 0x1p-24,
+                          "%s gemm_q8 %s (%zu, %zu, %zu), fill %d: row %zu: %g, want %g", k->name,
+                          ti->name, rows, cols, n, fill, r, got, sum);
+                    k->gemm_q8[type](1, 1, n, w + r * row_bytes, row_bytes, q + c * (n / 32), &one,
+                                     1, scratch);
+                    CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one),
+                          "%s gemm_q8 %s: one row and column and many differ", k->name, ti->name);
                 }
             }
-            free(w); free(x); free(row); free(y); free(q); free(scratch);
+            free(w);
+            free(x);
+            free(row);
+            free(y);
+            free(q);
+            free(scratch);
         }
 }
 
-/* Rows and columns of bfloat16s against the sum in double. Sums are floats: a step's error is at most half a unit of the
- * largest sum on the way, and each value makes a step. */
+/* Rows and columns of bfloat16s against the sum in double. Sums are floats: a step's error is at
+ * most half a unit of the largest sum on the way, and each value makes a step. */
 static void test_gemm_bf16(const Kernels *k)
 {
-    static const size_t sizes[][3] = {{32, 1, 96}, {1, 1, 1}, {32, 13, 64}, {17, 7, 33}, {31, 6, 100}, {5, 12, 4100}, {8, 20, 2050}, {9, 5, 31}};
+    static const size_t sizes[][3] = {{32, 1, 96},  {1, 1, 1},     {32, 13, 64},  {17, 7, 33},
+                                      {31, 6, 100}, {5, 12, 4100}, {8, 20, 2050}, {9, 5, 31}};
     for (size_t i = 0; k->bf16 && i < sizeof sizes / sizeof *sizes; i++) {
         size_t rows = sizes[i][0], cols = sizes[i][1], n = sizes[i][2], ldy = rows + 3;
         float *w = floats(rows * n), *x = floats(cols * n), *y = floats(cols * ldy), one;
-        uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2), *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
+        uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2),
+                 *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
         k->encode[TYPE_BF16](w, wh, rows * n);
         k->encode[TYPE_BF16](x, xh, cols * n);
         k->dequantize[TYPE_BF16](wh, w, rows * n);
@@ -226,30 +266,42 @@ static void test_gemm_bf16(const Kernels *k)
                     size += fabs((double)w[r * n + j] * x[c * n + j]);
                 }
                 double got = y[c * ldy + r];
-                CHECK(fabs(sum - got) <= size * (double)(n / 16 + 6) * 0x1p-24, "%s gemm_bf16 (%zu, %zu, %zu): row %zu, column %zu: %g, want %g", k->name,
+                CHECK(fabs(sum - got) <= size * (double)(n / 16 + 6) * 0x1p-24,
+                      "%s gemm_bf16 (%zu, %zu, %zu): row %zu, column %zu: %g, want %g", k->name,
                       rows, cols, n, r, c, got, sum);
                 k->bf16->gemm(1, 1, n, wh + r * n, n * 2, xh + c * n, &one, 1, scratch);
-                CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one), "%s gemm_bf16: one row and column and many differ", k->name);
+                CHECK(!memcmp(&one, &y[c * ldy + r], sizeof one),
+                      "%s gemm_bf16: one row and column and many differ", k->name);
             }
-        free(w); free(x); free(y); free(wh); free(xh); free(scratch);
+        free(w);
+        free(x);
+        free(y);
+        free(wh);
+        free(xh);
+        free(scratch);
     }
 }
 
-/* What attention does with bfloat16s: rounding as the portable encoder's, rows in pairs, and the product of these against
- * the sum in double, one row and many with the same bits. */
+/* What attention does with bfloat16s: rounding as the portable encoder's, rows in pairs, and the
+ * product of these against the sum in double, one row and many with the same bits. */
 static void test_pairs(const Kernels *k)
 {
-    static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}, {48, 63, 64}};
+    static const size_t sizes[][3] = {{1, 1, 1},    {9, 64, 64},   {3, 64, 48}, {7, 5, 100},
+                                      {65, 33, 17}, {2, 256, 256}, {6, 13, 70}, {48, 63, 64}};
     for (size_t i = 0; k->bf16 && i < sizeof sizes / sizeof *sizes; i++) {
-        size_t rows = sizes[i][0], n = sizes[i][1], width = sizes[i][2], even = n + n % 2, lda = even + 2, ldy = width + 3;
-        float *a = floats(rows * lda), *b = floats(n * width), *y = floats(rows * ldy), *start = malloc(rows * ldy * sizeof *start), one[512];
-        uint16_t *ah = malloc(rows * lda * 2), *want = malloc(rows * lda * 2), *half = malloc(n * width * 2), *bh = malloc(even * width * 2 + 2);
+        size_t rows = sizes[i][0], n = sizes[i][1], width = sizes[i][2], even = n + n % 2,
+               lda = even + 2, ldy = width + 3;
+        float *a = floats(rows * lda), *b = floats(n * width), *y = floats(rows * ldy),
+              *start = malloc(rows * ldy * sizeof *start), one[512];
+        uint16_t *ah = malloc(rows * lda * 2), *want = malloc(rows * lda * 2),
+                 *half = malloc(n * width * 2), *bh = malloc(even * width * 2 + 2);
         int8_t *bytes = malloc(n * width);
         a[0] = 0x1.01p0f; // a tie, to even
         a[1] = 0x1.03p0f;
         k->bf16->round(a, ah, rows * lda);
         k->encode[TYPE_BF16](a, want, rows * lda);
-        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder", k->name);
+        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder",
+              k->name);
         k->dequantize[TYPE_BF16](ah, a, rows * lda);
         for (size_t r = 0; r < rows && n % 2; r++)
             ah[r * lda + n] = 0;
@@ -262,7 +314,8 @@ static void test_pairs(const Kernels *k)
                 k->bf16->pairs_i8(bytes, bh, n, width);
             else
                 k->bf16->pairs_f16(half, bh, n, width);
-            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote behind", k->name, n, width);
+            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote behind", k->name, n,
+                  width);
             for (size_t j = 0; j < even; j++)
                 for (size_t c = 0; c < width; c++) {
                     float f = kind ? bytes[(j < n ? j : 0) * width + c] : 0;
@@ -270,15 +323,18 @@ static void test_pairs(const Kernels *k)
                     if (!kind)
                         k->dequantize[TYPE_F16](half + (j < n ? j : 0) * width + c, &f, 1);
                     k->encode[TYPE_BF16](&f, &h, 1);
-                    CHECK(bh[(j / 2 * width + c) * 2 + j % 2] == (j < n ? h : 0), "%s pairs (%zu, %zu): row %zu, column %zu", k->name, n, width, j, c);
+                    CHECK(bh[(j / 2 * width + c) * 2 + j % 2] == (j < n ? h : 0),
+                          "%s pairs (%zu, %zu): row %zu, column %zu", k->name, n, width, j, c);
                 }
             memcpy(start, y, rows * ldy * sizeof *y);
             k->bf16->gemm_add(rows, n, width, ah, lda, bh, width, y, ldy);
             for (size_t r = 0; r < rows; r++) {
                 memcpy(one, start + r * ldy, ldy * sizeof *one);
                 k->bf16->gemm_add(1, n, width, ah + r * lda, lda, bh, width, one, ldy);
-                CHECK(!memcmp(one, y + r * ldy, ldy * sizeof *one), "%s bf16 gemm_add: one row and many differ", k->name);
-                CHECK(!memcmp(one + width, start + r * ldy + width, (ldy - width) * sizeof *one), "%s bf16 gemm_add: wrote beyond the width", k->name);
+                CHECK(!memcmp(one, y + r * ldy, ldy * sizeof *one),
+                      "%s bf16 gemm_add: one row and many differ", k->name);
+                CHECK(!memcmp(one + width, start + r * ldy + width, (ldy - width) * sizeof *one),
+                      "%s bf16 gemm_add: wrote beyond the width", k->name);
                 for (size_t c = 0; c < width; c++) {
                     double sum = start[r * ldy + c], size = fabs(sum);
                     for (size_t j = 0; j < n; j++) {
@@ -287,21 +343,33 @@ static void test_pairs(const Kernels *k)
                         sum += (double)a[r * lda + j] * f;
                         size += fabs((double)a[r * lda + j] * f);
                     }
-                    CHECK(fabs(sum - y[r * ldy + c]) <= size * (double)(n + 2) * 0x1p-24, "%s bf16 gemm_add (%zu, %zu, %zu): %g, want %g", k->name, rows, n,
-                          width, y[r * ldy + c], sum);
+                    CHECK(fabs(sum - y[r * ldy + c]) <= size * (double)(n + 2) * 0x1p-24,
+                          "%s bf16 gemm_add (%zu, %zu, %zu): %g, want %g", k->name, rows, n, width,
+                          y[r * ldy + c], sum);
                 }
             }
         }
-        free(a); free(b); free(y); free(start); free(ah); free(want); free(half); free(bh); free(bytes);
+        free(a);
+        free(b);
+        free(y);
+        free(start);
+        free(ah);
+        free(want);
+        free(half);
+        free(bh);
+        free(bytes);
     }
 }
 
 static void test_gemm_add(const Kernels *k)
 {
-    static const size_t sizes[][3] = {{1, 1, 1}, {9, 64, 64}, {3, 64, 48}, {7, 5, 100}, {65, 33, 17}, {2, 256, 256}, {6, 13, 70}};
+    static const size_t sizes[][3] = {{1, 1, 1},    {9, 64, 64},   {3, 64, 48}, {7, 5, 100},
+                                      {65, 33, 17}, {2, 256, 256}, {6, 13, 70}};
     for (size_t c = 0; c < sizeof sizes / sizeof *sizes; c++) {
-        size_t rows = sizes[c][0], n = sizes[c][1], width = sizes[c][2], lda = n + 1, ldb = width + 5, ldy = width + 3;
-        float *a = floats(rows * lda), *b = floats(n * ldb), *y = floats(rows * ldy), *h = floats(rows * ldy);
+        size_t rows = sizes[c][0], n = sizes[c][1], width = sizes[c][2], lda = n + 1,
+               ldb = width + 5, ldy = width + 3;
+        float *a = floats(rows * lda), *b = floats(n * ldb), *y = floats(rows * ldy),
+              *h = floats(rows * ldy);
         float *start = malloc(rows * ldy * sizeof *start), *alone = malloc(ldy * sizeof *alone);
         uint16_t *half = malloc(n * ldb * sizeof *half);
         k->f32_to_f16(b, half, n * ldb);
@@ -310,20 +378,23 @@ static void test_gemm_add(const Kernels *k)
         memcpy(h, y, rows * ldy * sizeof *y);
         k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
         k->gemm_add_f16(rows, n, width, a, lda, half, ldb, h, ldy);
-        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: halves and floats differ", k->name);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: halves and floats differ",
+              k->name);
         for (size_t r = 0; r < rows; r++) {
             memcpy(alone, start + r * ldy, ldy * sizeof *alone);
             k->gemm_add(1, n, width, a + r * lda, lda, b, ldb, alone, ldy);
-            CHECK(!memcmp(alone, y + r * ldy, ldy * sizeof *alone), "%s gemm_add: one row and many differ", k->name);
-            CHECK(!memcmp(alone + width, start + r * ldy + width, (ldy - width) * sizeof *alone), "%s gemm_add: wrote beyond the width", k->name);
+            CHECK(!memcmp(alone, y + r * ldy, ldy * sizeof *alone),
+                  "%s gemm_add: one row and many differ", k->name);
+            CHECK(!memcmp(alone + width, start + r * ldy + width, (ldy - width) * sizeof *alone),
+                  "%s gemm_add: wrote beyond the width", k->name);
             for (size_t i = 0; i < width; i++) {
                 double sum = start[r * ldy + i], size = fabs(sum);
                 for (size_t j = 0; j < n; j++) {
                     sum += (double)a[r * lda + j] * b[j * ldb + i];
                     size += fabs((double)a[r * lda + j] * b[j * ldb + i]);
                 }
-                CHECK(fabs(sum - y[r * ldy + i]) <= size * (double)(n + 1) * 0x1p-24, "%s gemm_add: %g, want %g", k->name,
-                      y[r * ldy + i], sum);
+                CHECK(fabs(sum - y[r * ldy + i]) <= size * (double)(n + 1) * 0x1p-24,
+                      "%s gemm_add: %g, want %g", k->name, y[r * ldy + i], sum);
             }
         }
         int8_t *bytes = malloc(n * ldb);
@@ -336,8 +407,16 @@ static void test_gemm_add(const Kernels *k)
         memcpy(h, start, rows * ldy * sizeof *y);
         k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
         k->gemm_add_i8(rows, n, width, a, lda, bytes, ldb, h, ldy);
-        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: bytes and floats differ", k->name);
-        free(a); free(b); free(y); free(h); free(start); free(alone); free(half); free(bytes);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: bytes and floats differ",
+              k->name);
+        free(a);
+        free(b);
+        free(y);
+        free(h);
+        free(start);
+        free(alone);
+        free(half);
+        free(bytes);
     }
 }
 
@@ -346,7 +425,8 @@ static void test_same_bits(const Kernels *k)
 {
     const Kernels *ref = kernels_at(0);
     for (size_t n = 1; n < 200; n += 7) {
-        float *x = floats(n), *w = floats(n), *b = floats(n), *y = malloc(n * sizeof *y), *z = malloc(n * sizeof *z);
+        float *x = floats(n), *w = floats(n), *b = floats(n), *y = malloc(n * sizeof *y),
+              *z = malloc(n * sizeof *z);
         uint16_t *hy = malloc(n * 2), *hz = malloc(n * 2);
         for (int norm = 0; norm < NORM_COUNT; norm++)
             for (int with = 0; with < 3; with++) {
@@ -365,14 +445,21 @@ static void test_same_bits(const Kernels *k)
         memcpy(z, x, n * sizeof *x);
         ref->add_scaled(y, w, b, n);
         k->add_scaled(z, w, b, n);
-        CHECK(!memcmp(y, z, n * sizeof *y) && y[n - 1] == x[n - 1] + w[n - 1] * b[n - 1], "%s add_scaled", k->name);
+        CHECK(!memcmp(y, z, n * sizeof *y) && y[n - 1] == x[n - 1] + w[n - 1] * b[n - 1],
+              "%s add_scaled", k->name);
         y[0] = z[0] = -INFINITY;
         float sy = ref->exp_sum(y, n, 2), sz = k->exp_sum(z, n, 2);
         CHECK(sy == sz && y[0] == 0 && !memcmp(y, z, n * sizeof *y), "%s exp_sum", k->name);
         ref->f32_to_f16(x, hy, n);
         k->f32_to_f16(x, hz, n);
         CHECK(!memcmp(hy, hz, n * 2), "%s f32_to_f16", k->name);
-        free(x); free(w); free(b); free(y); free(z); free(hy); free(hz);
+        free(x);
+        free(w);
+        free(b);
+        free(y);
+        free(z);
+        free(hy);
+        free(hz);
     }
 }
 
@@ -389,13 +476,18 @@ static void test_meaning(const Kernels *k)
         y[1] = x[1] = 1e4f;
         k->act[act](y, N);
         for (int i = 0; i < N; i++) {
-            double v = x[i], want = act == ACT_SILU ? v / (1 + exp(-v)) : act == ACT_GELU ? v / 2 * erfc(-v / sqrt(2))
-                                  : act == ACT_GELU_TANH ? v / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (v + 0.044715 * v * v * v)))
-                                  : v > 0 ? (act == ACT_RELU ? v : v * v) : 0;
+            double v = x[i],
+                   want = act == ACT_SILU ? v / (1 + exp(-v))
+                        : act == ACT_GELU ? v / 2 * erfc(-v / sqrt(2))
+                        : act == ACT_GELU_TANH
+                            ? v / 2 * (1 + tanh(sqrt(2 / acos(-1)) * (v + 0.044715 * v * v * v)))
+                        : v > 0 ? (act == ACT_RELU ? v : v * v)
+                                : 0;
             double error = fabs(want - y[i]) / fmax(1, fabs(want));
             worst[act] = fmax(worst[act], error);
         }
-        CHECK(worst[act] < 5e-7, "%s act %d: error %g", k->name, act, worst[act]); // x/2 times the 2e-7 of erf and tanh, relative
+        CHECK(worst[act] < 5e-7, "%s act %d: error %g", k->name, act,
+              worst[act]); // x/2 times the 2e-7 of erf and tanh, relative
     }
     double worst_exp = 0, worst_cap = 0;
     for (int i = -8700; i <= 0; i++) {
@@ -414,7 +506,8 @@ static void test_meaning(const Kernels *k)
     CHECK(k->exp_sum(&zero, 1, 3) == 1, "exp(0) is 1");
 }
 
-/* A row's softmax before it is divided: every length, masked scores, one NaN. 2 ulp of exp, and of a sum of n. */
+/* A row's softmax before it is divided: every length, masked scores, one NaN. 2 ulp of exp, and of
+ * a sum of n. */
 static void test_soft(const Kernels *k)
 {
     float x[100], w[100];
@@ -432,9 +525,11 @@ static void test_soft(const Kernels *k)
         for (size_t i = 0; i < n; i++) {
             double want = exp((double)(x[i] * scale - most));
             sum += want;
-            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s soft of %zu: %g, want %g", k->name, n, w[i], want);
+            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s soft of %zu: %g, want %g", k->name, n,
+                  w[i], want);
         }
-        CHECK(fabs(got - sum) <= sum * 5e-7, "%s soft of %zu: sum %g, want %g", k->name, n, got, sum);
+        CHECK(fabs(got - sum) <= sum * 5e-7, "%s soft of %zu: sum %g, want %g", k->name, n, got,
+              sum);
         x[n / 2] = NAN;
         most = 0;
         CHECK(isnan(k->soft(x, n, scale, &most)), "%s soft of %zu: a NaN is lost", k->name, n);
@@ -458,8 +553,13 @@ static void test_gemv(const Kernels *k)
             k->dequantize[type](h, f, rows * n);
             k->gemm(rows, 1, n, f, n, x, n, y, rows);
             k->gemv[type](rows, n, h, n * bytes, x, z);
-            CHECK(!memcmp(y, z, rows * sizeof *y), "%s gemv %s (%zu, %zu): other bits than gemm", k->name, type_info(type)->name, rows, n);
-            free(f); free(x); free(y); free(z); free(h);
+            CHECK(!memcmp(y, z, rows * sizeof *y), "%s gemv %s (%zu, %zu): other bits than gemm",
+                  k->name, type_info(type)->name, rows, n);
+            free(f);
+            free(x);
+            free(y);
+            free(z);
+            free(h);
         }
 }
 
@@ -472,13 +572,16 @@ static void test_halves(const Kernels *k)
         k->dequantize[TYPE_F16](&in, &f, 1);
         if ((h & 0x7c00) == 0x7c00)
             continue;
-        double want = ldexp((h & 0x3ff) + ((h >> 10 & 31) ? 1024 : 0), ((h >> 10 & 31) ? (int)(h >> 10 & 31) : 1) - 25);
+        double want = ldexp((h & 0x3ff) + ((h >> 10 & 31) ? 1024 : 0),
+                            ((h >> 10 & 31) ? (int)(h >> 10 & 31) : 1) - 25);
         CHECK(f == (float)(h >> 15 ? -want : want), "half %04x is %g", h, f);
         k->f32_to_f16(&f, &out, 1);
         CHECK(out == in, "half %04x became %04x", h, out);
     }
-    static const float in[] = {1e9f, -1e9f, INFINITY, 65519, 65520, 0x1p-25f, 0x1.8p-24f, 1.00048828125f, 1.00146484375f};
-    static const uint16_t want[] = {0x7bff, 0xfbff, 0x7bff, 0x7bff, 0x7bff, 0, 2, 0x3c00, 0x3c02}; // saturates; ties to even
+    static const float in[] = {1e9f,     -1e9f,      INFINITY,       65519,         65520,
+                               0x1p-25f, 0x1.8p-24f, 1.00048828125f, 1.00146484375f};
+    static const uint16_t want[] = {0x7bff, 0xfbff, 0x7bff, 0x7bff, 0x7bff,
+                                    0,      2,      0x3c00, 0x3c02}; // saturates; ties to even
     for (int i = 0; i < 9; i++) {
         uint16_t out;
         k->f32_to_f16(&in[i], &out, 1);

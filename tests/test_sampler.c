@@ -1,10 +1,11 @@
-/* test_sampler.c - sampler_pick against a second computation in double precision, the generator against its published
- * numbers, and the corners: ties, infinities, NaN, tiny temperatures.
+/* test_sampler.c - sampler_pick against a second computation in double precision, the generator
+ * against its published numbers, and the corners: ties, infinities, NaN, tiny temperatures.
  *
- * Distributions: 20,000 draws each. The statistic is Pearson's chi-square over the tokens expected at least 5 times
- * (the rest pooled); its mean is the number of cells less one, k, its deviation sqrt(2k). The bound k + 6 sqrt(2k) + 10
- * is passed by a right sampler with a probability beyond 1 - 1e-6 for each case, and seeds are fixed, so the test
- * never flickers. A token outside the expected support fails at once.
+ * Distributions: 20,000 draws each. The statistic is Pearson's chi-square over the tokens expected
+ * at least 5 times (the rest pooled); its mean is the number of cells less one, k, its deviation
+ * sqrt(2k). The bound k + 6 sqrt(2k) + 10 is passed by a right sampler with a probability beyond 1
+ * - 1e-6 for each case, and seeds are fixed, so the test never flickers. A token outside the
+ * expected support fails at once.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -15,7 +16,8 @@
 
 enum { VOCAB = 50, DRAWS = 20000 };
 
-static const SamplerParams plain = {.temp = 1, .top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64};
+static const SamplerParams plain = {
+    .temp = 1, .top_p = 1, .repeat_penalty = 1, .repeat_last_n = 64};
 
 static void make_logits(float *x, int n)
 {
@@ -34,8 +36,10 @@ static int descending(const void *a, const void *b)
     return x > y ? -1 : x < y ? 1 : *(const int *)a - *(const int *)b;
 }
 
-/* The distribution by the definitions, in the order bias, penalties, top-k, top-p, min-p, temperature. */
-static void expected(const SamplerParams *p, const float *logits, const int *text, int n_text, double *prob)
+/* The distribution by the definitions, in the order bias, penalties, top-k, top-p, min-p,
+ * temperature. */
+static void expected(const SamplerParams *p, const float *logits, const int *text, int n_text,
+                     double *prob)
 {
     double x[VOCAB], weight[VOCAB], total = 0, mass = 0;
     int count[VOCAB] = {0}, order[VOCAB], n = VOCAB;
@@ -75,7 +79,8 @@ static void expected(const SamplerParams *p, const float *logits, const int *tex
         prob[order[i]] = weight[i] / total;
 }
 
-static void check_distribution(const char *name, const SamplerParams *p, const int *text, int n_text)
+static void check_distribution(const char *name, const SamplerParams *p, const int *text,
+                               int n_text)
 {
     Sampler s;
     Err e;
@@ -136,7 +141,13 @@ static void test_distributions(void)
     check_distribution("min-p 0.2", &p, NULL, 0);
     p.min_p = 1;
     check_distribution("min-p 1", &p, NULL, 0);
-    p = (SamplerParams){.temp = 0.8f, .top_k = 40, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1.3f, .repeat_last_n = 64, .seed = 2};
+    p = (SamplerParams){.temp = 0.8f,
+                        .top_k = 40,
+                        .top_p = 0.95f,
+                        .min_p = 0.05f,
+                        .repeat_penalty = 1.3f,
+                        .repeat_last_n = 64,
+                        .seed = 2};
     check_distribution("the defaults with repeat 1.3", &p, text, 10);
     p = plain;
     p.repeat_penalty = 2;
@@ -161,11 +172,12 @@ static void test_distributions(void)
     check_distribution("biases", &p, NULL, 0);
 }
 
-/* Equal logits: the id is the first bits of the generator's numbers, here SplitMix64's published sequence for the
- * seed 1234567 (rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64). */
+/* Equal logits: the id is the first bits of the generator's numbers, here SplitMix64's published
+ * sequence for the seed 1234567 (rosettacode.org/wiki/Pseudo-random_numbers/Splitmix64). */
 static void test_generator(void)
 {
-    static const uint64_t published[] = {6457827717110365317u, 3203168211198807973u, 9817491932198370423u, 4593380528125082431u,
+    static const uint64_t published[] = {6457827717110365317u, 3203168211198807973u,
+                                         9817491932198370423u, 4593380528125082431u,
                                          16408922859458223821u};
     SamplerParams p = plain;
     p.seed = 1234567;
@@ -177,7 +189,8 @@ static void test_generator(void)
         for (int j = 0; j < 5; j++) {
             memset(x, 0, sizeof x);
             int id = sampler_pick(&s, x);
-            CHECK(id == (int)(published[j] >> 56), "%s: draw %d: %d, want %d", kernels_at(i)->name, j, id, (int)(published[j] >> 56));
+            CHECK(id == (int)(published[j] >> 56), "%s: draw %d: %d, want %d", kernels_at(i)->name,
+                  j, id, (int)(published[j] >> 56));
         }
         sampler_free(&s);
     }
@@ -192,7 +205,12 @@ static void test_seeds(void)
     make_logits(logits, VOCAB);
     for (int seed = 0; seed < 2; seed++)
         for (int i = 0; kernels_at(i); i++) {
-            SamplerParams p = {.temp = 0.9f, .top_k = 40, .top_p = 0.95f, .min_p = 0.01f, .repeat_penalty = 1.1f, .repeat_last_n = 8,
+            SamplerParams p = {.temp = 0.9f,
+                               .top_k = 40,
+                               .top_p = 0.95f,
+                               .min_p = 0.01f,
+                               .repeat_penalty = 1.1f,
+                               .repeat_last_n = 8,
                                .seed = (uint64_t)seed};
             Sampler s;
             Err e;
@@ -204,7 +222,8 @@ static void test_seeds(void)
                 if (seed == 0 && i == 0)
                     first[j] = id;
                 else if (seed == 0)
-                    CHECK(id == first[j], "%s: draw %d differs from the portable kernels'", kernels_at(i)->name, j);
+                    CHECK(id == first[j], "%s: draw %d differs from the portable kernels'",
+                          kernels_at(i)->name, j);
                 else if (i == 0)
                     same += id == first[j];
             }
@@ -227,17 +246,22 @@ static int pick(const SamplerParams *p, const float *logits, int n)
 
 static void test_corners(void)
 {
-    float ties[] = {1, 3, 2, 3, 3}, none[] = {-INFINITY, NAN, -INFINITY}, some[] = {NAN, -INFINITY, 0, NAN}, big[] = {1, INFINITY, 2, INFINITY};
+    float ties[] = {1, 3, 2, 3, 3}, none[] = {-INFINITY, NAN, -INFINITY},
+          some[] = {NAN, -INFINITY, 0, NAN}, big[] = {1, INFINITY, 2, INFINITY};
     float extreme[] = {-3e38f, 3e38f, 3e38f};
     static const LogitBias force[] = {{2, INFINITY}}, kill[] = {{2, -INFINITY}};
-    for (int mode = 0; mode < 4; mode++) { // greedy, top-k 1, drawn, drawn at a temperature that overflows
+    for (int mode = 0; mode < 4;
+         mode++) { // greedy, top-k 1, drawn, drawn at a temperature that overflows
         SamplerParams p = plain;
         p.temp = mode == 0 ? 0 : mode == 3 ? 1e-40f : 1;
         p.top_k = mode == 1;
         for (uint64_t seed = 0; seed < 20; seed++) {
             p.seed = seed;
             int tie = pick(&p, ties, 5);
-            CHECK(mode < 2 ? tie == 1 : mode == 3 ? tie == 1 || tie == 3 || tie == 4 : tie >= 0, "mode %d: of equal logits picked %d", mode, tie);
+            CHECK(mode < 2    ? tie == 1
+                  : mode == 3 ? tie == 1 || tie == 3 || tie == 4
+                              : tie >= 0,
+                  "mode %d: of equal logits picked %d", mode, tie);
             CHECK(pick(&p, none, 3) == -1, "mode %d: picked where nothing is finite", mode);
             CHECK(pick(&p, some, 4) == 2, "mode %d: picked NaN", mode);
             CHECK(pick(&p, big, 4) == 1, "mode %d: an infinite logit", mode);
@@ -272,7 +296,8 @@ static void test_window(void)
             int count = 0;
             for (int j = i; j >= 0 && j > i - 5; j--)
                 count += text[j] == id;
-            CHECK(s.counts[id] == count, "after %d tokens %d is counted %d times, want %d", i + 1, id, s.counts[id], count);
+            CHECK(s.counts[id] == count, "after %d tokens %d is counted %d times, want %d", i + 1,
+                  id, s.counts[id], count);
         }
     }
     sampler_accept(&s, -1);
@@ -297,7 +322,11 @@ static void test_top_k(void)
             sampler_init(&s, &p, N, kernels_at(0), &e);
             for (int draw = 0; draw < 40 * k; draw++) {
                 for (int i = 0; i < N; i++)
-                    x[i] = (float)(order == 0 ? i : order == 1 ? -i : order == 2 ? i * 17 % N : order == 3 ? i / 2 : i % 4);
+                    x[i] = (float)(order == 0   ? i
+                                   : order == 1 ? -i
+                                   : order == 2 ? i * 17 % N
+                                   : order == 3 ? i / 2
+                                                : i % 4);
                 int id = sampler_pick(&s, x);
                 n_seen += id >= 0 && !seen[id];
                 seen[id < 0 ? 0 : id] = true;
@@ -305,8 +334,8 @@ static void test_top_k(void)
             CHECK(n_seen == k, "top-k %d, order %d: %d tokens were drawn", k, order, n_seen);
             for (int a = 0; a < N; a++)
                 for (int b = 0; b < N; b++)
-                    CHECK(!(seen[a] && !seen[b] && (x[a] < x[b] || (x[a] == x[b] && a > b))), "top-k %d, order %d: kept %d, not %d", k, order,
-                          a, b);
+                    CHECK(!(seen[a] && !seen[b] && (x[a] < x[b] || (x[a] == x[b] && a > b))),
+                          "top-k %d, order %d: kept %d, not %d", k, order, a, b);
             sampler_free(&s);
         }
 }

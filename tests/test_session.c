@@ -1,9 +1,10 @@
-/* test_session.c - the promise that bytes do not depend on how the rows came: chunks, threads, reused prefixes, forks
- * and batch neighbours; and the bookkeeping of cache blocks behind it.
+/* test_session.c - the promise that bytes do not depend on how the rows came: chunks, threads,
+ * reused prefixes, forks and batch neighbours; and the bookkeeping of cache blocks behind it.
  *
- * The models are random, tiny and of the architecture `gpt`, written to a temporary file: each variant has another
- * kind of position, mask and head sharing. Texts are 600 tokens, beyond the spans of 256 positions that attention
- * merges. Everything is compared bit for bit, and once with a computation by the textbook.
+ * The models are random, tiny and of the architecture `gpt`, written to a temporary file: each
+ * variant has another kind of position, mask and head sharing. Texts are 600 tokens, beyond the
+ * spans of 256 positions that attention merges. Everything is compared bit for bit, and once with a
+ * computation by the textbook.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -13,7 +14,16 @@
 #include "check.h"
 #include "model.h"
 
-enum { DIM = 24, VOCAB = 40, LAYERS = 2, HIDDEN = 40, KEY = 38, VALUE = 5, TEXT = 600, CONTEXT = 640 };
+enum {
+    DIM = 24,
+    VOCAB = 40,
+    LAYERS = 2,
+    HIDDEN = 40,
+    KEY = 38,
+    VALUE = 5,
+    TEXT = 600,
+    CONTEXT = 640
+};
 
 typedef struct {
     const char *name, *position;
@@ -28,7 +38,7 @@ static const Variant variants[] = {
     {"learned, window 5", "learned", 4, 4, 5, false},
 };
 
-/* ---- the file ---------------------------------------------------------------------------------------------- */
+/* ---- the file -------------------------------------------------------------------------------- */
 
 static uint32_t state;
 
@@ -112,8 +122,12 @@ static void tensor(Writer *w, const char *name, int rows, int cols, float size)
 
 static void write_keys(Writer *w, const Variant *v)
 {
-    static const char *const off[] = {"gpt.norm.bias", "gpt.norm.post", "gpt.norm.embedding", "gpt.attention.bias",
-                                      "gpt.attention.output_bias", "gpt.ffn.bias"};
+    static const char *const off[] = {"gpt.norm.bias",
+                                      "gpt.norm.post",
+                                      "gpt.norm.embedding",
+                                      "gpt.attention.bias",
+                                      "gpt.attention.output_bias",
+                                      "gpt.ffn.bias"};
     key_text(w, "general.architecture", "gpt");
     key_u32(w, "gpt.embedding_length", DIM);
     key_u32(w, "gpt.block_count", LAYERS);
@@ -166,9 +180,17 @@ static void write_model(const Variant *v, const char *path)
     if (!strcmp(v->position, "learned"))
         tensor(&w, "position_embd.weight", CONTEXT, DIM, 1);
     for (int i = 0; i < LAYERS; i++) {
-        const struct { const char *name; int rows, cols; } parts[] = {
-            {"attn_norm", 0, DIM}, {"attn_q", v->heads * KEY, DIM}, {"attn_k", v->kv_heads * KEY, DIM}, {"attn_v", v->kv_heads * VALUE, DIM},
-            {"attn_output", DIM, v->heads * VALUE}, {"ffn_norm", 0, DIM}, {"ffn_up", HIDDEN, DIM}, {"ffn_down", DIM, HIDDEN}};
+        const struct {
+            const char *name;
+            int rows, cols;
+        } parts[] = {{"attn_norm", 0, DIM},
+                     {"attn_q", v->heads * KEY, DIM},
+                     {"attn_k", v->kv_heads * KEY, DIM},
+                     {"attn_v", v->kv_heads * VALUE, DIM},
+                     {"attn_output", DIM, v->heads * VALUE},
+                     {"ffn_norm", 0, DIM},
+                     {"ffn_up", HIDDEN, DIM},
+                     {"ffn_down", DIM, HIDDEN}};
         for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[j].name);
@@ -192,7 +214,7 @@ static void write_model(const Variant *v, const char *path)
     buf_free(&w.data);
 }
 
-/* ---- helpers ----------------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------- */
 
 static Model model;
 static int text[TEXT], other[TEXT]; // two texts, without a common beginning
@@ -205,10 +227,16 @@ static char label[96];
 static void open_session(Session *s, int n_seqs, int n_threads)
 {
     Err e = {0};
-    SessionParams p = {.seq_len = CONTEXT, .n_seqs = n_seqs, .max_batch = TEXT, .max_logits = TEXT, .n_threads = n_threads,
-                       .kv_type = kv_type, .kernels = kernels};
+    SessionParams p = {.seq_len = CONTEXT,
+                       .n_seqs = n_seqs,
+                       .max_batch = TEXT,
+                       .max_logits = TEXT,
+                       .n_threads = n_threads,
+                       .kv_type = kv_type,
+                       .kernels = kernels};
     CHECK(!session_init(s, &model, &p, &e), "%s: %s", label, e.text);
-    CHECK(session_bytes(&model, &p) == s->arena.size, "%s: session_bytes says %zu, it is %zu", label, session_bytes(&model, &p), s->arena.size);
+    CHECK(session_bytes(&model, &p) == s->arena.size, "%s: session_bytes says %zu, it is %zu",
+          label, session_bytes(&model, &p), s->arena.size);
 }
 
 /* Run tokens of one sequence, all logits wanted, in chunks. */
@@ -220,7 +248,8 @@ static void run(Session *s, int seq, const int *ids, int n, int chunk, float *ou
         seqs[i] = seq;
     for (int i = 0; i < n; i += chunk) {
         int rows = n - i < chunk ? n - i : chunk;
-        int got = forward(s, &(Batch){.n = rows, .tokens = ids + i, .seqs = seqs, .wanted = all}, &e);
+        int got = forward(s, &(Batch){.n = rows, .tokens = ids + i, .seqs = seqs, .wanted = all},
+                          &e);
         CHECK(got == rows, "%s: %d rows of logits, want %d: %s", label, got, rows, e.text);
         if (out && got > 0)
             memcpy(out + (size_t)i * VOCAB, s->logits, (size_t)got * VOCAB * sizeof *out);
@@ -233,11 +262,13 @@ static void check_run(Session *s, int seq, int from, int to, int chunk, const ch
     static float out[TEXT * VOCAB];
     run(s, seq, text + from, to - from, chunk, out);
     for (int i = from; i < to; i++)
-        if (memcmp(out + (size_t)(i - from) * VOCAB, want + (size_t)i * VOCAB, VOCAB * sizeof *out)) {
+        if (memcmp(out + (size_t)(i - from) * VOCAB, want + (size_t)i * VOCAB,
+                   VOCAB * sizeof *out)) {
             CHECK(false, "%s: %s: position %d differs", label, what, i);
             return;
         }
-    CHECK(s->cache.seqs[seq].n_pos == to, "%s: %s: the sequence has %d positions, want %d", label, what, s->cache.seqs[seq].n_pos, to);
+    CHECK(s->cache.seqs[seq].n_pos == to, "%s: %s: the sequence has %d positions, want %d", label,
+          what, s->cache.seqs[seq].n_pos, to);
 }
 
 /* Every block is counted once for each sequence that holds it. */
@@ -249,13 +280,15 @@ static void check_blocks(const Session *s, const char *what)
             int id = s->cache.seqs[i].blocks[b];
             if (id >= 0)
                 held[id]++;
-            CHECK(id >= 0 || b * KV_BLOCK >= s->cache.seqs[i].n_pos, "%s: %s: sequence %d lacks block %d", label, what, i, b);
+            CHECK(id >= 0 || b * KV_BLOCK >= s->cache.seqs[i].n_pos,
+                  "%s: %s: sequence %d lacks block %d", label, what, i, b);
         }
     for (int i = 0; i < s->cache.n_blocks; i++)
-        CHECK(held[i] == s->cache.refs[i], "%s: %s: block %d has count %d, is held %d times", label, what, i, s->cache.refs[i], held[i]);
+        CHECK(held[i] == s->cache.refs[i], "%s: %s: block %d has count %d, is held %d times", label,
+              what, i, s->cache.refs[i], held[i]);
 }
 
-/* ---- the same by the textbook ------------------------------------------------------------------------------- */
+/* ---- the same by the textbook ---------------------------------------------------------------- */
 
 static void ref_linear(const Tensor *w, const double *x, double *y)
 {
@@ -286,10 +319,13 @@ static void ref_rope(double *x, int heads, int pos)
         }
 }
 
-/* One query row: softmax(q.k / sqrt(KEY) + bias) v over the keys that it sees, without tiles or spans. */
-static void ref_attend(const Variant *v, int layer, int pos, const double *q, const double *k, const double *values, double *out)
+/* One query row: softmax(q.k / sqrt(KEY) + bias) v over the keys that it sees, without tiles or
+ * spans. */
+static void ref_attend(const Variant *v, int layer, int pos, const double *q, const double *k,
+                       const double *values, double *out)
 {
-    static const double slopes[] = {1.0 / 16, 1.0 / 256, 1.0 / 4}; // of three heads, Press et al. 2022
+    static const double slopes[] = {1.0 / 16, 1.0 / 256,
+                                    1.0 / 4}; // of three heads, Press et al. 2022
     static double weight[TEXT];
     int from = layer == 0 && v->window && pos >= v->window ? pos - v->window + 1 : 0;
     for (int h = 0; h < v->heads; h++) {
@@ -320,9 +356,10 @@ static void ref_ffn(const Layer *l, const double *x, double *out)
     ref_linear(&l->w_down.w, up, out);
 }
 
-/* Compare `want` with every position in double precision. Each layer's sums have at most 600 terms and float's rounding
- * of 2^-24; measured are 7.4e-5 of logits of up to 10; the bound is ten times that. Halves and
- * bytes round keys and values: 0.0095 and 0.2 were measured, the bounds are three times that. */
+/* Compare `want` with every position in double precision. Each layer's sums have at most 600 terms
+ * and float's rounding of 2^-24; measured are 7.4e-5 of logits of up to 10; the bound is ten times
+ * that. Halves and bytes round keys and values: 0.0095 and 0.2 were measured, the bounds are three
+ * times that. */
 static void check_reference(const Variant *v)
 {
     static const double limits[] = {[KV_F32] = 7.4e-4, [KV_F16] = 0.03, [KV_Q8] = 0.6};
@@ -362,23 +399,30 @@ static void check_reference(const Variant *v)
             worst = error > worst ? error : worst;
         }
     }
-    // where attention rounds to the 8 bits of bfloat16 instead of the 11 of halves, eight times as much
+    // where attention rounds to the 8 bits of bfloat16 instead of the 11 of halves, eight times as
+    // much
     double limit = limits[kv_type] + (kernels->bf16 && kv_type != KV_F32 ? 7 * limits[KV_F16] : 0);
     CHECK(worst < limit, "%s: a logit is %g from the textbook's", label, worst);
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
-/* Keys and values of `count` numbers as they were stored and are read back: floats exactly, halves to 11 bits, bytes to half
- * a step of their group's scale; a number that is not finite makes its group NaN. */
-static void check_group(const float *x, const float *got, size_t stride, int count, const char *what)
+/* Keys and values of `count` numbers as they were stored and are read back: floats exactly, halves
+ * to 11 bits, bytes to half a step of their group's scale; a number that is not finite makes its
+ * group NaN. */
+static void check_group(const float *x, const float *got, size_t stride, int count,
+                        const char *what)
 {
     double max = 0;
     for (int i = 0; i < count; i++)
         max = fmax(max, isfinite(x[i]) ? fabs(x[i]) : INFINITY);
     for (int i = 0; i < count; i++) {
-        double step = kv_type == KV_F32 ? 0 : kv_type == KV_F16 ? fabs(x[i]) * 0x1p-11 + 0x1p-25 : max / 127 * 0.50001, y = got[(size_t)i * stride];
-        CHECK(kv_type == KV_Q8 && max == INFINITY ? y != y : fabs(x[i] - y) <= step, "%s: %s: %g came back as %g", label, what, x[i], y);
+        double step = kv_type == KV_F32 ? 0
+                    : kv_type == KV_F16 ? fabs(x[i]) * 0x1p-11 + 0x1p-25
+                                        : max / 127 * 0.50001,
+               y = got[(size_t)i * stride];
+        CHECK(kv_type == KV_Q8 && max == INFINITY ? y != y : fabs(x[i] - y) <= step,
+              "%s: %s: %g came back as %g", label, what, x[i], y);
     }
 }
 
@@ -396,16 +440,19 @@ static void test_cache(void)
         for (int i = 0; i < heads * KEY; i++)
             k[pos][i / KEY][i % KEY] = flat[i] = random_float() * size * (i % 5 ? 1 : 20);
         for (int i = 0; i < heads * VALUE; i++)
-            v[pos][i / VALUE][i % VALUE] = flat[heads * KEY + i] = pos == 3 ? 0 : random_float() * size;
+            v[pos][i / VALUE][i % VALUE] = flat[heads * KEY + i] = pos == 3 ? 0
+                                                                            : random_float() * size;
         if (kv_type == KV_Q8 && pos == 70)
-            k[pos][0][33] = flat[33] = NAN, v[pos][heads - 1][2] = flat[heads * (KEY + VALUE) - VALUE + 2] = INFINITY;
+            k[pos][0][33] = flat[33] = NAN,
+            v[pos][heads - 1][2] = flat[heads * (KEY + VALUE) - VALUE + 2] = INFINITY;
         cache_store(&s.cache, 1, 1, pos, flat, flat + heads * KEY);
     }
     for (int pos = 0; pos < N; pos++)
         for (int h = 0; h < heads; h++) {
             cache_read(&s.cache, 1, h, 1, pos / KV_BLOCK, keys[0], values[0]);
             for (int i = 0; i < KEY; i += KV_GROUP)
-                check_group(k[pos][h] + i, &keys[i][pos % KV_BLOCK], KV_BLOCK, KEY - i < KV_GROUP ? KEY - i : KV_GROUP, "a key");
+                check_group(k[pos][h] + i, &keys[i][pos % KV_BLOCK], KV_BLOCK,
+                            KEY - i < KV_GROUP ? KEY - i : KV_GROUP, "a key");
             check_group(v[pos][h], values[pos % KV_BLOCK], 1, VALUE, "a value");
         }
     session_free(&s);
@@ -434,8 +481,10 @@ static void test_truncate(void)
     for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
         int n = points[i];
         cache_truncate(&s.cache, 0, n);
-        CHECK(s.cache.seqs[0].n_pos == n, "%s: truncated to %d, want %d", label, s.cache.seqs[0].n_pos, n);
-        run(&s, 0, other, TEXT - n < 90 ? TEXT - n : 90, 90, NULL); // leaves other keys and values behind
+        CHECK(s.cache.seqs[0].n_pos == n, "%s: truncated to %d, want %d", label,
+              s.cache.seqs[0].n_pos, n);
+        run(&s, 0, other, TEXT - n < 90 ? TEXT - n : 90, 90,
+            NULL); // leaves other keys and values behind
         cache_truncate(&s.cache, 0, n);
         check_blocks(&s, "truncated");
         check_run(&s, 0, n, TEXT, 64, "prefix kept");
@@ -455,7 +504,8 @@ static void test_fork(void)
         open_session(&s, 3, 2);
         check_run(&s, 0, 0, n, TEXT, "the source");
         run(&s, 1, other, 150, 150, NULL); // forking empties it
-        CHECK(!cache_fork(&s.cache, 1, 0, n) && s.cache.seqs[1].n_pos == n, "%s: fork at %d", label, n);
+        CHECK(!cache_fork(&s.cache, 1, 0, n) && s.cache.seqs[1].n_pos == n, "%s: fork at %d", label,
+              n);
         check_blocks(&s, "forked");
         int shared = 0;
         for (int b = 0; b < n / KV_BLOCK; b++)
@@ -477,8 +527,10 @@ static void test_fork(void)
         run(&s, 0, other, 30, 30, NULL);
         cache_truncate(&s.cache, 1, n);
         check_run(&s, 1, n, end, TEXT, "the fork after its source was rewritten");
-        CHECK(!cache_fork(&s.cache, 0, 1, TEXT + 1) && s.cache.seqs[0].n_pos == end, "%s: fork of more than there is", label);
-        CHECK(!cache_fork(&s.cache, 0, 0, 3) && s.cache.seqs[0].n_pos == end, "%s: fork of itself", label);
+        CHECK(!cache_fork(&s.cache, 0, 1, TEXT + 1) && s.cache.seqs[0].n_pos == end,
+              "%s: fork of more than there is", label);
+        CHECK(!cache_fork(&s.cache, 0, 0, 3) && s.cache.seqs[0].n_pos == end, "%s: fork of itself",
+              label);
         for (int q = 0; q < 3; q++)
             cache_truncate(&s.cache, q, 0);
         check_blocks(&s, "emptied");
@@ -488,7 +540,8 @@ static void test_fork(void)
     }
 }
 
-/* Three sequences at different positions advance in the same calls; the middle one runs another text. */
+/* Three sequences at different positions advance in the same calls; the middle one runs another
+ * text. */
 static void test_neighbours(void)
 {
     static const int starts[] = {0, 100, 513}, rows[] = {9, 5, 1};
@@ -508,10 +561,17 @@ static void test_neighbours(void)
                     ids[n] = (q == 1 ? other : text)[at[q] + i];
                     seqs[n] = q;
                 }
-            CHECK(forward(&s, &(Batch){.n = n, .tokens = ids, .seqs = seqs, .wanted = all}, &e) == n, "%s: %s", label, e.text);
+            CHECK(forward(&s, &(Batch){.n = n, .tokens = ids, .seqs = seqs, .wanted = all}, &e)
+                      == n,
+                  "%s: %s", label, e.text);
             for (int i = 0; i < n; i++) {
-                int pos = at[seqs[i]] + i - (seqs[i] == 0 ? 0 : seqs[i] == 1 ? rows[0] : rows[0] + rows[1]);
-                CHECK(seqs[i] == 1 || !memcmp(s.logits + (size_t)i * VOCAB, want + (size_t)pos * VOCAB, VOCAB * sizeof *want),
+                int pos = at[seqs[i]] + i
+                        - (seqs[i] == 0   ? 0
+                           : seqs[i] == 1 ? rows[0]
+                                          : rows[0] + rows[1]);
+                CHECK(seqs[i] == 1
+                          || !memcmp(s.logits + (size_t)i * VOCAB, want + (size_t)pos * VOCAB,
+                                     VOCAB * sizeof *want),
                       "%s: a neighbour changed sequence %d at %d", label, seqs[i], pos);
             }
             for (int q = 0; q < 3; q++)
@@ -521,7 +581,8 @@ static void test_neighbours(void)
     }
 }
 
-/* Which rows have logits, vectors instead of tokens, and calls that must fail without changing anything. */
+/* Which rows have logits, vectors instead of tokens, and calls that must fail without changing
+ * anything. */
 static void test_calls(void)
 {
     Session s;
@@ -530,42 +591,64 @@ static void test_calls(void)
     static float vectors[70 * DIM];
     open_session(&s, 2, 1);
     some[3] = some[69] = true;
-    CHECK(forward(&s, &(Batch){.n = 70, .tokens = text, .wanted = some}, &e) == 2, "%s: two rows wanted", label);
-    CHECK(!memcmp(s.logits, want + 3 * VOCAB, VOCAB * sizeof *want) && !memcmp(s.logits + VOCAB, want + 69 * VOCAB, VOCAB * sizeof *want),
+    CHECK(forward(&s, &(Batch){.n = 70, .tokens = text, .wanted = some}, &e) == 2,
+          "%s: two rows wanted", label);
+    CHECK(!memcmp(s.logits, want + 3 * VOCAB, VOCAB * sizeof *want)
+              && !memcmp(s.logits + VOCAB, want + 69 * VOCAB, VOCAB * sizeof *want),
           "%s: the wanted rows", label);
     CHECK(forward(&s, &(Batch){.n = 30, .tokens = text + 70}, &e) == 1, "%s: the last row", label);
-    CHECK(!memcmp(s.logits, want + 99 * VOCAB, VOCAB * sizeof *want), "%s: the last row's logits", label);
+    CHECK(!memcmp(s.logits, want + 99 * VOCAB, VOCAB * sizeof *want), "%s: the last row's logits",
+          label);
     some[3] = some[69] = false;
-    CHECK(forward(&s, &(Batch){.n = 28, .tokens = text + 100, .wanted = some}, &e) == 0, "%s: no row wanted", label);
+    CHECK(forward(&s, &(Batch){.n = 28, .tokens = text + 100, .wanted = some}, &e) == 0,
+          "%s: no row wanted", label);
 
     int bad[] = {1, 2, VOCAB, 4}, worse[] = {1, -1}, two[] = {0, 1}, firsts[] = {1, 1, 1, 1};
-    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad}, &e) == -1 && e.code == EXIT_USAGE, "%s: token %d", label, VOCAB);
+    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad}, &e) == -1 && e.code == EXIT_USAGE,
+          "%s: token %d", label, VOCAB);
     CHECK(forward(&s, &(Batch){.n = 2, .tokens = worse}, &e) == -1, "%s: token -1", label);
-    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad, .seqs = firsts}, &e) == -1, "%s: a bad token in an empty sequence", label);
-    CHECK(s.cache.seqs[0].n_pos == 128 && s.cache.seqs[1].n_pos == 0, "%s: a failed call moved a sequence", label);
+    CHECK(forward(&s, &(Batch){.n = 4, .tokens = bad, .seqs = firsts}, &e) == -1,
+          "%s: a bad token in an empty sequence", label);
+    CHECK(s.cache.seqs[0].n_pos == 128 && s.cache.seqs[1].n_pos == 0,
+          "%s: a failed call moved a sequence", label);
     CHECK(!cache_fork(&s.cache, 1, 0, 100), "%s: fork after a failed call", label);
     check_blocks(&s, "after failed calls");
     cache_truncate(&s.cache, 1, 0);
     CHECK(forward(&s, &(Batch){.n = 0, .tokens = text}, &e) == -1, "%s: no rows", label);
-    CHECK(forward(&s, &(Batch){.n = TEXT + 1, .tokens = text}, &e) == -1, "%s: too many rows", label);
+    CHECK(forward(&s, &(Batch){.n = TEXT + 1, .tokens = text}, &e) == -1, "%s: too many rows",
+          label);
     check_run(&s, 0, 128, TEXT, TEXT, "after failed calls");
-    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT + 1, .tokens = text}, &e) == -1 && e.code == EXIT_USAGE, "%s: a full context", label);
+    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT + 1, .tokens = text}, &e) == -1
+              && e.code == EXIT_USAGE,
+          "%s: a full context", label);
     CHECK(s.cache.seqs[0].n_pos == TEXT, "%s: a full context moved the sequence", label);
-    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT, .tokens = text}, &e) == 1, "%s: the last place", label);
-    CHECK(forward(&s, &(Batch){.n = 2, .tokens = text, .seqs = two}, &e) == -1, "%s: one of two contexts is full", label);
+    CHECK(forward(&s, &(Batch){.n = CONTEXT - TEXT, .tokens = text}, &e) == 1, "%s: the last place",
+          label);
+    CHECK(forward(&s, &(Batch){.n = 2, .tokens = text, .seqs = two}, &e) == -1,
+          "%s: one of two contexts is full", label);
     CHECK(s.cache.seqs[1].n_pos == 0, "%s: a neighbour's full context moved a sequence", label);
 
     for (int i = 0; i < 70; i++)
-        memcpy(vectors + i * DIM, (const float *)model.token_embd.data + text[i] * DIM, DIM * sizeof *vectors);
+        memcpy(vectors + i * DIM, (const float *)model.token_embd.data + text[i] * DIM,
+               DIM * sizeof *vectors);
     cache_truncate(&s.cache, 0, 0);
-    CHECK(forward(&s, &(Batch){.n = 70, .embd = vectors, .wanted = all}, &e) == 70, "%s: %s", label, e.text);
-    CHECK(!memcmp(s.logits, want, 70 * VOCAB * sizeof *want), "%s: vectors and tokens differ", label);
+    CHECK(forward(&s, &(Batch){.n = 70, .embd = vectors, .wanted = all}, &e) == 70, "%s: %s", label,
+          e.text);
+    CHECK(!memcmp(s.logits, want, 70 * VOCAB * sizeof *want), "%s: vectors and tokens differ",
+          label);
     session_free(&s);
     session_free(&s); // a freed one is fine
 
-    SessionParams p = {.seq_len = CONTEXT, .n_seqs = 1, .max_batch = 8, .max_logits = 2, .n_threads = 1, .kv_type = kv_type, .kernels = kernels};
+    SessionParams p = {.seq_len = CONTEXT,
+                       .n_seqs = 1,
+                       .max_batch = 8,
+                       .max_logits = 2,
+                       .n_threads = 1,
+                       .kv_type = kv_type,
+                       .kernels = kernels};
     CHECK(!session_init(&s, &model, &p, &e), "%s: %s", label, e.text);
-    CHECK(forward(&s, &(Batch){.n = 3, .tokens = text, .wanted = all}, &e) == -1, "%s: more logits than there is room for", label);
+    CHECK(forward(&s, &(Batch){.n = 3, .tokens = text, .wanted = all}, &e) == -1,
+          "%s: more logits than there is room for", label);
     session_free(&s);
     p.seq_len = CONTEXT + 1;
     bool fits = !session_init(&s, &model, &p, &e);
@@ -591,13 +674,15 @@ static int watch(void *context, Session *s, int layer)
     for (int h = 0; layer == WATCHED && h < model.config.layers[layer].n_heads; h++)
         for (int i = 0, n; i < s->n_rows; i += n) {
             n = s->n_rows - i < MAP_ROWS ? s->n_rows - i : MAP_ROWS;
-            attention_weights(s, layer, 0, h, pos + i, n, s->q + (size_t)i * width, s->soft + (size_t)i * (size_t)s->max_heads * 2,
+            attention_weights(s, layer, 0, h, pos + i, n, s->q + (size_t)i * width,
+                              s->soft + (size_t)i * (size_t)s->max_heads * 2,
                               w->maps + (size_t)h * MAP_SIZE + (size_t)(pos + i) * TEXT, TEXT, 0);
         }
     return layer == w->ends_at;
 }
 
-/* A few rows at a time in a layer, watched: the same logits; the same weights as row by row; rows that sum to 1. */
+/* A few rows at a time in a layer, watched: the same logits; the same weights as row by row; rows
+ * that sum to 1. */
 static void test_watch(void)
 {
     size_t n_heads = (size_t)model.config.layers[WATCHED].n_heads;
@@ -606,8 +691,15 @@ static void test_watch(void)
         Session s;
         Err e = {0};
         Watch w = {maps + (size_t)i * n_heads * MAP_SIZE, 0, -1};
-        SessionParams p = {.seq_len = CONTEXT, .n_seqs = 1, .max_batch = TEXT, .max_rows = 37, .max_logits = TEXT, .n_threads = 2,
-                           .kv_type = kv_type, .keep_soft = true, .kernels = kernels};
+        SessionParams p = {.seq_len = CONTEXT,
+                           .n_seqs = 1,
+                           .max_batch = TEXT,
+                           .max_rows = 37,
+                           .max_logits = TEXT,
+                           .n_threads = 2,
+                           .kv_type = kv_type,
+                           .keep_soft = true,
+                           .kernels = kernels};
         CHECK(!session_init(&s, &model, &p, &e), "%s: %s", label, e.text);
         s.watch = watch;
         s.watch_context = &w;
@@ -615,11 +707,13 @@ static void test_watch(void)
         CHECK(w.n_calls == LAYERS * (i ? 1 : TEXT), "%s: watched %d times", label, w.n_calls);
         w.ends_at = 0;
         cache_truncate(&s.cache, 0, 500);
-        CHECK(forward(&s, &(Batch){.n = 9, .tokens = text}, &e) == -1, "%s: the watch did not end it", label);
+        CHECK(forward(&s, &(Batch){.n = 9, .tokens = text}, &e) == -1,
+              "%s: the watch did not end it", label);
         CHECK(s.cache.seqs[0].n_pos == 500, "%s: an ended call moved the sequence", label);
         session_free(&s);
     }
-    CHECK(!memcmp(maps, maps + n_heads * MAP_SIZE, n_heads * MAP_SIZE * sizeof *maps), "%s: weights depend on the batch", label);
+    CHECK(!memcmp(maps, maps + n_heads * MAP_SIZE, n_heads * MAP_SIZE * sizeof *maps),
+          "%s: weights depend on the batch", label);
     double worst = 0;
     for (size_t row = 0; row < n_heads * TEXT; row++) {
         double sum = -1;
@@ -627,16 +721,18 @@ static void test_watch(void)
             sum += maps[row * TEXT + k];
         worst = fabs(sum) > worst ? fabs(sum) : worst;
     }
-    CHECK(worst < 1e-5, "%s: a row of weights sums to 1 %+g", label, worst); // 600 floats, each rounded once
+    CHECK(worst < 1e-5, "%s: a row of weights sums to 1 %+g", label,
+          worst); // 600 floats, each rounded once
     free(maps);
 }
 
-/* longrope: the length that a text is expected to have chooses its factors, its neighbours' lengths do not, and a text
- * that crosses the original length starts again. */
+/* longrope: the length that a text is expected to have chooses its factors, its neighbours' lengths
+ * do not, and a text that crosses the original length starts again. */
 static void test_longrope(void)
 {
     enum { ORIGINAL = 150 };
-    static float factors[2][KEY / 2], shorter[TEXT * VOCAB], longer[TEXT * VOCAB], out[TEXT * VOCAB];
+    static float factors[2][KEY / 2], shorter[TEXT * VOCAB], longer[TEXT * VOCAB],
+        out[TEXT * VOCAB];
     Rope plain = model.config.ropes[0];
     Session s;
     Err e = {0};
@@ -655,24 +751,34 @@ static void test_longrope(void)
     CHECK(cache_expect(&s.cache, 0, TEXT) == 0, "%s: an empty sequence", label);
     run(&s, 0, text, TEXT, TEXT, longer);
     CHECK(cache_expect(&s.cache, 0, TEXT) == TEXT, "%s: nothing changed", label);
-    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && s.cache.seqs[0].n_pos == 0, "%s: the text became short", label);
+    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && s.cache.seqs[0].n_pos == 0,
+          "%s: the text became short", label);
     run(&s, 0, text, ORIGINAL, 40, shorter);
-    CHECK(memcmp(shorter, longer, ORIGINAL * VOCAB * sizeof *out), "%s: the factors do not matter", label);
+    CHECK(memcmp(shorter, longer, ORIGINAL * VOCAB * sizeof *out), "%s: the factors do not matter",
+          label);
     CHECK(cache_expect(&s.cache, 0, ORIGINAL) == ORIGINAL, "%s: at the border", label);
-    CHECK(!cache_fork(&s.cache, 1, 0, 100) && cache_expect(&s.cache, 1, ORIGINAL) == 100, "%s: a fork keeps its kind", label);
+    CHECK(!cache_fork(&s.cache, 1, 0, 100) && cache_expect(&s.cache, 1, ORIGINAL) == 100,
+          "%s: a fork keeps its kind", label);
     run(&s, 1, text + 100, ORIGINAL - 100, 7, out);
-    CHECK(!memcmp(out, shorter + 100 * VOCAB, (ORIGINAL - 100) * VOCAB * sizeof *out), "%s: a fork of a short text", label);
-    CHECK(cache_expect(&s.cache, 1, ORIGINAL + 1) == 0 && cache_expect(&s.cache, 0, 1) == ORIGINAL, "%s: one crosses the border", label);
+    CHECK(!memcmp(out, shorter + 100 * VOCAB, (ORIGINAL - 100) * VOCAB * sizeof *out),
+          "%s: a fork of a short text", label);
+    CHECK(cache_expect(&s.cache, 1, ORIGINAL + 1) == 0 && cache_expect(&s.cache, 0, 1) == ORIGINAL,
+          "%s: one crosses the border", label);
 
     cache_truncate(&s.cache, 0, 0);
     for (int i = 0; i < 2 * ORIGINAL; i++) { // a short and a long text in one batch
         ids[i] = text[i % ORIGINAL];
         seqs[i] = i / ORIGINAL;
     }
-    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && cache_expect(&s.cache, 1, TEXT) == 0, "%s: both are empty", label);
-    CHECK(forward(&s, &(Batch){.n = 2 * ORIGINAL, .tokens = ids, .seqs = seqs, .wanted = all}, &e) == 2 * ORIGINAL, "%s: %s", label, e.text);
-    CHECK(!memcmp(s.logits, shorter, ORIGINAL * VOCAB * sizeof *out), "%s: a short text beside a long one", label);
-    CHECK(!memcmp(s.logits + ORIGINAL * VOCAB, longer, ORIGINAL * VOCAB * sizeof *out), "%s: a long text beside a short one", label);
+    CHECK(cache_expect(&s.cache, 0, ORIGINAL) == 0 && cache_expect(&s.cache, 1, TEXT) == 0,
+          "%s: both are empty", label);
+    CHECK(forward(&s, &(Batch){.n = 2 * ORIGINAL, .tokens = ids, .seqs = seqs, .wanted = all}, &e)
+              == 2 * ORIGINAL,
+          "%s: %s", label, e.text);
+    CHECK(!memcmp(s.logits, shorter, ORIGINAL * VOCAB * sizeof *out),
+          "%s: a short text beside a long one", label);
+    CHECK(!memcmp(s.logits + ORIGINAL * VOCAB, longer, ORIGINAL * VOCAB * sizeof *out),
+          "%s: a long text beside a short one", label);
     session_free(&s);
     model.config.ropes[0] = plain;
     model.rope_factors[0] = model.rope_factors[1] = NULL;
@@ -696,14 +802,16 @@ static void test_variant(int number)
             snprintf(label, sizeof label, "%s, %s, %s", v->name, kernels->name, kv_names[kv]);
             open_session(&s, 1, 1);
             run(&s, 0, text, TEXT, TEXT, want);
-            CHECK(memcmp(want, want + VOCAB, VOCAB * sizeof *want) && want[0] == want[0], "%s: the logits say nothing", label);
+            CHECK(memcmp(want, want + VOCAB, VOCAB * sizeof *want) && want[0] == want[0],
+                  "%s: the logits say nothing", label);
             session_free(&s);
             check_reference(v);
             test_cache();
             test_chunks();
             if (model.config.pos == POS_ROPE && !v->window)
                 test_longrope();
-            if ((!only && kernels_at(i + 1)) || kv == number % 3) // the bookkeeping is the same for all kernels
+            if ((!only && kernels_at(i + 1))
+                || kv == number % 3) // the bookkeeping is the same for all kernels
                 continue;
             test_truncate();
             test_fork();
@@ -716,7 +824,8 @@ static void test_variant(int number)
     unlink(path);
 }
 
-/* test_session [TABLE [HALF]]: where time is short, one kernel table with one cache type a variant, and half of the variants, 0 or 1. */
+/* test_session [TABLE [HALF]]: where time is short, one kernel table with one cache type a variant,
+ * and half of the variants, 0 or 1. */
 int main(int argc, char **argv)
 {
     Err e = {0};

@@ -1,5 +1,6 @@
-/* test_tokenizer.c - what test_tokenizers.py cannot see: streaming, end tokens, JSON strings; and hostile input, which
- * must end in an error or in some result but never in a crash (meant to be run under the sanitizers as well). */
+/* test_tokenizer.c - what test_tokenizers.py cannot see: streaming, end tokens, JSON strings; and
+ * hostile input, which must end in an error or in some result but never in a crash (meant to be run
+ * under the sanitizers as well). */
 #include "base/json.h"
 #include "base/utf8.h"
 #include "text/nfc.h"
@@ -20,7 +21,7 @@ static uint32_t random_below(uint32_t n)
     return (uint32_t)(random_state >> 33) % n;
 }
 
-/* ---- vocabulary files ----------------------------------------------------------------------------------------- */
+/* ---- vocabulary files ------------------------------------------------------------------------ */
 
 static void add_u32(Buf *b, uint32_t v)
 {
@@ -62,9 +63,24 @@ static void add_list(Buf *b, const char *name, const char *const *items, size_t 
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
-/* Byte-level BPE: a few letters, the bytes of U+1F600 and of e-acute, an end token, a user-defined one. */
-static const char *const bpe_tokens[] = {"a", "b", "ab", "\xc4\xa0", ("\xc4\xa0" "ab"), "\xc3\xb0", "\xc5\x81", "\xc4\xba", "\xc4\xa2",
-                                         "\xc3\x83", "\xc2\xa9", "<|im_end|>", "<tag>", "1", "11"};
+/* Byte-level BPE: a few letters, the bytes of U+1F600 and of e-acute, an end token, a user-defined
+ * one. */
+static const char *const bpe_tokens[] = {"a",
+                                         "b",
+                                         "ab",
+                                         "\xc4\xa0",
+                                         ("\xc4\xa0"
+                                          "ab"),
+                                         "\xc3\xb0",
+                                         "\xc5\x81",
+                                         "\xc4\xba",
+                                         "\xc4\xa2",
+                                         "\xc3\x83",
+                                         "\xc2\xa9",
+                                         "<|im_end|>",
+                                         "<tag>",
+                                         "1",
+                                         "11"};
 static const int32_t bpe_types[] = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 3, 4, 1, 1};
 static const char *const bpe_merges[] = {"a b", "\xc4\xa0 ab", "1 1"};
 
@@ -84,8 +100,9 @@ static void bpe_file(Buf *b)
 }
 
 #define MARK "\xe2\x96\x81"
-static const char *const sp_tokens[] = {"<unk>", "<s>", "</s>", "<0x0A>", "<0xE4>", "<0xBD>", "<0xA0>", MARK, "a", "b", MARK "a", "ab", MARK "ab",
-                                        MARK "b", "  ", "sym", "[PAD16]"};
+static const char *const sp_tokens[] = {"<unk>",   "<s>",    "</s>", "<0x0A>", "<0xE4>", "<0xBD>",
+                                        "<0xA0>",  MARK,     "a",    "b",      MARK "a", "ab",
+                                        MARK "ab", MARK "b", "  ",   "sym",    "[PAD16]"};
 static const int32_t sp_types[] = {2, 3, 3, 6, 6, 6, 6, 1, 1, 1, 1, 1, 1, 1, 4, 4, 5};
 static const float sp_scores[] = {0, 0, 0, 0, 0, 0, 0, -9, -8, -7, -2, -1, -3, -4, 0, 0, -1000};
 
@@ -137,7 +154,7 @@ static Tokenizer *open_bytes(const Buf *b, Gguf *g, Err *e)
     return t;
 }
 
-/* ---- tests ---------------------------------------------------------------------------------------------------- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 /* Ids of a text, as text. */
 static const char *ids_of(const Tokenizer *t, const char *text, unsigned flags, char out[200])
@@ -171,14 +188,19 @@ static void test_byte_level(void)
     if (!t)
         return;
     check_ids(t, "ab ab", 0, "2 4");
-    check_ids(t, "ab<tag>a<|im_end|>", 0, "2 12 0");       // as text it is bytes that have no token
+    check_ids(t, "ab<tag>a<|im_end|>", 0, "2 12 0"); // as text it is bytes that have no token
     check_ids(t, "ab<|im_end|>", ENCODE_SPECIAL, "2 11");
-    check_ids(t, "111", 0, "13 13 13");                    // qwen2 cuts every digit
-    check_ids(t, "e\xcc\x81", 0, "9 10");                  // NFC makes it one character
-    CHECK(tokenizer_is_end(t, 11) && !tokenizer_is_end(t, 12) && !tokenizer_is_end(t, -1) && !tokenizer_is_end(t, 99), "end tokens");
+    check_ids(t, "111", 0, "13 13 13");   // qwen2 cuts every digit
+    check_ids(t, "e\xcc\x81", 0, "9 10"); // NFC makes it one character
+    CHECK(tokenizer_is_end(t, 11) && !tokenizer_is_end(t, 12) && !tokenizer_is_end(t, -1)
+              && !tokenizer_is_end(t, 99),
+          "end tokens");
     CHECK(tokenizer_bos(t) == -1 && !tokenizer_adds_bos(t), "no BOS");
-    CHECK(tokenizer_find(t, (Str){"<tag>", 5}, &e) == 12 && tokenizer_find(t, (Str){"nope", 4}, &e) == -1, "find");
-    CHECK(tokenizer_piece(t, 99).len == 0 && tokenizer_type(t, 99) == TOKEN_UNDEFINED, "out of range");
+    CHECK(tokenizer_find(t, (Str){"<tag>", 5}, &e) == 12
+              && tokenizer_find(t, (Str){"nope", 4}, &e) == -1,
+          "find");
+    CHECK(tokenizer_piece(t, 99).len == 0 && tokenizer_type(t, 99) == TOKEN_UNDEFINED,
+          "out of range");
 
     Decoder d;
     decoder_init(&d, t, true, false);
@@ -192,7 +214,13 @@ static void test_byte_level(void)
     out.len = 0;
     decoder_feed(&d, 5, &out);
     decoder_feed(&d, 0, &out); // not what completes it: both go out as they are
-    CHECK(out.len == 2 && memcmp(out.ptr, "\xf0" "a", 2) == 0, "invalid bytes pass");
+    CHECK(out.len == 2
+              && memcmp(out.ptr,
+                        "\xf0"
+                        "a",
+                        2)
+                     == 0,
+          "invalid bytes pass");
     out.len = 0;
     decoder_feed(&d, 9, &out);
     decoder_flush(&d, &out);
@@ -221,21 +249,24 @@ static void test_sentencepiece(void)
     check_ids(t, "ab", ENCODE_BOS, "1 12");
     check_ids(t, "a b", 0, "10 13");
     check_ids(t, "sym a", 0, "7 15 10");
-    check_ids(t, "x\xe4\xbd\xa0yz", 0, "7 0 4 5 6 0"); // unknown ones that follow each other are one
+    check_ids(t, "x\xe4\xbd\xa0yz", 0,
+              "7 0 4 5 6 0"); // unknown ones that follow each other are one
     check_ids(t, "\xe4\xbd", 0, "7 4 5");
     check_ids(t, "a</s>b", ENCODE_SPECIAL, "10 2 13");
     check_ids(t, "[PAD16]", 0, "7 0"); // a name that no text has
     CHECK(tokenizer_type(t, 16) == TOKEN_UNUSED && tokenizer_piece(t, 16).len == 7, "padding");
     tokenizer_bytes(t, 16, true, &out);
     CHECK(out.len == 0, "padding prints nothing, got \"%.*s\"", (int)out.len, out.ptr);
-    CHECK(tokenizer_adds_bos(t) && tokenizer_eos(t) == 2 && tokenizer_is_end(t, 2), "defaults of SentencePiece");
+    CHECK(tokenizer_adds_bos(t) && tokenizer_eos(t) == 2 && tokenizer_is_end(t, 2),
+          "defaults of SentencePiece");
 
     Decoder d;
     decoder_init(&d, t, true, false);
     decoder_feed(&d, 1, &out);
     decoder_feed(&d, 10, &out);
     decoder_feed(&d, 13, &out);
-    CHECK(out.len == 3 && memcmp(out.ptr, "a b", 3) == 0, "the first space goes, got \"%.*s\"", (int)out.len, out.ptr);
+    CHECK(out.len == 3 && memcmp(out.ptr, "a b", 3) == 0, "the first space goes, got \"%.*s\"",
+          (int)out.len, out.ptr);
     out.len = 0;
     decoder_init(&d, t, false, false);
     decoder_feed(&d, 10, &out);
@@ -252,7 +283,8 @@ static void test_json(void)
     Buf b = {0};
     const char text[] = "a\"\\\n\x01\x7f\0\xff\xc3\xa9";
     json_string(&b, (Str){text, sizeof text - 1});
-    CHECK(strcmp(b.ptr, "\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"") == 0, "got %s", b.ptr);
+    CHECK(strcmp(b.ptr, "\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"") == 0, "got %s",
+          b.ptr);
     b.len = 0;
     json_int(&b, INT64_MIN);
     json_float(&b, 0.1f);
@@ -265,7 +297,8 @@ static void test_json(void)
 static void use(const Tokenizer *t)
 {
     static const char *const texts[] = {"ab ab <tag> 111 <|im_end|>",
-                                        "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  </s>x </s>", "   \n\n a\tb  ", ""};
+                                        "\xff\xe4\xbd\xa0 e\xcc\x81\xcc\xa3 sym  </s>x </s>",
+                                        "   \n\n a\tb  ", ""};
     Buf out = {0};
     Err e;
     for (size_t i = 0; i < COUNT(texts); i++) {
@@ -274,7 +307,8 @@ static void use(const Tokenizer *t)
         if (tokenizer_encode(t, texts[i], strlen(texts[i]), random_below(8), &list, &e) == 0) {
             decoder_init(&d, t, true, random_below(2));
             for (size_t k = 0; k < list.n; k++) {
-                CHECK(list.ids[k] >= 0 && list.ids[k] < tokenizer_vocab_size(t), "id %d", list.ids[k]);
+                CHECK(list.ids[k] >= 0 && list.ids[k] < tokenizer_vocab_size(t), "id %d",
+                      list.ids[k]);
                 decoder_feed(&d, list.ids[k], &out);
             }
             decoder_flush(&d, &out);
@@ -298,7 +332,8 @@ static void test_mutated_files(int n)
         (i % 4 == 1 ? sp_file : i % 4 == 3 ? prepend_file : bpe_file)(&b);
         for (uint32_t k = 1 + random_below(4); k > 0; k--) {
             size_t at = random_below((uint32_t)b.len);
-            b.ptr[at] = (char)(random_below(3) ? (uint32_t)b.ptr[at] ^ 1u << random_below(8) : random_below(256));
+            b.ptr[at] = (char)(random_below(3) ? (uint32_t)b.ptr[at] ^ 1u << random_below(8)
+                                               : random_below(256));
         }
         if (random_below(8) == 0)
             b.len = random_below((uint32_t)b.len);
@@ -307,18 +342,23 @@ static void test_mutated_files(int n)
         if (t)
             use(t);
         else
-            CHECK(e.code == EXIT_MODEL && e.text[0] && !strchr(e.text, '\n'), "code %d: %s", e.code, e.text);
+            CHECK(e.code == EXIT_MODEL && e.text[0] && !strchr(e.text, '\n'), "code %d: %s", e.code,
+                  e.text);
         tokenizer_close(t);
         gguf_close(&g);
         buf_free(&b);
     }
-    CHECK(opened > n / 20, "only %d of %d files opened: the mutations are too coarse to test anything", opened, n);
+    CHECK(opened > n / 20,
+          "only %d of %d files opened: the mutations are too coarse to test anything", opened, n);
 }
 
 static void test_random_patterns(int n)
 {
-    static const char *const parts[] = {"a", "b", " ", ".", "\\s", "\\S", "\\p{L}", "\\P{N}", "\\d", "[^a", "[a-z", "]", "(", "(?:", "(?=", "(?!", "(?>",
-                                        "(?i:", ")", ")", "|", "?", "*", "+", "{2}", "{0,3}", "{2,}", "++", "*?", "\\b", "^", "$", "\\", "\xc3\xa9", "\xff", "-", "&&"};
+    static const char *const parts[] = {
+        "a",    "b", " ",  ".",        "\\s",  "\\S",   "\\p{L}", "\\P{N}", "\\d", "[^a",
+        "[a-z", "]", "(",  "(?:",      "(?=",  "(?!",   "(?>",    "(?i:",   ")",   ")",
+        "|",    "?", "*",  "+",        "{2}",  "{0,3}", "{2,}",   "++",     "*?",  "\\b",
+        "^",    "$", "\\", "\xc3\xa9", "\xff", "-",     "&&"};
     int compiled = 0;
     for (int i = 0; i < n; i++) {
         Buf pattern = {0};
@@ -329,7 +369,8 @@ static void test_random_patterns(int n)
             buf_add(&pattern, part, strlen(part));
         }
         for (size_t k = 0; k < sizeof text; k++)
-            text[k] = random_below(5) ? "aabbc  \n1\xc3\xa9"[random_below(11)] : (char)random_below(256);
+            text[k] = random_below(5) ? "aabbc  \n1\xc3\xa9"[random_below(11)]
+                                      : (char)random_below(256);
         Pretok *p = pretok_compile(&(Str){pattern.ptr, pattern.len}, 1, &e);
         compiled += p != NULL;
         Cutter *c = p ? cutter_open(p, sizeof text, &e) : NULL;
@@ -378,7 +419,8 @@ static void test_nfc_bytes(int n)
         buf_add(&text, "a", 1);
         int changed = nfc(text.ptr, text.len, &once, &e);
         if (changed == 1 && nfc(once.ptr, once.len, &twice, &e) == 1)
-            CHECK(once.len == twice.len && memcmp(once.ptr, twice.ptr, once.len) == 0, "NFC twice is not NFC once");
+            CHECK(once.len == twice.len && memcmp(once.ptr, twice.ptr, once.len) == 0,
+                  "NFC twice is not NFC once");
         buf_free(&text);
         buf_free(&once);
         buf_free(&twice);
@@ -412,8 +454,8 @@ static void test_steps_of_many_texts(void)
 #endif
 #endif
 
-/* Tables for so many pieces do not fit into what the process has already; the sanitizer's own memory
- * would not do with the limit. */
+/* Tables for so many pieces do not fit into what the process has already; the sanitizer's own
+ * memory would not do with the limit. */
 static void test_find_without_memory(void)
 {
 #ifndef SANITIZED

@@ -1,15 +1,15 @@
 /* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
  *
- *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded
- *     tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another that holds
- *                                        its parts: end and whether special, 4 bytes each
- *     tokenize_driver --split PATTERN...   texts -> [ends of the pieces in bytes]
- *     tokenize_driver --nfc                texts -> "HEX"
- *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing
- *     tokenize_driver --time MODEL FLAGS   one text -> {"ids": count, "open": s, "first": s, "second": s}: processor
- *                                        seconds of opening, encoding, and encoding again
+ *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being
+ * the ids decoded tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another
+ * that holds its parts: end and whether special, 4 bytes each tokenize_driver --split PATTERN...
+ * texts -> [ends of the pieces in bytes] tokenize_driver --nfc                texts -> "HEX"
+ *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown
+ * name; reads nothing tokenize_driver --time MODEL FLAGS   one text -> {"ids": count, "open": s,
+ * "first": s, "second": s}: processor seconds of opening, encoding, and encoding again
  *
- * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is printed for each.
+ * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is
+ * printed for each.
  */
 #include "base/json.h"
 #include "text/nfc.h"
@@ -159,7 +159,8 @@ static int time_it(const char *path, unsigned flags, Err *e)
     rc = rc ? rc : tokenizer_encode(t, text.ptr, text.len, flags, &list, e);
     double t3 = processor_seconds();
     if (!rc)
-        printf("{\"ids\": %zu, \"open\": %.6f, \"first\": %.6f, \"second\": %.6f}\n", list.n, t1 - t0, t2 - t1, t3 - t2);
+        printf("{\"ids\": %zu, \"open\": %.6f, \"first\": %.6f, \"second\": %.6f}\n", list.n,
+               t1 - t0, t2 - t1, t3 - t2);
     tokens_free(&list);
     buf_free(&text);
     tokenizer_close(t);

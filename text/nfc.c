@@ -24,8 +24,13 @@ static unsigned ccc(uint32_t cp)
 }
 
 enum {
-    HANGUL = 0xac00, HANGUL_L = 0x1100, HANGUL_V = 0x1161, HANGUL_T = 0x11a7,
-    N_L = 19, N_V = 21, N_T = 28
+    HANGUL = 0xac00,
+    HANGUL_L = 0x1100,
+    HANGUL_V = 0x1161,
+    HANGUL_T = 0x11a7,
+    N_L = 19,
+    N_V = 21,
+    N_T = 28
 };
 enum { N_PAIRS = sizeof unicode_pairs / sizeof *unicode_pairs };
 

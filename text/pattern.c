@@ -15,11 +15,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- characters ----------------------------------------------------------------------------------------------- */
+/* ---- characters ------------------------------------------------------------------------------ */
 
-/* General categories, in the order of unicode_category. Cw: control characters that are white space. Cs, which no
- * valid text holds, stands for a byte that is no UTF-8. */
-static const char categories[] = "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cw Cf Cs Co Cn ";
+/* General categories, in the order of unicode_category. Cw: control characters that are white
+ * space. Cs, which no valid text holds, stands for a byte that is no UTF-8. */
+static const char categories[] =
+    "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cw Cf Cs Co Cn ";
 enum { CAT_BITS = 31, CAT_CS = 28, CAT_CN = 30 };
 enum { CAT_WORD = 32 }; // flag beside the number: \w matches it
 
@@ -30,7 +31,8 @@ static uint8_t category(uint32_t cp)
         return CAT_CS;
     if (cp > 0x10ffff)
         return CAT_CN;
-    return unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK] * UNICODE_BLOCK + cp % UNICODE_BLOCK];
+    return unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK] * UNICODE_BLOCK
+                                 + cp % UNICODE_BLOCK];
 }
 
 /* Superscripts and fractions of Latin-1. */
@@ -39,7 +41,8 @@ static bool is_latin_number(uint32_t cp)
     return cp == 0xb2 || cp == 0xb3 || cp == 0xb9 || (cp >= 0xbc && cp <= 0xbe);
 }
 
-/* Mask of the categories whose name starts with `name` ("L" or "Lu"); 0 if there is none. "C" has Cw in it, "Cc" too. */
+/* Mask of the categories whose name starts with `name` ("L" or "Lu"); 0 if there is none. "C" has
+ * Cw in it, "Cc" too. */
 static uint32_t category_mask(const char *name, size_t len)
 {
     uint32_t mask = 0;
@@ -49,17 +52,23 @@ static uint32_t category_mask(const char *name, size_t len)
     return len == 2 && memcmp(name, "Cc", 2) == 0 ? mask | category_mask("Cw", 2) : mask;
 }
 
-/* ---- compiling --------------------------------------------------------------------------------------- */
+/* ---- compiling ------------------------------------------------------------------------------- */
 
-enum { INF = 0x7fffffff, MAX_REPEAT = 1000, MAX_CODE = 20000, MAX_NESTING = 32, MAX_PATTERN = 4000 };
+enum {
+    INF = 0x7fffffff,
+    MAX_REPEAT = 1000,
+    MAX_CODE = 20000,
+    MAX_NESTING = 32,
+    MAX_PATTERN = 4000
+};
 
 /* A set of characters. */
 typedef struct {
     uint32_t ascii[4]; // membership below 128, negation applied; made by class_finish()
     uint32_t cats;     // mask of categories
     bool word, not_word, negate;
-    int cost;          // steps of a test, by the number of ranges
-    size_t first, n;   // ranges of Pretok.ranges, ascending and apart
+    int cost;        // steps of a test, by the number of ranges
+    size_t first, n; // ranges of Pretok.ranges, ascending and apart
 } Class;
 
 typedef struct {
@@ -67,12 +76,21 @@ typedef struct {
 } Range;
 
 /* Syntax tree. a and b are nodes. */
-typedef enum { NODE_EMPTY, NODE_CLASS, NODE_CAT, NODE_ALT, NODE_REPEAT, NODE_LOOK, NODE_ATOMIC, NODE_ASSERT } NodeKind;
+typedef enum {
+    NODE_EMPTY,
+    NODE_CLASS,
+    NODE_CAT,
+    NODE_ALT,
+    NODE_REPEAT,
+    NODE_LOOK,
+    NODE_ATOMIC,
+    NODE_ASSERT
+} NodeKind;
 typedef enum { GREEDY, LAZY, POSSESSIVE } Mode;
 
 typedef struct {
     NodeKind kind;
-    int a, b;     // CLASS: a is the class; LOOK: b is whether it is negated; ASSERT: a is the letter
+    int a, b; // CLASS: a is the class; LOOK: b is whether it is negated; ASSERT: a is the letter
     int min, max; // REPEAT; max may be INF
     Mode mode;    // REPEAT
 } Node;
@@ -105,7 +123,7 @@ typedef struct {
     Node *nodes;
     size_t n_nodes, cap_nodes;
     int nesting;
-    bool fold; // inside (?i:..)
+    bool fold;           // inside (?i:..)
     const char *problem; // what was wanted, or no_memory
 } Parser;
 
@@ -118,7 +136,8 @@ static int fail(Parser *s, const char *want)
     return -1;
 }
 
-/* What a file with less than it asks for would have: the code of all its patterns is counted together. */
+/* What a file with less than it asks for would have: the code of all its patterns is counted
+ * together. */
 static const char *too_much(const Parser *s)
 {
     return s->p->n ? "fewer patterns, or a shorter pattern" : "a shorter pattern";
@@ -174,7 +193,8 @@ static void class_add(Parser *s, Class *c, uint32_t lo, uint32_t hi)
     c->n++;
 }
 
-/* Add a literal range, with its other case inside (?i:..): ASCII letters and the two others that fold to them. */
+/* Add a literal range, with its other case inside (?i:..): ASCII letters and the two others that
+ * fold to them. */
 static void class_add_folded(Parser *s, Class *c, uint32_t lo, uint32_t hi)
 {
     class_add(s, c, lo, hi);
@@ -252,7 +272,9 @@ static bool parse_hex(Parser *s, int min, int max, uint32_t *cp)
     int n = 0;
     for (*cp = 0; s->at < s->end && n < max; n++, s->at++) {
         char c = *s->at;
-        int v = c >= '0' && c <= '9' ? c - '0' : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10 : -1;
+        int v = c >= '0' && c <= '9'               ? c - '0'
+              : (c | 32) >= 'a' && (c | 32) <= 'f' ? (c | 32) - 'a' + 10
+                                                   : -1;
         if (v < 0)
             break;
         *cp = *cp * 16 + (uint32_t)v;
@@ -260,12 +282,13 @@ static bool parse_hex(Parser *s, int min, int max, uint32_t *cp)
     return n >= min && *cp <= 0x10ffff;
 }
 
-/* What follows a backslash: either adds a named set to `c` and returns 1, or gives one character in *cp and returns
- * 0; -1 on failure. */
+/* What follows a backslash: either adds a named set to `c` and returns 1, or gives one character in
+ * *cp and returns 0; -1 on failure. */
 static int parse_escape(Parser *s, Class *c, uint32_t *cp)
 {
     static const char literals[] = "rntfav0e", values[] = "\r\n\t\f\a\v\0\033";
-    const uint32_t all = 0x7fffffffu, space = category_mask("Z", 1) | category_mask("Cw", 2), digit = category_mask("Nd", 2);
+    const uint32_t all = 0x7fffffffu, space = category_mask("Z", 1) | category_mask("Cw", 2),
+                   digit = category_mask("Nd", 2);
     if (s->at == s->end)
         return fail(s, "a character after the backslash");
     char letter = *s->at;
@@ -285,7 +308,8 @@ static int parse_escape(Parser *s, Class *c, uint32_t *cp)
             return fail(s, "a character number after \\x");
         return 0;
     }
-    case 'p': case 'P': {
+    case 'p':
+    case 'P': {
         if (!eat(s, "{"))
             return fail(s, "{ after \\p");
         bool negate = eat(s, "^") != (letter == 'P');
@@ -366,7 +390,9 @@ static int parse_group(Parser *s)
     s->fold = fold;
     if (!s->problem && !eat(s, ")"))
         fail(s, "a closing )");
-    return kind == 0 ? i : kind == '>' ? node(s, NODE_ATOMIC, i, 0) : node(s, NODE_LOOK, i, kind == '!');
+    return kind == 0   ? i
+         : kind == '>' ? node(s, NODE_ATOMIC, i, 0)
+                       : node(s, NODE_LOOK, i, kind == '!');
 }
 
 /* One character, class, group or assertion. */
@@ -393,7 +419,8 @@ static int parse_atom(Parser *s)
     if (eat(s, "\\")) {
         if (at(s, 'b') || at(s, 'B') || at(s, 'A') || at(s, 'z'))
             return node(s, NODE_ASSERT, *s->at++, 0);
-        bool word = at(s, 'w') || at(s, 'W'); // outside brackets Oniguruma counts Latin-1's numbers as well
+        bool word = at(s, 'w')
+                 || at(s, 'W'); // outside brackets Oniguruma counts Latin-1's numbers as well
         c.negate = word && *s->at == 'W';
         int named = parse_escape(s, &c, &cp);
         for (uint32_t i = 0x80; word && i < 0x100; i++)
@@ -428,7 +455,9 @@ static bool can_be_empty(const Parser *s, int i)
     case NODE_ALT: return can_be_empty(s, n->a) || can_be_empty(s, n->b);
     case NODE_REPEAT: return n->min == 0 || can_be_empty(s, n->a);
     case NODE_ATOMIC: return can_be_empty(s, n->a);
-    case NODE_EMPTY: case NODE_LOOK: case NODE_ASSERT: break;
+    case NODE_EMPTY:
+    case NODE_LOOK:
+    case NODE_ASSERT: break;
     }
     return true;
 }
@@ -496,8 +525,8 @@ static int here(const Parser *s)
 
 static void emit_node(Parser *s, int i);
 
-/* A choice between what is emitted next and going on at a place that end_optional() sets; the one preferred first.
- * `outer` chains choices that end at the same place. */
+/* A choice between what is emitted next and going on at a place that end_optional() sets; the one
+ * preferred first. `outer` chains choices that end at the same place. */
 static int begin_optional(Parser *s, bool lazy, int outer)
 {
     int i = here(s);
@@ -518,8 +547,12 @@ static void emit_repeat(Parser *s, const Node *n)
     const Node *body = &s->nodes[n->a];
     bool lazy = n->mode == LAZY, possessive = n->mode == POSSESSIVE;
     if (body->kind == NODE_CLASS && !lazy) {
-        emit(s, (Inst){.op = OP_LOOP, .flag = possessive, .a = body->a, .b = (int)s->p->n_loops,
-                       .min = n->min, .max = n->max});
+        emit(s, (Inst){.op = OP_LOOP,
+                       .flag = possessive,
+                       .a = body->a,
+                       .b = (int)s->p->n_loops,
+                       .min = n->min,
+                       .max = n->max});
         s->p->n_loops += n->max == INF;
         return;
     }
@@ -550,11 +583,8 @@ static void emit_node(Parser *s, int i)
     const Node *n = &s->nodes[i];
     int split, jump;
     switch (n->kind) {
-    case NODE_EMPTY:
-        break;
-    case NODE_CLASS:
-        emit(s, (Inst){.op = OP_CLASS, .a = n->a});
-        break;
+    case NODE_EMPTY: break;
+    case NODE_CLASS: emit(s, (Inst){.op = OP_CLASS, .a = n->a}); break;
     case NODE_CAT:
         emit_node(s, n->a);
         emit_node(s, n->b);
@@ -568,9 +598,7 @@ static void emit_node(Parser *s, int i)
         if (!s->problem)
             s->p->code[jump].a = here(s);
         break;
-    case NODE_REPEAT:
-        emit_repeat(s, n);
-        break;
+    case NODE_REPEAT: emit_repeat(s, n); break;
     case NODE_LOOK:
     case NODE_ATOMIC:
         split = emit(s, (Inst){.op = n->kind == NODE_LOOK ? OP_LOOK : OP_ATOMIC, .flag = n->b});
@@ -579,9 +607,7 @@ static void emit_node(Parser *s, int i)
         if (!s->problem)
             s->p->code[split].a = here(s);
         break;
-    case NODE_ASSERT:
-        emit(s, (Inst){.op = OP_ASSERT, .a = n->a});
-        break;
+    case NODE_ASSERT: emit(s, (Inst){.op = OP_ASSERT, .a = n->a}); break;
     }
 }
 
@@ -589,7 +615,8 @@ static void emit_node(Parser *s, int i)
 static int compile(Pretok *p, Str pattern, Err *e)
 {
     Parser s = {.p = p, .start = pattern.ptr, .at = pattern.ptr, .end = pattern.ptr + pattern.len};
-    int i = pattern.len > MAX_PATTERN ? fail(&s, "at most 4000 bytes") : parse_alternatives(&s); // it recurses
+    int i = pattern.len > MAX_PATTERN ? fail(&s, "at most 4000 bytes")
+                                      : parse_alternatives(&s); // it recurses
     if (!s.problem && s.at < s.end)
         fail(&s, "no ) without a (");
     emit_node(&s, i);
@@ -603,7 +630,8 @@ static int compile(Pretok *p, Str pattern, Err *e)
     str_escape(pattern, shown, sizeof shown);
     if (s.at > s.start)
         snprintf(where, sizeof where, " (stopped at byte %zu)", (size_t)(s.at - s.start));
-    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got \"%s\"%s, want %s", shown, where, s.problem);
+    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: got \"%s\"%s, want %s", shown, where,
+                   s.problem);
 }
 
 Pretok *pretok_compile(const Str *patterns, size_t n, Err *e)
@@ -637,7 +665,7 @@ void pretok_free(Pretok *p)
     free(p);
 }
 
-/* ---- matching --------------------------------------------------------------------------------------- */
+/* ---- matching -------------------------------------------------------------------------------- */
 
 /* What is known about an OP_LOOP without a limit in one piece. Places are byte offsets. */
 typedef struct {
@@ -656,7 +684,7 @@ typedef struct {
 
 /* A piece that one of the patterns is cutting. */
 typedef struct {
-    uint64_t piece;  // its number
+    uint64_t piece; // its number
     uint32_t begin, end;
     uint32_t from;   // where the next one that is cut off begins
     uint32_t pos;    // where the next match is looked for
@@ -678,18 +706,18 @@ struct Cutter {
     uint32_t begin, end; // the present piece; nothing outside it is seen
     uint64_t piece;      // its number
     uint64_t n_pieces;
-    uint32_t at, width;  // the last character beyond ASCII that was decoded: place, bytes,
-    uint32_t cp;         // code point
-    uint8_t cat;         // and category
-    Loop *loops;         // (p->n_loops)
+    uint32_t at, width; // the last character beyond ASCII that was decoded: place, bytes,
+    uint32_t cp;        // code point
+    uint8_t cat;        // and category
+    Loop *loops;        // (p->n_loops)
     Frame *stack;
     size_t n_stack, cap_stack, max_stack;
     int64_t steps, steps_left; // allowed at first, now
     size_t text_len;           // of all texts
     bool no_memory;
-    Level *levels;    // (p->n), of each pattern
-    size_t n_levels;  // those that have a piece
-    uint32_t whole;   // without patterns: the end of the text, or 0
+    Level *levels;   // (p->n), of each pattern
+    size_t n_levels; // those that have a piece
+    uint32_t whole;  // without patterns: the end of the text, or 0
 };
 
 /* False, and no steps are left, where there is no room. */
@@ -879,16 +907,12 @@ static bool match(Cutter *c, uint32_t pc, uint32_t pos, uint32_t *out)
             pos += ok ? width : 0;
             pc++;
             break;
-        case OP_LOOP:
-            ok = enter_loop(c, &pc, &pos);
-            break;
+        case OP_LOOP: ok = enter_loop(c, &pc, &pos); break;
         case OP_SPLIT:
             ok = push(c, (uint32_t)in->b, pos, NO_LOOP);
             pc = (uint32_t)in->a;
             break;
-        case OP_JUMP:
-            pc = (uint32_t)in->a;
-            break;
+        case OP_JUMP: pc = (uint32_t)in->a; break;
         case OP_LOOK:
             ok = match(c, pc + 1, pos, &sub) != in->flag;
             pc = (uint32_t)in->a;
@@ -918,8 +942,12 @@ static bool match(Cutter *c, uint32_t pc, uint32_t pos, uint32_t *out)
 /* Give a piece to the next pattern. */
 static void open_level(Cutter *c, uint32_t begin, uint32_t end)
 {
-    c->levels[c->n_levels++] = (Level){.piece = ++c->n_pieces, .begin = begin, .end = end,
-                                       .from = begin, .pos = begin, .done = begin};
+    c->levels[c->n_levels++] = (Level){.piece = ++c->n_pieces,
+                                       .begin = begin,
+                                       .end = end,
+                                       .from = begin,
+                                       .pos = begin,
+                                       .done = begin};
 }
 
 /* The end of the next piece that the innermost pattern with a piece cuts off that; 0 if nothing is
@@ -958,7 +986,9 @@ Cutter *cutter_open(const Pretok *p, size_t len, Err *e)
 {
     Cutter *c = mem_zalloc(1, sizeof *c);
     if (c) {
-        *c = (Cutter){.p = p, .text_len = len, .max_stack = FRAMES + len,
+        *c = (Cutter){.p = p,
+                      .text_len = len,
+                      .max_stack = FRAMES + len,
                       .steps = STEPS + STEPS_PER_BYTE * (int64_t)len};
         c->steps_left = c->steps;
         c->loops = mem_zalloc(p->n_loops, sizeof *c->loops);
@@ -1028,7 +1058,8 @@ int cutter_next(Cutter *c, size_t *end, Err *e)
         return 0;
     if (c->no_memory)
         return err_set(e, EXIT_MEMORY, "out of memory while cutting the text into pieces");
-    return err_set(e, EXIT_MODEL, "pre-tokenizer pattern: takes more than %lld steps, or %zu "
+    return err_set(e, EXIT_MODEL,
+                   "pre-tokenizer pattern: takes more than %lld steps, or %zu "
                    "places to come back to, on a text of %zu bytes; want no nested repetitions",
                    (long long)c->steps, c->max_stack, c->text_len);
 }
