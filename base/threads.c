@@ -35,11 +35,6 @@ static void wait_step(int *steps)
     }
 }
 
-static bool stopped(const Threads *t)
-{
-    return t->stop && *t->stop;
-}
-
 /* Take one range of the present job and run it; false when none is left to take. A thread that read
  * an old job finds the ticket changed: a job's slot is written again only two jobs later. */
 static bool take_range(Threads *t, int thread)
@@ -65,7 +60,7 @@ static bool take_range(Threads *t, int thread)
             range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer)
                   + range / t->n_threads;
         }
-        if (!stopped(t))
+        if (!threads_stopped(t))
             fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
@@ -150,6 +145,32 @@ int threads_granted(int n)
 #endif
 }
 
+void threads_init(Threads *t, int n, const volatile sig_atomic_t *stop)
+{
+    *t = (Threads){.n_threads = n, .stop = stop};
+}
+
+void threads_free(Threads *t)
+{
+    arena_free(&t->arena);
+}
+
+int threads_prepare(Threads *t, size_t floats, Err *e)
+{
+    floats = (floats + 15) & ~(size_t)15; // whole cache lines
+    if (floats > t->scratch_floats) {
+        arena_free(&t->arena);
+        t->scratch_floats = 0;
+        arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        if (arena_commit(&t->arena, e))
+            return -1;
+        t->scratch = arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        t->scratch_floats = floats;
+    }
+    t->n_threads = threads_granted(t->n_threads);
+    return 0;
+}
+
 void threads_team(Threads *t, void (*body)(void *context), void *context)
 {
     if (t->open || t->n_threads < 2) { // open: the caller keeps a team over several calls
@@ -186,7 +207,7 @@ static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *
     n_ranges = n_ranges < most ? n_ranges : most;
     if (!t->open || n_ranges < 2) {
         int64_t all = n;
-        for (int i = 0; i < n_ranges && !stopped(t); i++)
+        for (int i = 0; i < n_ranges && !threads_stopped(t); i++)
             fn(context, (int)(all * i / n_ranges), (int)(all * (i + 1) / n_ranges), 0);
         return;
     }

@@ -219,7 +219,7 @@ static void add_meta(const MapFile *f, Buf *out)
     buf_text(out, "{\"v\":1,\n\"model\":");
     json_string(out, (Str){name, strlen(name)});
     add_key(out, "arch");
-    json_string(out, (Str){m->model->config.arch, strlen(m->model->config.arch)});
+    json_string(out, (Str){m->model->decoder.config.arch, strlen(m->model->decoder.config.arch)});
     add_key(out, "tokens");
     for (int i = 0; i < m->n; i++) {
         buf_text(out, i ? "," : "[");

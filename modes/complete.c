@@ -23,6 +23,7 @@ typedef enum { END_SIGNAL, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } End;
 typedef struct {
     const Options *o;
     Model model;
+    Threads threads;
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
@@ -62,12 +63,12 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, in
 
 static void describe(const Run *r, const SessionParams *p)
 {
-    const Config *c = &r->model.config;
+    const Config *c = &r->model.decoder.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
     fprintf(stderr,
             "engine: kernels %s, %d threads, context %d of %d, "
             "KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
+            p->kernels->name, r->session.threads->n_threads, p->seq_len, c->seq_len,
             kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->sampler.params.seed);
 }
 
@@ -86,12 +87,13 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
         rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
+        r->n_logits = forward_span(s, &(Span){.n = rows, .tokens = r->text.ids + i, .want = want},
+                                   e);
         if (r->n_logits < 0)
             return stop_signal ? 0 : -1;
         int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows;
         int fresh = rows - again;
-        size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
+        size_t at = (size_t)again * (size_t)r->model.decoder.config.vocab_size;
         if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
         if (live && fresh && maps_live_rows(r->maps, r->text.ids + i + again, fresh, e))
@@ -125,7 +127,7 @@ static int generate(Run *r, Err *e)
 {
     const Options *o = r->o;
     const Tokenizer *t = r->model.tokenizer;
-    size_t vocab = (size_t)r->model.config.vocab_size;
+    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
     int met = 0;
     r->end = o->n_predict ? END_SIGNAL : END_LIMIT;
     while (!stop_signal && o->n_predict) {
@@ -165,9 +167,9 @@ static int check_biases(const Run *r, Err *e)
 {
     const SamplerParams *p = &r->o->sampler;
     for (int i = 0; i < p->n_biases; i++)
-        if (p->biases[i].id >= r->model.config.vocab_size)
+        if (p->biases[i].id >= r->model.decoder.config.vocab_size)
             return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
-                           p->biases[i].id, r->model.config.vocab_size - 1);
+                           p->biases[i].id, r->model.decoder.config.vocab_size - 1);
     return 0;
 }
 
@@ -226,7 +228,7 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    size_t vocab = (size_t)r->model.config.vocab_size;
+    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
@@ -263,7 +265,7 @@ static int prepare(Run *r, Err *e)
     const Options *o = r->o;
     SessionParams p;
     SamplerParams sampling = sampler_params(o);
-    if (modes_open(o, &r->model, &p, &r->kv_cut, e))
+    if (modes_open(o, true, &r->model, &r->threads, &p, &r->kv_cut, e))
         return -1;
     p.n_seqs = p.max_logits = 1;
     const Tokenizer *t = r->model.tokenizer;
@@ -279,15 +281,15 @@ static int prepare(Run *r, Err *e)
         return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
                        o->no_bos ? "--no-bos leaves nothing to start from"
                                  : "this model has no begin-of-text token");
-    if (choose_seq_len(o, &r->model.config, r->text.n, &p.seq_len, e))
+    if (choose_seq_len(o, &r->model.decoder.config, r->text.n, &p.seq_len, e))
         return -1;
-    bool longrope = r->model.config.ropes[0].scaling == ROPE_LONGROPE;
+    bool longrope = r->model.decoder.config.ropes[0].scaling == ROPE_LONGROPE;
     int most = longrope ? p.seq_len : r->n_prompt; // run_text() may run all again
     p.max_batch = p.max_batch < most ? p.max_batch : most;
-    modes_note_context(o, &r->model.config, p.seq_len);
-    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model, &p, e)
+    modes_note_context(o, &r->model.decoder.config, p.seq_len);
+    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model.decoder, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
-        || sampler_init(&r->sampler, &sampling, r->model.config.vocab_size, p.kernels, e)
+        || sampler_init(&r->sampler, &sampling, r->model.decoder.config.vocab_size, p.kernels, e)
         || prepare_printer(r, e))
         return -1;
     if (o->verbose)
@@ -384,7 +386,7 @@ static int run_and_print(Run *r, Err *e)
     for (int i = 0; i < r->n_prompt; i++)
         sampler_accept(&r->sampler, r->text.ids[i]);
     if (!rc) {
-        threads_team(&r->session.threads, work, &w);
+        threads_team(r->session.threads, work, &w);
         rc = w.rc;
     }
     r->open_line = r->last != '\n';
@@ -425,7 +427,7 @@ static int write_maps(Run *r, Err *e)
     session_free(&r->session);
     p.max_batch = r->o->batch;
     if (!rc && n && maps_wants_replay(r->maps))
-        rc = maps_replay(r->maps, p, r->text.ids, n, &stop_signal, e);
+        rc = maps_replay(r->maps, p, r->text.ids, n, e);
     bool begins = !rc && n && r->open_line && wants_table(&r->o->maps);
     if (begins && (putchar('\n') == EOF || fflush(stdout)))
         rc = modes_print_failed(e);
@@ -456,6 +458,7 @@ int complete_mode(const Options *o, Err *e)
     free(r.stops);
     sampler_free(&r.sampler);
     session_free(&r.session);
+    threads_free(&r.threads);
     model_close(&r.model);
     return rc ? -1 : 0;
 }
