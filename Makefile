@@ -4,6 +4,7 @@
 # make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
 # make debug      ./run-debug without optimisation, for a debugger
+# make format     lay out the C sources as .clang-format says
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
 # make clean      remove what was built
 
@@ -97,10 +98,10 @@ SANITIZE := BUILD=build-sanitize RUN=build-sanitize/run OMP=0 \
 	CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 # torch comes first: its CPU build then satisfies what the rest asks for.
-$(VENV)/done: requirements.txt
+$(VENV)/done: requirements.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements.txt)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
 test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
@@ -117,6 +118,10 @@ check: $(RUN) $(UNIT:%=$(BUILD)/%)
 
 debug:
 	@$(MAKE) --no-print-directory BUILD=build-debug RUN=run-debug CFLAGS="-O0 -g3" run-debug
+
+# All but generated tables.
+format: $(VENV)/done
+	$(VENV)/bin/clang-format -i $(filter-out build% text/unicode_tables.h,$(wildcard *.[ch] */*.[ch] */*.inc))
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -146,5 +151,5 @@ variants:
 clean:
 	rm -rf build build-* run run-debug
 
-.PHONY: bench test check unit-test arm-test sanitize-test variants debug help clean
+.PHONY: bench test check unit-test arm-test sanitize-test variants debug format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
