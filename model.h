@@ -250,9 +250,9 @@ typedef struct {
     int max_logits; // rows of one forward() with logits
     int n_threads;
     KvType kv_type;
-    bool keep_soft;                    // Session.soft is wanted
-    bool exact;                        // multiply with float activations, and attention in floats
-    const volatile sig_atomic_t *stop; // other than 0 ends a forward(); NULL: nothing does
+    bool keep_soft;         // Session.soft is wanted
+    bool exact;             // multiply with float activations, and attention in floats
+    const atomic_int *stop; // other than 0 ends a forward(); NULL: nothing does
     const Kernels *kernels;
     atomic_bool
         *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or NULL

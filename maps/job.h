@@ -8,7 +8,7 @@
 #ifndef JOB_H
 #define JOB_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "maps/format.h"
 
@@ -51,8 +51,7 @@ bool maps_wants_replay(const MapJob *j);
 /* The text is complete: write everything else in one pass, in a session of its own made with p
  * (n_seqs, max_batch and max_logits are set here). *stop other than 0 ends it with -1 and e->code
  * EXIT_OK. */
-int maps_replay(MapJob *j, SessionParams p, const int *ids, int n,
-                const volatile sig_atomic_t *stop, Err *e);
+int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, const atomic_int *stop, Err *e);
 
 /* Give the files their names and write the statistics (those for "-" to standard output). */
 int maps_finish(MapJob *j, Err *e);

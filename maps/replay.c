@@ -255,8 +255,7 @@ static void replay_body(void *context)
         b->rc = write_whole(r);
 }
 
-int maps_replay(MapJob *j, SessionParams p, const int *ids, int n,
-                const volatile sig_atomic_t *stop, Err *e)
+int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, const atomic_int *stop, Err *e)
 {
     Session s;
     maps_set_text(&j->maps, ids, n);
