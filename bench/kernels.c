@@ -640,7 +640,7 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
                                   {0, 64, 512}, {0, 64, 2048},  {0}};
     static const int quick[][3] = {
         {8, 0, 0}, {0, 2, 0}, {0, 2, 64}, {0}}; // prompt, generated, depth
-    static const volatile sig_atomic_t never = 0;
+    static const atomic_int never = 0;
     Model m;
     const Kernels *k = kernels_select(getenv("RUN_CPU"), e);
     if (!k || model_open(&m, path, true, e))

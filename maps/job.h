@@ -8,7 +8,7 @@
 #ifndef JOB_H
 #define JOB_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "maps/format.h"
 

@@ -9,7 +9,7 @@
 
 #include "base/cpu.h"
 
-volatile sig_atomic_t stop_signal;
+atomic_int stop_signal;
 
 int modes_print_failed(Err *e)
 {

@@ -2,7 +2,7 @@
 #ifndef MODES_H
 #define MODES_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "modes/options.h"
 
@@ -16,7 +16,7 @@ int quantize_mode(const Options *o, Err *e);
 
 /* The signal that asked us to stop, 0 for none. run.c's handlers set it. A mode that still has
  * something to write may clear it for that time, so that the next signal is noticed too. */
-extern volatile sig_atomic_t stop_signal;
+extern atomic_int stop_signal;
 
 /* The threads to use: -t, else OMP_NUM_THREADS, else the cores that we may use. */
 int modes_threads(const Options *o);

@@ -15,7 +15,7 @@ typedef struct {
     double *nll; // (LOGIT_ROWS)
     int from, n; // rows of the window whose logits are in the session
     Score *out;
-    const volatile sig_atomic_t *stop;
+    const atomic_int *stop;
     Err *e;
     const int *ids;
     int bos, rc;
@@ -97,7 +97,7 @@ static void run_windows(void *context)
 }
 
 int score_perplexity(const Model *m, SessionParams p, const char *name, const int *ids, size_t n,
-                     int bos, int seq_len, const volatile sig_atomic_t *stop, Score *out, Err *e)
+                     int bos, int seq_len, const atomic_int *stop, Score *out, Err *e)
 {
     Session s;
     double nll[LOGIT_ROWS];

@@ -9,7 +9,7 @@ typedef struct {
     Session *s;
     Bench *b;
     int *ids; // (depth + n_prompt + n_generate)
-    const volatile sig_atomic_t *stop;
+    const atomic_int *stop;
     Err *e;
     int rc;
 } Work;
@@ -64,7 +64,7 @@ static void run_all(void *context)
         fprintf(stderr, "\r\033[K");
 }
 
-int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e)
+int timing_run(const Model *m, SessionParams p, Bench *b, const atomic_int *stop, Err *e)
 {
     Session s;
     int n = b->depth + (b->n_prompt > b->n_generate ? b->n_prompt : b->n_generate);

@@ -3,6 +3,8 @@ know is nowhere else."""
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,3 +84,16 @@ def test_only_run_ends_the_program() -> None:
     for name, text in SOURCES.items():
         code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
         assert name == "run.c" or not re.search(r"\b(exit|abort)\s*\(", code), name
+
+
+def test_layout() -> None:
+    """Every C file but the generated table is as `make format` leaves it, and no line is too long (clang-format cannot
+    break every one)."""
+    files = [p for folder in [ROOT, *ROOT.glob("[a-z]*/")] if not folder.name.startswith("build")
+             for p in folder.glob("*.*") if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"]
+    assert len(files) > 90
+    done = subprocess.run([Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for path in files:
+        assert max(map(len, path.read_text().splitlines())) <= 100, path
