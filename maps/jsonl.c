@@ -88,6 +88,7 @@ static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w, 
 
 const MapFormat format_jsonl = {
     .ending = ".jsonl",
+    .live = true,
     .takes_top = true,
     .size = jsonl_size,
     .rows = jsonl_rows,
