@@ -53,6 +53,7 @@ static int use(const Model *m, Err *e)
     SessionParams p = {
         .n_seqs = 1, .max_logits = 1, .n_threads = 1, .kernels = kernels_select(NULL, e)};
     TokenList ids = {0};
+    uint64_t random = params.seed;
     Session s = {0};
     Sampler sampler = {0};
     Decoder d;
@@ -66,7 +67,7 @@ static int use(const Model *m, Err *e)
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
         rc = session_init(&s, m, &p, e)
-                  || sampler_init(&sampler, &params, m->config.vocab_size, p.kernels, e)
+                  || sampler_init(&sampler, m->config.vocab_size, p.kernels, e)
                ? -1
                : 0;
     decoder_init(&d, m->tokenizer, true, true);
@@ -77,7 +78,7 @@ static int use(const Model *m, Err *e)
                    < 0
                ? -1
                : 0;
-        int id = rc ? -1 : sampler_pick(&sampler, s.logits);
+        int id = rc ? -1 : sampler_pick(&sampler, &params, &random, ids.ids, ids.n, s.logits);
         if (!rc && id < 0)
             rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
         if (!rc)
