@@ -647,7 +647,7 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
         return -1;
     char shown[200];
     Buf name = {0};
-    json_string(&name, (Str){path, strlen(path)});
+    json_text(&(Json){.out = &name}, path);
     if (s->json)
         printf("%s{\"model\": %s, \"parameters\": %zu, \"table\": \"%s\", \"runs\": [",
                first ? "" : ", ", name.failed ? "null" : name.ptr, m.n_params, k->name);

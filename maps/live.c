@@ -16,7 +16,7 @@ enum { LIVE_FLOATS = 1 << 24 };
 bool maps_live(const MapJob *j)
 {
     for (int i = 0; i < j->maps.o.n_files; i++)
-        if (mapfile_live(&j->files[i]))
+        if (j->files[i].live)
             return true;
     return false;
 }
@@ -104,9 +104,9 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     maps_set_text(&j->maps, NULL, pos + n);
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
-            if (map_has_row(&j->maps, pos + r) && mapfile_live(&j->files[i])
-                && j->files[i].format->line(&j->files[i], pos + r, ids[r],
-                                            live + (size_t)r * n_maps * seq_len, seq_len, e))
+            if (map_has_row(&j->maps, pos + r)
+                && mapfile_line(&j->files[i], pos + r, ids[r], live + (size_t)r * n_maps * seq_len,
+                                seq_len, e))
                 return -1;
     return 0;
 }

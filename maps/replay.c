@@ -65,12 +65,10 @@ static void prepare_tiles(void *context, int from, int to, int thread)
     (void)thread;
     for (int tile = from; tile < to; tile++)
         for (int i = 0; i < c->job->maps.o.n_files; i++) {
-            const MapFile *f = &c->job->files[i];
             Buf *out = &c->tiles[tile * c->job->maps.o.n_files + i];
             out->len = 0;
-            if (f->format->tile && !mapfile_live(f))
-                f->format->tile(f, c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
-                                c->rows + (size_t)tile * MAP_ROWS * (size_t)c->job->maps.n, out);
+            mapfile_tile(&c->job->files[i], c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
+                         c->rows + (size_t)tile * MAP_ROWS * (size_t)c->job->maps.n, out);
         }
 }
 
@@ -88,19 +86,14 @@ static int write_chunk(Chunk *c, Err *e)
     const Maps *m = &c->job->maps;
     int n_tiles = (c->n_rows + MAP_ROWS - 1) / MAP_ROWS;
     threads_run(c->s->threads, n_tiles, 1, prepare_tiles, c);
-    for (int i = 0; i < m->o.n_files; i++) {
-        MapFile *f = &c->job->files[i];
-        for (int tile = 0; tile < n_tiles && !mapfile_live(f); tile++) {
-            const Buf *b = &c->tiles[tile * m->o.n_files + i];
-            if (stopped(c->s, e))
+    for (int i = 0; i < m->o.n_files; i++)
+        for (int tile = 0; tile < n_tiles; tile++)
+            if (stopped(c->s, e)
+                || mapfile_rows(&c->job->files[i], c->map, c->row + tile * MAP_ROWS,
+                                tile_rows(c, tile),
+                                c->rows + (size_t)tile * MAP_ROWS * (size_t)m->n,
+                                &c->tiles[tile * m->o.n_files + i], e))
                 return -1;
-            if (b->failed)
-                return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
-            if (f->format->rows(f, c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
-                                c->rows + (size_t)tile * MAP_ROWS * (size_t)m->n, b, e))
-                return -1;
-        }
-    }
     return 0;
 }
 
@@ -197,7 +190,7 @@ static int write_whole(Replay *r)
 bool maps_wants_replay(const MapJob *j)
 {
     for (int i = 0; i < j->maps.o.n_files; i++)
-        if (!mapfile_live(&j->files[i]))
+        if (!j->files[i].live)
             return true;
     return j->wants_stats;
 }
@@ -259,11 +252,9 @@ int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, Err *e)
     maps_set_text(&j->maps, ids, n);
     if (maps_check_disk(j, true, e))
         return -1;
-    for (int i = 0; i < j->maps.o.n_files; i++) {
-        MapFile *f = &j->files[i];
-        if (!mapfile_live(f) && f->format->begin && f->format->begin(f, e))
+    for (int i = 0; i < j->maps.o.n_files; i++)
+        if (mapfile_begin(&j->files[i], e))
             return -1;
-    }
     p.max_rows = p.max_batch < n ? p.max_batch : n;
     p.max_batch = n;
     p.max_logits = 1;

@@ -201,15 +201,6 @@ double stats_value(const HeadStats *h, int i)
     return columns[i].whole ? *(const int *)p : *(const double *)p;
 }
 
-static void add_value(Buf *out, double v, const char *none)
-{
-    char text[32];
-    if (isnan(v))
-        buf_text(out, none);
-    else
-        buf_add(out, text, (size_t)snprintf(text, sizeof text, "%.9g", v));
-}
-
 static int count(const Stats *s)
 {
     return s->maps->n_layers * s->maps->n_heads;
@@ -223,32 +214,32 @@ void stats_csv(const Stats *s, Buf *out)
     }
     for (int i = 0; i < count(s); i++)
         for (int c = 0; c < N_COLUMNS; c++) {
-            add_value(out, stats_value(&s->heads[i], c), "");
+            char text[32];
+            double v = stats_value(&s->heads[i], c);
+            snprintf(text, sizeof text, "%.9g", v);
+            buf_text(out, isnan(v) ? "" : text);
             buf_text(out, c + 1 < N_COLUMNS ? "," : "\n");
         }
 }
 
 void stats_json(const Stats *s, Buf *out)
 {
-    const char *model = map_model_name(s->maps);
-    buf_text(out, "{\"v\": 1, \"model\": ");
-    json_string(out, (Str){model, strlen(model)});
-    buf_text(out, ", \"n_tokens\": ");
-    json_int(out, s->maps->n);
-    buf_text(out, ", \"n_prompt\": ");
-    json_int(out, s->maps->n_prompt);
-    buf_text(out, ", \"heads\": [");
+    Json j = {.out = out};
+    json_object(&j);
+    json_int(json_key(&j, "v"), 1);
+    json_text(json_key(&j, "model"), map_model_name(s->maps));
+    json_int(json_key(&j, "n_tokens"), s->maps->n);
+    json_int(json_key(&j, "n_prompt"), s->maps->n_prompt);
+    json_list(json_key(&j, "heads"));
     for (int i = 0; i < count(s); i++) {
-        buf_text(out, i ? ",\n {" : "\n {");
-        for (int c = 0; c < N_COLUMNS; c++) {
-            buf_text(out, c ? ", \"" : "\"");
-            buf_text(out, columns[c].name);
-            buf_text(out, "\": ");
-            add_value(out, stats_value(&s->heads[i], c), "null");
-        }
-        buf_text(out, "}");
+        json_object(json_break(&j));
+        for (int c = 0; c < N_COLUMNS; c++)
+            json_number(json_key(&j, columns[c].name), stats_value(&s->heads[i], c));
+        json_end(&j);
     }
-    buf_text(out, "\n]}\n");
+    json_end(json_break(&j));
+    json_end(&j);
+    buf_text(out, "\n");
 }
 
 void stats_table(const Stats *s, Buf *out)

@@ -55,6 +55,7 @@ static int use(const Model *m, Err *e)
         .n_seqs = 1, .max_logits = 1, .threads = &threads, .kernels = kernels_select(NULL, e)};
     threads_init(&threads, 1, NULL);
     TokenList ids = {0};
+    uint64_t random = params.seed;
     Session s = {0};
     Sampler sampler = {0};
     Decoder d;
@@ -68,14 +69,14 @@ static int use(const Model *m, Err *e)
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
         rc = session_init(&s, &m->decoder, &p, e)
-                  || sampler_init(&sampler, &params, m->decoder.config.vocab_size, p.kernels, e)
+                  || sampler_init(&sampler, m->decoder.config.vocab_size, p.kernels, e)
                ? -1
                : 0;
     decoder_init(&d, m->tokenizer, true, true);
     for (int i = 0; i < GENERATED && !rc; i++) {
         Span rows = {.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids};
         rc = forward_span(&s, &rows, e) < 0 ? -1 : 0;
-        int id = rc ? -1 : sampler_pick(&sampler, s.logits);
+        int id = rc ? -1 : sampler_pick(&sampler, &params, &random, ids.ids, ids.n, s.logits);
         if (!rc && id < 0)
             rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
         if (!rc)
