@@ -22,7 +22,8 @@
  * output weights uses the token embedding's. */
 // clang-format off
 static const Family families[] = {
-    {.name = "llama", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true, ROPE(ROPE_INTERLEAVED)}},
+    {.name = "llama", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                 ROPE(ROPE_INTERLEAVED)}},
     {.name = "qwen2", .config = {PRE_NORM, .qkv_bias = REQUIRED, .output_bias = OPTIONAL,
                                  .gated = true, ROPE(ROPE_HALF)}},
     {.name = "qwen3", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,

@@ -87,13 +87,11 @@ def test_only_run_ends_the_program() -> None:
 
 
 def test_layout() -> None:
-    """Every C file but the generated table is as `make format` leaves it, and no line is too long (clang-format cannot
-    break every one)."""
-    files = [p for folder in [ROOT, *ROOT.glob("[a-z]*/")] if not folder.name.startswith("build")
-             for p in folder.glob("*.*") if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"]
-    assert len(files) > 90
-    done = subprocess.run([Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
-                          capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    for path in files:
-        assert max(map(len, path.read_text().splitlines())) <= 100, path
+    """Every C file but the generated table is as `make format` leaves it."""
+    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
+             if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"
+             and not p.parts[-2].startswith("build")]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
+        capture_output=True, text=True)
+    assert len(files) > 90 and done.returncode == 0, done.stderr
