@@ -451,8 +451,11 @@ typedef struct {
 KeyRange visible(const LayerConfig *l, int pos, int n_keys);
 
 /* Attention of rows first .. first + n - 1 of the running batch: s->q -> s->heads (n, n_heads,
- * value_dim) and, where it is kept, s->softmax. */
-void attention(Session *s, int layer, int first, int n);
+ * value_dim) and, where it is kept, s->softmax. Keys and values come from the session's own cache,
+ * or from a memory: another session's cache, which has a sequence for each of the batch's (a text
+ * that the rows look into, for cross-attention). Heads, mask and bias are those of the cache's
+ * layer. */
+void attention(Session *s, const Cache *from, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 

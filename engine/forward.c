@@ -330,7 +330,7 @@ static void attend(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    attention(s, r->layer, r->from, r->n);
+    attention(s, &s->cache, r->layer, r->from, r->n);
     call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out}, 1);
     if (l->attn_post_norm.on)
