@@ -546,10 +546,9 @@ static void test_fork(void)
 }
 
 /* Three sequences at different positions advance in the same calls; the middle one runs another
- * text. */
-static void test_neighbours(void)
+ * text. In the second round of calls all have few rows and several splits of keys. */
+static void test_neighbours(const int starts[3], const int rows[3])
 {
-    static const int starts[] = {0, 100, 513}, rows[] = {9, 5, 1};
     for (int threads = 1; threads <= 3; threads += 2) {
         Session s;
         int at[3];
@@ -981,7 +980,8 @@ static void test_variant(int number)
                 continue;
             test_truncate();
             test_fork();
-            test_neighbours();
+            test_neighbours((int[]){0, 100, 513}, (int[]){9, 5, 1});
+            test_neighbours((int[]){520, 513, 300}, (int[]){4, 4, 3});
             test_calls();
             test_sizes();
             test_no_mask();
