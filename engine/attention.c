@@ -138,16 +138,24 @@ static float cap_and_bias(const Tile *t, int r, int first_key)
     const Session *s = t->s;
     const Config *c = t->from->config;
     float *x = t->scores + (size_t)r * KV_BLOCK, scale = t->l->attn_scale;
-    if (c->attn_soft_cap <= 0 && c->pos != POS_ALIBI)
+    if (c->attn_soft_cap <= 0 && c->bias == BIAS_NONE)
         return scale;
+    int head = t->first_head + r % t->group, distance = first_key - (t->pos + r / t->group);
     for (int j = 0; j < KV_BLOCK; j++)
         x[j] *= scale;
     if (c->attn_soft_cap > 0)
         s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
-    if (c->pos == POS_ALIBI) {
-        float slope = s->alibi_slopes[t->layer * s->max_heads + t->first_head + r % t->group];
+    if (c->bias == BIAS_ALIBI) {
+        float slope = s->alibi_slopes[t->layer * s->max_heads + head];
         for (int j = 0; j < KV_BLOCK; j++)
-            x[j] += slope * (float)(first_key + j - (t->pos + r / t->group));
+            x[j] += slope * (float)(distance + j);
+    } else if (c->bias == BIAS_TABLE) {
+        int reach = c->bias_reach;
+        const float *bias = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;
+        for (int j = 0, d; j < KV_BLOCK; j++) {
+            d = distance + j;
+            x[j] += bias[d < -reach ? -reach : d > reach ? reach : d];
+        }
     }
     return 1;
 }

@@ -307,7 +307,9 @@ static void project(Rows *r)
     matmul(s,
            (Product[]){
                {&l->wq, h, r->n, q}, {&l->wk, h, r->n, s->k_new}, {&l->wv, h, r->n, s->v_new}},
-           has_kv(r) ? 3 : 1);
+           !has_kv(r)              ? 1
+           : r->lc->values_in_keys ? 2
+                                   : 3);
     if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
         threads_run(s->threads, r->n, ROW_GRAIN, prepare_and_store, r);
         return;
@@ -316,7 +318,8 @@ static void project(Rows *r)
     call_hooks(r, HOOK_QUERIES, q, nq);
     if (has_kv(r)) {
         call_hooks(r, HOOK_KEYS, s->k_new, k_width(r->lc));
-        call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
+        if (!r->lc->values_in_keys)
+            call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
     }
     threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }

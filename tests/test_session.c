@@ -782,7 +782,7 @@ static void test_memory(void)
 {
     enum { N_MEMORY = 130, N_ROWS = 7, LAYER = 1 };
     LayerConfig *l = &model.decoder.config.layers[LAYER], kept = *l;
-    PosType pos = model.decoder.config.pos;
+    BiasType bias = model.decoder.config.bias;
     static float keys[3][KEY][KV_BLOCK], values[3][KV_BLOCK][VALUE];
     int group = l->n_heads / l->n_kv_heads;
     double worst = 0, limit = kernels->bf16 && kv_type != KV_F32 ? 0.02 : 1e-4;
@@ -797,7 +797,7 @@ static void test_memory(void)
     CHECK(!session_init(&s, &model.decoder, &p, &e), "%s: %s", label, e.text);
     CHECK(forward_tokens(&s, 0, other, N_ROWS, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
     l->mask = MASK_NONE;
-    model.decoder.config.pos = POS_NONE; // no bias by distance
+    model.decoder.config.bias = BIAS_NONE;
     attention(&s, &memory.cache, LAYER, 2, N_ROWS - 2);
     for (int h = 0; h < l->n_heads; h++) {
         for (int b = 0; b * KV_BLOCK < N_MEMORY; b++)
@@ -823,7 +823,7 @@ static void test_memory(void)
     }
     CHECK(worst < limit, "%s: a result is %g from the textbook's", label, worst);
     *l = kept;
-    model.decoder.config.pos = pos;
+    model.decoder.config.bias = bias;
     session_free(&s);
     session_free(&memory);
     threads_free(&own);
