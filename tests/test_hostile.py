@@ -18,11 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import tiny
 from command import TIMEOUT, check_line, error_of, run, text_of
 from conftest import ROOT
-from images import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor, byte_level,
-                    smallest, text, value)
+from gguf_files import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor,
+                        byte_level, smallest, text, value, write_tiny)
 
 SMALLEST = smallest()
 
@@ -634,8 +633,8 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Path]]:
     """(the whole model, its parts), written by the gguf package."""
     folder = tmp_path_factory.mktemp("split")
     whole = folder / "whole.gguf"
-    tiny.write_model(whole)
-    tiny.write_model(folder / "m.gguf", split_max_tensors=8)
+    write_tiny(whole)
+    write_tiny(folder / "m.gguf", split_max_tensors=8)
     parts = sorted(folder.glob("m-*.gguf"))
     assert len(parts) == 3
     return whole, parts
