@@ -3,7 +3,9 @@
 # make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
 # make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
 # make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
+# make tsan       the team of threads, and each mode that has one, under the thread sanitizer
 # make debug      ./run-debug without optimisation, for a debugger
+# make format     lay out the C sources as .clang-format says
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
 # make clean      remove what was built
 
@@ -97,13 +99,13 @@ SANITIZE := BUILD=build-sanitize RUN=build-sanitize/run OMP=0 \
 	CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 # torch comes first: its CPU build then satisfies what the rest asks for.
-$(VENV)/done: requirements.txt
+$(VENV)/done: requirements.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements.txt)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
+test: $(VENV)/done variants unit-test arm-test sanitize-test tsan $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
@@ -117,6 +119,10 @@ check: $(RUN) $(UNIT:%=$(BUILD)/%)
 
 debug:
 	@$(MAKE) --no-print-directory BUILD=build-debug RUN=run-debug CFLAGS="-O0 -g3" run-debug
+
+# All but generated tables.
+format: $(VENV)/done
+	$(VENV)/bin/clang-format -i $(filter-out build% text/unicode_tables.h,$(wildcard *.[ch] */*.[ch] */*.inc))
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -134,6 +140,17 @@ arm-test: $(RUN)
 sanitize-test:
 	$(MAKE) $(SANITIZE) build-sanitize/run $(DRIVERS:$(BUILD)/%=build-sanitize/%) unit-test
 
+# With clang, whose OpenMP tells the sanitizer what waits for what (Archer, a part of it).
+TSAN := CC=clang OMP=1 BUILD=build-tsan RUN=build-tsan/run CFLAGS="-O1 -g -fsanitize=thread"
+RUN_TSAN := env TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" build-tsan
+tsan:
+	@if { $(call probe_omp,clang -fsanitize=thread); } 2> /dev/null; then \
+		$(MAKE) --no-print-directory $(TSAN) build-tsan/run build-tsan/test_threads > /dev/null && $(RUN_TSAN)/test_threads \
+		&& for mode in '-f tests/passage.txt -c 800 -n 0 --kv q8' '-i Once -n 16 --dump-attn build-tsan/x.npz --dump-attn build-tsan/x.jsonl' \
+			'--perplexity tests/passage.txt' '--bench --pp 70 --tg 3 --runs 1' '--quantize q4_k_m -o build-tsan/x.gguf'; do \
+			$(RUN_TSAN)/run models/tales.bin -t 3 $$mode > /dev/null || exit 1; done; \
+	else $(call left_out,tsan (it needs clang with OpenMP and the thread sanitizer)); fi
+
 # Every compiler that is here, with and without OpenMP: no warnings.
 variants:
 	@for cc in gcc clang; do for omp in 0 1; do \
@@ -146,5 +163,5 @@ variants:
 clean:
 	rm -rf build build-* run run-debug
 
-.PHONY: bench test check unit-test arm-test sanitize-test variants debug help clean
+.PHONY: bench test check unit-test arm-test sanitize-test tsan variants debug format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

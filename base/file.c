@@ -1,10 +1,11 @@
-/* file.c - texts read whole, results that appear complete or not at all. Contracts are in file.h.
- * */
+/* file.c - texts read whole, results that appear complete or not at all. Contracts are in
+ * file.h. */
 #include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,7 @@ static int too_large(Err *e)
 
 /* The rest of a descriptor. A signal that interrupts the waiting is looked at and, if it asks for
  * no end, forgotten. */
-static int read_all(int fd, const volatile sig_atomic_t *stop, Buf *out, Err *e)
+static int read_all(int fd, const atomic_int *stop, Buf *out, Err *e)
 {
     char chunk[1 << 16];
     struct stat st;
@@ -43,7 +44,7 @@ static int read_all(int fd, const volatile sig_atomic_t *stop, Buf *out, Err *e)
     return -1;
 }
 
-int file_read(const char *path, const volatile sig_atomic_t *stop, Buf *out, Err *e)
+int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e)
 {
     bool is_stdin = !strcmp(path, "-");
     int fd = is_stdin ? STDIN_FILENO : -1;

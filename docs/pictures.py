@@ -4,8 +4,8 @@ attn.py.
 
     python docs/pictures.py SMOLLM2.gguf
 
-It needs ./run, Chromium with chromedriver, and the packages of requirements.txt. No network: the
-page has none."""
+It needs ./run, Chromium with chromedriver, and the packages of requirements-test.txt. No network:
+the page has none."""
 from __future__ import annotations
 
 import shutil

@@ -9,7 +9,7 @@
 
 #include "base/cpu.h"
 
-volatile sig_atomic_t stop_signal;
+atomic_int stop_signal;
 
 int modes_print_failed(Err *e)
 {
@@ -40,19 +40,20 @@ void modes_warn_cut(int rc, atomic_bool *kv_cut)
                         "--kv f32 keeps them whole\n");
 }
 
-int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
+int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,
+               atomic_bool *kv_cut, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
     *p = (SessionParams){.max_batch = o->batch,
                          .kv_type = o->kv_type,
                          .exact = o->exact,
-                         .n_threads = modes_threads(o),
-                         .stop = &stop_signal,
+                         .threads = threads,
                          .kernels = kernels_select(getenv("RUN_CPU"), e),
                          .kv_cut = kv_cut};
-    if (!p->kernels || model_open(m, o->model, e))
+    threads_init(threads, modes_threads(o), &stop_signal);
+    if (!p->kernels || model_open(m, o->model, needs_tokenizer, e))
         return -1;
-    const Config *c = &m->config;
+    const Config *c = &m->decoder.config;
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].size;
     if (o->verbose)

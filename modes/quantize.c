@@ -91,7 +91,7 @@ typedef struct {
     OutFile file;
     uint8_t *slice; // (SLICE) values of any type, the widest of which has 8 bytes
     Threads threads;
-    const volatile sig_atomic_t *stop;
+    const atomic_int *stop;
     double bytes, bytes_done; // of the tensors that are read
     Err *e;
     int rc;
@@ -419,14 +419,10 @@ static int write_file(Work *w, const char *output)
  * of threads and any kernels. *stop other than 0 ends it early and leaves no file. An unknown type,
  * and an override that matches nothing, set EXIT_USAGE. */
 static int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p,
-                         const volatile sig_atomic_t *stop, Err *e)
+                         const atomic_int *stop, Err *e)
 {
-    Work w = {.p = p,
-              .g = g,
-              .mix = find_mix(p->type, false),
-              .stop = stop,
-              .e = e,
-              .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
+    Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .stop = stop, .e = e};
+    threads_init(&w.threads, threads_granted(p->n_threads), stop);
     if (!w.mix)
         return unknown_type("--quantize", p->type, "one of ", false, e);
     w.overrides = mem_alloc((size_t)p->n_overrides, sizeof *w.overrides);

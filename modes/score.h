@@ -2,7 +2,7 @@
 #ifndef SCORE_H
 #define SCORE_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "model.h"
 
@@ -22,7 +22,7 @@ typedef struct {
  * and max_batch as the rows of one pass. *stop other than 0 ends it early. `name` is what an error
  * calls the text. */
 int score_perplexity(const Model *m, SessionParams p, const char *name, const int *ids, size_t n,
-                     int bos, int seq_len, const volatile sig_atomic_t *stop, Score *out, Err *e);
+                     int bos, int seq_len, const atomic_int *stop, Score *out, Err *e);
 
 double score_mean(const Score *s);  // nats a token
 double score_error(const Score *s); // standard error of the mean, 0 for fewer than two tokens

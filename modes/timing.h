@@ -2,7 +2,7 @@
 #ifndef TIMING_H
 #define TIMING_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "model.h"
 
@@ -26,8 +26,7 @@ typedef struct {
  * tokens with the last one's logits; a generation is n_generate times one token with its logits.
  * Tokens are random, so that nothing depends on a text. `p` has n_threads, kv_type, kernels, and
  * max_batch as the rows of one pass. */
-int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop,
-               Err *e);
+int timing_run(const Model *m, SessionParams p, Bench *b, const atomic_int *stop, Err *e);
 
 double timing_median(const Timing *t); // NAN for none
 

@@ -65,6 +65,12 @@ def test_everything_is_there(tools: Path) -> None:
         assert make(tools, "variants", ci=ci) == (0, "")
 
 
+def test_tsan_without_clang(tools: Path) -> None:
+    code, said = make(tools, "tsan")
+    assert code == 0 and "left out: tsan" in said and "it needs clang with OpenMP" in said
+    assert make(tools, "tsan", ci=True)[0] != 0
+
+
 def test_without_a_cross_compiler(tools: Path) -> None:
     code, said = make(tools, "arm-test")
     assert (code == 0 and "left out: arm-test" in said and "aarch64-linux-gnu-gcc" in said

@@ -3,6 +3,8 @@ know is nowhere else."""
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -82,3 +84,14 @@ def test_only_run_ends_the_program() -> None:
     for name, text in SOURCES.items():
         code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
         assert name == "run.c" or not re.search(r"\b(exit|abort)\s*\(", code), name
+
+
+def test_layout() -> None:
+    """Every C file but the generated table is as `make format` leaves it."""
+    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
+             if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"
+             and not p.parts[-2].startswith("build")]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
+        capture_output=True, text=True)
+    assert len(files) > 90 and done.returncode == 0, done.stderr
