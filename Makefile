@@ -7,6 +7,8 @@
 # make debug      ./run-debug without optimisation, for a debugger
 # make format     lay out the C sources as .clang-format says
 # make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
+# make install    as `attn`, with its man page and completions for bash, zsh and fish: PREFIX=/usr/local DESTDIR=
+# make uninstall  remove what make install installed
 # make clean      remove what was built
 
 CC ?= cc
@@ -81,6 +83,27 @@ $(BUILD)/%_bench: bench/%.c $(LIB_OBJ)
 $(BUILD)/%.so: tests/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -O1 -g -Wall -Wextra -shared -fPIC $< -o $@ -ldl
+
+# ---- install -------------------------------------------------------------------------------------------------------
+
+PREFIX ?= /usr/local
+ATTN := $(DESTDIR)$(PREFIX)/bin/attn
+SHARE := $(DESTDIR)$(PREFIX)/share
+MAN := $(SHARE)/man/man1/attn.1
+BASH := $(SHARE)/bash-completion/completions/attn
+ZSH := $(SHARE)/zsh/site-functions/_attn
+FISH := $(SHARE)/fish/vendor_completions.d/attn.fish
+
+# The program prints the texts, under the name that it has there.
+install: $(RUN)
+	install -D $(RUN) "$(ATTN)"
+	install -Dm644 /dev/null "$(MAN)" && "$(ATTN)" --man > "$(MAN)"
+	install -Dm644 /dev/null "$(BASH)" && "$(ATTN)" --completion bash > "$(BASH)"
+	install -Dm644 /dev/null "$(ZSH)" && "$(ATTN)" --completion zsh > "$(ZSH)"
+	install -Dm644 /dev/null "$(FISH)" && "$(ATTN)" --completion fish > "$(FISH)"
+
+uninstall:
+	rm -f "$(ATTN)" "$(MAN)" "$(BASH)" "$(ZSH)" "$(FISH)"
 
 # ---- bench ---------------------------------------------------------------------------------------------------------
 
@@ -163,5 +186,5 @@ variants:
 clean:
 	rm -rf build build-* run run-debug
 
-.PHONY: bench test check unit-test arm-test sanitize-test tsan variants debug format help clean
+.PHONY: install uninstall bench test check unit-test arm-test sanitize-test tsan variants debug format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

@@ -22,6 +22,8 @@ int bench_mode(const Options *o, Err *e)
                .depth = o->bench_depth,
                .n_runs = o->bench_runs};
     SessionParams p;
+    if (!b.n_prompt && !b.n_generate)
+        return err_set(e, EXIT_USAGE, "--bench: --pp 0 and --tg 0 leave nothing to run");
     if (modes_open(o, &m, &p, &kv_cut, e))
         return -1;
     int rc = timing_run(&m, p, &b, &stop_signal, e);

@@ -68,3 +68,24 @@ def test_without_a_cross_compiler(tools: Path) -> None:
     code, said = make(tools, "arm-test")
     assert code == 0 and "left out: arm-test" in said and "aarch64-linux-gnu-gcc" in said and "qemu-aarch64" in said
     assert make(tools, "arm-test", ci=True)[0] != 0
+
+
+def test_install(run_bin: Path, tmp_path: Path) -> None:
+    """Into a folder for a package, under the name attn; nothing is left when it is uninstalled."""
+    def files() -> dict[str, str]:
+        return {str(p.relative_to(tmp_path)): oct(p.stat().st_mode & 0o777) for p in tmp_path.rglob("*") if not p.is_dir()}
+
+    def install(target: str) -> None:
+        subprocess.run(["make", "-o", "run", target, f"RUN={run_bin}", f"DESTDIR={tmp_path}", "PREFIX=/a b"], cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+    install("install")
+    share = tmp_path / "a b" / "share"
+    assert files() == {"a b/bin/attn": "0o755"} | {f"a b/share/{n}": "0o644" for n in (
+        "man/man1/attn.1", "bash-completion/completions/attn", "zsh/site-functions/_attn", "fish/vendor_completions.d/attn.fish")}
+    attn = tmp_path / "a b" / "bin" / "attn"
+    for path, args in ((share / "man/man1/attn.1", ["--man"]), (share / "bash-completion/completions/attn", ["--completion", "bash"]),
+                       (share / "zsh/site-functions/_attn", ["--completion", "zsh"]), (share / "fish/vendor_completions.d/attn.fish", ["--completion", "fish"])):
+        assert path.read_bytes() == subprocess.run([attn, *args], capture_output=True, check=True).stdout and b"attn" in path.read_bytes()
+    (share / "man/man1/other.1").touch()
+    install("uninstall")
+    assert files().keys() == {"a b/share/man/man1/other.1"}
