@@ -90,14 +90,8 @@ struct Tokenizer {
 
 int tokens_add(TokenList *list, int id, Err *e)
 {
-    if (list->n == list->cap) {
-        size_t cap = list->cap ? 2 * list->cap : 256;
-        int *grown = mem_grow(list->ids, cap, sizeof *grown);
-        if (!grown)
-            return err_set(e, EXIT_MEMORY, "out of memory for the tokens of the text");
-        list->ids = grown;
-        list->cap = cap;
-    }
+    if (!mem_room(&list->ids, list->n + 1, &list->cap, sizeof *list->ids))
+        return err_set(e, EXIT_MEMORY, "out of memory for the tokens of the text");
     list->ids[list->n++] = id;
     return 0;
 }
@@ -1019,13 +1013,8 @@ static int begin_join(Encoder *c)
             return no_memory(c);
         c->cap_ranks = need;
     }
-    if (words > c->cap_alive) {
-        uint64_t *grown = mem_grow(c->alive, words, sizeof *grown);
-        if (!grown)
-            return no_memory(c);
-        c->alive = grown;
-        c->cap_alive = words;
-    }
+    if (!mem_room(&c->alive, words, &c->cap_alive, sizeof *c->alive))
+        return no_memory(c);
     for (int k = 1; k <= c->top; k++)
         c->ranks[k] = c->ranks[0] + offset[k];
     memset(c->ranks[0], 0xff, need * sizeof *c->ranks[0]);
@@ -1156,24 +1145,13 @@ static int end_stretch(Encoder *c)
     return 0;
 }
 
-static int grow_stretch(Encoder *c)
-{
-    size_t cap = c->cap ? 2 * c->cap : 256;
-    uint32_t *grown = mem_grow(c->symbols, cap, sizeof *grown);
-    if (!grown)
-        return no_memory(c);
-    c->symbols = grown;
-    c->cap = cap;
-    return 0;
-}
-
 /* Put a character behind the stretch, or begin another one with it. */
 static int put(Encoder *c, uint32_t symbol, uint32_t character, bool cuts)
 {
     if (cuts && c->n && !may_join(c, c->last_char, character) && end_stretch(c))
         return -1;
-    if (c->n == c->cap && grow_stretch(c))
-        return -1;
+    if (!mem_room(&c->symbols, c->n + 1, &c->cap, sizeof *c->symbols))
+        return no_memory(c);
     c->symbols[c->n++] = symbol;
     c->last_char = character;
     return 0;

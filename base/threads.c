@@ -37,11 +37,6 @@ static void wait_step(int *steps)
     }
 }
 
-static bool stopped(const Threads *t)
-{
-    return t->stop && *t->stop;
-}
-
 /* Range number of the job's `turn`th turn where each of n_threads threads has a part of its own:
  * threads that take turns each get the next range of their part. The first parts have one more. */
 static int range_of_part(int turn, int n_ranges, int n_threads)
@@ -71,7 +66,7 @@ static bool take_range(Threads *t, int thread)
             continue;
         if (parts)
             range = range_of_part(range, n_ranges, t->n_threads);
-        if (!stopped(t))
+        if (!threads_stopped(t))
             fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
@@ -156,6 +151,32 @@ int threads_granted(int n)
 #endif
 }
 
+void threads_init(Threads *t, int n, const atomic_int *stop)
+{
+    *t = (Threads){.n_threads = n, .stop = stop};
+}
+
+void threads_free(Threads *t)
+{
+    arena_free(&t->arena);
+}
+
+int threads_prepare(Threads *t, size_t floats, Err *e)
+{
+    floats = (floats + 15) & ~(size_t)15; // whole cache lines
+    if (floats > t->scratch_floats) {
+        arena_free(&t->arena);
+        t->scratch_floats = 0;
+        arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        if (arena_commit(&t->arena, e))
+            return -1;
+        t->scratch = arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        t->scratch_floats = floats;
+    }
+    t->n_threads = threads_granted(t->n_threads);
+    return 0;
+}
+
 void threads_team(Threads *t, void (*body)(void *context), void *context)
 {
     if (t->open || t->n_threads < 2) { // open: the caller keeps a team over several calls
@@ -194,7 +215,7 @@ static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *
     n_ranges = n_ranges < most ? n_ranges : most;
     if (!t->open || n_ranges < 2) {
         int64_t all = n;
-        for (int i = 0; i < n_ranges && !stopped(t); i++)
+        for (int i = 0; i < n_ranges && !threads_stopped(t); i++)
             fn(context, (int)(all * i / n_ranges), (int)(all * (i + 1) / n_ranges), 0);
         t->busy = false;
         return;

@@ -14,6 +14,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/util.h"
+
 /* Work on items from .. to - 1, as thread number `thread` of the team (0 is the caller). */
 typedef void (*RangeFn)(void *context, int from, int to, int thread);
 
@@ -29,11 +31,35 @@ typedef struct {
     const atomic_int *stop; // other than 0 ends the work: see threads_run(). NULL: never
     bool open;              // inside threads_team()
     bool busy;              // inside threads_run()
+    Arena arena;
+    float *scratch; // (n_threads, scratch_floats), see threads_prepare()
+    size_t scratch_floats;
     ThreadJob jobs[2];
     _Alignas(64) atomic_uint_fast64_t ticket; // number of the present job << 32 | its next range
     _Alignas(64) atomic_int done;             // ranges of the present job that are finished
     _Alignas(64) atomic_bool closing;
 } Threads;
+
+/* A team of n threads, which a signal may stop (stop NULL: nothing does). Nothing is allocated. */
+void threads_init(Threads *t, int n, const atomic_int *stop);
+void threads_free(Threads *t);
+
+/* Make the team ready for work that needs `floats` floats of scratch a thread: the scratch grows,
+ * and n_threads falls to what the system grants after what is allocated by now. -1 and an Err
+ * (EXIT_MEMORY) when there is no memory. */
+int threads_prepare(Threads *t, size_t floats, Err *e);
+
+/* The scratch of one thread, zero at first; other threads of the team do not touch it. */
+static inline float *threads_scratch(const Threads *t, int thread)
+{
+    return t->scratch + (size_t)thread * t->scratch_floats;
+}
+
+/* Whether *stop has been set: the results of the work are not complete. */
+static inline bool threads_stopped(const Threads *t)
+{
+    return t->stop && *t->stop;
+}
 
 /* How many threads of n the system grants at present, where limits on memory or processes
  * (`ulimit`) allow no more. A child process tries it, because the OpenMP library ends the program

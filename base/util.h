@@ -59,6 +59,16 @@ void *mem_alloc(size_t n, size_t size);
 void *mem_zalloc(size_t n, size_t size);
 void *mem_grow(void *p, size_t n, size_t size);
 
+bool mem_double(void *items, size_t n, size_t *cap, size_t size); // mem_room() calls it
+
+/* Make room for n items of `size` bytes in a growing array: `items` is the address of its pointer,
+ * *cap the number of items it has room for. Room at least doubles when it grows. False, and the
+ * array as it was, when out of memory. */
+static inline bool mem_room(void *items, size_t n, size_t *cap, size_t size)
+{
+    return n <= *cap || mem_double(items, n, cap, size);
+}
+
 /* One zero-filled allocation cut into pieces of 64-byte alignment. Plan with arena_reserve() while
  * `base` is NULL (it only adds up), call arena_commit(), then make the same calls again to receive
  * the pieces. Pages are touched only when used, so a large plan costs address space first and

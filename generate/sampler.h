@@ -26,26 +26,24 @@ typedef struct {
     float logit;
 } Candidate;
 
+/* Scratch for choosing. It keeps nothing from one choice to the next, so that any number of texts
+ * share one; threads that choose at the same time need one each. */
 typedef struct {
-    SamplerParams params;
     const Kernels *kernels; // whose exp is the same on every machine
     int vocab_size;
-    uint64_t state;        // of the generator
     Candidate *candidates; // (vocab_size)
     float *probs;          // (vocab_size)
-    int *counts;           // (vocab_size) occurrences within the window
-    int *window;           // (n_window) the last tokens, a ring
-    int n_window, n_seen;
+    int *counts;           // (vocab_size) how often a token is in the penalties' window; else 0
 } Sampler;
 
-int sampler_init(Sampler *s, const SamplerParams *p, int vocab_size, const Kernels *k, Err *e);
+int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e);
 void sampler_free(Sampler *s);
 
-/* Tell the sampler of a token of the text (prompt or generated), for the penalties. */
-void sampler_accept(Sampler *s, int id);
-
-/* Choose from logits (vocab_size), which are changed. The same seed, calls and logits give the same
- * ids everywhere. NaN is never chosen; -1 if nothing but NaN and -inf is there. */
-int sampler_pick(Sampler *s, float *logits);
+/* Choose the token after a text (n ids: the prompt and what was generated) from logits
+ * (vocab_size), which are changed. *random is the state of the text's random numbers, the seed at
+ * first. The same arguments give the same id everywhere. NaN is never chosen; -1 if nothing but NaN
+ * and -inf is there. */
+int sampler_pick(Sampler *s, const SamplerParams *p, uint64_t *random, const int *text, size_t n,
+                 float *logits);
 
 #endif

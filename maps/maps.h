@@ -41,6 +41,11 @@ typedef struct {
     int first, n_queries; // rows
 } Maps;
 
+static inline const Config *map_config(const Maps *m)
+{
+    return &m->model->decoder.config;
+}
+
 static inline int map_layers(const Maps *m)
 {
     return m->o.reduce >= REDUCE_MEAN ? 1 : m->n_layers;

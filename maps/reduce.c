@@ -82,7 +82,7 @@ void all_layers_add(AllLayers *a, Session *s, int layer_index, int pos, int n_ro
         map_reduce(REDUCE_MEAN, all_layers_rows(a, pos), w, (size_t)n_rows * (size_t)m->n,
                    layer_index, m->n_layers);
     else
-        threads_run(&s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, roll_tiles,
+        threads_run(s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, roll_tiles,
                     &(LayerRows){a, s, pos, n_rows, w});
 }
 

@@ -88,7 +88,7 @@ static int choose_queries(Maps *m, int n, Err *e)
 
 int maps_select(Maps *m, Err *e)
 {
-    const Config *c = &m->model->config;
+    const Config *c = &m->model->decoder.config;
     m->layers = read_list("--attn-layers", m->o.layers, c->n_layers, &m->n_layers, e);
     if (!m->layers)
         return -1;

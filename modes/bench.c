@@ -22,9 +22,10 @@ int bench_mode(const Options *o, Err *e)
                .depth = o->bench_depth,
                .n_runs = o->bench_runs};
     SessionParams p;
+    Threads threads;
     if (!b.n_prompt && !b.n_generate)
         return err_set(e, EXIT_USAGE, "--bench: --pp 0 and --tg 0 leave nothing to run");
-    if (modes_open(o, &m, &p, &kv_cut, e))
+    if (modes_open(o, false, &m, &threads, &p, &kv_cut, e))
         return -1;
     int rc = timing_run(&m, p, &b, &stop_signal, e);
     modes_warn_cut(rc, &kv_cut);
@@ -33,12 +34,12 @@ int bench_mode(const Options *o, Err *e)
         if (o->json)
             printf("{\"arch\": \"%s\", \"parameters\": %zu, \"kernels\": \"%s\", "
                    "\"threads\": %d, \"kv\": \"%s\", \"pp\": %d, \"tg\": %d, \"depth\": %d",
-                   m.config.arch, m.n_params, p.kernels->name, b.n_threads, kv, b.n_prompt,
+                   m.decoder.config.arch, m.n_params, p.kernels->name, b.n_threads, kv, b.n_prompt,
                    b.n_generate, b.depth);
         else
             printf("%s, %.1f M parameters, kernels %s, %d threads, KV cache %s, depth %d\n",
-                   m.config.arch, (double)m.n_params / 1e6, p.kernels->name, b.n_threads, kv,
-                   b.depth);
+                   m.decoder.config.arch, (double)m.n_params / 1e6, p.kernels->name, b.n_threads,
+                   kv, b.depth);
         if (b.prefill.n)
             print_timing(o, "prefill", b.n_prompt, &b.prefill);
         if (b.decode.n)
@@ -46,6 +47,7 @@ int bench_mode(const Options *o, Err *e)
         fputs(o->json ? "}\n" : "", stdout);
         rc = fflush(stdout) || ferror(stdout) ? modes_print_failed(e) : 0;
     }
+    threads_free(&threads);
     model_close(&m);
     return rc ? -1 : 0;
 }

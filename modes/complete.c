@@ -9,36 +9,30 @@
 #include <unistd.h>
 
 #include "base/npy.h"
-#include "base/utf8.h"
-#include "generate/sampler.h"
 #include "generate/stream.h"
 #include "maps/job.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 
-/* Why a text ended. */
-typedef enum { END_SIGNAL, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } End;
-
 /* One run of the mode. */
 typedef struct {
     const Options *o;
     Model model;
+    Threads threads;
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
-    Printer printer;
-    Buf shown; // bytes on their way to standard output
-    char last; // of them, the last one printed
+    StreamParams params;
+    Stream stream; // the prompt and what is generated
+    Buf shown;     // bytes on their way to standard output
+    char last;     // of them, the last one printed
     NpyFile logits;
     MapJob *maps; // NULL: none are wanted
     Prompt prompt;
-    TokenList text; // the prompt and what is generated
-    int n_prompt, n_generated;
+    int n_prompt;
     int n_run;    // tokens of the text that were run, whose rows were written
     int n_logits; // rows of logits of the last pass
     atomic_bool kv_cut;
-    End end;
-    int end_token;   // with END_TOKEN
     bool open_line;  // the text on standard output did not end in a newline
     bool mixed_line; // nor does what standard error shows with it
     double prompt_seconds, generate_seconds;
@@ -62,13 +56,13 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, in
 
 static void describe(const Run *r, const SessionParams *p)
 {
-    const Config *c = &r->model.config;
+    const Config *c = &r->model.decoder.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
     fprintf(stderr,
             "engine: kernels %s, %d threads, context %d of %d, "
             "KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
-            kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->sampler.params.seed);
+            p->kernels->name, r->session.threads->n_threads, p->seq_len, c->seq_len,
+            kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->params.sampling.seed);
 }
 
 /* Run the text's first n tokens through the model, from where it stands; logits of the last row
@@ -86,15 +80,16 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
         rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
+        Span span = {.n = rows, .tokens = r->stream.text.ids + i, .want = want};
+        r->n_logits = forward_span(s, &span, e);
         if (r->n_logits < 0)
             return stop_signal ? 0 : -1;
         int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows;
         int fresh = rows - again;
-        size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
+        size_t at = (size_t)again * (size_t)r->model.decoder.config.vocab_size;
         if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
-        if (live && fresh && maps_live_rows(r->maps, r->text.ids + i + again, fresh, e))
+        if (live && fresh && maps_live_rows(r->maps, r->stream.text.ids + i + again, fresh, e))
             return -1;
         r->n_run += fresh;
     }
@@ -113,61 +108,34 @@ static int put(Run *r, const char *bytes, size_t len, Err *e)
     return 0;
 }
 
-/* Print what is ready; `at_end` prints all. 1 when a stop text was met, -1 on failure. */
-static int print_ready(Run *r, bool at_end, Err *e)
+/* Print and empty r->shown. */
+static int put_shown(Run *r, Err *e)
 {
+    int rc = put(r, r->shown.ptr, r->shown.len, e);
     r->shown.len = 0;
-    int met = printer_take(&r->printer, at_end, &r->shown, e);
-    return met < 0 || put(r, r->shown.ptr, r->shown.len, e) ? -1 : met;
+    return rc;
 }
 
 static int generate(Run *r, Err *e)
 {
-    const Options *o = r->o;
-    const Tokenizer *t = r->model.tokenizer;
-    size_t vocab = (size_t)r->model.config.vocab_size;
-    int met = 0;
-    r->end = o->n_predict ? END_SIGNAL : END_LIMIT;
-    while (!stop_signal && o->n_predict) {
-        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
-        if (id < 0)
-            return err_set(e, EXIT_IO,
-                           "sampling: no token has a finite logit (a damaged model, or "
-                           "--logit-bias left none)");
-        if (!o->ignore_eos && tokenizer_is_end(t, id)) {
-            r->end = END_TOKEN;
-            r->end_token = id;
-            break;
-        }
-        sampler_accept(&r->sampler, id);
-        r->n_generated++;
-        if (tokens_add(&r->text, id, e))
-            return -1;
-        printer_feed(&r->printer, id);
-        met = print_ready(r, false, e);
-        bool enough = r->n_generated == o->n_predict;
-        if (met || enough || r->session.cache.seqs[0].n_pos == r->session.params.seq_len) {
-            r->end = met ? END_STOP : enough ? END_LIMIT : END_CONTEXT;
-            break;
-        }
-        if (run_text(r, (int)r->text.n, true, e))
+    Stream *s = &r->stream;
+    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
+    while (!s->end && !stop_signal) {
+        float *logits = r->session.logits + (size_t)(r->n_logits - 1) * vocab;
+        if (stream_next(s, &r->sampler, logits, &r->shown, e) || put_shown(r, e)
+            || (!s->end && run_text(r, (int)s->text.n, true, e)))
             return -1;
     }
-    if (!met) {
-        printer_end(&r->printer);
-        met = print_ready(r, true, e);
-        r->end = met > 0 ? END_STOP : r->end;
-    }
-    return met < 0 ? -1 : 0;
+    return stream_finish(s, &r->shown, e) || put_shown(r, e) ? -1 : 0;
 }
 
 static int check_biases(const Run *r, Err *e)
 {
     const SamplerParams *p = &r->o->sampler;
     for (int i = 0; i < p->n_biases; i++)
-        if (p->biases[i].id >= r->model.config.vocab_size)
+        if (p->biases[i].id >= r->model.decoder.config.vocab_size)
             return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
-                           p->biases[i].id, r->model.config.vocab_size - 1);
+                           p->biases[i].id, r->model.decoder.config.vocab_size - 1);
     return 0;
 }
 
@@ -226,7 +194,7 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    size_t vocab = (size_t)r->model.config.vocab_size;
+    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
@@ -242,8 +210,8 @@ static SamplerParams sampler_params(const Options *o)
     return p;
 }
 
-/* The printer of the generated text, whose beginning is ours too where the prompt is empty. */
-static int prepare_printer(Run *r, Err *e)
+/* The stream, after the prompt's tokens. */
+static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
 {
     const Options *o = r->o;
     r->stops = mem_alloc((size_t)o->n_stops, sizeof *r->stops);
@@ -252,8 +220,15 @@ static int prepare_printer(Run *r, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    printer_init(&r->printer, r->model.tokenizer, r->stops, o->n_stops,
-                 o->echo && !r->prompt.text.len, o->special);
+    r->params = (StreamParams){.tokenizer = r->model.tokenizer,
+                               .sampling = sampler_params(o),
+                               .stops = r->stops,
+                               .n_stops = o->n_stops,
+                               .n_predict = o->n_predict,
+                               .seq_len = seq_len,
+                               .ignore_eos = o->ignore_eos,
+                               .special = o->special};
+    stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
 
@@ -262,33 +237,32 @@ static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
     SessionParams p;
-    SamplerParams sampling = sampler_params(o);
-    if (modes_open(o, &r->model, &p, &r->kv_cut, e))
+    TokenList *text = &r->stream.text;
+    if (modes_open(o, true, &r->model, &r->threads, &p, &r->kv_cut, e))
         return -1;
     p.n_seqs = p.max_logits = 1;
     const Tokenizer *t = r->model.tokenizer;
-    if (check_biases(r, e) || prompt_encode(o, t, &r->prompt, &r->text, e))
+    if (check_biases(r, e) || prompt_encode(o, t, &r->prompt, text, e))
         return -1;
-    if (!r->text.n && !o->no_bos && tokenizer_bos(t) >= 0
-        && tokens_add(&r->text, tokenizer_bos(t), e))
+    if (!text->n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(text, tokenizer_bos(t), e))
         return -1;
     if (!o->echo)
         prompt_free(&r->prompt);
-    r->n_prompt = (int)r->text.n;
+    r->n_prompt = (int)text->n;
     if (!r->n_prompt)
         return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
                        o->no_bos ? "--no-bos leaves nothing to start from"
                                  : "this model has no begin-of-text token");
-    if (choose_seq_len(o, &r->model.config, r->text.n, &p.seq_len, e))
+    if (choose_seq_len(o, &r->model.decoder.config, text->n, &p.seq_len, e))
         return -1;
-    bool longrope = r->model.config.ropes[0].scaling == ROPE_LONGROPE;
+    bool longrope = r->model.decoder.config.ropes[0].scaling == ROPE_LONGROPE;
     int most = longrope ? p.seq_len : r->n_prompt; // run_text() may run all again
     p.max_batch = p.max_batch < most ? p.max_batch : most;
-    modes_note_context(o, &r->model.config, p.seq_len);
-    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model, &p, e)
+    modes_note_context(o, &r->model.decoder.config, p.seq_len);
+    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model.decoder, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
-        || sampler_init(&r->sampler, &sampling, r->model.config.vocab_size, p.kernels, e)
-        || prepare_printer(r, e))
+        || sampler_init(&r->sampler, r->model.decoder.config.vocab_size, p.kernels, e)
+        || prepare_stream(r, p.seq_len, *text, e))
         return -1;
     if (o->verbose)
         describe(r, &p);
@@ -315,16 +289,11 @@ static void work(void *context)
     r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
 }
 
-/* --echo: the prompt as it was given, so without a BOS that we put in front. A character that it
- * leaves incomplete waits for the generated text. */
+/* --echo: the prompt as it was given, so without a BOS that we put in front. */
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
-    Decoder *d = &r->printer.decoder;
-    size_t n = utf8_complete(text->ptr, text->len);
-    d->n_held = text->len - n;
-    memcpy(d->held, text->ptr ? text->ptr + n : "", d->n_held);
-    return put(r, text->ptr, n, e);
+    return put(r, text->ptr, stream_follow(&r->stream, text->ptr, text->len), e);
 }
 
 /* Whether standard error may stand behind the text: both are one file, or it is a terminal that may
@@ -348,30 +317,30 @@ static void begin_line(Run *r)
 static void describe_run(const Run *r)
 {
     char why[200], name[100];
-    double rate = r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0;
-    int context = r->session.params.seq_len, id = r->end_token;
-    const Buf *stop = r->end == END_STOP ? &r->o->stops[r->printer.stop].text : NULL;
-    switch (r->end) {
-    case END_SIGNAL:
+    const Stream *s = &r->stream;
+    int n_generated = (int)(s->text.n - s->n_prompt);
+    double rate = n_generated > 1 ? (n_generated - 1) / r->generate_seconds : 0;
+    switch (s->end) {
+    case NOT_ENDED:
         snprintf(why, sizeof why, "signal %d, %s", (int)stop_signal, strsignal(stop_signal));
         break;
     case END_TOKEN:
-        str_escape(tokenizer_piece(r->model.tokenizer, id), name, sizeof name);
-        snprintf(why, sizeof why, "end token %d, %s", id, name);
+        str_escape(tokenizer_piece(r->model.tokenizer, s->end_token), name, sizeof name);
+        snprintf(why, sizeof why, "end token %d, %s", s->end_token, name);
         break;
     case END_STOP:
-        str_escape((Str){stop->ptr, stop->len}, name, sizeof name);
+        str_escape(r->stops[s->stop], name, sizeof name);
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
     case END_CONTEXT:
-        snprintf(why, sizeof why, "the context of %d tokens is full (-c)", context);
+        snprintf(why, sizeof why, "the context of %d tokens is full (-c)", r->params.seq_len);
         break;
     }
     fprintf(stderr,
             "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
             "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
-            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, r->n_generated,
+            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, n_generated,
             r->generate_seconds, rate, why);
 }
 
@@ -379,12 +348,10 @@ static int run_and_print(Run *r, Err *e)
 {
     const Options *o = r->o;
     Work w = {.r = r, .e = e};
-    int rc = o->echo && r->prompt.text.len ? print_prompt(r, e) : 0;
+    int rc = o->echo ? print_prompt(r, e) : 0;
     r->open_line = r->last != '\n';
-    for (int i = 0; i < r->n_prompt; i++)
-        sampler_accept(&r->sampler, r->text.ids[i]);
     if (!rc) {
-        threads_team(&r->session.threads, work, &w);
+        threads_team(r->session.threads, work, &w);
         rc = w.rc;
     }
     r->open_line = r->last != '\n';
@@ -414,7 +381,8 @@ static bool wants_table(const MapOptions *m)
 static int write_maps(Run *r, Err *e)
 {
     SessionParams p = r->session.params;
-    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, rc = 0;
+    const TokenList *text = &r->stream.text;
+    int n = (int)text->n < p.seq_len ? (int)text->n : p.seq_len, rc = 0;
     int first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
@@ -425,7 +393,7 @@ static int write_maps(Run *r, Err *e)
     session_free(&r->session);
     p.max_batch = r->o->batch;
     if (!rc && n && maps_wants_replay(r->maps))
-        rc = maps_replay(r->maps, p, r->text.ids, n, &stop_signal, e);
+        rc = maps_replay(r->maps, p, text->ids, n, e);
     bool begins = !rc && n && r->open_line && wants_table(&r->o->maps);
     if (begins && (putchar('\n') == EOF || fflush(stdout)))
         rc = modes_print_failed(e);
@@ -450,12 +418,12 @@ int complete_mode(const Options *o, Err *e)
     npy_discard(&r.logits);
     maps_close(r.maps);
     prompt_free(&r.prompt);
-    tokens_free(&r.text);
-    printer_free(&r.printer);
+    stream_free(&r.stream);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);
     session_free(&r.session);
+    threads_free(&r.threads);
     model_close(&r.model);
     return rc ? -1 : 0;
 }

@@ -42,19 +42,20 @@ void modes_warn_cut(int rc, atomic_bool *kv_cut)
                 program_name());
 }
 
-int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
+int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,
+               atomic_bool *kv_cut, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
     *p = (SessionParams){.max_batch = o->batch,
                          .kv_type = o->kv_type,
                          .exact = o->exact,
-                         .n_threads = modes_threads(o),
-                         .stop = &stop_signal,
+                         .threads = threads,
                          .kernels = kernels_select(getenv("RUN_CPU"), e),
                          .kv_cut = kv_cut};
-    if (!p->kernels || model_open(m, o->model, e))
+    threads_init(threads, modes_threads(o), &stop_signal);
+    if (!p->kernels || model_open(m, o->model, needs_tokenizer, e))
         return -1;
-    const Config *c = &m->config;
+    const Config *c = &m->decoder.config;
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].size;
     if (o->verbose)

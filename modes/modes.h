@@ -25,10 +25,12 @@ extern atomic_int stop_signal;
 /* The threads to use: -t, else OMP_NUM_THREADS, else the cores that we may use. */
 int modes_threads(const Options *o);
 
-/* Open the model and fill in the parameters of sessions but for their sizes; with -v standard error
- * gets a line about the model. *kv_cut is where sessions note what modes_warn_cut() says. 0, or -1,
- * with an Err; model_close() after 0 or where *m was zeroed before. */
-int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e);
+/* Open the model, with a tokenizer where one is needed, and fill in a team of threads and the
+ * parameters of sessions but for their sizes; with -v standard error gets a line about the model.
+ * *kv_cut is where sessions note what modes_warn_cut() says. 0, or -1 with an Err; model_close()
+ * after 0 or where *m was zeroed before, threads_free() always. */
+int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,
+               atomic_bool *kv_cut, Err *e);
 
 /* Warnings, a line on standard error each: a context of seq_len tokens is beyond what the model was
  * made for (told to people only); keys or values did not fit the f16 cache of a run that succeeded

@@ -31,15 +31,16 @@ int perplexity_mode(const Options *o, Err *e)
     Score score = {0};
     atomic_bool kv_cut = false;
     SessionParams p;
-    if (modes_open(o, &m, &p, &kv_cut, e))
+    Threads threads;
+    if (modes_open(o, true, &m, &threads, &p, &kv_cut, e))
         return -1;
     const char *name = strcmp(o->perplexity, "-") ? o->perplexity : "standard input";
     unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
     int bos = !o->no_bos && tokenizer_adds_bos(m.tokenizer) ? tokenizer_bos(m.tokenizer) : -1;
-    int usual = m.config.seq_len < SCORE_WINDOW ? m.config.seq_len : SCORE_WINDOW;
+    int usual = m.decoder.config.seq_len < SCORE_WINDOW ? m.decoder.config.seq_len : SCORE_WINDOW;
     int seq_len = o->seq_len ? o->seq_len : usual;
     int rc = file_read(o->perplexity, &stop_signal, &text, e);
-    modes_note_context(o, &m.config, seq_len);
+    modes_note_context(o, &m.decoder.config, seq_len);
     const char *bytes = text.ptr ? text.ptr : "";
     if (!rc && (rc = tokenizer_encode(m.tokenizer, bytes, text.len, flags, &ids, e)))
         err_prefix(e, e->code == EXIT_MODEL ? o->model : name);
@@ -50,6 +51,7 @@ int perplexity_mode(const Options *o, Err *e)
     modes_warn_cut(rc, &kv_cut);
     buf_free(&text);
     tokens_free(&ids);
+    threads_free(&threads);
     model_close(&m);
     return rc ? -1 : 0;
 }

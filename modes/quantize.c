@@ -419,12 +419,8 @@ static int write_file(Work *w, const char *output)
 static int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p,
                          const atomic_int *stop, Err *e)
 {
-    Work w = {.p = p,
-              .g = g,
-              .mix = find_mix(p->type, false),
-              .stop = stop,
-              .e = e,
-              .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
+    Work w = {.p = p, .g = g, .mix = find_mix(p->type, false), .stop = stop, .e = e};
+    threads_init(&w.threads, threads_granted(p->n_threads), stop);
     if (!w.mix)
         return unknown_type("--quantize", p->type, "one of ", false, e);
     w.overrides = mem_alloc((size_t)p->n_overrides, sizeof *w.overrides);

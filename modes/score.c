@@ -25,7 +25,7 @@ typedef struct {
 static void measure_rows(void *context, int from, int to, int thread)
 {
     Work *w = context;
-    size_t vocab = (size_t)w->model->config.vocab_size;
+    size_t vocab = (size_t)w->model->decoder.config.vocab_size;
     (void)thread;
     for (int i = from; i < to; i++) {
         float *x = w->session->logits + (size_t)i * vocab, max = -INFINITY,
@@ -53,11 +53,11 @@ static int run_window(Work *w)
         int end = counts ? n - 1 : first, most = counts ? LOGIT_ROWS : s->params.max_batch;
         step = end - i < most ? end - i : most;
         step = step < s->params.max_batch ? step : s->params.max_batch;
-        Batch b = {.n = step, .tokens = w->window + i, .want = counts ? WANT_ALL : WANT_NONE};
-        bool failed = forward(s, &b, w->e) < 0;
+        Span rows = {.n = step, .tokens = w->window + i, .want = counts ? WANT_ALL : WANT_NONE};
+        bool failed = forward_span(s, &rows, w->e) < 0;
         w->from = i;
         if (counts && !failed)
-            threads_run(&s->threads, step, 1, measure_rows, w);
+            threads_run(s->threads, step, 1, measure_rows, w);
         if (failed || *w->stop) {
             buf_free(&bytes);
             return -1;
@@ -116,14 +116,13 @@ int score_perplexity(const Model *m, SessionParams p, const char *name, const in
     seq_len = (size_t)seq_len < n ? seq_len : (int)n;
     *out = (Score){.seq_len = seq_len};
     p.seq_len = seq_len;
-    p.stop = stop;
     p.n_seqs = 1;
     p.max_batch = p.max_batch < seq_len ? p.max_batch : seq_len;
     p.max_logits = LOGIT_ROWS < p.max_batch ? LOGIT_ROWS : p.max_batch;
     int *window = mem_alloc((size_t)seq_len, sizeof *window);
     if (!window)
         return err_set(e, EXIT_MEMORY, "out of memory");
-    int rc = session_init(&s, m, &p, e);
+    int rc = session_init(&s, &m->decoder, &p, e);
     if (!rc) {
         Work w = {.model = m,
                   .session = &s,
@@ -135,7 +134,7 @@ int score_perplexity(const Model *m, SessionParams p, const char *name, const in
                   .e = e,
                   .ids = ids,
                   .bos = bos};
-        threads_team(&s.threads, run_windows, &w);
+        threads_team(s.threads, run_windows, &w);
         rc = w.rc;
         session_free(&s);
     }

@@ -20,12 +20,8 @@ static int run_tokens(Work *w, int from, int n, int rows, bool each)
     for (int i = 0, step; i < n && !*w->stop; i += step) {
         step = n - i < rows ? n - i : rows;
         bool last = each || i + step == n;
-        if (forward(w->s,
-                    &(Batch){.n = step,
-                             .tokens = w->ids + from + i,
-                             .want = last ? WANT_LAST : WANT_NONE},
-                    w->e)
-            < 0)
+        Span span = {.n = step, .tokens = w->ids + from + i, .want = last ? WANT_LAST : WANT_NONE};
+        if (forward_span(w->s, &span, w->e) < 0)
             return -1;
     }
     return 0;
@@ -78,18 +74,17 @@ int timing_run(const Model *m, SessionParams p, Bench *b, const atomic_int *stop
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (int i = 0; i < n; i++) {
         state = state * 1664525u + 1013904223u;
-        ids[i] = (int)((uint64_t)state * (uint64_t)m->config.vocab_size >> 32);
+        ids[i] = (int)((uint64_t)state * (uint64_t)m->decoder.config.vocab_size >> 32);
     }
     p.seq_len = n;
-    p.stop = stop;
     p.n_seqs = p.max_logits = 1;
     p.max_batch = p.max_batch < n ? p.max_batch : n;
     b->prefill.n = b->decode.n = 0;
-    int rc = session_init(&s, m, &p, e);
+    int rc = session_init(&s, &m->decoder, &p, e);
     if (!rc) {
-        b->n_threads = s.threads.n_threads;
+        b->n_threads = s.threads->n_threads;
         Work w = {&s, b, ids, stop, e, 0};
-        threads_team(&s.threads, run_all, &w);
+        threads_team(s.threads, run_all, &w);
         rc = w.rc;
         session_free(&s);
     }

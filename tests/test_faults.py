@@ -83,7 +83,7 @@ def wait_for(ready: Callable[[], bool], p: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
-# ---- input ----
+# ---- input ---------------------------------------------------------------------------------------
 
 ENDLESS = [
     ["-f", "/dev/zero"],
@@ -165,7 +165,7 @@ def test_more_than_2_gb_of_a_pipe(run_bin: Path, place: Path) -> None:
     assert done.stderr.startswith(b"run: standard input: this is too large")
 
 
-# ---- files that are written ----
+# ---- files that are written ----------------------------------------------------------------------
 
 
 def test_permissions(any_run: Path, writer: tuple[list[str], str]) -> None:
@@ -327,7 +327,7 @@ def test_two_links_to_one_file(any_run: Path, place: Path) -> None:
     assert "one file for two results" in line and names() == ["b.csv", "m"]
 
 
-# ---- memory ----
+# ---- memory --------------------------------------------------------------------------------------
 
 ALL, STEP = 150, 7  # of more allocations than ALL, each STEP-th further one
 
@@ -544,7 +544,7 @@ def test_no_memory_for_a_split_model(faults: Faults) -> None:
     faults.sweep([write_split(faults.folder), *PROMPT, "-t", "1"], False)
 
 
-# ---- threads ----
+# ---- threads -------------------------------------------------------------------------------------
 
 
 def fewer_or_no_memory(
@@ -610,7 +610,7 @@ def test_the_library_ends_it(run_bin: Path, place: Path, driver: Callable[[str],
     assert found or not threads
 
 
-# ---- signals ----
+# ---- signals -------------------------------------------------------------------------------------
 
 LONG = ["-i", "the", "-n", "20000", "-c", "30000", "--ignore-eos", "--temp", "0"]
 
@@ -746,7 +746,7 @@ def test_a_source_that_is_cut(
     assert names() == ["m"]
 
 
-# ---- signals in long work ----
+# ---- signals in long work ------------------------------------------------------------------------
 
 SOON = 3  # seconds; the goal is 0.3, and a pass of the model below takes 10 on one fast core
 

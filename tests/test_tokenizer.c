@@ -280,17 +280,41 @@ static void test_sentencepiece(void)
 
 static void test_json(void)
 {
-    Buf b = {0};
+    static const char *const want[] = {
+        "{\"a\": [\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"], \"b\": {}, \"c\": "
+        "[1, 2],\n "
+        "\"d\": [[],\n {\"e\": true},\n 0.100000001, null\n], \"f\": -9223372036854775808, \"g\": "
+        "\"00ff\"}",
+        "{\"a\":[\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"],\"b\":{},\"c\":[1, "
+        "2],\n"
+        "\"d\":[[],\n{\"e\":true},\n0.100000001,null\n],\"f\":-9223372036854775808,\"g\":"
+        "\"00ff\"}"};
     const char text[] = "a\"\\\n\x01\x7f\0\xff\xc3\xa9";
-    json_string(&b, (Str){text, sizeof text - 1});
-    CHECK(strcmp(b.ptr, "\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"") == 0, "got %s",
-          b.ptr);
-    b.len = 0;
-    json_int(&b, INT64_MIN);
-    json_float(&b, 0.1f);
-    json_float(&b, 1.0f / 0.0f);
-    CHECK(strcmp(b.ptr, "-92233720368547758080.100000001null") == 0, "got %s", b.ptr);
-    buf_free(&b);
+    for (int compact = 0; compact < 2; compact++) {
+        Buf b = {0}, bytes = {.ptr = (char[]){0, (char)0xff}, .len = 2};
+        Json j = {.out = &b, .compact = compact};
+        json_object(&j);
+        json_list(json_key(&j, "a"));
+        json_string(&j, (Str){text, sizeof text - 1});
+        json_end(&j);
+        json_object(json_key(&j, "b"));
+        json_end(&j);
+        json_ints(json_key(&j, "c"), (int[]){1, 2}, 2);
+        json_list(json_key(json_break(&j), "d"));
+        json_list(&j);
+        json_end(&j);
+        json_object(json_break(&j));
+        json_bool(json_key(&j, "e"), true);
+        json_end(&j);
+        json_number(json_break(&j), (double)0.1f);
+        json_number(&j, 1.0 / 0.0);
+        json_end(json_break(&j));
+        json_int(json_key(&j, "f"), INT64_MIN);
+        json_hex(json_key(&j, "g"), &bytes);
+        json_end(&j);
+        CHECK(strcmp(b.ptr, want[compact]) == 0, "got %s", b.ptr);
+        buf_free(&b);
+    }
 }
 
 /* Encode and decode whatever comes; results are not looked at. */

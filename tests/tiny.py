@@ -1,5 +1,5 @@
-"""A tiny random llama model with a byte-level tokenizer, written with the gguf package: for tests of the program
-around the engine (flags, signals, hostile files), where the text does not matter."""
+"""A tiny random llama model with a byte-level tokenizer, written with the gguf package: for tests
+of the program around the engine (flags, signals, hostile files), where the text does not matter."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 
 
 def byte_tokens() -> list[str]:
-    """The 256 symbols of byte-level BPE in byte order (GPT-2's mapping: printable bytes stand for themselves)."""
+    """The 256 symbols of byte-level BPE in byte order (GPT-2's mapping: printable bytes stand for
+    themselves)."""
     plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
     names, extra = [], 0
     for b in range(256):
@@ -32,9 +33,12 @@ def tokenizer_keys(w: gguf.GGUFWriter) -> int:
     return len(tokens)
 
 
-def write_model(path: Path, *, dim: int = 32, layers: int = 2, heads: int = 4, kv_heads: int = 2, ffn: int = 64, context: int = 256,
-                seed: int = 1, std: float = 0.3, split_max_tensors: int = 0) -> None:
-    """Write the model; every matrix is float32. With `split_max_tensors` it comes in parts, STEM-0000N-of-0000M.gguf."""
+def write_model(path: Path, *, dim: int = 32, layers: int = 2, heads: int = 4, kv_heads: int = 2,
+                ffn: int = 64, context: int = 256, seed: int = 1, std: float = 0.3,
+                split_max_tensors: int = 0) -> None:
+    """Write the model; every matrix is float32.
+
+    With `split_max_tensors` it comes in parts, STEM-0000N-of-0000M.gguf."""
     rng = np.random.default_rng(seed)
     w = gguf.GGUFWriter(str(path), "llama", split_max_tensors=split_max_tensors)
     vocab = tokenizer_keys(w)

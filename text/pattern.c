@@ -146,18 +146,9 @@ static const char *too_much(const Parser *s)
 /* Make room for one more item of *items; returns its index, or -1 after noting the problem. */
 static int grow(Parser *s, void *items, size_t *n, size_t *cap, size_t size)
 {
-    void **p = items;
     if (*n >= MAX_CODE * 4)
         return fail(s, too_much(s));
-    if (*n == *cap) {
-        size_t want = *cap ? 2 * *cap : 64;
-        void *grown = mem_grow(*p, want, size);
-        if (!grown)
-            return fail(s, no_memory);
-        *p = grown;
-        *cap = want;
-    }
-    return (int)(*n)++;
+    return mem_room(items, *n + 1, cap, size) ? (int)(*n)++ : fail(s, no_memory);
 }
 
 static int node(Parser *s, NodeKind kind, int a, int b)
@@ -723,16 +714,11 @@ struct Cutter {
 /* False, and no steps are left, where there is no room. */
 static bool push(Cutter *c, uint32_t pc, uint32_t pos, uint32_t lo)
 {
-    if (c->n_stack == c->cap_stack) {
-        size_t cap = c->cap_stack < c->max_stack / 2 ? 2 * c->cap_stack + 256 : c->max_stack;
-        Frame *grown = cap > c->n_stack ? mem_grow(c->stack, cap, sizeof *grown) : NULL;
-        if (!grown) {
-            c->no_memory = cap > c->n_stack;
-            c->steps_left = -1;
-            return false;
-        }
-        c->stack = grown;
-        c->cap_stack = cap;
+    bool full = c->n_stack == c->max_stack;
+    if (full || !mem_room(&c->stack, c->n_stack + 1, &c->cap_stack, sizeof *c->stack)) {
+        c->no_memory = !full;
+        c->steps_left = -1;
+        return false;
     }
     c->stack[c->n_stack++] = (Frame){pc, pos, lo};
     return true;
