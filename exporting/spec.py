@@ -33,6 +33,8 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "feed_forward_length": (U32, REQUIRED), "vocab_size": (U32, REQUIRED),
     "attention.head_count": (U32, REQUIRED), "attention.head_count_kv": (U32, REQUIRED),
     "attention.key_length": (U32, REQUIRED), "attention.value_length": (U32, REQUIRED),
+    "attention.key_length_swa": (U32, None), "attention.value_length_swa": (U32, None),
+    "rope.dimension_count_swa": (U32, None), "attention.shared_kv_layers": (U32, None),
     "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True),
     "norm.bias": (BOOL, False),
     "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False),
@@ -76,11 +78,28 @@ def gpt_spec(**kw: Any) -> Spec:
     return spec
 
 
+def is_windowed(s: Spec, layer: int) -> bool:
+    pattern = s["attention.sliding_window_pattern"]
+    return bool(s["attention.sliding_window"]) and (not pattern or pattern[layer])
+
+
+def head_widths(s: Spec, layer: int) -> tuple[int, int]:
+    """Widths of a head's keys and values in a layer."""
+    kd, vd = s["attention.key_length"], s["attention.value_length"]
+    if is_windowed(s, layer):
+        kd, vd = s["attention.key_length_swa"] or kd, s["attention.value_length_swa"] or vd
+    return kd, vd
+
+
+def has_kv(s: Spec, layer: int) -> bool:
+    """Whether a layer has keys and values of its own."""
+    return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
 def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Exactly the tensors that a Spec needs, with their shapes, outermost dimension first."""
     d, ff, n_vocab = s["embedding_length"], s["feed_forward_length"], s["vocab_size"]
     h, kv = s["attention.head_count"], s["attention.head_count_kv"]
-    kd, vd = s["attention.key_length"], s["attention.value_length"]
     out: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, d)}
 
     def norm(name: str, shape: tuple[int, ...] = (d,), bias: bool | None = None) -> None:
@@ -100,13 +119,15 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         norm("token_embd_norm")
     for i in range(s["block_count"]):
         b = f"blk.{i}."
+        kd, vd = head_widths(s, i)
         if s["norm.pre"]:
             norm(b + "attn_norm")
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
-        linear(b + "attn_k", kv * kd, d, s["attention.bias"])
-        linear(b + "attn_v", kv * vd, d, s["attention.bias"])
+        if has_kv(s, i):
+            linear(b + "attn_k", kv * kd, d, s["attention.bias"])
+            linear(b + "attn_v", kv * vd, d, s["attention.bias"])
         if s["attention.qk_norm"] != "none":
-            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv)):
+            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv))[:1 + has_kv(s, i)]:
                 shape = {"head": (kd,), "heads": (heads, kd),
                          "full": (heads * kd,)}[s["attention.qk_norm"]]
                 norm(b + name, shape, s["attention.qk_norm_bias"])

@@ -423,8 +423,8 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
     as attention uses them, (heads, T, width) each."""
     w = {k: v.double() for k, v in w.items()}
     n, h, kv = len(ids), s["attention.head_count"], s["attention.head_count_kv"]
-    kd, vd = s["attention.key_length"], s["attention.value_length"]
     positions = torch.arange(n)
+    last: dict[bool, tuple[Tensor, Tensor]] = {}  # keys and values by whether there is a window
 
     def norm(x: Tensor, name: str) -> Tensor:
         if s["norm.type"] == "layer":
@@ -452,22 +452,37 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         b = f"blk.{layer}."
         windowed = s["attention.sliding_window"] and (s["attention.sliding_window_pattern"]
                                                       or [True] * layer + [True])[layer]
+        own = layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+        swa = "_swa" if windowed else ""
+        kd, vd = (s[f"attention.{what}_length{swa}"] or s[f"attention.{what}_length"]
+                  for what in ("key", "value"))
         a = norm(x, b + "attn_norm") if s["norm.pre"] else x
-        q, k, v = linear(a, b + "attn_q"), linear(a, b + "attn_k"), linear(a, b + "attn_v")
-        if s["attention.clamp_kqv"]:
-            q, k, v = (t.clamp(-s["attention.clamp_kqv"], s["attention.clamp_kqv"])
-                       for t in (q, k, v))
-        if s["attention.qk_norm"] == "full":
-            q, k = norm(q, b + "attn_q_norm"), norm(k, b + "attn_k_norm")
-        q, k, v = q.view(n, h, kd), k.view(n, kv, kd), v.view(n, kv, vd)
-        if s["attention.qk_norm"] in ("head", "heads"):
-            q, k = norm(q, b + "attn_q_norm"), norm(k, b + "attn_k_norm")
-        q, k, v = (q.transpose(0, 1), k.transpose(0, 1).repeat_interleave(h // kv, 0),
-                   v.transpose(0, 1).repeat_interleave(h // kv, 0))
-        if s["position"] == "rope" and (s["rope.layers"] is None or s["rope.layers"][layer]):
-            key = "rope.freq_base_swa" if windowed and s["rope.freq_base_swa"] else "rope.freq_base"
-            cos, sin = rope_angles(s, w, positions, key)
-            q, k = rotate(q, cos, sin, s["rope.pairing"]), rotate(k, cos, sin, s["rope.pairing"])
+
+        def heads(name: str, count: int, width: int, norm_name: str = "") -> Tensor:
+            """(count, T, width) of a projection: clamped, normalised and rotated."""
+            t = linear(a, b + name)
+            if s["attention.clamp_kqv"]:
+                t = t.clamp(-s["attention.clamp_kqv"], s["attention.clamp_kqv"])
+            if norm_name and s["attention.qk_norm"] == "full":
+                t = norm(t, b + norm_name)
+            t = t.view(n, count, width)
+            if norm_name and s["attention.qk_norm"] in ("head", "heads"):
+                t = norm(t, b + norm_name)
+            t = t.transpose(0, 1)
+            if (norm_name and s["position"] == "rope"
+                    and (s["rope.layers"] is None or s["rope.layers"][layer])):
+                base = "rope.freq_base_swa" if swa and s["rope.freq_base_swa"] else "rope.freq_base"
+                dim = swa and s["rope.dimension_count_swa"] or s["rope.dimension_count"]
+                cos, sin = rope_angles(s | {"rope.dimension_count": min(dim, width)}, w, positions,
+                                       base)
+                t = rotate(t, cos, sin, s["rope.pairing"])
+            return t
+
+        q = heads("attn_q", h, kd, "attn_q_norm")
+        if own:
+            last[bool(swa)] = tuple(t.repeat_interleave(h // kv, 0) for t in (
+                heads("attn_k", kv, kd, "attn_k_norm"), heads("attn_v", kv, vd)))
+        k, v = last[bool(swa)]
         scale = s["attention.scale"]
         scale = scale[layer] if isinstance(scale, list) else kd ** -0.5 if scale is None else scale
         scores = cap(q @ k.transpose(1, 2) * scale, s["attn_logit_softcapping"])
@@ -587,6 +602,17 @@ GPT_CASES = [
              "attention.sliding_window_pattern": [True, False, True]},
             {"local base": {"rope.freq_base_swa": None}, "yarn": {"rope.scaling.type": "none"},
              "layers": {"rope.layers": None}}),
+    GptCase("windowed-widths",
+            {"attention.key_length": 16, "attention.value_length": 10,
+             "attention.key_length_swa": 8, "attention.value_length_swa": 14,
+             "rope.dimension_count": 12, "rope.dimension_count_swa": 6, "attention.qk_norm": "head",
+             "attention.sliding_window": 9, "attention.sliding_window_pattern": [True, False, True]},
+            {"rope width": {"rope.dimension_count_swa": 8}, "scale": {"attention.scale": 0.25}}),
+    GptCase("shared-kv",
+            {"block_count": 5, "attention.shared_kv_layers": 2, "attention.sliding_window": 9,
+             "attention.qk_norm": "full",
+             "attention.sliding_window_pattern": [True, False, True, False, True]},
+            {"mask": {"attention.sliding_window": 20}}),
     GptCase("no-pre-no-final", {"norm.pre": False, "norm.post": True, "norm.final": False},
             {"norms": {"norm.post": False}}),
     GptCase("mqa-odd-widths",
