@@ -23,6 +23,8 @@ int bench_mode(const Options *o, Err *e)
                .n_runs = o->bench_runs};
     SessionParams p;
     Threads threads;
+    if (!b.n_prompt && !b.n_generate)
+        return err_set(e, EXIT_USAGE, "--bench: --pp 0 and --tg 0 leave nothing to run");
     if (modes_open(o, false, &m, &threads, &p, &kv_cut, e))
         return -1;
     int rc = timing_run(&m, p, &b, &stop_signal, e);

@@ -29,15 +29,17 @@ int modes_threads(const Options *o)
 void modes_note_context(const Options *o, const Config *c, int seq_len)
 {
     if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))
-        fprintf(stderr, "run: -c %d is more than the %d tokens that the model was made for\n",
-                seq_len, c->seq_len);
+        fprintf(stderr, "%s: -c %d is more than the %d tokens that the model was made for\n",
+                program_name(), seq_len, c->seq_len);
 }
 
 void modes_warn_cut(int rc, atomic_bool *kv_cut)
 {
     if (!rc && atomic_load(kv_cut))
-        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
-                        "--kv f32 keeps them whole\n");
+        fprintf(stderr,
+                "%s: keys or values beyond 65504 were cut off in the f16 cache; "
+                "--kv f32 keeps them whole\n",
+                program_name());
 }
 
 int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,

@@ -13,6 +13,10 @@ int tokenize_mode(const Options *o, Err *e);
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);
+int help_mode(const Options *o, Err *e); // this and the rest need no model
+int version_mode(const Options *o, Err *e);
+int man_mode(const Options *o, Err *e);
+int completion_mode(const Options *o, Err *e);
 
 /* The signal that asked us to stop, 0 for none. run.c's handlers set it. A mode that still has
  * something to write may clear it for that time, so that the next signal is noticed too. */
