@@ -14,8 +14,6 @@
 #include <string.h>
 
 #include "base/utf8.h"
-#include "modes/score.h"
-#include "modes/timing.h"
 
 enum {
     G = 1 << MODE_GENERATE,
