@@ -181,7 +181,8 @@ enum {
     MAX_HEADS = 4096,
     MAX_HEAD_DIM = 8192,
     MAX_CONTEXT = 1 << 28,
-    MAX_LAYERS = 4096
+    MAX_LAYERS = 4096,
+    MAX_REACH = 1 << 20
 };
 
 static void from_family(Config *c, const Family *f, Keys *k)
@@ -195,11 +196,13 @@ static void from_family(Config *c, const Family *f, Keys *k)
         c->parallel = key_flag(k, "use_parallel_residual", 1);
     if (f->parallel_without_ffn_norm)
         c->parallel = c->shared_norm = !gguf_tensor(k->g, "blk.0.ffn_norm.weight");
-    if (c->pos == POS_ALIBI) {
+    if (c->bias == BIAS_ALIBI) {
         c->alibi_max = c->alibi_max > 0 ? c->alibi_max
                                         : key_float(k, "attention.max_alibi_bias", 0);
-        if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
+        if (c->alibi_max == 0) { // MPT without ALiBi has a table of positions
+            c->bias = BIAS_NONE;
             c->pos = POS_LEARNED;
+        }
     }
     c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
                                            : key_scale(k, "embedding_scale", false);
@@ -213,9 +216,17 @@ static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
     static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
-                                       "relu", "relu2", NULL};                         // as Act
-    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};     // as QkNorm
-    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL}; // as PosType
+                                       "relu", "relu2", NULL};                     // as Act
+    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL}; // as QkNorm
+    static const char *const positions[] = {"none", "rope", "learned", "alibi", "relative", NULL};
+    static const struct {
+        PosType pos;
+        BiasType bias;
+    } kinds[] = {{POS_NONE, BIAS_NONE},
+                 {POS_ROPE, BIAS_NONE},
+                 {POS_LEARNED, BIAS_NONE},
+                 {POS_NONE, BIAS_ALIBI},
+                 {POS_NONE, BIAS_TABLE}}; // by positions
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
 
@@ -241,12 +252,16 @@ static void from_keys(Config *c, Keys *k)
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
     c->embd_scale = key_scale(k, "embedding_scale", false);
     c->logit_scale = key_scale(k, "logit_scale", false);
-    c->pos = (PosType)key_choice(k, "position", positions, -1);
+    int kind = key_choice(k, "position", positions, -1);
+    c->pos = kinds[kind].pos;
+    c->bias = kinds[kind].bias;
     c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
     if (c->pos == POS_ROPE)
         c->rope_pairing = (RopePairing)key_choice(k, "rope.pairing", pairings, -1);
-    if (c->pos == POS_ALIBI)
+    if (c->bias == BIAS_ALIBI)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
+    if (c->bias == BIAS_TABLE)
+        c->bias_reach = key_int(k, "position.reach", 0, MAX_REACH, -1);
     if (!k->failed && !c->pre_norm && c->shared_norm) {
         char shared[160], pre[160];
         k->failed = true;
@@ -390,6 +405,12 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         l->window = windowed ? window : 0;
         l->key_dim = windowed ? windowed_heads->key_dim : whole->key_dim;
         l->value_dim = windowed ? windowed_heads->value_dim : whole->value_dim;
+        l->values_in_keys = f->all_keys && key_flag(k, "attention.values_in_keys", 0);
+        if (!k->failed && l->values_in_keys && l->value_dim > l->key_dim) {
+            k->failed = true;
+            err_set(k->e, EXIT_MODEL, "layer %d: got values of %d in keys of %d, want no more", i,
+                    l->value_dim, l->key_dim);
+        }
 
         bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
         double on = key_layer(k, "rope.layers", i, n);

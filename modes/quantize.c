@@ -381,7 +381,9 @@ static int write_header(Work *w)
 {
     Buf header = {0};
     GgufTensor *tensors = mem_alloc(w->g->n_tensors, sizeof *tensors);
-    GgufU32 set[] = {{"general.file_type", w->mix->file_type}, {"general.quantization_version", 2}};
+    const uint32_t version = 2;
+    GgufKey set[] = {gguf_u32_key("general.file_type", &w->mix->file_type),
+                     gguf_u32_key("general.quantization_version", &version)};
     if (!tensors)
         return err_set(w->e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < w->g->n_tensors; i++)

@@ -63,11 +63,11 @@ def driver():
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random llama model of a few kilobytes: see tiny.py."""
-    import tiny
+    """A random llama model of a few kilobytes: see gguf_files.py."""
+    from gguf_files import write_tiny
 
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    tiny.write_model(path)
+    write_tiny(path)
     return path
 
 

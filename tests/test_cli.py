@@ -16,10 +16,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import tiny
 import tokenizers
 from command import TIMEOUT, error_of, printable, run, text_of
-from images import I32, STR, U32, byte_level, smallest
+from gguf_files import I32, STR, U32, byte_level, smallest, write_tiny
 
 GREEDY = ["--temp", "0"]
 VOCAB = 260
@@ -29,7 +28,7 @@ VOCAB = 260
 def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model that claims a long context, for runs that are interrupted."""
     path = tmp_path_factory.mktemp("long") / "long.gguf"
-    tiny.write_model(path, context=1 << 20)
+    write_tiny(path, context=1 << 20)
     return path
 
 

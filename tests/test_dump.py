@@ -23,10 +23,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 import torch
 from command import TIMEOUT, error_of, run, text_of
-from images import I32, STR, smallest
+from gguf_files import I32, STR, smallest, write_tiny
 
 import export
 import hf_models as hf
@@ -545,7 +544,7 @@ def popen(exe: Path, *args: str | Path) -> subprocess.Popen[bytes]:
 def test_signal_while_generating(any_run: Path, tmp_path: Path, number: signal.Signals) -> None:
     """The maps of what was generated are written, live and otherwise, and the process dies by that
     signal."""
-    tiny.write_model(tmp_path / "m.gguf", context=4000)
+    write_tiny(tmp_path / "m.gguf", context=4000)
     files = dumps(tmp_path, ".npz", ".jsonl")
     p = popen(any_run, tmp_path / "m.gguf", "-i", "the", "-s", "1", "--ignore-eos", "--attn-layers",
               "-1", "--attn-heads", "0", *files)

@@ -16,7 +16,7 @@ import torch
 import export
 import hf_models as hf
 from command import error_of, run, text_of as stdout_of
-from images import BOOL, F32, U32, Tensor, byte_level, smallest
+from gguf_files import BOOL, F32, U32, Tensor, byte_level, smallest
 from test_parity import check, encode, text_of
 
 GGUF_TOOLS = Path(sys.executable).parent

@@ -20,10 +20,9 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
-import tiny
 from command import TIMEOUT, error_of, run, text_of
 from gguf import GGMLQuantizationType as T
-from images import BOOL, F32, F64, I32, STR, U32, U64, Image, Tensor
+from gguf_files import BOOL, F32, F64, I32, STR, U32, U64, Image, Tensor, write_tiny
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
@@ -125,8 +124,8 @@ def test_padding_of_a_kept_header(run_bin: Path, tmp_path: Path) -> None:
 def test_split(run_bin: Path, tmp_path: Path) -> None:
     """A model in parts becomes one file without the keys of parts."""
     whole = tmp_path / "w"
-    tiny.write_model(whole)
-    tiny.write_model(tmp_path / "m.gguf", split_max_tensors=8)
+    write_tiny(whole)
+    write_tiny(tmp_path / "m.gguf", split_max_tensors=8)
     parts = sorted(tmp_path.glob("m-*.gguf"))
     out = quantize(run_bin, parts[0], "q5_0")
     want, got = values(quantize(run_bin, whole, "q5_0")), values(out)

@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from gguf_files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (".c", ".h", ".inc", ".py", ".html")
 
@@ -29,14 +31,7 @@ def test_links() -> None:
 
 def test_architectures(run_bin: Path, tmp_path: Path) -> None:
     """The table of families names every architecture that the program knows, and no other."""
-    import gguf
-
-    path = tmp_path / "x.gguf"
-    w = gguf.GGUFWriter(str(path), "nonesuch")
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    path = write(tmp_path / "x.gguf", "nonesuch", {})
     done = subprocess.run([run_bin, path, "-i", "x"], capture_output=True, text=True)
     assert done.returncode == 3
     known = set(done.stderr.split("want one of: ")[1].strip().split(", "))

@@ -48,137 +48,128 @@ static float random_float(void) // -1 .. 1
     return (float)(state >> 8) * 0x1p-23f - 1;
 }
 
+/* Keys and tensors of a file; names and values lie in `pool`. */
 typedef struct {
-    Buf keys, infos, data;
-    uint64_t n_keys, n_tensors;
-} Writer;
+    GgufKey keys[48];
+    GgufTensor tensors[3 + 8 * LAYERS];
+    size_t n_keys, n_tensors, used;
+    char pool[4096];
+    Buf data;
+} Parts;
 
-static void put(Buf *b, uint64_t v, size_t bytes)
+static const char *keep(Parts *p, const void *bytes, size_t n)
 {
-    buf_add(b, &v, bytes); // little-endian, as the machines that this runs on
+    CHECK(p->used + n <= sizeof p->pool, "the pool holds %zu bytes", sizeof p->pool);
+    p->used += n;
+    return memcpy(p->pool + p->used - n, bytes, n);
 }
 
-static void put_text(Buf *b, const char *s)
+/* A value, or an array of `n` of them. Strings are written as the file has them. */
+static void add_key(Parts *p, const char *name, GgufType type, int n, const void *data,
+                    size_t bytes)
 {
-    put(b, strlen(s), 8);
-    buf_add(b, s, strlen(s));
+    p->keys[p->n_keys++] = (GgufKey){.name = {name, strlen(name)},
+                                     .type = type,
+                                     .is_array = n > 0,
+                                     .n = n > 0 ? (uint64_t)n : 1,
+                                     .data = (const uint8_t *)keep(p, data, bytes),
+                                     .bytes = bytes};
 }
 
-static void key(Writer *w, const char *name, GgufType type)
+static void add_text(Parts *p, const char *name, const char *value)
 {
-    put_text(&w->keys, name);
-    put(&w->keys, type, 4);
-    w->n_keys++;
+    char bytes[32];
+    uint64_t n = strlen(value);
+    memcpy(bytes, &n, 8);
+    memcpy(bytes + 8, value, n);
+    add_key(p, name, GGUF_STRING, 0, bytes, 8 + n);
 }
 
-static void key_text(Writer *w, const char *name, const char *value)
+/* A matrix of values up to `size`, or with rows = 0 a vector of values that far from 1. */
+static void add_tensor(Parts *p, const char *name, int rows, int cols, float size)
 {
-    key(w, name, GGUF_STRING);
-    put_text(&w->keys, value);
-}
-
-static void key_u32(Writer *w, const char *name, int value)
-{
-    key(w, name, GGUF_U32);
-    put(&w->keys, (uint32_t)value, 4);
-}
-
-static void key_flag(Writer *w, const char *name, bool value)
-{
-    key(w, name, GGUF_BOOL);
-    put(&w->keys, value, 1);
-}
-
-static void key_float(Writer *w, const char *name, float value)
-{
-    key(w, name, GGUF_F32);
-    buf_add(&w->keys, &value, 4);
-}
-
-static void key_array(Writer *w, const char *name, GgufType type, int n)
-{
-    key(w, name, GGUF_ARRAY);
-    put(&w->keys, type, 4);
-    put(&w->keys, (uint64_t)n, 8);
-}
-
-static void tensor(Writer *w, const char *name, int rows, int cols, float size)
-{
-    while (w->data.len % 32)
-        put(&w->data, 0, 1);
-    put_text(&w->infos, name);
-    put(&w->infos, rows ? 2 : 1, 4);
-    put(&w->infos, (uint64_t)cols, 8);
-    if (rows)
-        put(&w->infos, (uint64_t)rows, 8);
-    put(&w->infos, TYPE_F32, 4);
-    put(&w->infos, w->data.len, 8);
-    w->n_tensors++;
-    for (int i = 0; i < (rows ? rows : 1) * cols; i++) {
+    size_t n = (size_t)(rows ? rows : 1) * (size_t)cols;
+    p->tensors[p->n_tensors++] = (GgufTensor){.name = {keep(p, name, strlen(name)), strlen(name)},
+                                              .type = TYPE_F32,
+                                              .n_dims = rows ? 2 : 1,
+                                              .shape = {(size_t)(rows ? rows : cols), (size_t)cols},
+                                              .size = n * sizeof(float)};
+    for (size_t i = 0; i < n; i++) {
         float v = rows ? size * random_float() : 1 + size * random_float();
-        buf_add(&w->data, &v, 4);
+        buf_add(&p->data, &v, sizeof v);
     }
+    CHECK(p->data.len % 32 == 0, "%s: the next tensor would need padding", name);
 }
 
-static void write_keys(Writer *w, const Variant *v)
+static void add_keys(Parts *p, const Variant *v)
 {
-    static const char *const off[] = {"gpt.norm.bias",
-                                      "gpt.norm.post",
-                                      "gpt.norm.embedding",
-                                      "gpt.attention.bias",
-                                      "gpt.attention.output_bias",
-                                      "gpt.ffn.bias"};
-    key_text(w, "general.architecture", "gpt");
-    key_u32(w, "gpt.embedding_length", DIM);
-    key_u32(w, "gpt.block_count", LAYERS);
-    key_u32(w, "gpt.context_length", CONTEXT);
-    key_u32(w, "gpt.feed_forward_length", HIDDEN);
-    key_u32(w, "gpt.attention.head_count", v->heads);
-    key_u32(w, "gpt.attention.head_count_kv", v->kv_heads);
-    key_u32(w, "gpt.attention.key_length", KEY);
-    key_u32(w, "gpt.attention.value_length", VALUE);
-    key_text(w, "gpt.norm.type", "rms");
-    key_float(w, "gpt.norm.epsilon", 1e-5f);
-    key_flag(w, "gpt.norm.affine", true);
-    key_flag(w, "gpt.norm.pre", true);
-    key_flag(w, "gpt.norm.final", true);
-    for (size_t i = 0; i < sizeof off / sizeof *off; i++)
-        key_flag(w, off[i], false);
-    key_text(w, "gpt.attention.qk_norm", "none");
-    key_flag(w, "gpt.tied", true);
-    key_flag(w, "gpt.ffn.gated", false);
-    key_text(w, "gpt.ffn.activation", "gelu");
-    key_text(w, "gpt.residual", v->parallel ? "parallel" : "sequential");
-    key_text(w, "gpt.position", v->position);
-    if (!strcmp(v->position, "rope"))
-        key_text(w, "gpt.rope.pairing", "half");
-    if (!strcmp(v->position, "alibi"))
-        key_float(w, "gpt.attention.max_alibi_bias", 8);
-    if (v->window) {
-        key_u32(w, "gpt.attention.sliding_window", v->window);
-        key_array(w, "gpt.attention.sliding_window_pattern", GGUF_BOOL, LAYERS);
-        for (int i = 0; i < LAYERS; i++)
-            put(&w->keys, i == 0, 1);
+    const struct {
+        const char *name;
+        int value;
+    } sizes[] = {{"gpt.embedding_length", DIM},
+                 {"gpt.block_count", LAYERS},
+                 {"gpt.context_length", CONTEXT},
+                 {"gpt.feed_forward_length", HIDDEN},
+                 {"gpt.attention.head_count", v->heads},
+                 {"gpt.attention.head_count_kv", v->kv_heads},
+                 {"gpt.attention.key_length", KEY},
+                 {"gpt.attention.value_length", VALUE},
+                 {"gpt.attention.sliding_window", v->window}}; // 0 is none
+    const struct {
+        const char *name;
+        bool value;
+    } flags[] = {{"gpt.norm.affine", true},
+                 {"gpt.norm.bias", false},
+                 {"gpt.norm.pre", true},
+                 {"gpt.norm.post", false},
+                 {"gpt.norm.embedding", false},
+                 {"gpt.norm.final", true},
+                 {"gpt.attention.bias", false},
+                 {"gpt.attention.output_bias", false},
+                 {"gpt.ffn.bias", false},
+                 {"gpt.ffn.gated", false},
+                 {"gpt.tied", true}};
+    const struct {
+        const char *name, *value;
+    } texts[] = {{"general.architecture", "gpt"},
+                 {"gpt.norm.type", "rms"},
+                 {"gpt.attention.qk_norm", "none"},
+                 {"gpt.ffn.activation", "gelu"},
+                 {"gpt.residual", v->parallel ? "parallel" : "sequential"},
+                 {"gpt.position", v->position},
+                 {"gpt.rope.pairing", "half"},
+                 {"tokenizer.ggml.model", "llama"}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        add_key(p, sizes[i].name, GGUF_U32, 0, &sizes[i].value, 4);
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        add_key(p, flags[i].name, GGUF_BOOL, 0, &flags[i].value, 1);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++)
+        add_text(p, texts[i].name, texts[i].value);
+    add_key(p, "gpt.norm.epsilon", GGUF_F32, 0, &(float){1e-5f}, 4);
+    add_key(p, "gpt.attention.max_alibi_bias", GGUF_F32, 0, &(float){8}, 4);
+    add_key(p, "gpt.attention.sliding_window_pattern", GGUF_BOOL, LAYERS, (bool[LAYERS]){true},
+            LAYERS);
+    char tokens[VOCAB][8 + 3];
+    for (int i = 0; i < VOCAB; i++) {
+        memcpy(tokens[i], &(uint64_t){3}, 8);
+        memcpy(tokens[i] + 8, (char[]){'a', (char)('a' + i / 26), (char)('a' + i % 26)}, 3);
     }
-    key_text(w, "tokenizer.ggml.model", "llama");
-    key_array(w, "tokenizer.ggml.tokens", GGUF_STRING, VOCAB);
-    for (int i = 0; i < VOCAB; i++)
-        put_text(&w->keys, (char[]){'a', (char)('a' + i / 26), (char)('a' + i % 26), 0});
-    key_array(w, "tokenizer.ggml.scores", GGUF_F32, VOCAB);
-    for (int i = 0; i < VOCAB; i++)
-        put(&w->keys, 0, 4);
+    add_key(p, "tokenizer.ggml.tokens", GGUF_STRING, VOCAB, tokens, sizeof tokens);
+    add_key(p, "tokenizer.ggml.scores", GGUF_F32, VOCAB, (float[VOCAB]){0}, 4 * VOCAB);
 }
 
 static void write_model(const Variant *v, const char *path)
 {
-    Writer w = {0};
+    static Parts p;
     Buf head = {0};
+    Err e = {0};
+    p = (Parts){0};
     state = 1;
-    write_keys(&w, v);
-    tensor(&w, "token_embd.weight", VOCAB, DIM, 1);
-    tensor(&w, "output_norm.weight", 0, DIM, 0.3f);
+    add_keys(&p, v);
+    add_tensor(&p, "token_embd.weight", VOCAB, DIM, 1);
+    add_tensor(&p, "output_norm.weight", 0, DIM, 0.3f);
     if (!strcmp(v->position, "learned"))
-        tensor(&w, "position_embd.weight", CONTEXT, DIM, 1);
+        add_tensor(&p, "position_embd.weight", CONTEXT, DIM, 1);
     for (int i = 0; i < LAYERS; i++) {
         const struct {
             const char *name;
@@ -194,24 +185,17 @@ static void write_model(const Variant *v, const char *path)
         for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[j].name);
-            tensor(&w, name, parts[j].rows, parts[j].cols, 0.5f);
+            add_tensor(&p, name, parts[j].rows, parts[j].cols, 0.5f);
         }
     }
-    buf_add(&head, "GGUF", 4);
-    put(&head, 3, 4);
-    put(&head, w.n_tensors, 8);
-    put(&head, w.n_keys, 8);
-    buf_add(&head, w.keys.ptr, w.keys.len);
-    buf_add(&head, w.infos.ptr, w.infos.len);
-    while (head.len % 32)
-        put(&head, 0, 1);
-    buf_add(&head, w.data.ptr, w.data.len);
+    Gguf g = {.keys = p.keys, .n_keys = p.n_keys, .alignment = 32};
+    CHECK(!gguf_header(&g, p.tensors, p.n_tensors, NULL, 0, &head, &e), "%s", e.text);
     FILE *f = fopen(path, "wb");
-    CHECK(f && fwrite(head.ptr, 1, head.len, f) == head.len && !fclose(f), "%s", path);
+    CHECK(f && fwrite(head.ptr, 1, head.len, f) == head.len
+              && fwrite(p.data.ptr, 1, p.data.len, f) == p.data.len && !fclose(f),
+          "%s", path);
     buf_free(&head);
-    buf_free(&w.keys);
-    buf_free(&w.infos);
-    buf_free(&w.data);
+    buf_free(&p.data);
 }
 
 /* ---- helpers --------------------------------------------------------------------------------- */
@@ -546,10 +530,9 @@ static void test_fork(void)
 }
 
 /* Three sequences at different positions advance in the same calls; the middle one runs another
- * text. */
-static void test_neighbours(void)
+ * text. In the second round of calls all have few rows and several splits of keys. */
+static void test_neighbours(const int starts[3], const int rows[3])
 {
-    static const int starts[] = {0, 100, 513}, rows[] = {9, 5, 1};
     for (int threads = 1; threads <= 3; threads += 2) {
         Session s;
         int at[3];
@@ -775,6 +758,61 @@ static void test_watch(void)
     free(maps);
 }
 
+/* Attention to a memory: another session's cache, whose keys all rows see. Against the textbook's
+ * sum in double precision, with the keys and values as they are read back from the memory, so that
+ * only the products' rounding is left: 1e-4 for f32 sums of 130 weights, 0.02 where they are made
+ * of bf16 pairs, which keep 8 bits. */
+static void test_memory(void)
+{
+    enum { N_MEMORY = 130, N_ROWS = 7, LAYER = 1 };
+    LayerConfig *l = &model.decoder.config.layers[LAYER], kept = *l;
+    BiasType bias = model.decoder.config.bias;
+    static float keys[3][KEY][KV_BLOCK], values[3][KV_BLOCK][VALUE];
+    int group = l->n_heads / l->n_kv_heads;
+    double worst = 0, limit = kernels->bf16 && kv_type != KV_F32 ? 0.02 : 1e-4;
+    Session memory, s;
+    Threads own;
+    Err e = {0};
+    open_session(&memory, 1, 1);
+    run(&memory, 0, text, N_MEMORY, 50, NULL);
+    threads_init(&own, 2, NULL);
+    SessionParams p = memory.params;
+    p.threads = &own;
+    CHECK(!session_init(&s, &model.decoder, &p, &e), "%s: %s", label, e.text);
+    CHECK(forward_tokens(&s, 0, other, N_ROWS, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
+    l->mask = MASK_NONE;
+    model.decoder.config.bias = BIAS_NONE;
+    attention(&s, &memory.cache, LAYER, 2, N_ROWS - 2);
+    for (int h = 0; h < l->n_heads; h++) {
+        for (int b = 0; b * KV_BLOCK < N_MEMORY; b++)
+            cache_read(&memory.cache, LAYER, h / group, 0, b, keys[b][0], values[b][0]);
+        for (int row = 2; row < N_ROWS; row++) {
+            const float *q = s.q + (row * l->n_heads + h) * KEY;
+            const float *got = s.heads + ((row - 2) * l->n_heads + h) * VALUE;
+            double sum = 0, out[VALUE] = {0};
+            for (int t = 0; t < N_MEMORY; t++) {
+                double score = 0;
+                for (int i = 0; i < KEY; i++)
+                    score += (double)q[i] * keys[t / KV_BLOCK][i][t % KV_BLOCK];
+                double weight = exp(score * l->attn_scale);
+                sum += weight;
+                for (int i = 0; i < VALUE; i++)
+                    out[i] += weight * values[t / KV_BLOCK][t % KV_BLOCK][i];
+            }
+            for (int i = 0; i < VALUE; i++) {
+                double error = fabs(out[i] / sum - got[i]);
+                worst = error > worst ? error : worst;
+            }
+        }
+    }
+    CHECK(worst < limit, "%s: a result is %g from the textbook's", label, worst);
+    *l = kept;
+    model.decoder.config.bias = bias;
+    session_free(&s);
+    session_free(&memory);
+    threads_free(&own);
+}
+
 /* What a hook has seen of one forward(), and what it does to the rows. */
 typedef struct {
     int rows[HOOK_POINTS], wrong;
@@ -926,11 +964,13 @@ static void test_variant(int number)
                 continue;
             test_truncate();
             test_fork();
-            test_neighbours();
+            test_neighbours((int[]){0, 100, 513}, (int[]){9, 5, 1});
+            test_neighbours((int[]){520, 513, 300}, (int[]){4, 4, 3});
             test_calls();
             test_sizes();
             test_no_mask();
             test_hooks();
+            test_memory();
             test_watch();
         }
     model_close(&model);

@@ -22,6 +22,7 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors, trainers)
 
 import export
+import gguf_files
 import hf_models as hf
 from exporting import vocab as voc
 from exporting.config import Config
@@ -168,33 +169,13 @@ def differences(texts, got, want):
 
 # ---- vocabularies --------------------------------------------------------------------------------
 
-def write_gguf(path, arch="gpt2", model="gpt2", tokens=(), types=None, scores=None, merges=None,
+def write_gguf(path, arch="gpt2", model="gpt2", tokens=None, types=None, scores=None, merges=None,
                **keys):
     """A file with nothing but a vocabulary. `keys`: tokenizer.* keys with __ for the dots."""
-    w = gguf.GGUFWriter(path, arch)
-    if model is not None:
-        w.add_tokenizer_model(model)
-    w.add_token_list(tokens)
-    if types is not None:
-        w.add_token_types(types)
-    if scores is not None:
-        w.add_token_scores(scores)
-    if merges is not None:
-        w.add_token_merges(merges)
-    for name, value in keys.items():
-        name = "tokenizer." + name.replace("__", ".")
-        if isinstance(value, bool):
-            w.add_bool(name, value)
-        elif isinstance(value, int):
-            w.add_uint32(name, value)
-        elif isinstance(value, str):
-            w.add_string(name, value)
-        else:
-            w.add_array(name, value)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.close()
-    return path
+    keys = dict(ggml__model=model, ggml__tokens=tokens, ggml__token_type=types,
+                ggml__scores=scores, ggml__merges=merges) | keys
+    return gguf_files.write(path, arch, {"tokenizer." + name.replace("__", "."): v
+                                         for name, v in keys.items() if v is not None})
 
 
 def byte_level_file(path, tok, **keys):
@@ -1049,10 +1030,7 @@ def test_parts_of_sentencepiece(drive, tmp_path):
     """The space prefix and the joins depend on the text and its parsed tokens only, not on its
     parts."""
     tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab"]
-    path = write_gguf(tmp_path / "m.gguf",
-                      "llama",
-                      "llama",
-                      tokens=tokens,
+    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens,
                       types=[UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 6,
                       scores=[0.0, 0.0, 0.0, -5.0, -6.0, -7.0, -3.0, -1.0, -2.0])
     cases = [("ab", [(1, 0), (2, 1)]), ("ab", []), ("ab", [(2, 1)]), ("a<s>b", [(2, 1), (5, 1)]),
@@ -1108,8 +1086,7 @@ BAD = {  # what is wrong: (changes, a part of the message)
 def test_bad_file(drive, tmp_path, case):
     changes, message = BAD[case]
     keys = {"tokens": ["a", "b", "ab"], "merges": ["a b"], "ggml__pre": "gpt-2", **changes}
-    path = write_gguf(tmp_path / "m.gguf", **{k: v for k, v in keys.items()
-                                              if v is not None or k in ("model", "merges")})
+    path = write_gguf(tmp_path / "m.gguf", **keys)
     text = drive([path, 0], ["ab"], fail=3)
     assert message in text and text.count("\n") == 1
 
