@@ -26,7 +26,7 @@ typedef struct {
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
-    char last;     // of them, the last one printed
+    char last;     // the last byte that was printed
     NpyFile logits;
     MapJob *maps; // NULL: none are wanted
     Prompt prompt;
@@ -34,7 +34,7 @@ typedef struct {
     int n_run;       // tokens of the text that were run, whose rows were written
     int n_logits;    // rows of logits of the last pass
     bool open_line;  // the text on standard output did not end in a newline
-    bool mixed_line; // nor does what standard error shows with it
+    bool mixed_line; // and standard error appears after it
     double prompt_seconds, generate_seconds;
 } Run;
 
@@ -65,8 +65,8 @@ static void describe(const Run *r, const SessionParams *p)
             kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->params.sampling.seed);
 }
 
-/* Run the text's first n tokens through the model, from where it stands; logits of the last row
- * only, or of all where they are written to a file. Where the text has become longer than
+/* Run the text's first n tokens through the model, but for those that were run; logits of the last
+ * row only, or of all where they are written to a file. Where the text has become longer than
  * longrope's original context all of it runs again, but only rows that are new go to files. */
 static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
@@ -139,45 +139,35 @@ static int check_biases(const Run *r, Err *e)
     return 0;
 }
 
-/* A file that a run writes. */
-typedef struct {
-    const char *flag, *path; // path NULL where none is wanted
-} Output;
-
-/* Number i of them, flag NULL past the last. */
-static Output output_at(const Options *o, int i)
-{
-    const MapOptions *m = &o->maps;
-    if (i == 0)
-        return (Output){"--logits", o->logits};
-    if (--i < m->n_stats)
-        return (Output){"--attn-stats", m->stats[i]};
-    i -= m->n_stats;
-    return i < m->n_files ? (Output){"--dump-attn", m->files[i]} : (Output){NULL, NULL};
-}
-
-/* Whether two results would end in one place: one file, or one flag's results in one stream. */
-static bool same_output(Output a, Output b)
-{
-    return a.path && b.path
-        && (out_same(a.path, b.path) || (!strcmp(a.flag, b.flag) && !strcmp(a.path, b.path)));
-}
-
+/* No result goes to the model's own file, and no two to one file or stream. */
 static int check_outputs(const Run *r, Err *e)
 {
-    for (int i = 0; output_at(r->o, i).flag; i++) {
-        Output a = output_at(r->o, i);
-        if (a.path && modes_is_model_file(&r->engine.model.file, a.path))
-            return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another", a.flag);
-        for (int k = 0; k < i; k++)
-            if (same_output(output_at(r->o, k), a))
-                return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two",
-                               output_at(r->o, k).flag, a.flag);
-    }
+    const Options *o = r->o;
+    const struct {
+        const char *flag;
+        const char *const *paths;
+        int n;
+    } lists[] = {{"--logits", &o->logits, o->logits != NULL},
+                 {"--attn-stats", o->maps.stats, o->maps.n_stats},
+                 {"--dump-attn", o->maps.files, o->maps.n_files}};
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < lists[k].n; i++) {
+            const char *path = lists[k].paths[i];
+            if (modes_is_model_file(&r->engine.model.file, path))
+                return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another",
+                               lists[k].flag);
+            for (int j = 0; j <= k; j++)
+                for (int l = 0; l < (j < k ? lists[j].n : i); l++)
+                    if (out_same(lists[j].paths[l], path)
+                        || (j == k && !strcmp(lists[j].paths[l], path)))
+                        return err_set(e, EXIT_USAGE,
+                                       "%s and %s: got one file for two results, want two",
+                                       lists[j].flag, lists[k].flag);
+        }
     return 0;
 }
 
-/* The files that are written from the session, and what its parameters need for them. */
+/* Open the files that are written while the session runs, and set what they need of it in *p. */
 static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 {
     const Options *o = r->o;
@@ -289,15 +279,15 @@ static void work(void *context)
     r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
 }
 
-/* --echo: the prompt as it was given, so without a BOS that we put in front. */
+/* --echo: the prompt as it was given, without the begin-of-text token that we add. */
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
     return put(r, text->ptr, stream_follow(&r->stream, text->ptr, text->len), e);
 }
 
-/* Whether standard error may stand behind the text: both are one file, or it is a terminal that may
- * show standard output through a pipe. */
+/* Whether what standard error gets may appear after the text: both are one file, or standard error
+ * is a terminal, which may show standard output through a pipe. */
 static bool shares_screen(void)
 {
     struct stat a, b;
@@ -305,7 +295,7 @@ static bool shares_screen(void)
     return isatty(STDERR_FILENO) || (known && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
 }
 
-/* Begin a new line on standard error if the text's last one stands open there. */
+/* End the text's last line before standard error writes, if both appear together. */
 static void begin_line(Run *r)
 {
     if (r->mixed_line)
@@ -367,7 +357,7 @@ static int run_and_print(Run *r, Err *e)
     return rc;
 }
 
-/* Whether statistics go to standard output, behind the text. */
+/* Whether statistics go to standard output, after the text. */
 static bool wants_table(const MapOptions *m)
 {
     for (int i = 0; i < m->n_stats; i++)

@@ -1,6 +1,7 @@
 /* modes.c - what the modes share. Contracts are in modes.h. */
 #include "modes/modes.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,6 +74,7 @@ int modes_close(Engine *x, int rc)
 
 void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits)
 {
+    assert(seq_len > 0 && rows > 0 && max_logits > 0);
     p->seq_len = seq_len;
     p->n_seqs = 1;
     p->max_batch = p->max_batch < rows ? p->max_batch : rows;

@@ -174,8 +174,11 @@ int perplexity_mode(const Options *o, Err *e)
     rc = rc || check_sizes(&s, name, e);
     if (!rc && s.ids.n < (size_t)s.seq_len)
         s.seq_len = (int)s.ids.n;
-    modes_sizes(&x.params, s.seq_len, s.seq_len, LOGIT_ROWS);
-    if (!rc && !(rc = session_init(&s.session, &x.model.decoder, &x.params, e))) {
+    if (!rc) {
+        modes_sizes(&x.params, s.seq_len, s.seq_len, LOGIT_ROWS);
+        rc = session_init(&s.session, &x.model.decoder, &x.params, e);
+    }
+    if (!rc) {
         threads_team(&x.threads, run_windows, &s);
         rc = s.rc;
     }

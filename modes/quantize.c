@@ -25,11 +25,11 @@
 #include "modes/modes.h"
 
 enum {
-    PIECE = 4096,
-    SLICE = 1024 * PIECE
-}; // values a thread takes at a time, a multiple of every block; values of a write
+    PIECE = 4096,        // values that a thread takes at a time, a multiple of every block
+    SLICE = 1024 * PIECE // values of a write
+};
 
-/* Layers that get more bits. */
+/* Layers whose tensors get more bits, see has_more(). */
 typedef enum { NOWHERE, SPREAD, FIRST } Where;
 
 typedef struct {
@@ -37,7 +37,7 @@ typedef struct {
     Type type;
     uint32_t file_type; // general.file_type, llama.cpp's numbers
     Where where;
-    Type more; // there
+    Type more; // the type of the tensors that get more bits
 } Mix;
 
 static const Mix mixes[] = {
@@ -68,7 +68,7 @@ typedef struct {
 /* A tensor as it is read and as it is written: another type and size. */
 typedef struct {
     GgufTensor in, out;
-    Type want; // the type before the width had a say
+    Type want; // the type that was chosen, before the width of rows decided
 } Item;
 
 typedef struct {
@@ -308,7 +308,7 @@ typedef struct {
     atomic_bool bad; // one that the type cannot hold
 } Job;
 
-/* The largest value that a type holds; the scales of blocks are halves. */
+/* The largest value that a type holds; the scales of blocks are f16. */
 static float limit_of(uint32_t type)
 {
     return type == TYPE_F32 || type == TYPE_BF16 ? 0x1.fep127f : 65504.0f;
@@ -348,7 +348,7 @@ static int write_tensor(Work *w, const Item *it)
         Job j = {.k = w->kernels, .it = it, .first = i, .count = n, .out = w->slice};
         if (changed)
             threads_run(&w->threads, (int)((n + PIECE - 1) / PIECE), 1, convert, &j);
-        else // not written from the map: the system would call a file that was cut a bad address
+        else // copied: writing from the map of a file that was cut would fail as a bad address
             memcpy(w->slice, (const uint8_t *)it->in.data + bytes_of(it->in.type, i),
                    bytes_of(it->in.type, n));
         if (atomic_load(&j.bad))

@@ -1,6 +1,7 @@
 /* timing.c - measures how fast a model runs here. Contracts are in timing.h. */
 #include "modes/timing.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -40,6 +41,7 @@ static int time_run(Work *w, int n, int rows, bool keep, Timing *t)
     double seconds = clock_seconds() - begin;
     if (!keep || threads_stopped(w->s->threads))
         return 0;
+    assert(t->n < BENCH_MAX_RUNS);
     int i = t->n++;
     for (; i > 0 && t->seconds[i - 1] > seconds; i--)
         t->seconds[i] = t->seconds[i - 1];
