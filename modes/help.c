@@ -1,6 +1,7 @@
 /* help.c - the modes that print texts about the command line, all made from its table: --help,
  * --version, --man and --completion. The program's name in them is the one it was called by.
  */
+#include <assert.h>
 #include <ctype.h>
 #include <string.h>
 
@@ -19,6 +20,7 @@ static void flag_names(const Option *o, char *out, size_t size)
     for (int j = 0; (name = options_name(o->names, j)).len; j++)
         used += (size_t)snprintf(out + used, size - used, "%s%.*s", j ? ", " : "", (int)name.len,
                                  name.ptr);
+    assert(used < size);
     if (o->arg)
         snprintf(out + used, size - used, " %s", o->arg);
 }

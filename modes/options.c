@@ -14,8 +14,6 @@
 #include <string.h>
 
 #include "base/utf8.h"
-#include "modes/score.h"
-#include "modes/timing.h"
 
 enum {
     G = 1 << MODE_GENERATE,
@@ -53,7 +51,7 @@ const Option option_table[] = {
     {"--special-files", NULL, G | T | P, OPT_FLAG, AT(special_files),
      .help = "read control tokens in files and standard input"},
     {"--no-bos", NULL, G | T | P, OPT_FLAG, AT(no_bos),
-     .help = "do not put the begin-of-text token in front"},
+     .help = "do not begin with the begin-of-text token"},
 
     {.help = "Generation"},
     {"-n --n-predict --predict", "N", G, OPT_INT, AT(n_predict), .min = -1, .max = MANY,
@@ -668,7 +666,7 @@ static int needs_other(const Parser *p, Str flag, const char *others, Err *e)
     Str names[8];
     int n = 0;
     for (; (names[n] = options_name(others, n)).len; n++) {
-        assert(n < 7);
+        assert(n < 7 && find(names[n]) >= 0);
         if (p->given[find(names[n])].len)
             return 0;
     }

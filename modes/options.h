@@ -8,6 +8,8 @@
 
 #define RUN_VERSION "0.1.0"
 #define USUAL_CONTEXT 4096 // at most, without -c
+#define SCORE_WINDOW 512   // the same, with --perplexity
+#define BENCH_MAX_RUNS 100
 
 /* What the program does, one at a time. A flag chooses each but the first; the table in options.c
  * says which other flags it takes. */
