@@ -52,6 +52,16 @@ bool str_eq(Str a, const char *b)
     return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
 }
 
+bool str_listed(Str s, const char *list)
+{
+    for (size_t len; *list; list += len + (list[len] == ' ')) {
+        len = strcspn(list, " ");
+        if (len == s.len && memcmp(list, s.ptr, len) == 0)
+            return true;
+    }
+    return false;
+}
+
 int str_cmp(Str a, Str b)
 {
     size_t n = a.len < b.len ? a.len : b.len;

@@ -40,7 +40,8 @@ typedef struct {
 } Str;
 
 bool str_eq(Str a, const char *b);
-int str_cmp(Str a, Str b); // bytewise order, shorter first on a tie
+bool str_listed(Str s, const char *list); // one of the words of a list that spaces separate
+int str_cmp(Str a, Str b);                // bytewise order, shorter first on a tie
 
 /* Copy `s` into `out` (at most `size` bytes with the final zero) for an error line or a label:
  * control and direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what
