@@ -120,6 +120,25 @@ void json_int(Json *j, int64_t v)
     value(j, text, (size_t)snprintf(text, sizeof text, "%" PRId64, v));
 }
 
+void json_bytes(Json *j, const Buf *bytes)
+{
+    json_list(j);
+    for (size_t i = 0; i < bytes->len; i++)
+        json_int(j, (unsigned char)bytes->ptr[i]);
+    json_end(j);
+    j->out->failed |= bytes->failed;
+}
+
+void json_null(Json *j)
+{
+    value(j, "null", 4);
+}
+
+void json_raw(Json *j, Str json)
+{
+    value(j, json.ptr, json.len);
+}
+
 void json_bool(Json *j, bool v)
 {
     value(j, v ? "true" : "false", v ? 4 : 5);

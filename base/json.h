@@ -42,8 +42,15 @@ void json_buf(Json *j, const Buf *b); // fails where b did
 /* Bytes of any kind as a string of two hexadecimal digits each: "e282ac". */
 void json_hex(Json *j, const Buf *bytes);
 
+/* Bytes of any kind as a list of numbers from 0 to 255. */
+void json_bytes(Json *j, const Buf *bytes);
+
 void json_int(Json *j, int64_t v);
 void json_bool(Json *j, bool v);
+void json_null(Json *j);
+
+/* A value that is JSON already. */
+void json_raw(Json *j, Str json);
 
 /* As many digits as a float needs to be read back the same; null if it is not finite. */
 void json_number(Json *j, double v);

@@ -13,6 +13,7 @@
 #include "maps/job.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
+#include "modes/result.h"
 
 enum { MAX_LOGITS = 32 }; // rows of a pass whose logits are written to a file
 
@@ -108,11 +109,41 @@ static int put(Run *r, const char *bytes, size_t len, Err *e)
     return 0;
 }
 
-/* Print and empty r->shown. */
+/* Print and empty r->shown; with --json it is printed at the end. */
 static int put_shown(Run *r, Err *e)
 {
+    if (r->o->json)
+        return 0;
     int rc = put(r, r->shown.ptr, r->shown.len, e);
     r->shown.len = 0;
+    return rc;
+}
+
+/* --logprobs without --json: a line for a new token takes the place of the text. */
+static int show_logprobs(Run *r, size_t n_before, Err *e)
+{
+    if (r->o->json || r->o->logprobs < 0)
+        return 0;
+    r->shown.len = 0;
+    if (r->stream.text.n > n_before)
+        result_logprob_line(&r->stream, &r->shown);
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text") : 0;
+}
+
+/* --json: the whole result as one object. */
+static int print_result(Run *r, Err *e)
+{
+    Buf out = {0};
+    Json j = {.out = &out};
+    Result result = {&r->stream, &r->shown, r->params.sampling.seed, r->prompt_seconds,
+                     r->generate_seconds};
+    json_object(&j);
+    result_members(&j, &result);
+    json_end(&j);
+    buf_text(&out, "\n");
+    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the result")
+                        : put(r, out.ptr, out.len, e);
+    buf_free(&out);
     return rc;
 }
 
@@ -122,11 +153,13 @@ static int generate(Run *r, Err *e)
     size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
     while (!s->end && !stop_signal) {
         float *logits = r->session.logits + (size_t)(r->n_logits - 1) * vocab;
-        if (stream_next(s, &r->sampler, logits, &r->shown, e) || put_shown(r, e)
-            || (!s->end && run_text(r, (int)s->text.n, true, e)))
+        size_t n = s->text.n;
+        if (stream_next(s, &r->sampler, logits, &r->shown, e) || show_logprobs(r, n, e)
+            || put_shown(r, e) || (!s->end && run_text(r, (int)s->text.n, true, e)))
             return -1;
     }
-    return stream_finish(s, &r->shown, e) || put_shown(r, e) ? -1 : 0;
+    return stream_finish(s, &r->shown, e) || show_logprobs(r, s->text.n, e) || put_shown(r, e) ? -1
+                                                                                               : 0;
 }
 
 static int check_biases(const Run *r, Err *e)
@@ -193,8 +226,9 @@ static SamplerParams sampler_params(const Options *o)
     struct timespec now;
     clock_gettime(CLOCK_REALTIME, &now);
     if (!o->has_seed)
-        p.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
-               ^ (uint64_t)getpid() << 40;
+        p.seed = ((uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
+                  ^ (uint64_t)getpid() << 40)
+               % SEED_LIMIT;
     return p;
 }
 
@@ -215,7 +249,10 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
                                .n_predict = o->n_predict,
                                .seq_len = seq_len,
                                .ignore_eos = o->ignore_eos,
-                               .special = o->special};
+                               .special = o->special,
+                               .logprobs = o->logprobs};
+    if (r->params.logprobs > r->sampler.vocab_size)
+        r->params.logprobs = r->sampler.vocab_size;
     stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
@@ -283,7 +320,9 @@ static void work(void *context)
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
-    return put(r, text->ptr, stream_follow(&r->stream, text->ptr, text->len), e);
+    buf_add(&r->shown, text->ptr, stream_follow(&r->stream, text->ptr, text->len));
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text")
+                           : put_shown(r, e);
 }
 
 /* Whether what standard error gets may appear after the text: both are one file, or standard error
@@ -344,6 +383,8 @@ static int run_and_print(Run *r, Err *e)
         threads_team(r->session.threads, work, &w);
         rc = w.rc;
     }
+    if (!rc && o->json)
+        rc = print_result(r, e);
     r->open_line = r->last != '\n';
     if (r->open_line && isatty(STDOUT_FILENO))
         r->open_line = putchar('\n') == EOF;

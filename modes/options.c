@@ -58,6 +58,8 @@ const Option option_table[] = {
      .initial = -1, .help = "tokens to generate; 0 only runs the prompt, -1 has no limit"},
     {"--stop", "TEXT", G, OPT_TEXTS, AT(stops), .count = AT(n_stops),
      .help = "end before this text or control token; may be repeated"},
+    {"--samples", "N", G, OPT_INT, AT(samples), .min = 1, .max = 1 << 16, .initial = 1,
+     .help = "texts of one prompt, a JSON object each; more than one need --json"},
     {"--ignore-eos", NULL, G, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
     {"--echo", NULL, G, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
 
@@ -139,8 +141,10 @@ const Option option_table[] = {
      .help = "file that --quantize writes, - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, T | P | B, OPT_FLAG, AT(json),
-     .help = "print --tokenize, --perplexity or --bench as JSON"},
+    {"--json", NULL, G | T | P | B, OPT_FLAG, AT(json),
+     .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
+    {"--logprobs", "K", G, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
+     .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
     {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
     {"-v --verbose", NULL, G | P | B | Q, OPT_FLAG, AT(verbose),

@@ -39,6 +39,8 @@ typedef struct {
     TextArg *parts; // -i and -f in the order given
     int n_parts;
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
+    int logprobs;  // likeliest tokens to tell the log-probabilities of; -1: of none
+    int samples;   // texts of one prompt
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine
