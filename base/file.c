@@ -1,5 +1,4 @@
-/* file.c - texts read whole, results that appear complete or not at all. Contracts are in file.h.
- * */
+/* file.c - texts read whole, results that appear complete or not at all. Contracts: file.h. */
 #include "base/file.h"
 
 #include <errno.h>

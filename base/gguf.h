@@ -131,7 +131,7 @@ typedef struct {
 /* The header (version 3) of a whole file with these tensors, whose data follow one another in this
  * order, each padded to g->alignment; it is padded too, so that the data begin at its end. The keys
  * are those of `g` in the file's order and byte for byte, except that `set` replaces keys of its
- * names or stands behind all, and that those of splits are left out. -1 when out of memory. */
+ * names or comes after all, and that those of splits are left out. -1 when out of memory. */
 int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set,
                 size_t n_set, Buf *out, Err *e);
 
