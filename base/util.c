@@ -1,6 +1,8 @@
 /* util.c - errors, checked sizes, memory, text and the clock. Contracts are in util.h. */
+#define _GNU_SOURCE // program_invocation_short_name
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -35,6 +37,14 @@ int err_prefix(Err *e, const char *prefix)
     snprintf(e->text + n, sizeof e->text - (size_t)n, "%.*s", (int)(sizeof e->text - (size_t)n - 1),
              old.text);
     return -1;
+}
+
+const char *program_name(void)
+{
+    const char *name = program_invocation_short_name, *p = name;
+    while (isalnum((unsigned char)*p) || (p > name && *p && strchr("+-._", *p)))
+        p++;
+    return *name && !*p ? name : "run";
 }
 
 bool str_eq(Str a, const char *b)

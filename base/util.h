@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Exit statuses of `run`; an Err carries the one that fits. */
+/* Exit statuses; an Err carries the one that fits. */
 enum { EXIT_OK = 0, EXIT_IO = 1, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_MEMORY = 4 };
 
 typedef struct {
@@ -28,6 +28,10 @@ int err_errno(Err *e, const char *what);
 
 /* Put "prefix: " before the text of `e`; returns -1. */
 int err_prefix(Err *e, const char *prefix);
+
+/* What the program was called as, without its folder, for messages; "run" where it has characters
+ * that a message or a shell would have to quote. */
+const char *program_name(void);
 
 /* A view of bytes that somebody else owns; not terminated by a zero. */
 typedef struct {

@@ -22,27 +22,37 @@ from exporting.vocab import Vocab
 
 Spec = dict[str, Any]
 
-# ---- the architecture gpt: its keys and its tensors ------------------------------------------------------------------
+# ---- the architecture gpt: its keys and its tensors ----------------------------------------------
 
 U32, F32, BOOL, STR = V.UINT32, V.FLOAT32, V.BOOL, V.STRING
 REQUIRED = object()
-GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value is an array of it), default
-    "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED), "block_count": (U32, REQUIRED),
+# key without "gpt.": type (a list value is an array of it), default
+GPT_KEYS: dict[str, tuple[V, Any]] = {
+    "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED),
+    "block_count": (U32, REQUIRED),
     "feed_forward_length": (U32, REQUIRED), "vocab_size": (U32, REQUIRED),
     "attention.head_count": (U32, REQUIRED), "attention.head_count_kv": (U32, REQUIRED),
     "attention.key_length": (U32, REQUIRED), "attention.value_length": (U32, REQUIRED),
-    "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True), "norm.bias": (BOOL, False),
-    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False), "norm.final": (BOOL, True),
+    "attention.key_length_swa": (U32, None), "attention.value_length_swa": (U32, None),
+    "rope.dimension_count_swa": (U32, None), "attention.shared_kv_layers": (U32, None),
+    "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True),
+    "norm.bias": (BOOL, False),
+    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False),
+    "norm.final": (BOOL, True),
     "attention.qk_norm": (STR, "none"), "attention.qk_norm_bias": (BOOL, False),
     "attention.bias": (BOOL, False), "attention.output_bias": (BOOL, False),
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
     "residual_scale": (F32, 1.0), "embedding_scale": (F32, 1.0), "logit_scale": (F32, 1.0),
-    "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None), "final_logit_softcapping": (F32, None),
+    "attention.values_in_keys": (BOOL, False),
+    "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None),
+    "final_logit_softcapping": (F32, None),
     "attention.clamp_kqv": (F32, None), "attention.max_alibi_bias": (F32, None),
-    "position": (STR, "rope"), "position.offset": (U32, 0),
-    "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None), "rope.freq_base": (F32, 10000.0),
-    "rope.freq_base_swa": (F32, None), "rope.layers": (BOOL, None), "rope.scaling.type": (STR, "none"),
+    "position": (STR, "rope"), "position.offset": (U32, 0), "position.reach": (U32, None),
+    "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None),
+    "rope.freq_base": (F32, 10000.0),
+    "rope.freq_base_swa": (F32, None), "rope.layers": (BOOL, None),
+    "rope.scaling.type": (STR, "none"),
     "rope.scaling.factor": (F32, None), "rope.scaling.original_context_length": (U32, None),
     "rope.scaling.attn_factor": (F32, None), "rope.scaling.yarn_beta_fast": (F32, None),
     "rope.scaling.yarn_beta_slow": (F32, None),
@@ -57,7 +67,8 @@ def gpt_spec(**kw: Any) -> Spec:
     spec["rope_factors"] = {}  # tensor name -> rope.dimension_count / 2 divisors; not a key
     spec.update({key.replace("__", "."): value for key, value in kw.items()})
     assert spec.keys() == GPT_KEYS.keys() | {"rope_factors"}, spec.keys() - GPT_KEYS.keys()
-    missing = [key for key, (_, default) in GPT_KEYS.items() if default is REQUIRED and spec[key] in (None, REQUIRED)]
+    missing = [key for key, (_, default) in GPT_KEYS.items()
+               if default is REQUIRED and spec[key] in (None, REQUIRED)]
     if missing:
         raise ExportError(f"the configuration has no {missing[0]}")
     for key, (name, most) in LIMITS.items():  # sizes that a family computes, too
@@ -68,11 +79,28 @@ def gpt_spec(**kw: Any) -> Spec:
     return spec
 
 
+def is_windowed(s: Spec, layer: int) -> bool:
+    pattern = s["attention.sliding_window_pattern"]
+    return bool(s["attention.sliding_window"]) and (not pattern or pattern[layer])
+
+
+def head_widths(s: Spec, layer: int) -> tuple[int, int]:
+    """Widths of a head's keys and values in a layer."""
+    kd, vd = s["attention.key_length"], s["attention.value_length"]
+    if is_windowed(s, layer):
+        kd, vd = s["attention.key_length_swa"] or kd, s["attention.value_length_swa"] or vd
+    return kd, vd
+
+
+def has_kv(s: Spec, layer: int) -> bool:
+    """Whether a layer has keys and values of its own."""
+    return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
 def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Exactly the tensors that a Spec needs, with their shapes, outermost dimension first."""
     d, ff, n_vocab = s["embedding_length"], s["feed_forward_length"], s["vocab_size"]
     h, kv = s["attention.head_count"], s["attention.head_count_kv"]
-    kd, vd = s["attention.key_length"], s["attention.value_length"]
     out: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, d)}
 
     def norm(name: str, shape: tuple[int, ...] = (d,), bias: bool | None = None) -> None:
@@ -92,15 +120,21 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         norm("token_embd_norm")
     for i in range(s["block_count"]):
         b = f"blk.{i}."
+        kd, vd = head_widths(s, i)
         if s["norm.pre"]:
             norm(b + "attn_norm")
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
-        linear(b + "attn_k", kv * kd, d, s["attention.bias"])
-        linear(b + "attn_v", kv * vd, d, s["attention.bias"])
+        if has_kv(s, i):
+            linear(b + "attn_k", kv * kd, d, s["attention.bias"])
+            if not s["attention.values_in_keys"]:
+                linear(b + "attn_v", kv * vd, d, s["attention.bias"])
         if s["attention.qk_norm"] != "none":
-            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv)):
-                shape = {"head": (kd,), "heads": (heads, kd), "full": (heads * kd,)}[s["attention.qk_norm"]]
+            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv))[:1 + has_kv(s, i)]:
+                shape = {"head": (kd,), "heads": (heads, kd),
+                         "full": (heads * kd,)}[s["attention.qk_norm"]]
                 norm(b + name, shape, s["attention.qk_norm_bias"])
+        if s["position"] == "relative":
+            out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
         if s["norm.post"]:
             norm(b + "post_attention_norm")
@@ -121,7 +155,7 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     return out
 
 
-# ---- checkpoints: names, shapes and tensors, loaded one at a time ----------------------------------------------------
+# ---- checkpoints: names, shapes and tensors, loaded one at a time --------------------------------
 
 class Tensors:
     """A dict of tensors in memory or mapped; the base of the lazy reader below."""
@@ -170,21 +204,27 @@ class Safetensors(Tensors):
     def meta(self, name: str) -> Tensor:
         path, own = self.where[name]
         part = self.handles[path].get_slice(own)
-        kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-        return torch.empty(part.get_shape(), dtype=kinds.get(part.get_dtype(), torch.int8), device="meta")
+        kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+                 "F64": torch.float64}
+        return torch.empty(part.get_shape(), dtype=kinds.get(part.get_dtype(), torch.int8),
+                           device="meta")
 
 
 def torch_file(path: Path) -> Any:
-    """Contents of a torch.save file: zip files mapped, legacy ones read; nothing that needs code to unpickle."""
+    """Contents of a torch.save file: zip files mapped, legacy ones read; nothing that needs code to
+    unpickle."""
     with open(path, "rb") as f:
         is_zip = f.read(4) == b"PK\x03\x04"
     try:
         return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
     except pickle.UnpicklingError as e:
-        found = re.search(r"(?:GLOBAL|Unsupported class|Unsupported operand|got) ?`?([\w.:]+)", str(e))
+        found = re.search(r"(?:GLOBAL|Unsupported class|Unsupported operand|got) ?`?([\w.:]+)",
+                          str(e))
         what = f" ({found[1]})" if found else ""
-        raise ExportError(f"{path}: refused: not plain tensors and values, needs code to unpickle{what}") from e
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as e:
+        raise ExportError(f"{path}: refused: not plain tensors and values, "
+                          f"needs code to unpickle{what}") from e
+    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
+            OSError) as e:
         what = (str(e).splitlines() or [type(e).__name__])[0][:100]
         raise ExportError(f"{path}: not a readable PyTorch file: {what}") from e
 
@@ -194,7 +234,8 @@ def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
         raise ExportError(f"{path}: expected a dict of tensors, got {type(value).__name__}")
     for name, t in value.items():
         if not isinstance(name, str) or not isinstance(t, Tensor):
-            raise ExportError(f"{path}: expected tensors by name, got {short(name)}: {type(t).__name__}")
+            raise ExportError(f"{path}: expected tensors by name, got {short(name)}: "
+                              f"{type(t).__name__}")
     return {plain: value[name] for plain, name in plain_names(value, path).items()}
 
 
@@ -281,11 +322,11 @@ def adapter(folder: Path) -> str | None:
 
 
 # names of tensors that hold no weights
-BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|attn\.embed_positions"
-                     r"|freqs_(cis|cos|sin))$")
+BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|"
+                     r"attn\.embed_positions|freqs_(cis|cos|sin))$")
 
 
-# ---- recipes: how an output tensor is made of input tensors ----------------------------------------------------------
+# ---- recipes: how an output tensor is made of input tensors --------------------------------------
 
 @dataclass(frozen=True)
 class Recipe:
@@ -311,18 +352,21 @@ def concat(parts: list[Recipe]) -> Recipe:
 
 
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
-    """Part `which` of a fused tensor whose rows are q, k and v (or gate and up) one after the other."""
+    """Part `which` of a fused tensor whose rows are q, k and v (or gate and up) one after the
+    other."""
     return t.split(sizes)[which]
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:
-    """q, k or v of a fused tensor of `kv` groups, each of per_kv query heads, a key head and a value head."""
+    """q, k or v of a fused tensor of `kv` groups, each of per_kv query heads, a key head and a
+    value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
 
 
 def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
-    """Reorder the rows of each head of `dim` so that the first `rot` pair up for rope as `to` says."""
+    """Reorder the rows of each head of `dim` so that the first `rot` pair up for rope as `to`
+    says."""
     heads = t.reshape(-1, dim, *t.shape[1:])
     first = heads[:, :rot]
     shape = (2, rot // 2) if to == "interleaved" else (rot // 2, 2)
@@ -364,7 +408,7 @@ class Model:
     notes: list[str] = field(default_factory=list)
 
 
-# ---- configurations --------------------------------------------------------------------------------------------------
+# ---- configurations ------------------------------------------------------------------------------
 
 def dims(c: Config) -> Spec:
     """The sizes that all families share, and rope's keys."""
@@ -373,10 +417,13 @@ def dims(c: Config) -> Spec:
         raise ExportError(f"config.json: hidden_size {d} is no multiple of num_attention_heads {h}")
     kv, dim = c.int("num_key_value_heads", h), c.int("head_dim", d // h)
     if h % kv:
-        raise ExportError(f"config.json: num_attention_heads {h} is no multiple of num_key_value_heads {kv}")
+        raise ExportError(f"config.json: num_attention_heads {h} is no multiple of "
+                          f"num_key_value_heads {kv}")
     return {
-        "context_length": c.int("max_position_embeddings"), "embedding_length": d, "vocab_size": c.int("vocab_size"),
-        "block_count": c.int("num_hidden_layers"), "feed_forward_length": c.int("intermediate_size", 4 * d),
+        "context_length": c.int("max_position_embeddings"), "embedding_length": d,
+        "vocab_size": c.int("vocab_size"),
+        "block_count": c.int("num_hidden_layers"),
+        "feed_forward_length": c.int("intermediate_size", 4 * d),
         "attention.head_count": h, "attention.head_count_kv": kv,
         "attention.key_length": dim, "attention.value_length": dim,
         "norm.epsilon": c.num("norm_eps"), "tied": c.flag("tie_word_embeddings"),

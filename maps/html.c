@@ -70,8 +70,8 @@ static void html_tile(const MapFile *f, int map, int row, int n_rows, const floa
     unsigned char codes[256];
     (void)map;
     for (int r = 0; r < n_rows; r++, w += f->maps->n)
-        for (int k = 0, n; k <= row + r; k += n) {
-            n = row + r + 1 - k < 256 ? row + r + 1 - k : 256;
+        for (int k = 0, end = map_keys(f->maps, row + r), n; k < end; k += n) {
+            n = end - k < 256 ? end - k : 256;
             for (int i = 0; i < n; i++)
                 codes[i] = (unsigned char)(sqrtf(w[k + i] < 1 ? w[k + i] : 1) * 255 + 0.5f);
             buf_add(out, codes, (size_t)n);
@@ -83,11 +83,12 @@ static void html_tile(const MapFile *f, int map, int row, int n_rows, const floa
 static size_t pack(const Maps *m, const unsigned char *codes, int floor, Buf *out)
 {
     size_t len = 0;
-    for (int q = m->first; q < m->first + m->n_queries; codes += ++q)
-        for (int k = 0, run; k <= q; k += run) {
+    for (int q = m->first, end; q < m->first + m->n_queries; codes += end, q++) {
+        end = map_keys(m, q);
+        for (int k = 0, run; k < end; k += run) {
             unsigned char bytes[8] = {codes[k]};
             size_t n = 1;
-            for (run = 0; k + run <= q && codes[k + run] < floor; run++)
+            for (run = 0; k + run < end && codes[k + run] < floor; run++)
                 ;
             if (run) {
                 bytes[0] = 0;
@@ -102,6 +103,7 @@ static size_t pack(const Maps *m, const unsigned char *codes, int floor, Buf *ou
             if (out)
                 buf_add(out, bytes, n);
         }
+    }
     return len;
 }
 
@@ -132,7 +134,7 @@ static void add_thumb(Page *p, const Maps *m)
         unsigned char *line = cells
                             + (size_t)i * (size_t)p->thumb_rows / (size_t)m->n_queries
                                   * (size_t)p->thumb_cols;
-        for (int k = 0; k <= m->first + i; k++, codes++) {
+        for (int k = 0, end = map_keys(m, m->first + i); k < end; k++, codes++) {
             unsigned char *cell = line + (size_t)k * (size_t)p->thumb_cols / (size_t)m->n;
             *cell = *codes > *cell ? *codes : *cell;
         }
@@ -228,7 +230,7 @@ static void add_meta(const MapFile *f, Buf *out)
     json_object(&j);
     json_int(json_key(&j, "v"), 1);
     json_text(line_key(&j, "model"), map_model_name(m));
-    json_text(line_key(&j, "arch"), m->model->config.arch);
+    json_text(line_key(&j, "arch"), map_config(m)->arch);
     json_list(line_key(&j, "tokens"));
     for (int i = 0; i < m->n; i++) {
         text.len = 0;

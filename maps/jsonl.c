@@ -58,8 +58,8 @@ static int jsonl_line(MapFile *f, int pos, int id, const float *w, size_t stride
     json_ints(json_key(&j, "layers"), m->layers, m->n_layers);
     json_ints(json_key(&j, "heads"), m->heads, m->n_heads);
     if (m->o.top)
-        add_maps(m, json_key(&j, "keys"), w, stride, pos + 1, true);
-    add_maps(m, json_key(&j, "attn"), w, stride, pos + 1, false);
+        add_maps(m, json_key(&j, "keys"), w, stride, map_keys(m, pos), true);
+    add_maps(m, json_key(&j, "attn"), w, stride, map_keys(m, pos), false);
     json_end(&j);
     buf_text(&out, "\n");
     int rc = mapfile_write_buf(f, &out, e);

@@ -65,11 +65,10 @@ void stats_free(Stats *s)
 
 void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out)
 {
-    const LayerConfig *l = &m->model->config.layers[layer];
-    int from = l->mask == MASK_WINDOW && pos - l->window + 1 > 0 ? pos - l->window + 1 : 0,
-        n = pos + 1 - from, largest = from;
+    KeyRange keys = visible(&map_config(m)->layers[layer], pos, m->n);
+    int n = keys.to - keys.from, largest = keys.from;
     double entropy = 0, distance = 0, hits = 0, weight = 0;
-    for (int k = from; k <= pos; k++) {
+    for (int k = keys.from; k < keys.to; k++) {
         double x = w[k];
         entropy -= x != 0 ? x * log(x) : 0; // a NaN stays one
         distance += x * (pos - k);
@@ -154,28 +153,28 @@ static void massive_heads(void *context, int from, int to, int thread)
     const Massive *m = context;
     const Session *s = m->session;
     const Maps *maps = m->stats->maps;
-    const Config *c = &s->model->config;
-    int layer = maps->layers[m->layer_index],
-        group = c->layers[layer].n_heads / c->layers[layer].n_kv_heads;
-    size_t width = q_width(c, &c->layers[layer]);
-    float *keys = session_scratch(s, thread),
-          *values = keys + c->key_dim * KV_BLOCK; // attention's has room for these
+    int layer = maps->layers[m->layer_index];
+    const LayerConfig *l = &s->stack->config.layers[layer];
+    int group = l->n_heads / l->n_kv_heads;
+    size_t width = q_width(l);
+    float *keys = threads_scratch(s->threads, thread);
+    float *values = keys + l->key_dim * KV_BLOCK; // attention's scratch has room for these
     for (int i = from; i < to; i++) {
         int head = maps->heads[i];
         HeadStats *h = &m->stats->heads[m->layer_index * maps->n_heads + i];
         Extreme q = {0}, k = {0}, v = {0};
         for (int t = 0; t < m->n; t++)
-            for (int d = 0; d < c->key_dim; d++)
-                see(&q, s->q[(size_t)t * width + (size_t)(head * c->key_dim + d)], d);
+            for (int d = 0; d < l->key_dim; d++)
+                see(&q, s->q[(size_t)t * width + (size_t)(head * l->key_dim + d)], d);
         for (int b = 0; b * KV_BLOCK < m->n; b++) {
             int n = m->n - b * KV_BLOCK < KV_BLOCK ? m->n - b * KV_BLOCK : KV_BLOCK;
             cache_read(&s->cache, layer, head / group, 0, b, keys, values);
-            for (int d = 0; d < c->key_dim; d++)
+            for (int d = 0; d < l->key_dim; d++)
                 for (int t = 0; t < n; t++)
                     see(&k, keys[d * KV_BLOCK + t], d);
             for (int t = 0; t < n; t++)
-                for (int d = 0; d < c->value_dim; d++)
-                    see(&v, values[t * c->value_dim + d], d);
+                for (int d = 0; d < l->value_dim; d++)
+                    see(&v, values[t * l->value_dim + d], d);
         }
         store(h, 0, &q);
         store(h, 1, &k);
@@ -185,7 +184,7 @@ static void massive_heads(void *context, int from, int to, int thread)
 
 void stats_massive(Stats *s, int layer_index, Session *session, int n)
 {
-    threads_run(&session->threads, s->maps->n_heads, 1, massive_heads,
+    threads_run(session->threads, s->maps->n_heads, 1, massive_heads,
                 &(Massive){s, session, layer_index, n});
 }
 

@@ -137,27 +137,24 @@ static int pick(Story *st, Sampler *sampler, float *logits)
 }
 
 /* Empty sequence `i`, run a new prompt in it and choose the first token. */
-static int begin(Story *st, Session *s, Sampler *sampler, int i, Err *e)
+static int begin(Story *st, const Tokenizer *t, Session *s, Sampler *sampler, int i, Err *e)
 {
-    const Tokenizer *t = s->model->tokenizer;
     const char *start = PICK(beginnings);
     char prompt[800];
     TokenList ids = {0};
-    int seqs[512], n = snprintf(prompt, sizeof prompt,
-                                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
-                                "trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
-                                "Write a short story for young children about %s %s %s. There is "
-                                "%s in it. Use simple words, short sentences and some "
-                                "dialogue.<|im_end|>\n<|im_start|>assistant\n%s",
-                                PICK(who), PICK(where), PICK(how), PICK(what), start);
+    int n = snprintf(prompt, sizeof prompt,
+                     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+                     "trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
+                     "Write a short story for young children about %s %s %s. There is "
+                     "%s in it. Use simple words, short sentences and some "
+                     "dialogue.<|im_end|>\n<|im_start|>assistant\n%s",
+                     PICK(who), PICK(where), PICK(how), PICK(what), start);
     st->ids.n = 0; // penalties look at the story alone
     st->random = random_state;
     if (tokenizer_encode(t, prompt, (size_t)n, ENCODE_SPECIAL, &ids, e))
         return -1;
     cache_truncate(&s->cache, i, 0);
-    for (size_t j = 0; j < ids.n; j++)
-        seqs[j] = i;
-    int rc = forward(s, &(Batch){.n = (int)ids.n, .tokens = ids.ids, .seqs = seqs}, e);
+    int rc = forward_span(s, &(Span){.seq = i, .n = (int)ids.n, .tokens = ids.ids}, e);
     tokens_free(&ids);
     st->text.len = 0;
     buf_add(&st->text, start, strlen(start));
@@ -254,8 +251,8 @@ static bool varied(const Buf *b)
 int main(int argc, char **argv)
 {
     static Story stories[N_SEQS];
-    static bool all[N_SEQS];
-    int tokens[N_SEQS], seqs[N_SEQS];
+    Span spans[N_SEQS];
+    Threads threads;
     Model m;
     Session s;
     Sampler sampler;
@@ -270,31 +267,29 @@ int main(int argc, char **argv)
                        .n_seqs = N_SEQS,
                        .max_batch = 512,
                        .max_logits = N_SEQS,
-                       .n_threads = cpu_threads(),
+                       .threads = &threads,
                        .kv_type = KV_F16,
                        .kernels = kernels_select(NULL, &e)};
-    int rc = model_open(&m, argv[1], &e) || session_init(&s, &m, &p, &e)
-          || sampler_init(&sampler, m.config.vocab_size, s.k, &e);
+    threads_init(&threads, cpu_threads(), NULL);
+    int rc = model_open(&m, argv[1], true, &e) || session_init(&s, &m.decoder, &p, &e)
+          || sampler_init(&sampler, m.decoder.config.vocab_size, s.k, &e);
     while (!rc && kept < wanted) {
         for (int i = 0; !rc && i < N_SEQS; i++) {
             Story *st = &stories[i];
-            all[i] = true;
             if (!st->live)
-                rc = begin(st, &s, &sampler, i, &e);
+                rc = begin(st, m.tokenizer, &s, &sampler, i, &e);
             rc = rc ? rc : tokens_add(&st->ids, st->token, &e);
             tokenizer_bytes(m.tokenizer, st->token, false, &st->text);
-            tokens[i] = st->token;
-            seqs[i] = i;
+            spans[i] = (Span){.seq = i, .n = 1, .tokens = &st->token};
         }
-        if (rc
-            || forward(&s, &(Batch){.n = N_SEQS, .tokens = tokens, .seqs = seqs, .wanted = all}, &e)
-                   < 0) {
+        if (rc || forward(&s, &(Batch){spans, N_SEQS}, &e) < 0) {
             rc = -1;
             break;
         }
         for (int i = 0; i < N_SEQS; i++) {
             Story *st = &stories[i];
-            st->token = pick(st, &sampler, s.logits + (size_t)i * (size_t)m.config.vocab_size);
+            st->token = pick(st, &sampler,
+                             s.logits + (size_t)i * (size_t)m.decoder.config.vocab_size);
             bool ended = tokenizer_is_end(m.tokenizer, st->token);
             if (!ended && ++st->n_tokens < MAX_TOKENS)
                 continue;

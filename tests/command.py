@@ -9,15 +9,16 @@ from pathlib import Path
 TIMEOUT = 60  # catches hangs; nothing here takes more than a few seconds
 
 
-def run(exe: Path, *args: str | bytes | os.PathLike, stdin: bytes | int | None = None, env: dict[str, str] | None = None,
-        **more) -> subprocess.CompletedProcess[bytes]:
+def run(exe: Path, *args: str | bytes | os.PathLike, stdin: bytes | int | None = None,
+        env: dict[str, str] | None = None, **more) -> subprocess.CompletedProcess[bytes]:
     """Run to the end with `stdin` bytes (default: empty); output is bytes."""
     feed = {"stdin": stdin} if isinstance(stdin, int) else {"input": stdin or b""}
     if "stdout" not in more:
         more["stdout"] = subprocess.PIPE
     if "stderr" not in more:
         more["stderr"] = subprocess.PIPE
-    return subprocess.run([exe, *args], env={**os.environ, **(env or {})}, timeout=TIMEOUT, **feed, **more)
+    return subprocess.run([exe, *args], env={**os.environ, **(env or {})}, timeout=TIMEOUT, **feed,
+                          **more)
 
 
 def text_of(exe: Path, *args: str | bytes | os.PathLike, **more) -> bytes:
@@ -27,7 +28,8 @@ def text_of(exe: Path, *args: str | bytes | os.PathLike, **more) -> bytes:
     return done.stdout
 
 
-MOVES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # characters that turn the direction of writing
+# characters that turn the direction of writing
+MOVES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
 
 
 def printable(text: str) -> bool:
@@ -42,10 +44,12 @@ def check_line(line: str) -> None:
 
 
 def error_of(exe: Path, *args: str | bytes | os.PathLike, code: int, **more) -> str:
-    """The line of a run that must fail with `code`: one line on standard error that starts with `run: `."""
+    """The line of a run that must fail with `code`: one line on standard error that starts with
+    `run: `."""
     done = run(exe, *args, **more)
     stderr = done.stderr.decode()  # names and texts from outside are escaped, so it is UTF-8
     assert done.returncode == code, (done.returncode, stderr)
-    assert stderr.startswith("run: ") and stderr.endswith("\n") and stderr.count("\n") == 1, repr(stderr)
+    assert (stderr.startswith("run: ") and stderr.endswith("\n")
+            and stderr.count("\n") == 1), repr(stderr)
     check_line(stderr[:-1])
     return stderr[len("run: "):-1]

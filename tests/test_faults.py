@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tiny
 from command import TIMEOUT, check_line, error_of, run, text_of
-from images import BOOL, F32, I32, STR, U32, Image, Tensor, base, byte_level, smallest
+from gguf_files import (BOOL, F32, I32, STR, U32, Image, Tensor, byte_level, image, llama_shapes,
+                        sentencepiece_keys, sizes, smallest, write_tiny)
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
@@ -83,7 +83,7 @@ def wait_for(ready: Callable[[], bool], p: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
-# ---- input ----
+# ---- input ---------------------------------------------------------------------------------------
 
 ENDLESS = [
     ["-f", "/dev/zero"],
@@ -165,7 +165,7 @@ def test_more_than_2_gb_of_a_pipe(run_bin: Path, place: Path) -> None:
     assert done.stderr.startswith(b"run: standard input: this is too large")
 
 
-# ---- files that are written ----
+# ---- files that are written ----------------------------------------------------------------------
 
 
 def test_permissions(any_run: Path, writer: tuple[list[str], str]) -> None:
@@ -327,7 +327,7 @@ def test_two_links_to_one_file(any_run: Path, place: Path) -> None:
     assert "one file for two results" in line and names() == ["b.csv", "m"]
 
 
-# ---- memory ----
+# ---- memory --------------------------------------------------------------------------------------
 
 ALL, STEP = 150, 7  # of more allocations than ALL, each STEP-th further one
 
@@ -462,7 +462,7 @@ def test_no_memory_with_threads(faults: Faults, mode: str) -> None:
 
 def write_split(folder: Path) -> str:
     """The tiny model in parts; returns the first one's name."""
-    tiny.write_model(folder / "s.gguf", split_max_tensors=8)
+    write_tiny(folder / "s.gguf", split_max_tensors=8)
     return sorted(p.name for p in folder.glob("s-*.gguf"))[0]
 
 
@@ -544,7 +544,7 @@ def test_no_memory_for_a_split_model(faults: Faults) -> None:
     faults.sweep([write_split(faults.folder), *PROMPT, "-t", "1"], False)
 
 
-# ---- threads ----
+# ---- threads -------------------------------------------------------------------------------------
 
 
 def fewer_or_no_memory(
@@ -610,7 +610,7 @@ def test_the_library_ends_it(run_bin: Path, place: Path, driver: Callable[[str],
     assert found or not threads
 
 
-# ---- signals ----
+# ---- signals -------------------------------------------------------------------------------------
 
 LONG = ["-i", "the", "-n", "20000", "-c", "30000", "--ignore-eos", "--temp", "0"]
 
@@ -730,7 +730,7 @@ def test_a_source_that_is_cut(
 ) -> None:
     """Also where its bytes are only copied."""
     monkeypatch.chdir(tmp_path)
-    m = base("nonesuch", 1, 1, 1, 1, 1)
+    m = image("nonesuch", {})
     m.tensors["a.weight"] = Tensor([1 << 15, 1 << 16], 0, b"")  # 8 GB of zeros that take no room
     with open("m", "wb") as f:
         f.write(m.header())
@@ -746,7 +746,7 @@ def test_a_source_that_is_cut(
     assert names() == ["m"]
 
 
-# ---- signals in long work ----
+# ---- signals in long work ------------------------------------------------------------------------
 
 SOON = 3  # seconds; the goal is 0.3, and a pass of the model below takes 10 on one fast core
 
@@ -755,31 +755,13 @@ SOON = 3  # seconds; the goal is 0.3, and a pass of the model below takes 10 on 
 def slow_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One wide layer of zeros, which take no room on the disk."""
     dim, ffn = 2048, 32768
-    m = base("llama", dim, 16, 16, ffn, 8192).set(
-        "llama.attention.layer_norm_rms_epsilon", F32, 1e-5
-    )
-    tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "ab"]
-    m.set("tokenizer.ggml.model", STR, "llama").array("tokenizer.ggml.tokens", STR, tokens)
-    m.array("tokenizer.ggml.scores", F32, [0, 0, 0, -1, -1, -1, 0]).array(
-        "tokenizer.ggml.token_type", I32, [2, 3, 3, 1, 1, 1, 1]
-    )
-    m.set("tokenizer.ggml.bos_token_id", U32, 1)
-    shapes = {
-        "token_embd": (7, dim),
-        "output_norm": (dim,),
-        "blk.0.attn_norm": (dim,),
-        "blk.0.ffn_norm": (dim,),
-        **{f"blk.0.attn_{n}": (dim, dim) for n in ("q", "k", "v", "output")},
-        "blk.0.ffn_gate": (ffn, dim),
-        "blk.0.ffn_up": (ffn, dim),
-        "blk.0.ffn_down": (dim, ffn),
-    }
-    at = 0
-    for name, shape in shapes.items():
-        m.tensors[name + ".weight"] = Tensor(
-            list(reversed(shape)), 0 if len(shape) == 1 else 1, b"", offset=at
-        )
-        at += -(-int(np.prod(shape)) * (4 if len(shape) == 1 else 2) // 32) * 32
+    keys = sizes("llama", dim, 16, 16, ffn, 8192) | sentencepiece_keys() | {
+        "llama.attention.layer_norm_rms_epsilon": 1e-5, "tokenizer.ggml.bos_token_id": 1}
+    m, at = image("llama", keys), 0
+    for name, shape in llama_shapes(7, dim, dim, ffn).items():
+        f16 = len(shape) > 1
+        m.tensors[name] = Tensor(list(reversed(shape)), int(f16), b"", offset=at)
+        at += -(-int(np.prod(shape)) * (2 if f16 else 4) // 32) * 32
     path = tmp_path_factory.mktemp("slow") / "m"
     with path.open("wb") as f:
         f.write(m.header())

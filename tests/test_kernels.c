@@ -589,9 +589,73 @@ static void test_halves(const Kernels *k)
     }
 }
 
-int main(void)
+/* Kernel tables, and the words of /proc/cpuinfo with which a machine says that it runs them. They
+ * are read here because kernels_at() leaves out in silence what it thinks that the machine lacks.
+ */
+static const struct {
+    const char *table, *flags[8];
+} wanted[] = {
+    {"scalar", {NULL}},
+#if defined(__x86_64__)
+    {"avx2", {"avx2", "fma"}},
+    {"avx512", {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni"}},
+#if defined(__clang__) ? __clang_major__ >= 9 : __GNUC__ >= 10 // others cannot compile it
+    {"bf16",
+     {"avx2", "fma", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16"}},
+#endif
+#elif defined(__aarch64__)
+    {"neon", {NULL}},
+    {"dotprod", {"asimddp"}},
+#endif
+};
+
+/* The flags of the first processor between spaces; "" where the file names none (qemu shows that of
+ * the machine it runs on). */
+static void read_cpu_flags(char *line, size_t size)
+{
+    FILE *f = fopen("/proc/cpuinfo", "r");
+    CHECK(f, "/proc/cpuinfo cannot be read");
+    while (f && fgets(line, (int)size, f))
+        if (!strncmp(line, "flags", 5) || !strncmp(line, "Features", 8)) {
+            line[strcspn(line, "\n")] = ' ';
+            fclose(f);
+            return;
+        }
+    if (f)
+        fclose(f);
+    *line = 0;
+}
+
+static bool has_flag(const char *line, const char *flag)
+{
+    char word[32];
+    snprintf(word, sizeof word, " %s ", flag);
+    return strstr(line, word) != NULL;
+}
+
+/* Tables that the flags allow, and those that the command line names, must be among the tested. */
+static void check_tested(const char *tested, int n_named, char **named)
+{
+    char line[1 << 14];
+    read_cpu_flags(line, sizeof line);
+    for (size_t i = 0; i < sizeof wanted / sizeof *wanted; i++) {
+        bool runs = true;
+        for (int j = 0; j < 8 && wanted[i].flags[j]; j++)
+            runs = runs && has_flag(line, wanted[i].flags[j]);
+        CHECK(!runs || has_flag(tested, wanted[i].table),
+              "/proc/cpuinfo allows %s, tested were only%s", wanted[i].table, tested);
+    }
+    for (int i = 0; i < n_named; i++)
+        CHECK(has_flag(tested, named[i]), "%s was to be tested, tested were only%s", named[i],
+              tested);
+}
+
+/* test_kernels [TABLE ...]: the tables that must be among the tested, beside those that
+ * /proc/cpuinfo shows. */
+int main(int argc, char **argv)
 {
     const Kernels *k;
+    char tested[64] = " ";
     for (int i = 0; (k = kernels_at(i)); i++) {
         test_dequantize(k);
         test_encode(k);
@@ -606,7 +670,10 @@ int main(void)
         test_same_bits(k);
         test_meaning(k);
         test_halves(k);
-        printf("kernels %s tested\n", k->name);
+        snprintf(tested + strlen(tested), sizeof tested - strlen(tested), "%s %s", k->name,
+                 k->bf16 ? "bf16 " : "");
     }
+    check_tested(tested, argc - 1, argv + 1);
+    printf("test_kernels: tested%s\n", tested);
     return check_done("test_kernels");
 }

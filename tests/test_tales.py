@@ -1,4 +1,5 @@
-"""The shipped model: its file agrees with the description in torch, its card with its file, its text with the seed."""
+"""The shipped model: its file agrees with the description in torch, its card with its file, its
+text with the seed."""
 from __future__ import annotations
 
 import json
@@ -25,10 +26,13 @@ def text(run_bin: Path, *args: str) -> bytes:
 def test_logits(run_bin: Path, tmp_path: Path) -> None:
     """Against gpt_forward (f64) with the same dequantised weights: 2e-4 as in test_parity.py."""
     reader = gguf.GGUFReader(TALES)
-    keys = {name[4:]: f.contents() for name, f in reader.fields.items() if name.startswith("gpt.") and name[4:] in GPT_KEYS}
+    keys = {name[4:]: f.contents() for name, f in reader.fields.items()
+            if name.startswith("gpt.") and name[4:] in GPT_KEYS}
     spec = gpt_spec(**keys)
-    weights = {t.name: torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type)).view(*reversed(t.shape.tolist())) for t in reader.tensors}
-    prompt = "Once upon a time there was a king who had three sons, and the youngest said: \"I will go.\""
+    weights = {t.name: torch.tensor(gguf.quants.dequantize(t.data, t.tensor_type))
+               .view(*reversed(t.shape.tolist())) for t in reader.tensors}
+    prompt = ("Once upon a time there was a king who had three sons, and the "
+              "youngest said: \"I will go.\"")
     ids = json.loads(text(run_bin, "--tokenize", "--json", "-i", prompt))["ids"]
     out = tmp_path / "logits.npy"
     text(run_bin, "-i", prompt, "-n", "0", "--exact", "--kv", "f32", "--logits", str(out))
@@ -39,9 +43,8 @@ def test_logits(run_bin: Path, tmp_path: Path) -> None:
 def test_card(run_bin: Path) -> None:
     """At most 8 MB; the number of parameters and the samples on the card are those of the file.
 
-    The samples were drawn with the kernels of one machine; another instruction set may round a draw the other way, so
-    only the first line of each must begin alike.
-    """
+    The samples were drawn with the kernels of one machine; another instruction set may round a draw
+    the other way, so only the first line of each must begin alike."""
     card = (ROOT / "models" / "README.md").read_text()
     assert TALES.stat().st_size <= 8_000_000
     n_params = sum(int(np.prod(t.shape)) for t in gguf.GGUFReader(TALES).tensors)
@@ -49,10 +52,12 @@ def test_card(run_bin: Path) -> None:
     samples = re.findall(r"^> (Once upon a time.*)$", card, re.M)
     assert len(samples) == 10
     for seed, sample in enumerate(samples, 1):
-        ours = text(run_bin, "-i", PROMPT, "--echo", "--exact", "-n", "12", "-s", str(seed)).decode()
+        ours = text(run_bin, "-i", PROMPT, "--echo", "--exact", "-n", "12", "-s",
+                    str(seed)).decode()
         assert sample.startswith(ours[:40])
 
 
 def test_same_bytes(run_bin: Path) -> None:
     one = text(run_bin, "-i", PROMPT, "-n", "64", "--temp", "0", "-t", "1")
-    assert one == text(run_bin, "-i", PROMPT, "-n", "64", "--temp", "0", "-t", "2") and len(one) > 100
+    assert one == text(run_bin, "-i", PROMPT, "-n", "64", "--temp", "0", "-t",
+                       "2") and len(one) > 100
