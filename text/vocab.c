@@ -83,7 +83,7 @@ static int mark_ids(const Vocab *v, const Gguf *g, const char *name, uint8_t **o
 /* tokenizer.ggml.model: the kinds of tokenizers, or what we do not have. */
 static const struct {
     const char *name, *refused;
-    bool pretokenized; // the pre-tokenizer says the flags
+    bool pretokenized; // the flags are the pre-tokenizer's
     bool by_score;
     unsigned flags; // of PRE_
 } models[] = {
@@ -117,7 +117,7 @@ static const struct {
     bool early;        // Vocab.marks_early
     bool space_prefix; // whether a mark may be put before the text at all
 } markings[] = {
-    [MARK_SENTENCEPIECE] = {"", true, true}, // the key is absent: another one says about the prefix
+    [MARK_SENTENCEPIECE] = {"", true, true}, // where the key is absent
     [MARK_PREPEND] = {"prepend", true, true}, [MARK_REPLACE] = {"replace", true, false},
     [MARK_FIRST] = {"first", false, true},    [MARK_ALWAYS] = {"always", false, true},
     [MARK_NEVER] = {"never", false, false},
