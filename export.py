@@ -36,8 +36,9 @@ try:
     from exporting.config import ExportError, short
     from exporting.conventions import CONVENTIONS, conventional, misfit
     from exporting.huggingface import hf_model
-    from exporting.spec import GPT_KEYS, Model, Spec, torch_file
+    from exporting.spec import GPT_KEYS, Model, Spec
     from exporting.vocab import PRE_NAMES, Vocab
+    from exporting.weights import torch_file
 except ImportError as e:
     if __name__ != "__main__":
         raise

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 
 from exporting.config import LIMITS, Config, ExportError, short
-from exporting.spec import (BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
-                            check_shapes, dims, gpt_spec, gpt_tensors, state_dict)
+from exporting.spec import (LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims, gpt_spec,
+                            gpt_tensors)
 from exporting.vocab import Vocab, bpe_vocab, read_vocab
+from exporting.weights import BUFFERS, Tensors, state_dict
 
 
 def renamed(source: Tensors, spec: Spec, names: dict[str, str],

@@ -13,10 +13,10 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
-                            adapter, check_shapes, dims, folder_tensors, gpt_spec, gpt_tensors,
-                            has_weights, split_groups, split_rows)
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims,
+                            gpt_spec, gpt_tensors, split_groups, split_rows)
 from exporting.vocab import read_vocab
+from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
 
 def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,14 @@ def driver():
         return ROOT / "build" / name
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tok() -> dict[str, Any]:
+    """tokenizer.json of a byte-level BPE of 300 tokens: see hf_models.py."""
+    import hf_models
+
+    return hf_models.tokenizer_json()
 
 
 @pytest.fixture(scope="session")

@@ -606,7 +606,8 @@ GPT_CASES = [
             {"attention.key_length": 16, "attention.value_length": 10,
              "attention.key_length_swa": 8, "attention.value_length_swa": 14,
              "rope.dimension_count": 12, "rope.dimension_count_swa": 6, "attention.qk_norm": "head",
-             "attention.sliding_window": 9, "attention.sliding_window_pattern": [True, False, True]},
+             "attention.sliding_window": 9,
+             "attention.sliding_window_pattern": [True, False, True]},
             {"rope width": {"rope.dimension_count_swa": 8}, "scale": {"attention.scale": 0.25}}),
     GptCase("shared-kv",
             {"block_count": 5, "attention.shared_kv_layers": 2, "attention.sliding_window": 9,
@@ -629,6 +630,25 @@ def save(model: torch.nn.Module, tok: dict[str, Any], folder: Path) -> Path:
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return folder
+
+
+def exported(model: torch.nn.Module, tok: dict[str, Any], path: Path) -> Path:
+    """What export.py makes of a transformers model, in f32; its folder lies beside it."""
+    import export
+    folder = save(model, tok, path.with_suffix(".hf"))
+    assert export.main([str(folder), "-o", str(path), "--dtype", "f32"]) == 0
+    return path
+
+
+def exported_gpt(spec: dict[str, Any], tensors: dict[str, Tensor], tok: dict[str, Any],
+                 path: Path) -> Path:
+    """A file of the architecture `gpt` with these keys and tensors, in f32."""
+    import export
+    from exporting import spec as M, vocab, weights
+    export.export(M.Model(spec, {name: M.Recipe((name,)) for name in tensors},
+                          weights.Tensors(tensors), vocab.bpe_vocab(tok, Path("tokenizer.json")),
+                          "gpt", path.stem), path, "f32")
+    return path
 
 
 def sentencepiece(folder: Path, kind: str = "bpe", **kw: Any) -> Path:

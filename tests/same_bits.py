@@ -27,8 +27,6 @@ from pathlib import Path
 import hf_models as hf
 from conftest import ROOT, TABLES
 
-import export
-from exporting import spec as M, vocab as voc
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0",
          "q5_k_m", "q4_k_m", "q4_k_s")
@@ -70,15 +68,10 @@ def write_models(folder: Path) -> dict[str, Path]:
                              num_hidden_layers=7, sliding_window=16, query_pre_attn_scalar=32,
                              tie_word_embeddings=True), "gemma3", offset=1.0)]
     for case in cases:
-        out[case.name] = folder / f"{case.name}.gguf"
-        assert export.main([str(hf.save(case.build(), tok, folder / "hf")), "-o",
-                            str(out[case.name]), "--dtype", "f32"]) == 0
+        out[case.name] = hf.exported(case.build(), tok, folder / f"{case.name}.gguf")
     for gpt in hf.GPT_CASES:
-        spec, tensors = gpt.build()
-        out[f"gpt-{gpt.name}"] = folder / f"gpt-{gpt.name}.gguf"
-        model = M.Model(spec, {n: M.Recipe((n,)) for n in tensors}, M.Tensors(tensors),
-                        voc.bpe_vocab(tok, Path("tokenizer.json")), "gpt", gpt.name)
-        export.export(model, out[f"gpt-{gpt.name}"], "f32")
+        name = f"gpt-{gpt.name}"
+        out[name] = hf.exported_gpt(*gpt.build(), tok, folder / f"{name}.gguf")
     return out
 
 

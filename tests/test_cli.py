@@ -16,7 +16,7 @@ import gguf
 import numpy as np
 import pytest
 import tokenizers
-from command import TIMEOUT, error_of, printable, run, text_of
+from command import TIMEOUT, error_of, logits_of, printable, run, text_of
 from gguf_files import I32, STR, U32, byte_level, smallest, write_tiny
 
 GREEDY = ["--temp", "0"]
@@ -734,11 +734,6 @@ def test_penalties_change_the_text(any_run: Path, tiny_model: Path) -> None:
 
 
 # ---- logits, and that nothing depends on the form ------------------------------------------------
-
-
-def logits_of(exe: Path, model: Path, path: Path, *args: str, **more) -> tuple[bytes, np.ndarray]:
-    out = text_of(exe, model, "--logits", path, *args, **more)
-    return out, np.load(path)
 
 
 PROMPT = "the quick brown fox jumps over the lazy dog and " * 4

@@ -27,9 +27,7 @@ import torch
 from command import TIMEOUT, error_of, run, text_of
 from gguf_files import I32, STR, smallest, write_tiny
 
-import export
 import hf_models as hf
-from exporting import spec as M, vocab as voc
 
 TALES = Path(__file__).resolve().parent.parent / "models" / "tales.bin"
 TOLERANCE, SUMS = 1e-4, 2e-6
@@ -60,18 +58,12 @@ def check(got: np.ndarray, want: np.ndarray) -> None:
 
 # ---- against references --------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def tok() -> dict:
-    return hf.tokenizer_json()
-
-
 @pytest.mark.parametrize("case", hf.CASES, ids=lambda c: c.name)
 def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None:
     """Every family: transformers returns the probabilities of its eager attention for one pass over
     the whole text."""
-    model, path = case.build(), tmp_path / "model.bin"
-    assert export.main([str(hf.save(model, tok, tmp_path / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
+    model = case.build()
+    path = hf.exported(model, tok, tmp_path / "model.bin")
     _, got = npz(run_bin, path, tmp_path, "-i", hf.PROMPT, "-n", "6", *EXACT,
                  *(["-c", str(case.context)] if case.context else []))
     ids, n = got["token_ids"].tolist(), int(got["n_prompt"])
@@ -104,11 +96,7 @@ MORE_CASES = [
 def test_gpt(case: hf.GptCase, run_bin: Path, tok: dict, tmp_path: Path) -> None:
     """The architecture `gpt`: against its description in torch, in f64."""
     spec, tensors = case.build()
-    path = tmp_path / "model.bin"
-    recipes = {name: M.Recipe((name,)) for name in tensors}
-    export.export(M.Model(spec, recipes, M.Tensors(tensors),
-                          voc.bpe_vocab(tok, Path("tokenizer.json")), "gpt", case.name), path,
-                  "f32")
+    path = hf.exported_gpt(spec, tensors, tok, tmp_path / "model.bin")
     _, got = npz(run_bin, path, tmp_path, "-i", hf.PROMPT * (9 if case in MORE_CASES else 1), "-n",
                  "6", *EXACT)
     want: list[torch.Tensor] = []

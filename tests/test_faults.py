@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import TIMEOUT, check_line, error_of, run, text_of
-from gguf_files import (BOOL, F32, I32, STR, U32, Image, Tensor, byte_level, image, llama_shapes,
+from gguf_files import (BOOL, F32, I32, STR, Image, Tensor, byte_level, image, llama_shapes,
                         sentencepiece_keys, sizes, smallest, write_tiny)
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -21,7 +21,7 @@ import pytest
 from command import TIMEOUT, check_line, error_of, run, text_of
 from conftest import ROOT
 from gguf_files import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor,
-                        byte_level, smallest, text, value, write_tiny)
+                        byte_level, smallest, text, write_tiny)
 
 SMALLEST = smallest()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-import export
 import hf_models as hf
-from command import error_of, run, text_of as stdout_of
-from gguf_files import BOOL, F32, U32, Tensor, byte_level, smallest
-from test_parity import check, encode, text_of
+from command import error_of, run, text_of
+from gguf_files import BOOL, U32, Tensor, smallest
+from test_parity import check, decode, encode
 
 GGUF_TOOLS = Path(sys.executable).parent
 GEMMA2 = dict(head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=20,
@@ -51,11 +49,6 @@ ZERO = [("granite", "residual_scale"), ("granite", "embedding_scale"),
         ("granite", "attention.scale"), ("granite", "logit_scale")]
 
 
-@pytest.fixture(scope="module")
-def tok() -> dict:
-    return hf.tokenizer_json()
-
-
 def exported(arch: str, tok: dict, tmp_path: Path,
              spread: float = 1.0) -> tuple[Path, torch.nn.Module]:
     """The file and transformers' model; `spread` multiplies what makes scores and logits, so that
@@ -67,10 +60,7 @@ def exported(arch: str, tok: dict, tmp_path: Path,
         for name, p in model.named_parameters():
             if spread != 1 and ("q_proj" in name or name == "model.norm.weight"):
                 p.copy_((p + offset * ("norm" in name)) * spread - offset * ("norm" in name))
-    path = tmp_path / "full.bin"
-    assert export.main([str(hf.save(model, tok, tmp_path / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
-    return path, model
+    return hf.exported(model, tok, tmp_path / "full.bin"), model
 
 
 def compare(run_bin: Path, path: Path, model: torch.nn.Module, tok: dict, tmp_path: Path) -> None:
@@ -78,7 +68,7 @@ def compare(run_bin: Path, path: Path, model: torch.nn.Module, tok: dict, tmp_pa
         with torch.no_grad():
             return model(torch.tensor([ids]), use_cache=False).logits[0]
 
-    check(run_bin, path, hf.PROMPT, lambda t: encode(tok, t), lambda i: text_of(tok, i), reference,
+    check(run_bin, path, hf.PROMPT, lambda t: encode(tok, t), lambda i: decode(tok, i), reference,
           tmp_path)
 
 
@@ -170,9 +160,9 @@ def test_trailing_dimensions(any_run: Path, tmp_path: Path) -> None:
         t.dims += [1] * (1 + i % (4 - len(t.dims)))
     padded.write_bytes(m.build())
     args = ["-i", "abab", "-n", "8", "--temp", "0", "--ignore-eos"]
-    assert stdout_of(any_run, padded, *args) == stdout_of(any_run, plain, *args)
+    assert text_of(any_run, padded, *args) == text_of(any_run, plain, *args)
     for path in (plain, padded):
-        stdout_of(any_run, path, "--quantize", "f16", "-o", path.with_suffix(".gguf"))
+        text_of(any_run, path, "--quantize", "f16", "-o", path.with_suffix(".gguf"))
     assert plain.with_suffix(".gguf").read_bytes() == padded.with_suffix(".gguf").read_bytes()
 
 
@@ -257,7 +247,7 @@ def test_the_first_bad_row_is_named(args: list[str], any_run: Path, tmp_path: Pa
         m.tensors["token_embd.weight"].data = e.tobytes()
         m.tensors["blk.0.attn_v.weight"].data = v.tobytes()
         (tmp_path / "m").write_bytes(m.build())
-        ids = json.loads(stdout_of(any_run, tmp_path / "m", "--tokenize", "--json", "-i",
+        ids = json.loads(text_of(any_run, tmp_path / "m", "--tokenize", "--json", "-i",
                                    "a bab"))["ids"]
         want = ids.index(6)
         assert want > 2

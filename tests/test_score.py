@@ -15,8 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from command import error_of, text_of
-from test_real import ROOT, ids_of, log_softmax, logits_of
+from command import error_of, ids_of, logits_of, text_of
+from test_real import ROOT, log_softmax
 
 PASSAGE = ROOT / "tests" / "passage.txt"
 TALES = ROOT / "models" / "tales.bin"
@@ -43,7 +43,7 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
     path: Path = request.getfixturevalue(fixture)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name,
                                                  dtype=torch.float32).eval()
-    ids = ids_of(run_bin, path, "--keep-newline", "-f", str(PASSAGE))
+    ids = ids_of(run_bin, path, "--keep-newline", "-f", PASSAGE)
     bos = ids[0] if fixture == "gemma3_path" else None  # SmolLM2's tokenizer adds none
     nll = []
     for w in windows_of(ids, 128, bos):
@@ -58,7 +58,7 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
 
 def test_protocol(run_bin: Path, tmp_path: Path) -> None:
     """Windows, BOS, bytes and threads, from the program's own logits of each window."""
-    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", str(PASSAGE))
+    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", PASSAGE)
     pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "--keep-newline", "-f",
                                 PASSAGE))["pieces"]
     ours = score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "1")
@@ -72,8 +72,8 @@ def test_protocol(run_bin: Path, tmp_path: Path) -> None:
                                                   / math.log(2), rel=1e-6)
     short = tmp_path / "short.txt"
     short.write_text(PASSAGE.read_text()[:200])
-    window = ids_of(run_bin, TALES, "-f", str(short))
-    nll = counted(logits_of(run_bin, TALES, tmp_path, "-f", str(short), "-n", "0"), window)
+    window = ids_of(run_bin, TALES, "-f", short)
+    nll = counted(logits_of(run_bin, TALES, tmp_path / "l.npy", "-f", short, "-n", 0)[1], window)
     got = score(run_bin, TALES, short)  # shorter than a window: one window of its length
     assert got["window"] == len(window) and got["nll"] == pytest.approx(np.mean(nll), abs=1e-5)
     bare = score(run_bin, TALES, short, "--no-bos")

@@ -4,7 +4,6 @@ Weights on the page are codes of 8 bits on a square-root scale, so they are comp
 code (see `step`). Where Chromium is missing these tests skip; under CI that is a failure."""
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
