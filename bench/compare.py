@@ -52,8 +52,10 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed: a prefill (pp512), a generation (tg64), one behind other tokens (tg64@2048),
-    or a cold process (cold)."""
+    """What is timed.
+
+    A prefill (pp512), a generation (tg64), one after other tokens (tg64@2048), or a cold process
+    (cold)."""
     name: str
     n_prompt: int = 0
     n_generate: int = 0
@@ -115,8 +117,9 @@ class Engine:
 
 
 def parse_rate(engine: str, work: Work, output: str) -> float:
-    """Tokens a second from what a bench printed: our own, or the last sample of llama-bench's
-    JSON."""
+    """Tokens a second, from what our bench or llama-bench printed.
+
+    Of llama-bench's JSON it is the last sample."""
     data = json.loads(output[output.index("{" if engine == OURS else "["):])
     if engine == OURS:
         return float(data["prefill_tps" if work.n_prompt else "decode_tps"])
@@ -127,8 +130,9 @@ def parse_rate(engine: str, work: Work, output: str) -> float:
 
 
 def measure(argv: list[str]) -> tuple[str, float, float]:
-    """Standard output, seconds from start to exit and peak memory in MiB (at least this program's
-    own) of a command."""
+    """A command's standard output, seconds from start to exit, and peak memory in MiB.
+
+    The memory is at least that of this program."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begin = time.perf_counter()
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -337,8 +341,7 @@ def print_report(data: dict[str, Any]) -> str:
 
 
 def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of several calls as if of one: the rounds of a later call come after those of an earlier
-    one."""
+    """Join the runs of several calls; the rounds of a later call come after those of an earlier."""
     for i, part in enumerate(parts):
         for r in part["runs"]:
             r["round"] += 1000 * i

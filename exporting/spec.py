@@ -176,21 +176,20 @@ def concat(parts: list[Recipe]) -> Recipe:
 
 
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
-    """Part `which` of a fused tensor whose rows are q, k and v (or gate and up) one after the
-    other."""
+    """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:
-    """q, k or v of a fused tensor of `kv` groups, each of per_kv query heads, a key head and a
-    value head."""
+    """q, k or v (`which`) of a fused tensor of `kv` groups.
+
+    A group is per_kv query heads, a key head and a value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
 
 
 def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
-    """Reorder the rows of each head of `dim` so that the first `rot` pair up for rope as `to`
-    says."""
+    """Reorder the rows of each head of `dim` to the rope pairing `to`, in its first `rot` rows."""
     heads = t.reshape(-1, dim, *t.shape[1:])
     first = heads[:, :rot]
     shape = (2, rot // 2) if to == "interleaved" else (rot // 2, 2)
@@ -199,8 +198,9 @@ def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
 
 
 def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> None:
-    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not
-    fit its config."""
+    """Try every recipe on shapes alone.
+
+    So nothing is written for a checkpoint that does not fit its config."""
     for name, want in gpt_tensors(spec).items():
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]

@@ -70,8 +70,9 @@ class Safetensors(Tensors):
 
 
 def torch_file(path: Path) -> Any:
-    """Contents of a torch.save file: zip files mapped, legacy ones read; nothing that needs code to
-    unpickle."""
+    """Contents of a torch.save file: zip files are mapped, legacy ones read.
+
+    What needs code to unpickle is refused."""
     with open(path, "rb") as f:
         is_zip = f.read(4) == b"PK\x03\x04"
     try:
@@ -135,9 +136,10 @@ def has_weights(folder: Path) -> bool:
 
 
 def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
-    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since
-    nothing says which is the old one; PyTorch files beside safetensors are not read, as in
-    transformers."""
+    """The weights of a Hugging Face folder.
+
+    A whole file and an index of others are refused, since nothing says which is the old one.
+    PyTorch files beside safetensors are not read, as in transformers."""
     found: dict[str, list[str]] = {}
     for whole in LAYOUTS:
         index = folder / f"{whole}.index.json"

@@ -56,8 +56,9 @@ def check_line(line: str) -> None:
 
 
 def error_of(exe: Path, *args: object, code: int, **more) -> str:
-    """The line of a run that must fail with `code`: one line on standard error that starts with
-    `run: `."""
+    """The error line of a run that must exit with `code`.
+
+    It must be the only line on standard error, and start with `run: `."""
     done = run(exe, *args, **more)
     stderr = done.stderr.decode()  # names and texts from outside are escaped, so it is UTF-8
     assert done.returncode == code, (done.returncode, stderr)

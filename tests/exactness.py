@@ -1,11 +1,10 @@
-"""The tables of docs/exactness.md: the real models against transformers on tests/passage.txt,
-logits and attention maps.
+"""The tables of docs/exactness.md: the real models against transformers.
 
     .venv/bin/python tests/exactness.py cache/*.gguf
 
-Both sides have the same dequantised weights; transformers runs in float32 with eager attention.
-test_real.py and test_dump.py assert limits of the same comparison. The passage is from Grimm's
-Household Tales (Hunt, 1884)."""
+Compared are logits and attention maps on tests/passage.txt. Both sides have the same dequantised
+weights; transformers runs in float32 with eager attention. test_real.py and test_dump.py assert
+limits of the same comparison. The passage is from Grimm's Household Tales (Hunt, 1884)."""
 from __future__ import annotations
 
 import sys

@@ -1,13 +1,12 @@
-"""The same bits before and after: some five hundred commands, with this tree's ./run and with that
-of another commit.
+"""The same bits before and after: this tree's ./run against that of another commit.
 
     .venv/bin/python tests/same_bits.py BASE [--models FILE.gguf ...] [--only WORD]
 
-BASE is built in a temporary worktree. The models are tiny random ones of every family
-(hf_models.py), written once by this tree's export.py; each type of weights, type of cache, kernel
-table, dump format, reduction and mode has its commands. Compared are the exit status, standard
-output, standard error and every file that a command writes, byte for byte. It is for refactorings
-that must not change a bit, and no part of `make test`."""
+BASE is built in a temporary worktree. Some 700 commands are run with both. The models are tiny
+random ones of every family (hf_models.py), written once by this tree's export.py; each type of
+weights, type of cache, kernel table, dump format, reduction and mode has its commands. Compared are
+the exit status, standard output, standard error and every file that a command writes, byte for
+byte. It is for refactorings that must not change a bit, and no part of `make test`."""
 from __future__ import annotations
 
 import argparse
@@ -57,8 +56,9 @@ def build(commit: str, folder: Path) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, Path]:
-    """A file for each family and each description of the architecture `gpt`, and two wide enough
-    for every type of weights."""
+    """A file for each family and for each description of the architecture `gpt`.
+
+    Two more are wide enough for every type of weights."""
     tok, out = hf.tokenizer_json(), {}
     cases = [*hf.CASES,
              hf.Case("wide", hf.L, hf.base(hidden_size=256, intermediate_size=512, head_dim=64),

@@ -319,8 +319,10 @@ def test_sentencepiece(folder: Path, tmp_path: Path, tok: dict[str, Any]) -> Non
 
 def test_sentencepiece_in_tokenizer_json(tmp_path: Path,
                                          capsys: pytest.CaptureFixture[str]) -> None:
-    """Llama's tokenizer.json: the merges of each piece together and complete become scores in their
-    order; others are refused, or kept as merges where there is no space prefix (Gemma)."""
+    """Llama's tokenizer.json becomes SentencePiece pieces with scores.
+
+    That is where the merges of each piece are complete and together in the list; others are
+    refused, or kept as merges where there is no space prefix (Gemma)."""
     import sentencepiece as spm
     sp = spm.SentencePieceProcessor(model_file=str(hf.sentencepiece(tmp_path)))
     tok = hf.fast_json(sp)
@@ -683,8 +685,9 @@ def test_an_old_file_survives_a_failure(folder: Path, tmp_path: Path,
 
 def test_every_end_token_is_kept(folder: Path, tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
-    """generation_config.json's list whole, as transformers reads it; ids of padding rows count,
-    others are named."""
+    """All of generation_config.json's list is kept, as transformers reads it.
+
+    Ids of padding rows count, those beyond are named."""
     from transformers import GenerationConfig
     ids = [0, 270, 271, 272, 299]
     (folder / "tokenizer.json").write_text(json.dumps(hf.tokenizer_json(280)))
@@ -716,8 +719,9 @@ def test_every_end_token_is_kept(folder: Path, tmp_path: Path,
 
 def test_added_tokens_beyond_tokenizer_json(folder: Path, tmp_path: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens that only tokenizer_config.json lists, or with vocab.json only added_tokens.json:
-    transformers adds them."""
+    """transformers adds the tokens that only tokenizer_config.json lists.
+
+    With a vocab.json, also those that only added_tokens.json lists."""
     from transformers import AutoTokenizer
     tok = hf.tokenizer_json(280)
     (folder / "tokenizer.json").write_text(json.dumps(tok))
@@ -748,8 +752,9 @@ def test_added_tokens_beyond_tokenizer_json(folder: Path, tmp_path: Path,
 
 
 def test_padding_prints_nothing(folder: Path, tmp_path: Path, run_bin: Path) -> None:
-    """Rows beyond the tokenizer, in our files and in those of llama.cpp's converter: as tokenizers
-    decodes them."""
+    """Rows beyond the tokenizer print nothing, as tokenizers decodes them.
+
+    In our files and in those of llama.cpp's converter."""
     import tokenizers
     tok = hf.tokenizer_json(280)
     (folder / "tokenizer.json").write_text(json.dumps(tok))

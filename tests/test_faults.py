@@ -1,5 +1,6 @@
-"""The program under faults: endless input, failed allocations, threads and disks, signals. Whatever
-happens there is one line, the right exit status, and no file that is not complete."""
+"""The program under faults: endless input, failed allocations, threads and disks, signals.
+
+Whatever happens there is one line, the right exit status, and no file that is not complete."""
 
 from __future__ import annotations
 

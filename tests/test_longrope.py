@@ -1,9 +1,9 @@
-"""longrope against transformers: a text's own length chooses the long or the short factors, for all
-of its positions.
+"""longrope against transformers.
 
-transformers takes the long factors when a pass holds more positions than the original context (here
-32), for every position of the pass. So a row of logits belongs to the text as it was when the row
-ran, and what is computed at the end (square maps, scores) belongs to the whole text.
+A text's own length chooses the long or the short factors, for all of its positions. transformers
+takes the long factors when a pass holds more positions than the original context (here 32), for
+every position of the pass. So a row of logits belongs to the text as it was when the row ran, and
+what is computed at the end (square maps, scores) belongs to the whole text.
 
 Tolerances: test_parity.py's 2e-4 for logits; 1e-4 for weights of attention, as in test_dump.py."""
 from __future__ import annotations
@@ -26,8 +26,9 @@ FLAGS = ["-t", 1, "--exact", "--kv", "f32"]
 
 @pytest.fixture(scope="module")
 def longrope(tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """(model file, transformers model, tokenizer.json) of a tiny Phi-3 with an original context of
-    32 positions."""
+    """Model file, transformers' model and tokenizer.json of a tiny Phi-3.
+
+    Its original context has 32 positions."""
     folder = tmp_path_factory.mktemp("longrope")
     case = next(c for c in hf.CASES if c.name == "phi3-longrope")
     model = case.build()
@@ -61,8 +62,9 @@ def prompt_of(tok: dict, n: int) -> str:
     (31, 4, []), (32, 4, ["-c", 200]), (33, 4, ["-b", 8]), (8, 10, ["-c", 250])])
 def test_rows_as_they_ran(n_prompt: int, n_new: int, args: list, run_bin: Path, longrope,
                           tmp_path: Path) -> None:
-    """Text, --logits, live maps, square maps: each row of the first two kinds from the text as long
-    as it was then."""
+    """Text, --logits, live maps, square maps.
+
+    Each row of the logits and of the live maps is that of the text as long as it was then."""
     path, model, tok = longrope
     text = prompt_of(tok, n_prompt)
     full = greedy(model, encode(tok, text), n_new)

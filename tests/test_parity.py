@@ -1,10 +1,9 @@
-"""export.py, then ./run, against transformers: the same logits at every position, the same greedy
-tokens.
+"""export.py, then ./run, against transformers.
 
-Tolerance: 2e-4 in logits of deviation 1.7, with an f32 file and cache. transformers' own f32 lies
-within 3e-5 of f64, ours within about as much; a wrong rope or a missed bias moves logits by 1e-3 at
-the very least (each test shows by how much the features it names move them: more than twice the
-tolerance)."""
+The same logits at every position, the same greedy tokens. Tolerance: 2e-4 in logits of deviation
+1.7, with an f32 file and cache. transformers' own f32 lies within 3e-5 of f64, ours within about as
+much; a wrong rope or a missed bias moves logits by 1e-3 at the very least (each test shows by how
+much the features it names move them: more than twice the tolerance)."""
 from __future__ import annotations
 
 import json
@@ -53,8 +52,9 @@ def prompt_of(tok: dict, tokens: int) -> str:
 def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int]],
           decode: Callable[[list[int]], bytes], reference: Callable[[list[int]], torch.Tensor],
           tmp_path: Path, context: int | None = None) -> None:
-    """./run on `path` against reference(ids) -> logits (T, vocab), for the prompt and N_NEW greedy
-    tokens."""
+    """./run on `path` against reference(ids) -> logits (T, vocab).
+
+    For the prompt and N_NEW greedy tokens."""
     ids = encode(text)
     assert ids_of(run_bin, path, "-i", text) == ids
     full = list(ids)
@@ -79,8 +79,9 @@ def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int
 
 
 def check_context(run_bin: Path, path: Path, text: str, tmp_path: Path) -> None:
-    """Neither -c nor -n changes a token or a bit of a logit; what one run has beyond another is
-    only longer."""
+    """Neither -c nor -n changes a token or a bit of a logit.
+
+    What one run has beyond another is only longer."""
     def measure(*args: object) -> tuple[bytes, np.ndarray]:
         return logits_of(run_bin, path, tmp_path / "l.npy", "-i", text, "--temp", 0,
                          "--ignore-eos", "-t", 1, *args)
@@ -157,8 +158,9 @@ def test_nanogpt(bias: bool, run_bin: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ("folder", "checkpoint", "bin"))
 def test_llama_with_sentencepiece(kind: str, run_bin: Path, tmp_path: Path) -> None:
-    """A Llama with tokenizer.model, as a Hugging Face folder, as llama2.c's checkpoint and as its
-    .bin."""
+    """A Llama with tokenizer.model in three forms.
+
+    A Hugging Face folder, llama2.c's checkpoint and its .bin."""
     import sentencepiece as spm
     folder = tmp_path / "in"
     folder.mkdir()
@@ -279,8 +281,9 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
 
 
 def test_longrope_without_a_type(run_bin: Path, tok: dict, tmp_path: Path) -> None:
-    """llama.cpp's converter writes Phi-3's long and short factors without rope.scaling.type: the
-    same logits."""
+    """Long and short factors without rope.scaling.type give the same logits.
+
+    So llama.cpp's converter writes Phi-3."""
     case = next(c for c in hf.CASES if c.name == "phi3-longrope")
     typed, untyped = tmp_path / "typed.bin", tmp_path / "untyped.bin"
     hf.exported(case.build(), tok, typed)

@@ -1,5 +1,6 @@
-"""Dequantisation of random blocks of every type equals the gguf package's, bit for bit, on every
-kernel table."""
+"""Dequantisation of random blocks of every type, on every kernel table.
+
+It equals the gguf package's, bit for bit."""
 from __future__ import annotations
 
 import subprocess
@@ -16,8 +17,9 @@ BLOCKS = 400
 
 
 def finite_halves(blocks: np.ndarray) -> np.ndarray:
-    """Clear an exponent bit wherever a byte could make a scale inf or NaN: payloads of NaN are
-    nobody's contract."""
+    """Clear an exponent bit wherever a byte could make a scale inf or NaN.
+
+    Payloads of NaN are nobody's contract."""
     blocks = blocks.copy()
     blocks[(blocks & 0x7C) == 0x7C] &= 0xBF
     return blocks

@@ -1,5 +1,4 @@
-"""The two real models against transformers, which gets the same dequantised weights from the same
-file.
+"""The two real models against transformers, with the same dequantised weights.
 
 Tolerances. --exact --kv f32: both sides are float32 with sums in different orders; over the 700
 positions here the logits (deviation 3 and 12) were seen to differ by at most 7e-5 and 4e-4, so 1e-3
@@ -85,8 +84,9 @@ def test_chunks(smollm2_path: Path, run_bin: Path, tmp_path: Path) -> None:
 
 
 def test_tables_agree(smollm2_path: Path, run_bin: Path, tmp_path: Path, table: str) -> None:
-    """Kernel tables differ by the order of sums only; 2.6e-4 was seen on this prompt, the promise
-    is 1e-3 as above."""
+    """Kernel tables differ by the order of sums only.
+
+    2.6e-4 was seen on this prompt, the promise is 1e-3 as above."""
     args = (run_bin, smollm2_path, tmp_path / "l.npy", "-i",
             "Attention weights say where a model looks; they do not say why.", "-n", 0, *EXACT)
     _, best = logits_of(*args)

@@ -1,5 +1,4 @@
-"""--perplexity against the same protocol in transformers and in plain numpy, and its errors; what
---bench prints.
+"""--perplexity against transformers and plain numpy, and its errors; what --bench prints.
 
 The protocol is llama.cpp's: windows of -c tokens, BOS in front of each, the second half counts.
 With --exact --kv f32 the logits are within 1e-3 of transformers' (test_real.py), so a mean over

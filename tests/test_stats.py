@@ -1,10 +1,7 @@
-"""--attn-stats against docs/attention.md's formulas in numpy, where the maps alone do not say
-enough: windows, and the massive values of queries, keys and values. What the maps do say is
-compared with attn.py in test_attn.py.
+"""--attn-stats against docs/attention.md's formulas in numpy.
 
-Both sides have the same f32 weights; the reference is f64. Means over rows agree to 1e-4 as the
-maps do (test_dump.py), the ratios of massive values to 1e-4 of themselves, for q, k and v are
-within 1e-5 of the reference's."""
+Here is what the maps alone do not say: windows, and the massive values of queries, keys and values.
+What they do say is compared with attn.py in test_attn.py."""
 from __future__ import annotations
 
 import json

@@ -1,5 +1,6 @@
-"""How the sources are built: includes point down and never in a circle, and what only one file may
-know is nowhere else."""
+"""How the sources are built.
+
+Includes point down and never in a circle; what only one file may know is nowhere else."""
 from __future__ import annotations
 
 import re
@@ -61,8 +62,9 @@ def test_only_the_cache_knows_its_layout() -> None:
 
 
 def test_families_have_one_place() -> None:
-    """No architecture's name outside the table: the tokenizer's own names for its kinds are other
-    things."""
+    """No architecture's name stands outside the table.
+
+    The tokenizer's own names for its kinds are other things."""
     table = SOURCES["engine/families.c"]
     names = set(re.findall(r'\.name = "(\w+)"', table))
     assert len(names) >= 19

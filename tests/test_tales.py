@@ -1,5 +1,6 @@
-"""The shipped model: its file agrees with the description in torch, its card with its file, its
-text with the seed."""
+"""The shipped model.
+
+Its file agrees with the description in torch, its card with its file, its text with the seed."""
 from __future__ import annotations
 
 import re
