@@ -644,10 +644,9 @@ def marked_json(llama_json, scheme, added):
     """The same with a way to mark spaces and more added tokens: (content, special, normalized)."""
     tok = copy.deepcopy(llama_json) | MARKINGS[scheme]
     n = len(tok["model"]["vocab"])
-    tok["added_tokens"] += [{
-        "id": n + k, "content": c, "special": s, "normalized": norm, "single_word": False,
-        "lstrip": False, "rstrip": False
-    } for k, (c, s, norm) in enumerate(added)]
+    tok["added_tokens"] += [{"id": n + k, "content": c, "special": s, "normalized": norm,
+                             "single_word": False, "lstrip": False, "rstrip": False}
+                            for k, (c, s, norm) in enumerate(added)]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     strip = [] if scheme in ("never", "replace") else strip
     tok["decoder"] = {
@@ -695,18 +694,13 @@ def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.add_space_prefix"].contents() == (
         scheme not in ("never", "replace"))
     words = ["Once", "a", "é", "▁", "▁x", "x", "<tool>", "<ctl>", "<s>", "</s>", "a b"]
-    fixed = [
-        f"{before}{token}{after}"
-        for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
-        for before in ("", " ", "  ", "Once", "Once ", "▁")
-        for after in ("", " ", "  ", "Once", " Once", "▁")
-    ]
+    fixed = [f"{before}{token}{after}"
+             for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
+             for before in ("", " ", "  ", "Once", "Once ", "▁")
+             for after in ("", " ", "  ", "Once", " Once", "▁")]
     rng = random.Random(17)
-    mixed = [
-        "".join(
-            rng.choice(words) + rng.choice(("", "", " ", "  ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(600)
-    ]
+    mixed = ["".join(rng.choice(words) + rng.choice(("", "", " ", "  "))
+                     for _ in range(rng.randint(1, 9))) for _ in range(600)]
     check_marking(drive, path, tok,
                   ["", " ", "  ", "Once", " Once", "  Once upon", *fixed, *mixed, *TEXTS[:100]])
 
@@ -719,10 +713,9 @@ def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
     path = vocab_file(tmp_path / "m.gguf", voc.bpe_vocab(tok, tmp_path))
     rng = random.Random(18)
     words = ["Once", "<tool>", "<raw>", "<ctl>", "<sys>", "<s>", "b"]
-    check_marking(drive, path, tok, [
-        "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(900)
-    ])
+    check_marking(drive, path, tok,
+                  ["".join(rng.choice(words) + rng.choice(("", " "))
+                           for _ in range(rng.randint(1, 9))) for _ in range(900)])
     # A CONTROL token that is looked for in the marked text obeys the parts of the raw one.
     n = len(llama_json["model"]["vocab"])
     text = " é a <ctl> <ctl>"
@@ -758,10 +751,8 @@ def test_space_prefix_without_key(drive, llama_json, tmp_path):
     vocab.space_prefix = ""
     path = vocab_file(tmp_path / "m.gguf", vocab)
     assert "tokenizer.attnc.space_prefix" not in gguf.GGUFReader(path).fields
-    check_marking(drive, path, tok, [
-        "", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once", "<s>Once</s>", "a<ctl>", "<ctl>",
-        " <ctl> "
-    ])
+    check_marking(drive, path, tok, ["", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once",
+                                     "<s>Once</s>", "a<ctl>", "<ctl>", " <ctl> "])
 
 
 @pytest.mark.parametrize("legacy", [None, True, False])
@@ -775,10 +766,8 @@ def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
     n = sp.vocab_size()
     added = {"0": "<unk>", "1": "<s>", "2": "</s>", str(n): "<tool>", str(n + 1): "<ctl>"}
     config = {
-        "added_tokens_decoder": {
-            i: {"content": c, "special": c != "<tool>", "normalized": False}
-            for i, c in added.items()
-        }
+        "added_tokens_decoder": {i: {"content": c, "special": c != "<tool>", "normalized": False}
+                                 for i, c in added.items()}
     }
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps(config | ({} if legacy is None else {"legacy": legacy})))
@@ -791,10 +780,8 @@ def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
     tok.normalizer = LlamaConverter.normalizer(converter, None)
     tok.pre_tokenizer = LlamaConverter.pre_tokenizer(converter, "▁", True)
     tok.decoder = LlamaConverter.decoder(converter, "▁", True)
-    texts = [
-        "Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once", "<s>Once",
-        "Once</s>", " <tool>", ""
-    ]
+    texts = ["Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once",
+             "<s>Once", "Once</s>", " <tool>", ""]
     check_marking(drive, vocab_file(tmp_path / "m.gguf", vocab), json.loads(tok.to_str()), texts)
 
 
@@ -910,10 +897,8 @@ def test_bos_and_eos(drive, crossing, tmp_path):
         path = byte_level_file(tmp_path / "m.gguf", tok,
                                **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos,
                                   "ggml__eos_token_id": eos, **keys})
-        pair = [
-            f"{'<s> ' * n}$A{' </s>' * m}"
-            for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))
-        ]
+        pair = [f"{'<s> ' * n}$A{' </s>' * m}"
+                for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))]
         for flags, single in zip((BOS | EOS, BOS, EOS, 0), pair):
             tok.post_processor = processors.TemplateProcessing(
                 single=single, special_tokens=[("<s>", bos), ("</s>", eos)])
@@ -931,17 +916,12 @@ def test_prompts_get_no_eos(run_bin, crossing, tmp_path):
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
-                           ggml__eos_token_id=eos,
-                           ggml__add_bos_token=True,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
+                           ggml__eos_token_id=eos, ggml__add_bos_token=True,
                            ggml__add_eos_token=True)
     for text in ("Once upon a time", "<s>Once"):
         done = subprocess.run([run_bin, path, "--tokenize", "--json", "--special", "-i", text],
-                              capture_output=True,
-                              check=True)
+                              capture_output=True, check=True)
         assert json.loads(done.stdout)["ids"] == [bos] + tok.encode(text.removeprefix("<s>")).ids
 
 
@@ -952,10 +932,7 @@ def test_typed_bos(drive, crossing, tmp_path):
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos = tok.token_to_id("<s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
                            ggml__add_bos_token=True)
     texts = ["<s>Hi", "<s>", "", "Hi<s>", " <s>Hi", "<s><s>Hi", "</s><s>"]
     want = [tok.encode(t).ids for t in texts]
@@ -984,9 +961,8 @@ def byte_level_ids(tok, text):
 
 def encode_parts(drive, path, texts, flags=0):
     """texts: (text, [(end in bytes, special), ...])."""
-    packed = [
-        x for text, parts in texts for x in (text, b"".join(struct.pack("<II", *p) for p in parts))
-    ]
+    packed = [x for text, parts in texts
+              for x in (text, b"".join(struct.pack("<II", *p) for p in parts))]
     out = drive(["--parts", path, flags], packed)
     assert len(out) == len(texts)
     return out
@@ -1023,14 +999,12 @@ def parts_reference(tok, plain, data, parts):
     kinds = [False] * len(data)
     for (begin, _), (end, special) in zip([(0, 0), *parts], parts):
         kinds[begin:end] = [bool(special)] * (end - begin)
-    added = sorted(
-        ((t.content.encode(), i, t.special) for i, t in tok.get_added_tokens_decoder().items()),
-        key=lambda x: -len(x[0]))
+    added = sorted(((t.content.encode(), i, t.special)
+                    for i, t in tok.get_added_tokens_decoder().items()), key=lambda x: -len(x[0]))
     ids, at, begin = [], 0, 0
     while at <= len(data):
-        hit = next(((t, i) for t, i, special in added
-                    if data.startswith(t, at) and (not special or all(kinds[at:at + len(t)]))),
-                   None)
+        hit = next(((t, i) for t, i, special in added if data.startswith(t, at)
+                    and (not special or all(kinds[at:at + len(t)]))), None)
         if hit or at == len(data):
             ids += plain.encode(data[begin:at].decode()).ids
         if hit:
