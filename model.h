@@ -24,8 +24,9 @@
 /* Whether a file has a tensor: never, as the file has it, or always. */
 typedef enum { ABSENT, OPTIONAL, REQUIRED } Presence;
 typedef enum { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_HEADS, QK_NORM_FULL } QkNorm;
-typedef enum { POS_NONE, POS_ROPE, POS_LEARNED, POS_ALIBI } PosType;
-typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing; // pairs (2i, 2i+1) or (i, i + dim/2)
+typedef enum { POS_NONE, POS_ROPE, POS_LEARNED } PosType;
+typedef enum { BIAS_NONE, BIAS_ALIBI, BIAS_TABLE } BiasType; // what a distance adds to a score
+typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1) or (i, i + dim/2)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
 typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
 
@@ -46,6 +47,7 @@ enum { MAX_ROPES = 2 };
 typedef struct {
     int n_heads, n_kv_heads, hidden_dim;
     int key_dim, value_dim; // widths of one head
+    bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
     int kv_layer;           // whose keys and values it attends to: its own, or an earlier layer's
     Mask mask;
     int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
@@ -79,7 +81,9 @@ typedef struct {
     RopePairing rope_pairing;
     Rope ropes[MAX_ROPES];
     int n_ropes; // how many of them the layers use
+    BiasType bias;
     float alibi_max;
+    int bias_reach; // of BIAS_TABLE: larger distances count as this one
 
     float embd_scale, residual_scale, logit_scale;
     float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
@@ -95,9 +99,9 @@ static inline size_t k_width(const LayerConfig *l)
 {
     return (size_t)l->n_kv_heads * (size_t)l->key_dim;
 }
-static inline size_t v_width(const LayerConfig *l)
+static inline size_t v_width(const LayerConfig *l) // 0: there are no values beside the keys
 {
-    return (size_t)l->n_kv_heads * (size_t)l->value_dim;
+    return l->values_in_keys ? 0 : (size_t)l->n_kv_heads * (size_t)l->value_dim;
 }
 static inline size_t heads_width(const LayerConfig *l)
 {
@@ -142,6 +146,7 @@ typedef struct {
     Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads *
                          // value_dim, dim); no wk and wv where LayerConfig.kv_layer is another
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
+    const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     Linear wo;           // (dim, n_heads * value_dim)
     Norm attn_post_norm; // (dim)
     Norm ffn_norm;       // (dim); off with a shared norm
@@ -228,7 +233,8 @@ int cache_fork(Cache *c, int dst, int src, int n);
  * -1 and an Err when the context or the pool is full; blocks got so far stay in reserve. */
 int cache_grow(Cache *c, int seq, int n, Err *e);
 
-/* Store one position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
+/* Store one position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim), which are not
+ * looked at where they are in the keys. */
 void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const float *v);
 
 /* Keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block as f32,
@@ -451,8 +457,11 @@ typedef struct {
 KeyRange visible(const LayerConfig *l, int pos, int n_keys);
 
 /* Attention of rows first .. first + n - 1 of the running batch: s->q -> s->heads (n, n_heads,
- * value_dim) and, where it is kept, s->softmax. */
-void attention(Session *s, int layer, int first, int n);
+ * value_dim) and, where it is kept, s->softmax. Keys and values come from the session's own cache,
+ * or from a memory: another session's cache, which has a sequence for each of the batch's (a text
+ * that the rows look into, for cross-attention). Heads, mask and bias are those of the cache's
+ * layer. */
+void attention(Session *s, const Cache *from, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 

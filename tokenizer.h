@@ -31,28 +31,9 @@
 #define TOKENIZER_H
 
 #include "base/gguf.h"
+#include "text/token.h"
 
 typedef struct Tokenizer Tokenizer;
-
-/* Token types by their number in tokenizer.ggml.token_type. */
-typedef enum {
-    TOKEN_UNDEFINED = 0,
-    TOKEN_NORMAL = 1,
-    TOKEN_UNKNOWN = 2,
-    TOKEN_CONTROL = 3,
-    TOKEN_USER_DEFINED = 4,
-    TOKEN_UNUSED = 5,
-    TOKEN_BYTE = 6
-} TokenType;
-
-/* A growing list of token ids; a zeroed one is empty. */
-typedef struct {
-    int *ids;
-    size_t n, cap;
-} TokenList;
-
-int tokens_add(TokenList *list, int id, Err *e); // 0, or -1 when out of memory
-void tokens_free(TokenList *list);
 
 /* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent)
  * and the tokenizer.* keys, no tensors. Keeps views into `g`, which must outlive it. NULL and
@@ -79,13 +60,6 @@ enum {
     ENCODE_SPECIAL = 2, // tokenizer_encode() only: CONTROL tokens written in the text are parsed
     ENCODE_EOS = 4      // EOS behind where the file says so: never for a text to be continued
 };
-
-/* A part of a text, from the end of the part before it (0 for the first) to byte `end`. `special`:
- * CONTROL and UNKNOWN tokens written in it are parsed; otherwise they are text. */
-typedef struct {
-    size_t end; // not before the part before it, at most the text's length
-    bool special;
-} TextPart;
 
 /* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8), tokenized as one
  * text whatever its parts. A CONTROL or UNKNOWN token is parsed where its whole spelling lies in

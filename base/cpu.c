@@ -10,8 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The beginning of a file of the system's, as a text; false if it cannot be read. Not through
- * stdio, which needs memory. */
+/* The beginning of one of the system's files as a text, false if it cannot be read. stdio would
+ * need memory. */
 static bool read_start(const char *path, char *out, size_t size)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -55,7 +55,7 @@ static int cores_in_mask(void)
     return n;
 }
 
-/* limit / period -> *best where it is a limit and the smallest one. */
+/* Lower *best, which is 0 before the first limit, to limit / period, where both are positive. */
 static void take_limit(double limit, double period, double *best)
 {
     if (limit > 0 && period > 0 && (*best == 0 || limit / period < *best))

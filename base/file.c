@@ -110,15 +110,16 @@ void file_let_go(Held *h)
 Held *file_hold_map(const char *path, const void *base, size_t size)
 {
     static const char format[] =
-        "%srun: %s: the file was cut, or its disk failed, while it was read\n";
+        "%s%s: %s: the file was cut, or its disk failed, while it was read\n";
     char name[200];
+    const char *program = program_name();
     str_escape((Str){path, strlen(path)}, name, sizeof name);
     const char *clear = isatty(STDERR_FILENO) ? "\r\033[K" : ""; // of a line of progress
-    size_t n = sizeof format + strlen(name) + strlen(clear);
+    size_t n = sizeof format + strlen(clear) + strlen(program) + strlen(name);
     Held *h = new_held(n);
     if (!h)
         return NULL;
-    snprintf(h->text, n, format, clear, name);
+    snprintf(h->text, n, format, clear, program, name);
     h->base = base;
     h->size = size;
     enter(h);

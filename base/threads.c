@@ -153,6 +153,7 @@ int threads_granted(int n)
 
 void threads_init(Threads *t, int n, const atomic_int *stop)
 {
+    assert(n > 0);
     *t = (Threads){.n_threads = n, .stop = stop};
 }
 

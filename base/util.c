@@ -1,6 +1,8 @@
 /* util.c - errors, checked sizes, memory, text and the clock. Contracts are in util.h. */
+#define _GNU_SOURCE // program_invocation_short_name
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -37,9 +39,27 @@ int err_prefix(Err *e, const char *prefix)
     return -1;
 }
 
+const char *program_name(void)
+{
+    const char *name = program_invocation_short_name, *p = name;
+    while (isalnum((unsigned char)*p) || (p > name && *p && strchr("+-._", *p)))
+        p++;
+    return *name && !*p ? name : "run";
+}
+
 bool str_eq(Str a, const char *b)
 {
     return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
+}
+
+bool str_listed(Str s, const char *list)
+{
+    for (size_t len; *list; list += len + (list[len] == ' ')) {
+        len = strcspn(list, " ");
+        if (len == s.len && memcmp(list, s.ptr, len) == 0)
+            return true;
+    }
+    return false;
 }
 
 int str_cmp(Str a, Str b)

@@ -640,7 +640,6 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
                                   {0, 64, 512}, {0, 64, 2048},  {0}};
     static const int quick[][3] = {
         {8, 0, 0}, {0, 2, 0}, {0, 2, 64}, {0}}; // prompt, generated, depth
-    static const atomic_int never = 0;
     Model m;
     const Kernels *k = kernels_select(getenv("RUN_CPU"), e);
     if (!k || model_open(&m, path, true, e))
@@ -673,7 +672,7 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
                                             .threads = &threads,
                                             .kv_type = KV_F16,
                                             .kernels = k},
-                            &b, &never, e);
+                            &b, e);
             if (!rc)
                 print_timing(s, &m, &b, k, n, n == 1 && i == 0);
         }

@@ -81,10 +81,11 @@ static void softmax_merge(const Kernels *k, OnlineSoftmax *total, const OnlineSo
  */
 typedef struct {
     Session *s;
-    const LayerConfig *l;
+    const Cache *from;    // where the keys and values are
+    const LayerConfig *l; // of their layer
     int layer, kv_head, first_head, group;
     int row, pos, n_pos, rows; // `row` is the batch's row at `pos`
-    int n_keys;                // that the sequence has
+    int n_keys;                // that the sequence has there
     KvTile kv;                 // the rows' queries, and the products with keys and values
     float *scores;             // (rows, KV_BLOCK)
     float *sums, *shrink;      // (rows) of one block
@@ -104,7 +105,7 @@ static size_t tile_floats(const LayerConfig *l, size_t rows)
 static float *tile_init(Tile *t, int seq, float *scratch)
 {
     size_t key_dim = (size_t)t->l->key_dim, n_heads = (size_t)t->l->n_heads;
-    t->scores = kv_tile_init(&t->kv, &t->s->cache, t->layer, t->kv_head, seq, t->rows, scratch);
+    t->scores = kv_tile_init(&t->kv, t->from, t->layer, t->kv_head, seq, t->rows, scratch);
     t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
     t->shrink = t->sums + t->rows;
     for (int r = 0; r < t->rows; r++) {
@@ -135,18 +136,26 @@ static KeyRange block_visible(const Tile *t, int r, int first_key)
 static float cap_and_bias(const Tile *t, int r, int first_key)
 {
     const Session *s = t->s;
-    const Config *c = &s->stack->config;
+    const Config *c = t->from->config;
     float *x = t->scores + (size_t)r * KV_BLOCK, scale = t->l->attn_scale;
-    if (c->attn_soft_cap <= 0 && c->pos != POS_ALIBI)
+    if (c->attn_soft_cap <= 0 && c->bias == BIAS_NONE)
         return scale;
+    int head = t->first_head + r % t->group, distance = first_key - (t->pos + r / t->group);
     for (int j = 0; j < KV_BLOCK; j++)
         x[j] *= scale;
     if (c->attn_soft_cap > 0)
         s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
-    if (c->pos == POS_ALIBI) {
-        float slope = s->alibi_slopes[t->layer * s->max_heads + t->first_head + r % t->group];
+    if (c->bias == BIAS_ALIBI) {
+        float slope = s->alibi_slopes[t->layer * s->max_heads + head];
         for (int j = 0; j < KV_BLOCK; j++)
-            x[j] += slope * (float)(first_key + j - (t->pos + r / t->group));
+            x[j] += slope * (float)(distance + j);
+    } else if (c->bias == BIAS_TABLE) {
+        int reach = c->bias_reach;
+        const float *bias = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;
+        for (int j = 0, d; j < KV_BLOCK; j++) {
+            d = distance + j;
+            x[j] += bias[d < -reach ? -reach : d > reach ? reach : d];
+        }
     }
     return 1;
 }
@@ -227,6 +236,7 @@ static void write_rows(const Tile *t, const OnlineSoftmax *f, int base, float *h
  * + split where it is split, else (from the last tile) tile * n_kv_heads + kv_head. */
 typedef struct {
     Session *s;
+    const Cache *from;
     const LayerConfig *l;
     int layer, first, n; // rows first .. first + n - 1 of the batch
     int group;           // heads that share a key/value head
@@ -249,11 +259,18 @@ static SpanRows clip(const Job *j, const SpanRows *span)
     return c;
 }
 
+/* How many keys a span's sequence has in a cache: with the batch's own rows, or in a memory. */
+static int n_keys_of(const Session *s, const Cache *from, const SpanRows *span)
+{
+    return from == &s->cache ? span->pos + span->n : from->seqs[span->seq].n_pos;
+}
+
 /* Positions from .. from + n - 1 of a span's rows in the job. */
 static Tile tile_of(const Job *j, const SpanRows *span, int kv_head, int from, int n)
 {
     SpanRows c = clip(j, span);
     return (Tile){.s = j->s,
+                  .from = j->from,
                   .l = j->l,
                   .layer = j->layer,
                   .kv_head = kv_head,
@@ -263,7 +280,7 @@ static Tile tile_of(const Job *j, const SpanRows *span, int kv_head, int from, i
                   .pos = c.pos + from,
                   .n_pos = n,
                   .rows = n * j->group,
-                  .n_keys = span->pos + span->n};
+                  .n_keys = n_keys_of(j->s, j->from, span)};
 }
 
 static int n_splits_of(const Tile *t)
@@ -367,10 +384,10 @@ static void merge_splits(void *context, int from, int to, int thread)
     }
 }
 
-void attention(Session *s, int layer, int first, int n)
+void attention(Session *s, const Cache *from, int layer, int first, int n)
 {
-    const LayerConfig *l = &s->stack->config.layers[layer];
-    Job j = {s, l, layer, first, n, l->n_heads / l->n_kv_heads};
+    const LayerConfig *l = &from->config->layers[layer];
+    Job j = {s, from, l, layer, first, n, l->n_heads / l->n_kv_heads};
     bool is_split = false;
     threads_run(s->threads, plan(&j), 1, attend_items, &j);
     for (int i = 0; i < s->n_spans; i++)
@@ -418,6 +435,7 @@ void attention_weights(Session *s, int layer, int head, int first, int n, float 
     const LayerConfig *l = &s->stack->config.layers[layer];
     const SpanRows *span = &s->spans[s->span_of[first]];
     Tile t = {.s = s,
+              .from = &s->cache,
               .l = l,
               .layer = layer,
               .kv_head = head / (l->n_heads / l->n_kv_heads),
@@ -427,7 +445,7 @@ void attention_weights(Session *s, int layer, int head, int first, int n, float 
               .pos = s->pos[first],
               .n_pos = n,
               .rows = n,
-              .n_keys = span->pos + span->n};
+              .n_keys = n_keys_of(s, &s->cache, span)};
     tile_init(&t, span->seq, threads_scratch(s->threads, thread));
     memset(out, 0, (size_t)n * (size_t)n_keys * sizeof *out);
     KeyRange keys = tile_visible(&t);

@@ -4,9 +4,10 @@
  * A block belongs to one sequence or, after a fork, to several, and holds 64 of its positions for
  * every layer that has keys and values of its own. In it each key/value head has its keys
  * transposed, (key_dim, KV_BLOCK), then its values, (KV_BLOCK, value_dim), so that both products of
- * attention run along contiguous memory; with bytes then come their scales: (KV_BLOCK) of the
- * values, (groups, KV_BLOCK) of the keys. Only this file knows the layout: attention asks for a
- * KvTile and gets the products with the queries and weights of some rows.
+ * attention run along contiguous memory; where values are the beginnings of keys there are none;
+ * with bytes then come their scales: (KV_BLOCK) of the values, (groups, KV_BLOCK) of the keys. Only
+ * this file knows the layout: attention asks for a KvTile and gets the products with the queries
+ * and weights of some rows.
  *
  * Forks share full blocks; a block that another sequence holds too is copied before it is written.
  * Pages of the pool are touched when they are first used, so a long context costs memory only as it
@@ -40,11 +41,17 @@ static size_t key_groups(const LayerConfig *l)
     return ((size_t)l->key_dim + KV_GROUP - 1) / KV_GROUP;
 }
 
+/* Values of a head beside its key. */
+static int own_values(const LayerConfig *l)
+{
+    return l->values_in_keys ? 0 : l->value_dim;
+}
+
 /* A head's part of a block, and a layer's. */
 static size_t head_bytes(const LayerConfig *l, KvType t)
 {
     size_t scales = t == KV_Q8 ? (1 + key_groups(l)) * KV_BLOCK * sizeof(float) : 0;
-    return items_bytes(t, l->key_dim + l->value_dim) + scales;
+    return items_bytes(t, l->key_dim + own_values(l)) + scales;
 }
 
 static size_t layer_bytes(const Config *c, int layer, KvType t)
@@ -192,27 +199,46 @@ static HeadBlock head_block(const Cache *c, int layer, int kv_head, int seq, int
     char *keys = block_at(c, c->seqs[seq].blocks[block]) + c->layer_offset[layer]
                + (size_t)kv_head * head_bytes(l, c->type);
     char *values = keys + items_bytes(c->type, l->key_dim);
-    float *scales = (float *)(void *)(values + items_bytes(c->type, l->value_dim));
+    float *scales = (float *)(void *)(values + items_bytes(c->type, own_values(l)));
     return (HeadBlock){keys, values, scales, scales + KV_BLOCK};
+}
+
+/* A block's keys (key_dim, KV_BLOCK) as f32. */
+static void read_keys(const Cache *c, const LayerConfig *l, const HeadBlock *h, float *keys)
+{
+    size_t n = (size_t)l->key_dim * KV_BLOCK;
+    const int8_t *k = h->keys;
+    if (c->type != KV_Q8)
+        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h->keys, keys, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            keys[i] = (float)k[i]
+                    * h->key_scales[i / KV_BLOCK / KV_GROUP * KV_BLOCK + i % KV_BLOCK];
+}
+
+/* The values (KV_BLOCK, value_dim) that are the beginnings of f32 keys (key_dim, KV_BLOCK). */
+static void values_of_keys(const LayerConfig *l, const float *keys, float *values)
+{
+    for (size_t t = 0; t < KV_BLOCK; t++)
+        for (size_t i = 0; i < (size_t)l->value_dim; i++)
+            *values++ = keys[i * KV_BLOCK + t];
 }
 
 void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys,
                 float *values)
 {
     const LayerConfig *l = &c->config->layers[layer];
-    size_t n_keys = (size_t)l->key_dim * KV_BLOCK, value_dim = (size_t)l->value_dim;
+    size_t value_dim = (size_t)l->value_dim, n = KV_BLOCK * value_dim;
     HeadBlock h = head_block(c, layer, kv_head, seq, block);
-    if (c->type != KV_Q8) {
-        Type type = c->type == KV_F32 ? TYPE_F32 : TYPE_F16;
-        c->k->dequantize[type](h.keys, keys, n_keys);
-        c->k->dequantize[type](h.values, values, KV_BLOCK * value_dim);
-        return;
-    }
-    const int8_t *k = h.keys, *v = h.values;
-    for (size_t i = 0; i < n_keys; i++)
-        keys[i] = (float)k[i] * h.key_scales[i / KV_BLOCK / KV_GROUP * KV_BLOCK + i % KV_BLOCK];
-    for (size_t i = 0; i < KV_BLOCK * value_dim; i++)
-        values[i] = (float)v[i] * h.value_scales[i / value_dim];
+    const int8_t *v = h.values;
+    read_keys(c, l, &h, keys);
+    if (l->values_in_keys)
+        values_of_keys(l, keys, values);
+    else if (c->type != KV_Q8)
+        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h.values, values, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            values[i] = (float)v[i] * h.value_scales[i / value_dim];
 }
 
 /* A position's key (key_dim) and value (value_dim) as number `at` of a block, in each type. */
@@ -221,13 +247,13 @@ static void store_f32(const HeadBlock *h, const LayerConfig *l, size_t at, const
 {
     for (size_t i = 0; i < (size_t)l->key_dim; i++)
         ((float *)h->keys)[i * KV_BLOCK + at] = k[i];
-    memcpy((float *)h->values + at * (size_t)l->value_dim, v, (size_t)l->value_dim * sizeof *v);
+    memcpy((float *)h->values + at * (size_t)own_values(l), v, (size_t)own_values(l) * sizeof *v);
 }
 
 static void store_f16(const Cache *c, const HeadBlock *h, const LayerConfig *l, size_t at,
                       const float *k, const float *v)
 {
-    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)l->value_dim;
+    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)own_values(l);
     if (c->cut
         && (largest_bits(k, key_dim) >= F16_CUT_BITS || largest_bits(v, value_dim) >= F16_CUT_BITS))
         atomic_store_explicit(c->cut, true, memory_order_relaxed);
@@ -239,7 +265,7 @@ static void store_f16(const Cache *c, const HeadBlock *h, const LayerConfig *l, 
 static void store_bytes(const HeadBlock *h, const LayerConfig *l, size_t at, const float *k,
                         const float *v)
 {
-    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)l->value_dim;
+    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)own_values(l);
     int8_t *keys = h->keys, *values = h->values;
     float inverse = 0;
     for (size_t i = 0; i < key_dim; i++) {
@@ -258,7 +284,7 @@ void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const fl
 {
     const LayerConfig *l = &c->config->layers[layer];
     size_t at = (size_t)(pos % KV_BLOCK);
-    for (int i = 0; i < l->n_kv_heads; i++, k += l->key_dim, v += l->value_dim) {
+    for (int i = 0; i < l->n_kv_heads; i++, k += l->key_dim, v += own_values(l)) {
         HeadBlock h = head_block(c, layer, i, seq, pos / KV_BLOCK);
         switch (c->type) {
         case KV_F32: store_f32(&h, l, at, k, v); break;
@@ -397,6 +423,13 @@ void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float 
     const Kernels *k = t->cache->k;
     size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)t->value_dim;
     HeadBlock h = head_block(t->cache, t->layer, t->kv_head, t->seq, block);
+    const LayerConfig *l = &t->cache->config->layers[t->layer];
+    if (l->values_in_keys) { // exactly as they are read: f32, whatever the tile's form
+        read_keys(t->cache, l, &h, t->keys);
+        values_of_keys(l, t->keys, t->values);
+        k->gemm_add(rows, n, value_dim, weights, KV_BLOCK, t->values, value_dim, out, value_dim);
+        return;
+    }
     const void *values = convert(t, h.values, t->values, n, value_dim), *a = weights;
     if (t->cache->type == KV_Q8) // fold each value's scale into its weight
         for (size_t r = 0; r < rows; r++)

@@ -9,6 +9,7 @@
  * initial values in llama-hparams.h.
  */
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,10 +32,23 @@ static const char *key_name(const Keys *k, const char *name, char out[160])
     return out;
 }
 
+/* The first thing that is wrong is told. */
+static void refuse(Keys *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void refuse(Keys *k, const char *fmt, ...)
+{
+    char text[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (!k->failed)
+        err_set(k->e, EXIT_MODEL, "%s", text);
+    k->failed = true;
+}
+
 static void missing(Keys *k, const char *key, const char *want)
 {
-    k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
+    refuse(k, "key %s: missing, want %s", key, want);
 }
 
 /* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range.
@@ -53,8 +67,7 @@ static int key_int(Keys *k, const char *name, int lo, int hi, int fallback)
     if (!rc) {
         missing(k, key, "an integer");
     } else if (v < (uint32_t)lo || v > (uint32_t)hi) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %u, want %d to %d", key, v, lo, hi);
+        refuse(k, "key %s: got %u, want %d to %d", key, v, lo, hi);
     } else {
         return (int)v;
     }
@@ -127,9 +140,7 @@ static int key_choice(Keys *k, const char *name, const char *const *choices, int
     if (!rc)
         missing(k, key, want);
     else
-        err_set(k->e, EXIT_MODEL, "key %s: got \"%s\", want %s", key,
-                str_escape(v, seen, sizeof seen), want);
-    k->failed = true;
+        refuse(k, "key %s: got \"%s\", want %s", key, str_escape(v, seen, sizeof seen), want);
     return 0;
 }
 
@@ -142,16 +153,13 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
     if (!found)
         return NAN;
     if (found->type == GGUF_STRING || (found->is_array && found->n != (uint64_t)n_layers)) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %llu items, want a number or an array of %d numbers",
-                key, (unsigned long long)found->n, n_layers);
+        refuse(k, "key %s: got %llu items, want a number or an array of %d numbers", key,
+               (unsigned long long)found->n, n_layers);
         return NAN;
     }
     double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
-    if (isnan(v)) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got NaN, want a number", key);
-    }
+    if (isnan(v))
+        refuse(k, "key %s: got NaN, want a number", key);
     return v;
 }
 
@@ -167,9 +175,8 @@ static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo,
     if (isnan(v)) {
         missing(k, key_name(k, name, key), "an integer");
     } else {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %g for layer %d, want an integer from %d to %d",
-                key_name(k, name, key), v, i, lo, hi);
+        refuse(k, "key %s: got %g for layer %d, want an integer from %d to %d",
+               key_name(k, name, key), v, i, lo, hi);
     }
     return lo;
 }
@@ -181,7 +188,8 @@ enum {
     MAX_HEADS = 4096,
     MAX_HEAD_DIM = 8192,
     MAX_CONTEXT = 1 << 28,
-    MAX_LAYERS = 4096
+    MAX_LAYERS = 4096,
+    MAX_REACH = 1 << 20
 };
 
 static void from_family(Config *c, const Family *f, Keys *k)
@@ -195,11 +203,13 @@ static void from_family(Config *c, const Family *f, Keys *k)
         c->parallel = key_flag(k, "use_parallel_residual", 1);
     if (f->parallel_without_ffn_norm)
         c->parallel = c->shared_norm = !gguf_tensor(k->g, "blk.0.ffn_norm.weight");
-    if (c->pos == POS_ALIBI) {
+    if (c->bias == BIAS_ALIBI) {
         c->alibi_max = c->alibi_max > 0 ? c->alibi_max
                                         : key_float(k, "attention.max_alibi_bias", 0);
-        if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
+        if (c->alibi_max == 0) { // MPT without ALiBi has a table of positions
+            c->bias = BIAS_NONE;
             c->pos = POS_LEARNED;
+        }
     }
     c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
                                            : key_scale(k, "embedding_scale", false);
@@ -213,9 +223,17 @@ static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
     static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
-                                       "relu", "relu2", NULL};                         // as Act
-    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};     // as QkNorm
-    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL}; // as PosType
+                                       "relu", "relu2", NULL};                     // as Act
+    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL}; // as QkNorm
+    static const char *const positions[] = {"none", "rope", "learned", "alibi", "relative", NULL};
+    static const struct {
+        PosType pos;
+        BiasType bias;
+    } kinds[] = {{POS_NONE, BIAS_NONE},
+                 {POS_ROPE, BIAS_NONE},
+                 {POS_LEARNED, BIAS_NONE},
+                 {POS_NONE, BIAS_ALIBI},
+                 {POS_NONE, BIAS_TABLE}}; // by positions
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
 
@@ -241,17 +259,20 @@ static void from_keys(Config *c, Keys *k)
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
     c->embd_scale = key_scale(k, "embedding_scale", false);
     c->logit_scale = key_scale(k, "logit_scale", false);
-    c->pos = (PosType)key_choice(k, "position", positions, -1);
+    int kind = key_choice(k, "position", positions, -1);
+    c->pos = kinds[kind].pos;
+    c->bias = kinds[kind].bias;
     c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
     if (c->pos == POS_ROPE)
         c->rope_pairing = (RopePairing)key_choice(k, "rope.pairing", pairings, -1);
-    if (c->pos == POS_ALIBI)
+    if (c->bias == BIAS_ALIBI)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
-    if (!k->failed && !c->pre_norm && c->shared_norm) {
+    if (c->bias == BIAS_TABLE)
+        c->bias_reach = key_int(k, "position.reach", 0, MAX_REACH, -1);
+    if (!c->pre_norm && c->shared_norm) {
         char shared[160], pre[160];
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got true without %s, want a norm to share",
-                key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
+        refuse(k, "key %s: got true without %s, want a norm to share",
+               key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
     }
 }
 
@@ -264,11 +285,8 @@ static int key_rope_dim(Keys *k, const char *name, int key_dim, int fallback)
 {
     char key[160];
     int dim = key_int(k, name, 2, key_dim, fallback);
-    if (!k->failed && dim % 2) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %d, want an even number", key_name(k, name, key),
-                dim);
-    }
+    if (dim % 2)
+        refuse(k, "key %s: got %d, want an even number", key_name(k, name, key), dim);
     return dim;
 }
 
@@ -295,22 +313,17 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
                               c->seq_len);
     r->use_factors = true; // where the tensors exist
-    if (!k->failed && (!(r->base > 1) || !(r->factor > 0))) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL,
-                "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
-                r->base, r->factor);
-    }
+    if (!(r->base > 1) || !(r->factor > 0))
+        refuse(k, "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
+               r->base, r->factor);
     static const char *const refused[] = {
         "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
         "rope.scaling.yarn_attn_factor",    "rope.scaling.alpha",
         "rope.dimension_sections",          NULL};
     for (int i = 0; refused[i] && !k->failed; i++)
-        if (key_present(k, refused[i])) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL, "key %s: this kind of rope scaling is not supported",
-                    key_name(k, refused[i], key));
-        }
+        if (key_present(k, refused[i]))
+            refuse(k, "key %s: this kind of rope scaling is not supported",
+                   key_name(k, refused[i], key));
     c->ropes[1] = *r;
     c->ropes[1].dim = key_rope_dim(k, "rope.dimension_count_swa", windowed->key_dim,
                                    r->dim < windowed->key_dim ? r->dim : windowed->key_dim);
@@ -345,13 +358,11 @@ static void share_kv(Config *c, Keys *k)
         l->kv_layer = kv_layer(c, i, n_shared);
         const LayerConfig *from = l->kv_layer < 0 ? NULL : &c->layers[l->kv_layer];
         if (!from || from->n_kv_heads != l->n_kv_heads || from->key_dim != l->key_dim
-            || from->value_dim != l->value_dim) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL,
-                    "layer %d: no layer before the %d that share has its mask and the shape of "
-                    "its keys and values",
-                    i, n_shared);
-        }
+            || from->value_dim != l->value_dim)
+            refuse(k,
+                   "layer %d: no layer before the %d that share has its mask and the shape of "
+                   "its keys and values",
+                   i, n_shared);
     }
 }
 
@@ -375,12 +386,9 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
         l->n_kv_heads = key_layer_int(k, "attention.head_count_kv", i, n, 1, MAX_HEADS, l->n_heads);
         l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
-        if (!k->failed && l->n_heads % l->n_kv_heads) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL,
-                    "layer %d: got %d heads over %d key/value heads, want a multiple", i,
-                    l->n_heads, l->n_kv_heads);
-        }
+        if (l->n_heads % l->n_kv_heads)
+            refuse(k, "layer %d: got %d heads over %d key/value heads, want a multiple", i,
+                   l->n_heads, l->n_kv_heads);
         bool windowed = window > 0;
         if (windowed && pattern_array)
             windowed = key_layer(k, "attention.sliding_window_pattern", i, n) != 0;
@@ -390,6 +398,10 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         l->window = windowed ? window : 0;
         l->key_dim = windowed ? windowed_heads->key_dim : whole->key_dim;
         l->value_dim = windowed ? windowed_heads->value_dim : whole->value_dim;
+        l->values_in_keys = f->all_keys && key_flag(k, "attention.values_in_keys", 0);
+        if (l->values_in_keys && l->value_dim > l->key_dim)
+            refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
+                   l->key_dim);
 
         bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
         double on = key_layer(k, "rope.layers", i, n);
@@ -401,23 +413,13 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         double own = key_layer(k, "attention.scale", i, n);
         int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
         l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
-        if (!k->failed && !isfinite(l->attn_scale)) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL,
-                    "layer %d: got an attention scale of %g, want a finite number", i, own);
-        }
+        if (!isfinite(l->attn_scale))
+            refuse(k, "layer %d: got an attention scale of %g, want a finite number", i, own);
     }
     share_kv(c, k);
 }
 
 /* ---- config_read ----------------------------------------------------------------------------- */
-
-static void refuse(Keys *k, const char *name, const char *what)
-{
-    char key[160];
-    k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: %s are not supported yet", key_name(k, name, key), what);
-}
 
 /* Keys that llama.cpp reads for every architecture and that say what this engine cannot do. */
 static void refuse_keys(Keys *k)
@@ -429,10 +431,11 @@ static void refuse_keys(Keys *k)
         {"nextn_predict_layers", "layers that predict several tokens"},
     };
     for (size_t i = 0; i < sizeof without / sizeof *without; i++)
-        if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0) && !k->failed)
-            refuse(k, without[i].name, without[i].what);
-    if (!k->failed && !key_flag(k, "attention.causal", 1) && !k->failed)
-        refuse(k, "attention.causal", "encoders");
+        if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0))
+            refuse(k, "key %s.%s: %s are not supported yet", k->arch, without[i].name,
+                   without[i].what);
+    if (!key_flag(k, "attention.causal", 1))
+        refuse(k, "key %s.attention.causal: encoders are not supported yet", k->arch);
 }
 
 /* The vocabulary's size is the embedding's number of rows. */

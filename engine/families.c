@@ -70,12 +70,12 @@ static const Family families[] = {
                                   ROPE(ROPE_HALF), .parallel = true, .shared_norm = true,
                                   .attn_norm_2 = true}},
     {.name = "bloom", .config = {LAYER_NORM, .norm_bias = REQUIRED, .embd_norm = true,
-                                 BIASES(REQUIRED), .act = ACT_GELU_TANH, .pos = POS_ALIBI,
+                                 BIASES(REQUIRED), .act = ACT_GELU_TANH, .bias = BIAS_ALIBI,
                                  .alibi_max = 8}},
     {.name = "mpt", .config = {LAYER_NORM, .norm_bias = OPTIONAL, .qk_norm = QK_NORM_FULL,
                                .qk_norm_weight = OPTIONAL, .qk_norm_bias = OPTIONAL,
                                BIASES(OPTIONAL), .act = ACT_GELU,
-                               .pos = POS_ALIBI}}, // alibi_max is a key; 0: learned positions
+                               .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
     {.name = "gpt", .all_keys = true, .plain_own_base = true},
 };
 // clang-format on

@@ -307,7 +307,9 @@ static void project(Rows *r)
     matmul(s,
            (Product[]){
                {&l->wq, h, r->n, q}, {&l->wk, h, r->n, s->k_new}, {&l->wv, h, r->n, s->v_new}},
-           has_kv(r) ? 3 : 1);
+           !has_kv(r)              ? 1
+           : r->lc->values_in_keys ? 2
+                                   : 3);
     if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
         threads_run(s->threads, r->n, ROW_GRAIN, prepare_and_store, r);
         return;
@@ -316,7 +318,8 @@ static void project(Rows *r)
     call_hooks(r, HOOK_QUERIES, q, nq);
     if (has_kv(r)) {
         call_hooks(r, HOOK_KEYS, s->k_new, k_width(r->lc));
-        call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
+        if (!r->lc->values_in_keys)
+            call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
     }
     threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }
@@ -330,7 +333,7 @@ static void attend(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    attention(s, r->layer, r->from, r->n);
+    attention(s, &s->cache, r->layer, r->from, r->n);
     call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out}, 1);
     if (l->attn_post_norm.on)

@@ -121,7 +121,7 @@ int session_init(Session *s, const Stack *stack, const SessionParams *p, Err *e)
     }
     for (int i = 0; i < c->n_layers; i++) {
         const LayerConfig *l = &c->layers[i];
-        for (int h = 0; c->pos == POS_ALIBI && h < l->n_heads; h++)
+        for (int h = 0; c->bias == BIAS_ALIBI && h < l->n_heads; h++)
             s->alibi_slopes[i * s->max_heads + h] = alibi_slope(h, l->n_heads, c->alibi_max);
     }
     for (int i = 0; c->pos == POS_ROPE && i < 2 * c->n_ropes; i++)

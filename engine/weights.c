@@ -181,7 +181,8 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
         bind_linear(b, &l->wq, "attn_q", nq, dim, REQUIRED, c->qkv_bias);
         bind_linear(b, &l->wk, "attn_k", nk, dim, own, c->qkv_bias);
-        bind_linear(b, &l->wv, "attn_v", nv, dim, own, c->qkv_bias);
+        if (nv)
+            bind_linear(b, &l->wv, "attn_v", nv, dim, own, c->qkv_bias);
         return;
     }
     const GgufTensor *t = find(b, full, nq + nk + nv, dim, REQUIRED);
@@ -219,6 +220,7 @@ static void bind_layer(Binder *b, int i)
     const LayerConfig *lc = &c->layers[i];
     Layer *l = &b->s->layers[i];
     size_t dim = (size_t)c->dim;
+    char full[NAME_SIZE];
     b->layer = i;
 
     bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
@@ -227,6 +229,12 @@ static void bind_layer(Binder *b, int i)
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim);
         if (lc->kv_layer == i)
             bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim);
+    }
+    if (c->bias == BIAS_TABLE) {
+        size_t heads = (size_t)lc->n_heads, distances = 2 * (size_t)c->bias_reach + 1;
+        const GgufTensor *t = find(b, full_name(b, "attn_rel_b", "weight", full), heads, distances,
+                                   REQUIRED);
+        l->bias = t ? floats(b, t, heads * distances) : NULL;
     }
     bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);

@@ -43,10 +43,11 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
     "residual_scale": (F32, 1.0), "embedding_scale": (F32, 1.0), "logit_scale": (F32, 1.0),
+    "attention.values_in_keys": (BOOL, False),
     "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None),
     "final_logit_softcapping": (F32, None),
     "attention.clamp_kqv": (F32, None), "attention.max_alibi_bias": (F32, None),
-    "position": (STR, "rope"), "position.offset": (U32, 0),
+    "position": (STR, "rope"), "position.offset": (U32, 0), "position.reach": (U32, None),
     "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None),
     "rope.freq_base": (F32, 10000.0),
     "rope.freq_base_swa": (F32, None), "rope.layers": (BOOL, None),
@@ -124,12 +125,15 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
         if has_kv(s, i):
             linear(b + "attn_k", kv * kd, d, s["attention.bias"])
-            linear(b + "attn_v", kv * vd, d, s["attention.bias"])
+            if not s["attention.values_in_keys"]:
+                linear(b + "attn_v", kv * vd, d, s["attention.bias"])
         if s["attention.qk_norm"] != "none":
             for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv))[:1 + has_kv(s, i)]:
                 shape = {"head": (kd,), "heads": (heads, kd),
                          "full": (heads * kd,)}[s["attention.qk_norm"]]
                 norm(b + name, shape, s["attention.qk_norm_bias"])
+        if s["position"] == "relative":
+            out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
         if s["norm.post"]:
             norm(b + "post_attention_norm")

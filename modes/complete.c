@@ -14,32 +14,33 @@
 #include "modes/modes.h"
 #include "modes/prompt.h"
 
+enum { MAX_LOGITS = 32 }; // rows of a pass whose logits are written to a file
+
 /* One run of the mode. */
 typedef struct {
     const Options *o;
-    Model model;
-    Threads threads;
+    Engine engine;
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
-    char last;     // of them, the last one printed
+    char last;     // the last byte that was printed
     NpyFile logits;
     MapJob *maps; // NULL: none are wanted
     Prompt prompt;
     int n_prompt;
-    int n_run;    // tokens of the text that were run, whose rows were written
-    int n_logits; // rows of logits of the last pass
-    atomic_bool kv_cut;
+    int n_run;       // tokens of the text that were run, whose rows were written
+    int n_logits;    // rows of logits of the last pass
     bool open_line;  // the text on standard output did not end in a newline
-    bool mixed_line; // nor does what standard error shows with it
+    bool mixed_line; // and standard error appears after it
     double prompt_seconds, generate_seconds;
 } Run;
 
-/* The context: -c, else the model's, at most 4096, grown to what the prompt and -n need. */
-static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, int *seq_len, Err *e)
+/* The context: -c, else the model's, at most USUAL_CONTEXT, grown to what the prompt and -n need.
+ * -1 and an Err where the prompt is longer. */
+static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, Err *e)
 {
     size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0);
     size_t model = (size_t)c->seq_len, n = model < USUAL_CONTEXT ? model : USUAL_CONTEXT;
@@ -50,13 +51,12 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, in
     if (n_prompt > n)
         return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)",
                        n_prompt, n, o->seq_len ? "-c" : "the model's; -c N allows more");
-    *seq_len = (int)n;
-    return 0;
+    return (int)n;
 }
 
 static void describe(const Run *r, const SessionParams *p)
 {
-    const Config *c = &r->model.decoder.config;
+    const Config *c = &r->engine.model.decoder.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
     fprintf(stderr,
             "engine: kernels %s, %d threads, context %d of %d, "
@@ -65,8 +65,8 @@ static void describe(const Run *r, const SessionParams *p)
             kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->params.sampling.seed);
 }
 
-/* Run the text's first n tokens through the model, from where it stands; logits of the last row
- * only, or of all where they are written to a file. Where the text has become longer than
+/* Run the text's first n tokens through the model, but for those that were run; logits of the last
+ * row only, or of all where they are written to a file. Where the text has become longer than
  * longrope's original context all of it runs again, but only rows that are new go to files. */
 static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
@@ -86,7 +86,7 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
             return stop_signal ? 0 : -1;
         int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows;
         int fresh = rows - again;
-        size_t at = (size_t)again * (size_t)r->model.decoder.config.vocab_size;
+        size_t at = (size_t)again * (size_t)r->engine.model.decoder.config.vocab_size;
         if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
         if (live && fresh && maps_live_rows(r->maps, r->stream.text.ids + i + again, fresh, e))
@@ -119,7 +119,7 @@ static int put_shown(Run *r, Err *e)
 static int generate(Run *r, Err *e)
 {
     Stream *s = &r->stream;
-    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
+    size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
     while (!s->end && !stop_signal) {
         float *logits = r->session.logits + (size_t)(r->n_logits - 1) * vocab;
         if (stream_next(s, &r->sampler, logits, &r->shown, e) || put_shown(r, e)
@@ -133,68 +133,56 @@ static int check_biases(const Run *r, Err *e)
 {
     const SamplerParams *p = &r->o->sampler;
     for (int i = 0; i < p->n_biases; i++)
-        if (p->biases[i].id >= r->model.decoder.config.vocab_size)
+        if (p->biases[i].id >= r->engine.model.decoder.config.vocab_size)
             return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
-                           p->biases[i].id, r->model.decoder.config.vocab_size - 1);
+                           p->biases[i].id, r->engine.model.decoder.config.vocab_size - 1);
     return 0;
 }
 
-/* A file that a run writes. */
-typedef struct {
-    const char *flag, *path; // path NULL where none is wanted
-} Output;
-
-/* Number i of them, flag NULL past the last. */
-static Output output_at(const Options *o, int i)
-{
-    const MapOptions *m = &o->maps;
-    if (i == 0)
-        return (Output){"--logits", o->logits};
-    if (--i < m->n_stats)
-        return (Output){"--attn-stats", m->stats[i]};
-    i -= m->n_stats;
-    return i < m->n_files ? (Output){"--dump-attn", m->files[i]} : (Output){NULL, NULL};
-}
-
-/* Whether two results would end in one place: one file, or one flag's results in one stream. */
-static bool same_output(Output a, Output b)
-{
-    return a.path && b.path
-        && (out_same(a.path, b.path) || (!strcmp(a.flag, b.flag) && !strcmp(a.path, b.path)));
-}
-
+/* No result goes to the model's own file, and no two to one file or stream. */
 static int check_outputs(const Run *r, Err *e)
 {
-    for (int i = 0; output_at(r->o, i).flag; i++) {
-        Output a = output_at(r->o, i);
-        if (a.path && modes_is_model_file(&r->model.file, a.path))
-            return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another", a.flag);
-        for (int k = 0; k < i; k++)
-            if (same_output(output_at(r->o, k), a))
-                return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two",
-                               output_at(r->o, k).flag, a.flag);
-    }
+    const Options *o = r->o;
+    const struct {
+        const char *flag;
+        const char *const *paths;
+        int n;
+    } lists[] = {{"--logits", &o->logits, o->logits != NULL},
+                 {"--attn-stats", o->maps.stats, o->maps.n_stats},
+                 {"--dump-attn", o->maps.files, o->maps.n_files}};
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < lists[k].n; i++) {
+            const char *path = lists[k].paths[i];
+            if (modes_is_model_file(&r->engine.model.file, path))
+                return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another",
+                               lists[k].flag);
+            for (int j = 0; j <= k; j++)
+                for (int l = 0; l < (j < k ? lists[j].n : i); l++)
+                    if (out_same(lists[j].paths[l], path)
+                        || (j == k && !strcmp(lists[j].paths[l], path)))
+                        return err_set(e, EXIT_USAGE,
+                                       "%s and %s: got one file for two results, want two",
+                                       lists[j].flag, lists[k].flag);
+        }
     return 0;
 }
 
-/* The session's sizes, and the files that are written from it. */
+/* Open the files that are written while the session runs, and set what they need of it in *p. */
 static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 {
     const Options *o = r->o;
     if (check_outputs(r, e))
         return -1;
-    if (o->logits)
-        p->max_batch = p->max_logits = p->max_batch < 32 ? p->max_batch : 32;
     if (o->maps.n_files || o->maps.n_stats) {
         int n = r->n_prompt + (o->n_predict > 0 && o->ignore_eos ? o->n_predict : 0); // at least
         n = n < p->seq_len ? n : p->seq_len;
-        r->maps = maps_open(&o->maps, &r->model, o->model, r->n_prompt, n, e);
+        r->maps = maps_open(&o->maps, &r->engine.model, o->model, r->n_prompt, n, e);
         if (!r->maps)
             return -1;
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    size_t vocab = (size_t)r->model.decoder.config.vocab_size;
+    size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
@@ -220,7 +208,7 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    r->params = (StreamParams){.tokenizer = r->model.tokenizer,
+    r->params = (StreamParams){.tokenizer = r->engine.model.tokenizer,
                                .sampling = sampler_params(o),
                                .stops = r->stops,
                                .n_stops = o->n_stops,
@@ -236,12 +224,12 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
 static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
-    SessionParams p;
     TokenList *text = &r->stream.text;
-    if (modes_open(o, true, &r->model, &r->threads, &p, &r->kv_cut, e))
+    if (modes_open(&r->engine, o, true, e))
         return -1;
-    p.n_seqs = p.max_logits = 1;
-    const Tokenizer *t = r->model.tokenizer;
+    SessionParams p = r->engine.params;
+    const Config *c = &r->engine.model.decoder.config;
+    const Tokenizer *t = r->engine.model.tokenizer;
     if (check_biases(r, e) || prompt_encode(o, t, &r->prompt, text, e))
         return -1;
     if (!text->n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(text, tokenizer_bos(t), e))
@@ -253,16 +241,18 @@ static int prepare(Run *r, Err *e)
         return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
                        o->no_bos ? "--no-bos leaves nothing to start from"
                                  : "this model has no begin-of-text token");
-    if (choose_seq_len(o, &r->model.decoder.config, text->n, &p.seq_len, e))
+    int seq_len = choose_seq_len(o, c, text->n, e);
+    if (seq_len < 0)
         return -1;
-    bool longrope = r->model.decoder.config.ropes[0].scaling == ROPE_LONGROPE;
-    int most = longrope ? p.seq_len : r->n_prompt; // run_text() may run all again
-    p.max_batch = p.max_batch < most ? p.max_batch : most;
-    modes_note_context(o, &r->model.decoder.config, p.seq_len);
-    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model.decoder, &p, e)
+    int rows = c->ropes[0].scaling == ROPE_LONGROPE ? seq_len : r->n_prompt; // see run_text()
+    if (o->logits && rows > MAX_LOGITS)
+        rows = MAX_LOGITS;
+    modes_sizes(&p, seq_len, rows, o->logits ? MAX_LOGITS : 1);
+    modes_note_context(o, c, seq_len);
+    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->engine.model.decoder, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
-        || sampler_init(&r->sampler, r->model.decoder.config.vocab_size, p.kernels, e)
-        || prepare_stream(r, p.seq_len, *text, e))
+        || sampler_init(&r->sampler, c->vocab_size, p.kernels, e)
+        || prepare_stream(r, seq_len, *text, e))
         return -1;
     if (o->verbose)
         describe(r, &p);
@@ -289,15 +279,15 @@ static void work(void *context)
     r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
 }
 
-/* --echo: the prompt as it was given, so without a BOS that we put in front. */
+/* --echo: the prompt as it was given, without the begin-of-text token that we add. */
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
     return put(r, text->ptr, stream_follow(&r->stream, text->ptr, text->len), e);
 }
 
-/* Whether standard error may stand behind the text: both are one file, or it is a terminal that may
- * show standard output through a pipe. */
+/* Whether what standard error gets may appear after the text: both are one file, or standard error
+ * is a terminal, which may show standard output through a pipe. */
 static bool shares_screen(void)
 {
     struct stat a, b;
@@ -305,7 +295,7 @@ static bool shares_screen(void)
     return isatty(STDERR_FILENO) || (known && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
 }
 
-/* Begin a new line on standard error if the text's last one stands open there. */
+/* End the text's last line before standard error writes, if both appear together. */
 static void begin_line(Run *r)
 {
     if (r->mixed_line)
@@ -325,7 +315,7 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "signal %d, %s", (int)stop_signal, strsignal(stop_signal));
         break;
     case END_TOKEN:
-        str_escape(tokenizer_piece(r->model.tokenizer, s->end_token), name, sizeof name);
+        str_escape(tokenizer_piece(r->engine.model.tokenizer, s->end_token), name, sizeof name);
         snprintf(why, sizeof why, "end token %d, %s", s->end_token, name);
         break;
     case END_STOP:
@@ -367,7 +357,7 @@ static int run_and_print(Run *r, Err *e)
     return rc;
 }
 
-/* Whether statistics go to standard output, behind the text. */
+/* Whether statistics go to standard output, after the text. */
 static bool wants_table(const MapOptions *m)
 {
     for (int i = 0; i < m->n_stats; i++)
@@ -412,9 +402,8 @@ int complete_mode(const Options *o, Err *e)
     rc = rc || (r.maps && write_maps(&r, e));
     if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
         rc = -1; // where a signal ended the maps the logits are complete all the same
-    if (rc || atomic_load(&r.kv_cut))
+    if (rc || atomic_load(&r.engine.kv_cut))
         begin_line(&r); // for the error or the warning
-    modes_warn_cut(rc, &r.kv_cut);
     npy_discard(&r.logits);
     maps_close(r.maps);
     prompt_free(&r.prompt);
@@ -423,7 +412,5 @@ int complete_mode(const Options *o, Err *e)
     free(r.stops);
     sampler_free(&r.sampler);
     session_free(&r.session);
-    threads_free(&r.threads);
-    model_close(&r.model);
-    return rc ? -1 : 0;
+    return modes_close(&r.engine, rc);
 }

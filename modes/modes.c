@@ -1,6 +1,7 @@
 /* modes.c - what the modes share. Contracts are in modes.h. */
 #include "modes/modes.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -29,30 +30,23 @@ int modes_threads(const Options *o)
 void modes_note_context(const Options *o, const Config *c, int seq_len)
 {
     if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))
-        fprintf(stderr, "run: -c %d is more than the %d tokens that the model was made for\n",
-                seq_len, c->seq_len);
+        fprintf(stderr, "%s: -c %d is more than the %d tokens that the model was made for\n",
+                program_name(), seq_len, c->seq_len);
 }
 
-void modes_warn_cut(int rc, atomic_bool *kv_cut)
-{
-    if (!rc && atomic_load(kv_cut))
-        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
-                        "--kv f32 keeps them whole\n");
-}
-
-int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,
-               atomic_bool *kv_cut, Err *e)
+int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
-    *p = (SessionParams){.max_batch = o->batch,
-                         .kv_type = o->kv_type,
-                         .exact = o->exact,
-                         .threads = threads,
-                         .kernels = kernels_select(getenv("RUN_CPU"), e),
-                         .kv_cut = kv_cut};
-    threads_init(threads, modes_threads(o), &stop_signal);
-    if (!p->kernels || model_open(m, o->model, needs_tokenizer, e))
+    *x = (Engine){.params = {.max_batch = o->batch,
+                             .kv_type = o->kv_type,
+                             .exact = o->exact,
+                             .threads = &x->threads,
+                             .kernels = kernels_select(getenv("RUN_CPU"), e),
+                             .kv_cut = &x->kv_cut}};
+    threads_init(&x->threads, modes_threads(o), &stop_signal);
+    if (!x->params.kernels || model_open(&x->model, o->model, needs_tokenizer, e))
         return -1;
+    const Model *m = &x->model;
     const Config *c = &m->decoder.config;
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].size;
@@ -64,6 +58,27 @@ int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *thread
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
                 1e3 * (clock_seconds() - begin));
     return 0;
+}
+
+int modes_close(Engine *x, int rc)
+{
+    if (!rc && atomic_load(&x->kv_cut))
+        fprintf(stderr,
+                "%s: keys or values beyond 65504 were cut off in the f16 cache; "
+                "--kv f32 keeps them whole\n",
+                program_name());
+    threads_free(&x->threads);
+    model_close(&x->model);
+    return rc ? -1 : 0;
+}
+
+void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits)
+{
+    assert(seq_len > 0 && rows > 0 && max_logits > 0);
+    p->seq_len = seq_len;
+    p->n_seqs = 1;
+    p->max_batch = p->max_batch < rows ? p->max_batch : rows;
+    p->max_logits = max_logits < p->max_batch ? max_logits : p->max_batch;
 }
 
 bool modes_is_model_file(const Gguf *g, const char *path)

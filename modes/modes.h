@@ -13,6 +13,10 @@ int tokenize_mode(const Options *o, Err *e);
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);
+int help_mode(const Options *o, Err *e); // this and the rest need no model
+int version_mode(const Options *o, Err *e);
+int man_mode(const Options *o, Err *e);
+int completion_mode(const Options *o, Err *e);
 
 /* The signal that asked us to stop, 0 for none. run.c's handlers set it. A mode that still has
  * something to write may clear it for that time, so that the next signal is noticed too. */
@@ -21,18 +25,30 @@ extern atomic_int stop_signal;
 /* The threads to use: -t, else OMP_NUM_THREADS, else the cores that we may use. */
 int modes_threads(const Options *o);
 
-/* Open the model, with a tokenizer where one is needed, and fill in a team of threads and the
- * parameters of sessions but for their sizes; with -v standard error gets a line about the model.
- * *kv_cut is where sessions note what modes_warn_cut() says. 0, or -1 with an Err; model_close()
- * after 0 or where *m was zeroed before, threads_free() always. */
-int modes_open(const Options *o, bool needs_tokenizer, Model *m, Threads *threads, SessionParams *p,
-               atomic_bool *kv_cut, Err *e);
+/* A model and what its sessions need. */
+typedef struct {
+    Model model;
+    Threads threads;
+    SessionParams params; // but for the sizes, see modes_sizes(); max_batch is -b
+    atomic_bool kv_cut;   // keys or values did not fit the f16 cache of a session
+} Engine;
 
-/* Warnings, a line on standard error each: a context of seq_len tokens is beyond what the model was
- * made for (told to people only); keys or values did not fit the f16 cache of a run that succeeded
- * (rc = 0), the one line that such a run may print. */
+/* Open the model, with a tokenizer where one is needed; with -v standard error gets a line about
+ * it. 0, or -1 with an Err and nothing left open. *x must stay where it is. */
+int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e);
+
+/* Close what modes_open() opened or, zeroed before, failed to. A run that succeeded (rc = 0) has a
+ * warning where keys or values were cut off, the one line that it may print on standard error.
+ * Returns rc ? -1 : 0. */
+int modes_close(Engine *x, int rc);
+
+/* Sizes of a session for one text of seq_len tokens: passes of at most `rows` rows, at most
+ * max_logits of them with logits. */
+void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits);
+
+/* A line on standard error where a context of seq_len tokens is beyond what the model was made for;
+ * told to people only. */
 void modes_note_context(const Options *o, const Config *c, int seq_len);
-void modes_warn_cut(int rc, atomic_bool *kv_cut);
 
 /* Whether `path` is one of the files that `g` was read from. */
 bool modes_is_model_file(const Gguf *g, const char *path);

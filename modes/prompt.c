@@ -29,8 +29,8 @@ static int no_prompt(const Options *o, Err *e)
 {
     char model[200];
     str_escape((Str){o->model, strlen(o->model)}, model, sizeof model);
-    return err_set(e, EXIT_USAGE, "no prompt given; usage: ./run %s -i \"Once upon a time\"",
-                   model);
+    return err_set(e, EXIT_USAGE, "no prompt given; usage: %s %s -i \"Once upon a time\"",
+                   program_name(), model);
 }
 
 static int prompt_read(const Options *o, Prompt *p, Err *e)

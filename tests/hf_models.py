@@ -481,8 +481,9 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
 
         q = heads("attn_q", h, kd, "attn_q_norm")
         if own:
-            last[bool(swa)] = tuple(t.repeat_interleave(h // kv, 0) for t in (
-                heads("attn_k", kv, kd, "attn_k_norm"), heads("attn_v", kv, vd)))
+            k = heads("attn_k", kv, kd, "attn_k_norm")
+            v = k[..., :vd] if s["attention.values_in_keys"] else heads("attn_v", kv, vd)
+            last[bool(swa)] = tuple(t.repeat_interleave(h // kv, 0) for t in (k, v))
         k, v = last[bool(swa)]
         scale = s["attention.scale"]
         scale = scale[layer] if isinstance(scale, list) else kd ** -0.5 if scale is None else scale
@@ -490,6 +491,9 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         back = positions[:, None] - positions[None, :]
         if s["position"] == "alibi":
             scores = scores - alibi_slopes(h, s["attention.max_alibi_bias"])[:, None, None] * back
+        if s["position"] == "relative":
+            reach = s["position.reach"]
+            scores = scores + w[b + "attn_rel_b.weight"][:, (-back).clamp(-reach, reach) + reach]
         hidden = (back < 0) | (back >= s["attention.sliding_window"]) if windowed else back < 0
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         if maps is not None:
@@ -566,6 +570,10 @@ GPT_CASES = [
             {"activation": {"ffn.activation": "gelu_tanh"}}),
     GptCase("learned-offset", {**LAYER, "position": "learned", "position.offset": 2},
             {"offset": {"position.offset": 0}}),
+    GptCase("values-in-keys", {"attention.values_in_keys": True, "attention.value_length": 7},
+            {"rope": {"position": "none"}}),
+    GptCase("relative", {"position": "relative", "position.reach": 11},
+            {"bias": {"position": "none"}, "clamp": {"position.reach": 10}}),
     GptCase("no-affine",
             {"norm.type": "layer", "norm.affine": False, "norm.post": True, "norm.embedding": True},
             {"embedding norm": {"norm.embedding": False}, "post norm": {"norm.post": False}}),

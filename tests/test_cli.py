@@ -4,6 +4,7 @@ Flags, prompts, standard streams, exit statuses, signals, and the promise that t
 depend on threads, batches or the output's form."""
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -47,7 +48,7 @@ def echo(exe: Path, model: Path, *args: str | bytes, **more) -> bytes:
 # ---- usage errors --------------------------------------------------------------------------------
 
 USAGE = [
-    ([], 'no model given; usage: ./run MODEL -i "Once upon a time"'),
+    ([], 'no model given; usage: run MODEL -i "Once upon a time"'),
     (["-i", "x"], "no model given; usage"),
     (["--"], "no model given; usage"),
     (["-", "-i", "x"], '"-": the model cannot be standard input, want a file'),
@@ -105,6 +106,8 @@ USAGE = [
     *[(["M", "--logit-bias", v], f'--logit-bias: got "{v}", want ID+BIAS or ID-BIAS')
       for v in ("", "5", "5+", "+1", "-1+1", "5*2", "5+x", "5+nan", "5+1x",
                 "99999999999999999999+1", "a+1", "5 +1")],
+    (["--completion"], "--completion needs an argument: SHELL"),
+    (["--completion", "csh"], '--completion: got "csh", want bash, zsh or fish'),
     (["M", "--echo=1"], '--echo: got "1", want no value'),
     # files
     (["M", "--logits", "-"], '--logits: got "-", want a file: its header is written last'),
@@ -262,7 +265,7 @@ def test_stdin_is_left_alone_with_i(any_run: Path, tiny_model: Path, tmp_path: P
 def test_no_prompt_on_a_terminal(any_run: Path, tiny_model: Path) -> None:
     parent, child = pty.openpty()
     line = error_of(any_run, tiny_model, stdin=child, code=2)
-    assert line == f'no prompt given; usage: ./run {tiny_model} -i "Once upon a time"'
+    assert line == f'no prompt given; usage: run {tiny_model} -i "Once upon a time"'
     os.close(child)
     os.close(parent)
 
@@ -432,7 +435,7 @@ def test_a_final_newline_only_on_a_terminal(any_run: Path, tiny_model: Path) -> 
 
 def test_output_that_cannot_be_written(any_run: Path, tiny_model: Path) -> None:
     tries = ([tiny_model, "-i", "the", "-n", "5"], [tiny_model, "-i", "the", "--tokenize"],
-             ["--help"], ["--man"], ["--version"], ["--completion"],
+             ["--help"], ["--man"], ["--version"], ["--completion", "zsh"],
              [tiny_model, "-i", "the", "-n", "0", "--echo"])
     for args in tries:
         with open("/dev/full", "wb") as full:
@@ -936,7 +939,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "--quantize-type": ("q", "attn_v=f32"), "-o": ("q", "out"),
          "--json": ("tpb", None), "--logits": ("g", "c.npy"), "-v": ("gpbq", None),
          }
-ALONE = ["--help", "--version", "--man", "--completion"]  # they need no model
+ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
 def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
@@ -947,11 +950,12 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
-    assert (len(rows) == len(TAKES) + len(ALONE)
-            and {f for f in TAKES} | set(ALONE) <= {name for names, _ in rows for name in names})
+    alone = {flag.split("=")[0] for flag in ALONE}
+    assert (len(rows) == len(TAKES) + len(alone)
+            and set(TAKES) | alone <= {name for names, _ in rows for name in names})
     for names, arg in rows:
-        (key,) = [n for n in names if n in TAKES or n in ALONE]
-        if key in ALONE:
+        (key,) = [n for n in names if n in TAKES or n in alone]
+        if key in alone:
             continue
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
@@ -980,6 +984,17 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy",
                                                     "d.csv", "d.npz"}
+
+
+def test_two_modes(run_bin: Path) -> None:
+    """Any two rows of the table that choose a mode are refused, in both orders."""
+    table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
+    rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
+    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
+    assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m]
+    for a, b in itertools.permutations(modes, 2):
+        want = f"{a[0]} and {b[0]} are two modes, choose one"
+        assert error_of(run_bin, "M", *a, *b, code=2) == want
 
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path,
@@ -1124,16 +1139,84 @@ def test_man_page(any_run: Path) -> None:
         assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_completion(any_run: Path) -> None:
-    script = text_of(any_run, "--completion").decode()
-    assert subprocess.run(["bash", "-n"], input=script.encode(), capture_output=True,
-                          timeout=TIMEOUT).stderr == b""
-    ask = (script + "\nCOMP_WORDS=(./run --te); COMP_CWORD=1; _run; echo ${COMPREPLY[@]}; "
-           "COMP_WORDS=(./run -); _run; echo ${COMPREPLY[@]}")
-    one, everything = subprocess.run(["bash"], input=ask.encode(), capture_output=True,
-                                     timeout=TIMEOUT).stdout.decode().splitlines()
-    assert one.split() == ["--temperature", "--temp"]
-    assert set(all_flags(any_run)) <= set(everything.split())
+def shell(name: str, script: str, *args: str) -> list[str]:
+    """The lines that a script prints in a shell; where that is not installed the test skips, under
+    CI it fails."""
+    if not shutil.which(name):
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+    done = subprocess.run([name, *args], input=script.encode(), capture_output=True,
+                          timeout=TIMEOUT)
+    assert (done.returncode, done.stderr) == (0, b""), done.stderr
+    return done.stdout.decode().splitlines()
+
+
+def test_completion_in_bash(any_run: Path) -> None:
+    script = text_of(any_run, "--completion", "bash").decode()
+    for words, want in {"--te": "--temperature --temp", "'' --kv": "f16 f32 q8", "m": "",
+                        "me --attn-reduce": "mean-heads mean", "'' --logits": ""}.items():
+        assert shell("bash", script + f"_run run {words}; echo ${{COMPREPLY[@]}}") == [want]
+    every = shell("bash", script + "_run run - m; printf '%s\\n' \"${COMPREPLY[@]}\"")
+    assert set(every) == set(all_flags(any_run))
+    assert shell("bash", script + "complete -p run") == ["complete -o default -F _run run"]
+
+
+def test_completion_in_zsh(any_run: Path) -> None:
+    """The specifications that _arguments gets: each flag's name, its text, and what its argument
+    may be."""
+    script = text_of(any_run, "--completion", "zsh").decode()
+    stubs = "compdef() { :; }; _arguments() { print -rl -- $@; }\n"
+    model, *specs = shell("zsh", stubs + script + "_run", "-f")
+    assert model == "1:model:_files"
+    assert {re.match(r"\*(-[\w-]+)", s)[1] for s in specs} == set(all_flags(any_run))
+    assert "*--echo[print the prompt too, as it was given]" in specs
+    assert "*-o[file that --quantize writes, - is standard output]:FILE:_files" in specs
+    (kv,) = [s for s in specs if s.startswith("*--kv=")]
+    assert kv.endswith(r" of f16\: f16, f32 or q8 (f16)]:TYPE:(f16 f32 q8)")
+    form = r"\*-[\w-]+=?\[([^]\\:[]|\\.)+\](:[A-Z.=+a-z]+:(_files|\([\w -]+\)| ))?"
+    assert all(re.fullmatch(form, s) for s in specs)
+
+
+def test_completion_in_fish(any_run: Path, tmp_path: Path) -> None:
+    script = text_of(any_run, "--completion", "fish").decode() + f"cd {tmp_path}\n"
+    (tmp_path / "model.gguf").touch()
+
+    def offers(line: str) -> list[str]:
+        lines = shell("fish", script + f"complete -C 'run {line}'", "--no-config")
+        return sorted(line.split("\t")[0] for line in lines)
+
+    assert offers("--te") == ["--temp", "--temperature"] and offers("--kv ") == ["f16", "f32", "q8"]
+    assert offers("m --attn-reduce=me") == ["--attn-reduce=mean", "--attn-reduce=mean-heads"]
+    assert offers("m") == offers("--logits ") == ["model.gguf"] and offers("--temp ") == []
+    assert set(offers("--") + offers("-")) == set(all_flags(any_run))
+
+
+def test_the_name_it_is_called_by(run_bin: Path, tmp_path: Path) -> None:
+    """It is in every text; where a message or a shell would have to quote it, the program says
+    "run"."""
+    def shows(exe: Path, name: str) -> None:
+        usage = f'usage: {name} MODEL -i "Once upon a time" (--help lists the flags)'
+        assert error_line(exe) == f"{name}: no model given; {usage}"
+        assert text_of(exe, "--help").decode().startswith(f"usage: {name} MODEL -i TEXT")
+        page = text_of(exe, "--man").decode().replace("\\-", "-")
+        assert page.startswith(f".TH {name.upper()} 1 ") and f"\n{name} - run a GPT" in page
+        assert f"\n.B {name} MODEL" in page and f"\n{name} model.bin -i" in page
+        bash, zsh, fish = (text_of(exe, f"--completion={shell}").decode()
+                           for shell in ("bash", "zsh", "fish"))
+        assert bash.endswith(f"complete -o default -F _{name} {name}\n")
+        assert zsh.startswith(f"#compdef {name}\n_{name}() {{")
+        assert fish.startswith(f"complete -c {name} -s i ")
+
+    def error_line(exe: Path, *args: str, **more: Path) -> str:
+        done = subprocess.run([exe, *args], capture_output=True, text=True, **more)
+        return done.stderr.removesuffix("\n")
+
+    names = {"attn": "attn", "attn-0.1_b+": "attn-0.1_b+",
+             "my run": "run", "a\nb": "run", "-x": "run", "$x": "run", "é": "run"}
+    for name, shown in names.items():
+        (tmp_path / name).symlink_to(run_bin)
+        shows(tmp_path / name, shown)
+    assert error_line("/a/attn", "m", executable=run_bin).startswith("attn: m: cannot open")
+    assert error_line("", executable=run_bin).startswith("run: no model given")
 
 
 # ---- small models --------------------------------------------------------------------------------

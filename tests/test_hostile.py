@@ -27,7 +27,7 @@ SMALLEST = smallest()
 
 # What an error about a model file says after the file's name: the thing and what is wrong with it.
 THING = (r"(key|tensor|layer|metadata|magic|version|byte order|rope|general\.architecture|"
-         r"tokenizer\.ggml\.tokens)( .+)?: ")
+         r"tokenizer\.ggml\.tokens)( .*)?: ")
 SAID = re.compile(THING + r"(got .+, (want .+|which is (none that we know|not supported))"
                   r"|missing(, want .+| \(a vocabulary-only file\?\))|appears twice"
                   r"|the architecture \w+ has no place for it|.+ are not supported yet)"

@@ -77,3 +77,33 @@ def test_without_a_cross_compiler(tools: Path) -> None:
     assert (code == 0 and "left out: arm-test" in said and "aarch64-linux-gnu-gcc" in said
             and "qemu-aarch64" in said)
     assert make(tools, "arm-test", ci=True)[0] != 0
+
+
+TEXTS = {"share/man/man1/attn.1": ["--man"],
+         "share/bash-completion/completions/attn": ["--completion", "bash"],
+         "share/zsh/site-functions/_attn": ["--completion", "zsh"],
+         "share/fish/vendor_completions.d/attn.fish": ["--completion", "fish"]}
+
+
+def test_install(run_bin: Path, tmp_path: Path) -> None:
+    """Under the name attn; nothing is left when it is uninstalled."""
+    prefix = tmp_path / "a b"
+    attn = prefix / "bin/attn"
+
+    def files() -> dict[str, str]:
+        return {str(p.relative_to(prefix)): oct(p.stat().st_mode & 0o777)
+                for p in prefix.rglob("*") if not p.is_dir()}
+
+    def installed(target: str) -> None:
+        subprocess.run(["make", "-o", "run", target, f"DESTDIR={tmp_path}", "PREFIX=/a b"],
+                       cwd=ROOT, check=True, capture_output=True, timeout=60)
+
+    installed("install")
+    assert files() == {"bin/attn": "0o755"} | dict.fromkeys(TEXTS, "0o644")
+    assert attn.read_bytes() == run_bin.read_bytes()
+    for name, args in TEXTS.items():
+        text = subprocess.run([attn, *args], capture_output=True, check=True).stdout
+        assert (prefix / name).read_bytes() == text and b"attn" in text
+    (prefix / "share/man/man1/other.1").touch()
+    installed("uninstall")
+    assert files().keys() == {"share/man/man1/other.1"}

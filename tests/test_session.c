@@ -530,10 +530,9 @@ static void test_fork(void)
 }
 
 /* Three sequences at different positions advance in the same calls; the middle one runs another
- * text. */
-static void test_neighbours(void)
+ * text. In the second round of calls all have few rows and several splits of keys. */
+static void test_neighbours(const int starts[3], const int rows[3])
 {
-    static const int starts[] = {0, 100, 513}, rows[] = {9, 5, 1};
     for (int threads = 1; threads <= 3; threads += 2) {
         Session s;
         int at[3];
@@ -759,6 +758,61 @@ static void test_watch(void)
     free(maps);
 }
 
+/* Attention to a memory: another session's cache, whose keys all rows see. Against the textbook's
+ * sum in double precision, with the keys and values as they are read back from the memory, so that
+ * only the products' rounding is left: 1e-4 for f32 sums of 130 weights, 0.02 where they are made
+ * of bf16 pairs, which keep 8 bits. */
+static void test_memory(void)
+{
+    enum { N_MEMORY = 130, N_ROWS = 7, LAYER = 1 };
+    LayerConfig *l = &model.decoder.config.layers[LAYER], kept = *l;
+    BiasType bias = model.decoder.config.bias;
+    static float keys[3][KEY][KV_BLOCK], values[3][KV_BLOCK][VALUE];
+    int group = l->n_heads / l->n_kv_heads;
+    double worst = 0, limit = kernels->bf16 && kv_type != KV_F32 ? 0.02 : 1e-4;
+    Session memory, s;
+    Threads own;
+    Err e = {0};
+    open_session(&memory, 1, 1);
+    run(&memory, 0, text, N_MEMORY, 50, NULL);
+    threads_init(&own, 2, NULL);
+    SessionParams p = memory.params;
+    p.threads = &own;
+    CHECK(!session_init(&s, &model.decoder, &p, &e), "%s: %s", label, e.text);
+    CHECK(forward_tokens(&s, 0, other, N_ROWS, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
+    l->mask = MASK_NONE;
+    model.decoder.config.bias = BIAS_NONE;
+    attention(&s, &memory.cache, LAYER, 2, N_ROWS - 2);
+    for (int h = 0; h < l->n_heads; h++) {
+        for (int b = 0; b * KV_BLOCK < N_MEMORY; b++)
+            cache_read(&memory.cache, LAYER, h / group, 0, b, keys[b][0], values[b][0]);
+        for (int row = 2; row < N_ROWS; row++) {
+            const float *q = s.q + (row * l->n_heads + h) * KEY;
+            const float *got = s.heads + ((row - 2) * l->n_heads + h) * VALUE;
+            double sum = 0, out[VALUE] = {0};
+            for (int t = 0; t < N_MEMORY; t++) {
+                double score = 0;
+                for (int i = 0; i < KEY; i++)
+                    score += (double)q[i] * keys[t / KV_BLOCK][i][t % KV_BLOCK];
+                double weight = exp(score * l->attn_scale);
+                sum += weight;
+                for (int i = 0; i < VALUE; i++)
+                    out[i] += weight * values[t / KV_BLOCK][t % KV_BLOCK][i];
+            }
+            for (int i = 0; i < VALUE; i++) {
+                double error = fabs(out[i] / sum - got[i]);
+                worst = error > worst ? error : worst;
+            }
+        }
+    }
+    CHECK(worst < limit, "%s: a result is %g from the textbook's", label, worst);
+    *l = kept;
+    model.decoder.config.bias = bias;
+    session_free(&s);
+    session_free(&memory);
+    threads_free(&own);
+}
+
 /* What a hook has seen of one forward(), and what it does to the rows. */
 typedef struct {
     int rows[HOOK_POINTS], wrong;
@@ -910,11 +964,13 @@ static void test_variant(int number)
                 continue;
             test_truncate();
             test_fork();
-            test_neighbours();
+            test_neighbours((int[]){0, 100, 513}, (int[]){9, 5, 1});
+            test_neighbours((int[]){520, 513, 300}, (int[]){4, 4, 3});
             test_calls();
             test_sizes();
             test_no_mask();
             test_hooks();
+            test_memory();
             test_watch();
         }
     model_close(&model);

@@ -711,15 +711,22 @@ struct Cutter {
     uint32_t whole;  // without patterns: the end of the text, or 0
 };
 
-/* False, and no steps are left, where there is no room. */
+/* False, and no steps are left, where there is no room. Apart, so that push() stays small. */
+__attribute__((noinline, cold)) static bool grow_stack(Cutter *c)
+{
+    bool full = c->n_stack >= c->max_stack;
+    c->no_memory = !full && !mem_room(&c->stack, c->n_stack + 1, &c->cap_stack, sizeof *c->stack);
+    if (full || c->no_memory)
+        c->steps_left = -1;
+    else if (c->cap_stack > c->max_stack)
+        c->cap_stack = c->max_stack;
+    return !full && !c->no_memory;
+}
+
 static bool push(Cutter *c, uint32_t pc, uint32_t pos, uint32_t lo)
 {
-    bool full = c->n_stack == c->max_stack;
-    if (full || !mem_room(&c->stack, c->n_stack + 1, &c->cap_stack, sizeof *c->stack)) {
-        c->no_memory = !full;
-        c->steps_left = -1;
+    if (c->n_stack == c->cap_stack && !grow_stack(c))
         return false;
-    }
     c->stack[c->n_stack++] = (Frame){pc, pos, lo};
     return true;
 }
