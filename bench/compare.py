@@ -9,13 +9,13 @@ short run of every engine, one right after the other. A ratio is ours / best pee
 within a round, since a machine that is shared is faster in one minute than in the next; the table
 shows the median, least and largest ratio of all rounds. The best peer is the better one of that
 round in whichever of its settings (--llama-args, --ik-args) did best in it, so chance favours the
-peers. Settings whose best run of two rounds is more than a tenth behind that of their engine's best
+peers. Settings whose best run of two rounds is more than a tenth below that of their engine's best
 are then left out.
 
-Every engine makes one run of the work for nothing and then the one that counts, with an f16 cache.
-ik_llama.cpp has no option for tokens in the cache: it runs them as a prompt before the timed part
-(-gp). The prompt of the cold process is "a"; its time is from start to exit, the model's file being
-in the page cache. Peers that are missing are named and left out. Only the standard library is
+Every engine makes an untimed warm-up run of the work and then the one that counts, with an f16
+cache. ik_llama.cpp has no option for tokens in the cache: it runs them as a prompt before the timed
+part (-gp). The prompt of the cold process is "a"; its time is from start to exit, the model's file
+being in the page cache. Peers that are missing are named and left out. Only the standard library is
 needed."""
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Work:
             return "one token from a cold process"
         if self.n_prompt:
             return f"prefill {self.n_prompt}"
-        return f"decode {self.n_generate}" + (f" behind {self.depth}" if self.depth else "")
+        return f"decode {self.n_generate}" + (f" after {self.depth}" if self.depth else "")
 
 
 def parse_work(name: str) -> Work:

@@ -110,7 +110,7 @@ def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
 
 
 def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path) -> list[str]:
-    """The steps behind ByteLevel (Falcon's) as patterns on the text itself.
+    """The steps after ByteLevel (Falcon's) as patterns on the text itself.
 
     There they see the stand-ins of bytes. Only digits can be meant, and six bytes of longer
     characters count as digits too; where no token joins one of these to anything, cutting at them
@@ -126,7 +126,7 @@ def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path
             out.append(regex)
         else:
             raise ExportError(f"{path}: pre_tokenizer {short(step, 120)} "
-                              "behind ByteLevel is not supported")
+                              "after ByteLevel is not supported")
     if out and any(len(t) > 1 and set(t) & set("\u00b2\u00b3\u00b9\u00bc\u00bd\u00be")
                    for t in vocab):
         raise ExportError(f"{path}: a pre_tokenizer that cuts inside characters is not supported")
@@ -146,7 +146,7 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
     last = max((k for k, step in enumerate(steps) if step.get("type") == "ByteLevel"), default=None)
     if last is None:
         raise refuse(pre)
-    behind = digit_patterns(steps[last + 1:], vocab, path)
+    after = digit_patterns(steps[last + 1:], vocab, path)
     for k, step in enumerate(steps[:last + 1]):
         kind = step.get("type")
         if kind == "ByteLevel" and k == last:
@@ -170,7 +170,7 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
             out.append(regex)
         else:
             raise refuse(step)
-    return out + behind or [NO_SPLIT]
+    return out + after or [NO_SPLIT]
 
 
 def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:

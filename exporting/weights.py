@@ -100,7 +100,7 @@ def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 # What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was
-# wrapped, DDP in front
+# wrapped, DDP at the start
 WRAPPERS = re.compile(
     r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
 

@@ -37,7 +37,7 @@ def rotary_table(c):
 
 
 def rotate(x, cos, sin):
-    """Rotary positions, halves paired: element i turns with element i + head_dim/2.
+    """Rotary positions: element i turns with element i + head_dim/2.
 
     x (batch, heads, t, head_dim)."""
     cos, sin = cos[:x.shape[2]].to(x.dtype), sin[:x.shape[2]].to(x.dtype)

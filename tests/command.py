@@ -55,14 +55,18 @@ def check_line(line: str) -> None:
     assert not line.endswith((":", ",")), repr(line)
 
 
-def error_of(exe: Path, *args: object, code: int, **more) -> str:
-    """The error line of a run that must exit with `code`.
+def error_in(done: subprocess.CompletedProcess[bytes], code: int) -> str:
+    """The error line of a run that must have ended with `code`.
 
     It must be the only line on standard error, and start with `run: `."""
-    done = run(exe, *args, **more)
     stderr = done.stderr.decode()  # names and texts from outside are escaped, so it is UTF-8
     assert done.returncode == code, (done.returncode, stderr)
     assert (stderr.startswith("run: ") and stderr.endswith("\n")
             and stderr.count("\n") == 1), repr(stderr)
     check_line(stderr[:-1])
     return stderr[len("run: "):-1]
+
+
+def error_of(exe: Path, *args: object, code: int, **more) -> str:
+    """The error line of a run that must exit with `code`."""
+    return error_in(run(exe, *args, **more), code)

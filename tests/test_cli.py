@@ -525,7 +525,7 @@ def test_a_signal_as_the_end(any_run: Path, long_model: Path) -> None:
 def test_verbose_begins_on_a_new_line(any_run: Path, tiny_model: Path) -> None:
     """Also where standard error shows the text too.
 
-    That is with one pipe, one file, one terminal, or a terminal behind a pipe."""
+    That is with one pipe, one file, one terminal, or a terminal at the end of a pipe."""
     a, newline = 2 + ord("a"), 2 + ord("\n")
     args = [any_run, tiny_model, "-i", "x", "-n", "2", "-v", *GREEDY]
     for token, text in ((a, b"aa\n"), (newline, b"\n\n")):

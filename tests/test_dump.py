@@ -230,7 +230,7 @@ def test_live_reductions(run_bin: Path, tiny_model: Path, tmp_path: Path, reduce
 
 
 def test_no_rows(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Rows of what was generated, where nothing was; and positions behind the text."""
+    """Rows of what was generated, where nothing was; and positions after the text."""
     for queries in ("generated", "90-99"):
         for more in ([], ["--attn-reduce", "mean"], ["--attn-reduce", "rollout"]):
             _, maps = npz(any_run, tiny_model, tmp_path, "-i", "the", "-n", "0", "--attn-queries",

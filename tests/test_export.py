@@ -366,7 +366,7 @@ def test_tokenizers_refused(folder: Path, tmp_path: Path, capsys: pytest.Capture
          "MergedWithNext"),
         ({"pre_tokenizer": {"type": "Sequence",
                             "pretokenizers": [byte_level | {"add_prefix_space": False}, split]}},
-         "behind ByteLevel"),
+         "after ByteLevel"),
         ({"pre_tokenizer": {"type": "Sequence",
                             "pretokenizers": [byte_level | {"add_prefix_space": False}, digits]},
           "model": tok["model"] | {"vocab": tok["model"]["vocab"] | {"\u00c2\u00bd": 1000}}},

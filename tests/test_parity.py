@@ -248,7 +248,7 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
              "punctuation": {"type": "Punctuation", "behavior": "Contiguous"}}
     if kind in first:
         tok["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first[kind], byte_level]}
-    # digits are cut behind ByteLevel, where bytes of other characters count as digits too
+    # digits are cut after ByteLevel, where bytes of other characters count as digits too
     elif kind == "falcon":
         tok["pre_tokenizer"] = {
             "type": "Sequence",

@@ -108,7 +108,7 @@ def test_file(any_run: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_padding_of_a_kept_header(run_bin: Path, tmp_path: Path) -> None:
-    """No file_type before: it is added behind the others. A file without tensors stays one."""
+    """No file_type before: it is added after the others. A file without tensors stays one."""
     m = model({})
     del m.keys["general.file_type"]
     out = quantize(run_bin, write(tmp_path / "m", m), "q4_0")

@@ -74,9 +74,13 @@ def test_families_have_one_place() -> None:
             assert not names & set(re.findall(r'"(\w+)"', code)), name
 
 
+def files_of(*suffixes: str) -> list[Path]:
+    return [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
+            if p.suffix in suffixes and not p.parts[-2].startswith("build")]
+
+
 def test_no_line_is_too_long() -> None:
-    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
-             if p.suffix in (".py", ".c", ".h", ".inc") and not p.parts[-2].startswith("build")]
+    files = [*files_of(".py", ".c", ".h", ".inc"), ROOT / "Makefile"]
     long = [f"{p}:{i}" for p in files for i, line in enumerate(p.read_text().split("\n"), 1)
             if len(line.expandtabs(4)) > WIDTH]
     assert len(files) > 100 and not long
@@ -90,9 +94,7 @@ def test_only_run_ends_the_program() -> None:
 
 def test_layout() -> None:
     """Every C file but the generated table is as `make format` leaves it."""
-    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
-             if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"
-             and not p.parts[-2].startswith("build")]
+    files = [p for p in files_of(".c", ".h", ".inc") if p.name != "unicode_tables.h"]
     done = subprocess.run(
         [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
         capture_output=True, text=True)
