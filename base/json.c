@@ -56,7 +56,12 @@ void json_end(Json *j)
 
 Json *json_key(Json *j, const char *name)
 {
-    json_text(j, name);
+    return json_key_str(j, (Str){name, strlen(name)});
+}
+
+Json *json_key_str(Json *j, Str name)
+{
+    json_string(j, name);
     buf_add(j->out, ": ", j->compact ? 1 : 2);
     j->keyed = true;
     return j;

@@ -29,6 +29,7 @@ void json_end(Json *j);
 
 /* A key of the present object, whose value comes next. Returns j. */
 Json *json_key(Json *j, const char *name);
+Json *json_key_str(Json *j, Str name);
 
 /* A new line before the next item, key or closing bracket. Returns j. */
 Json *json_break(Json *j);

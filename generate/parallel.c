@@ -153,6 +153,7 @@ static int choose_slot(const Parallel *p, const Shared *shared)
 static void end_text(Parallel *p, ParallelText *text)
 {
     Err *e = &text->err;
+    text->ended = clock_seconds();
     if (!e->code && stream_finish(&text->stream, &text->shown, e) && !e->code)
         e->code = EXIT_MEMORY;
     p->done(p->context, text);
@@ -195,6 +196,7 @@ bool parallel_add(Parallel *p, ParallelText *text)
     p->slots[slot].n_reserved = need;
     text->seq = slot;
     text->n_cached = (int)shared.n;
+    text->began = text->prompted = clock_seconds();
     return true;
 }
 
@@ -259,6 +261,8 @@ int parallel_step(Parallel *p, Err *e)
         slot->held.n += n;
         p->logits[i] = p->spans[i].want == WANT_LAST ? logits : NULL;
         logits += p->logits[i] ? vocab : 0;
+        if (p->logits[i] && slot->text->stream.text.n == slot->text->stream.n_prompt)
+            slot->text->prompted = clock_seconds();
     }
     threads_run(s->threads, p->n_spans, 1, choose_tokens, p);
     for (int i = 0; i < p->n_spans; i++) {

@@ -18,10 +18,11 @@
 /* A text under way. The caller fills in the stream (see stream_init()) and keeps it in place. */
 typedef struct {
     Stream stream;
-    Buf shown;    // what was printed of it so far
-    int seq;      // its sequence
-    int n_cached; // tokens whose keys and values were taken over
-    Err err;      // err.code other than EXIT_OK: it has failed
+    Buf shown;                     // what was printed of it so far
+    int seq;                       // its sequence
+    int n_cached;                  // tokens whose keys and values were taken over
+    double began, prompted, ended; // when it entered, had its prompt run, and left: seconds
+    Err err;                       // err.code other than EXIT_OK: it has failed
 } ParallelText;
 
 /* A sequence of the session: what its part of the cache holds, and the text that it serves. */

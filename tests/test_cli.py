@@ -122,8 +122,7 @@ USAGE = [
     (["M", "--quantize", "q8_0", "--quantize", "q4_0", "-o", "a"],
      "--quantize: given twice, want one TYPE"),
     # flags and modes
-    (["M", "--json"], "--json needs --tokenize, --perplexity or --bench"),
-    (["M", "--output=x"], "--output needs --quantize"),
+    (["M", "--output=x"], "--output needs --jsonl, --lines or --quantize"),
     (["M", "--quantize", "q8_0"], "--quantize needs -o"),
     (["M", "--pp", "1"], "--pp needs --bench"),
     (["M", "--bench", "-p", "x"], "--bench does not take -p"),
@@ -916,29 +915,34 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "t": ["--tokenize"], "p": ["--perplexity", "text"],
+MODES = {"g": [], "l": ["--lines", "short"], "t": ["--tokenize"], "p": ["--perplexity", "text"],
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
 TAKES = {  # flag: the modes that take it, and a value
          "-i": ("gt", "the"), "-f": ("gt", "text"), "--keep-newline": ("gt", None),
-         "-e": ("gt", None), "--special": ("gt", None),
-         "--special-files": ("gtp", None), "--no-bos": ("gtp", None),
-         "-n": ("g", "2"), "--stop": ("g", "x"), "--ignore-eos": ("g", None), "--echo": ("g", None),
-         "--temp": ("g", "1"), "--top-k": ("g", "3"), "--top-p": ("g", "0.5"),
-         "--min-p": ("g", "0.1"), "--repeat-penalty": ("g", "1.5"),
-         "--presence-penalty": ("g", "1"), "--frequency-penalty": ("g", "1"),
-         "--repeat-last-n": ("g", "3"), "--logit-bias": ("g", "5+1"), "-s": ("g", "1"),
-         "-c": ("gp", "64"), "-b": ("gpb", "3"), "-t": ("gpbq", "1"), "--kv": ("gpb", "f32"),
-         "--exact": ("gpb", None),
+         "-e": ("glt", None), "--special": ("glt", None),
+         "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
+         "-n": ("gl", "2"), "--stop": ("gl", "x"), "--ignore-eos": ("gl", None),
+         "--echo": ("gl", None),
+         "--temp": ("gl", "1"), "--top-k": ("gl", "3"), "--top-p": ("gl", "0.5"),
+         "--min-p": ("gl", "0.1"), "--repeat-penalty": ("gl", "1.5"),
+         "--presence-penalty": ("gl", "1"), "--frequency-penalty": ("gl", "1"),
+         "--repeat-last-n": ("gl", "3"), "--logit-bias": ("gl", "5+1"), "-s": ("gl", "1"),
+         "-c": ("glp", "64"), "-b": ("glpb", "3"), "-t": ("glpbq", "1"), "--kv": ("glpb", "f32"),
+         "--exact": ("glpb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
-         "--quantize-type": ("q", "attn_v=f32"), "-o": ("q", "out"),
-         "--json": ("tpb", None), "--logits": ("g", "c.npy"), "-v": ("gpbq", None),
+         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
+         "--json": ("gtpb", None), "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
+         "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
+         "--unordered": ("l", None), "--timings": ("l", None),
+         "--logits": ("g", "c.npy"), "-v": ("glpbq", None),
          }
+CHOOSE = ("--jsonl", "--lines", "--tokenize", "--perplexity", "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -948,6 +952,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
 
     The mode takes it, or refuses it by name."""
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
+    (tmp_path / "lines").write_text('"the"\n')
+    (tmp_path / "short").write_text("the\nfox\n")
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
@@ -960,10 +966,10 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if key in base:
+            if key in base or (mode == "l" and key in ("--jsonl", "--lines")):
                 continue
             more = ["-i", "the"] if mode in "gt" and key not in ("-i", "-f") else []
-            more += ["-n", "1"] if mode == "g" and key != "-n" else []
+            more += ["-n", "1"] if mode in "gl" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
             for name in names if mode != "b" or mode not in modes else [key]:
@@ -975,14 +981,16 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     continue
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
-                    owners = [MODES[m][0] for m in "tpbq" if m in modes]
-                    assert (key in ("--tokenize", "--perplexity", "--bench", "--quantize") or line
+                    owners = ["--jsonl", "--lines"] if "l" in modes else []
+                    owners += [MODES[m][0] for m in "tpbq" if m in modes]
+                    assert (key in CHOOSE or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
-                elif key in ("--tokenize", "--perplexity", "--bench", "--quantize"):
+                elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy",
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "a.csv",
+                                                    "b.csv", "c.npy",
                                                     "d.csv", "d.npz"}
 
 
@@ -990,7 +998,8 @@ def test_two_modes(run_bin: Path) -> None:
     """Any two rows of the table that choose a mode are refused, in both orders."""
     table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
-    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
+    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows
+             if names != "--jsonl"]  # the mode of --lines
     assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m]
     for a, b in itertools.permutations(modes, 2):
         want = f"{a[0]} and {b[0]} are two modes, choose one"
@@ -1007,7 +1016,7 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$",
                       text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
-    assert len(shown) == len(rows) == 19
+    assert len(shown) == len(rows) == 20
     assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
             # llama.cpp's (common/common.h, common_params_sampling)
             "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05",
