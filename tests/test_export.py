@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -905,15 +906,12 @@ def test_limits_are_those_of_the_program(field: str, most: int, folder: Path, tm
 
 def test_limits_agree_with_config_c() -> None:
     text = (ROOT / "engine/config.c").read_text()
-    names = {
-        "MAX_DIM": ("embedding_length", ), "MAX_LAYERS": ("block_count", ),
-        "MAX_CONTEXT": ("context_length", ),
-        "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
-        "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length")
-    }
-    line = next(line for line in text.splitlines() if line.startswith("enum { MAX_DIM"))
+    names = {"MAX_DIM": ("embedding_length",), "MAX_LAYERS": ("block_count",),
+             "MAX_CONTEXT": ("context_length",),
+             "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
+             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": ()}
     stated = {name: eval(value)
-              for name, value in (part.split(" = ") for part in line[7:-3].split(", "))}
+              for name, value in re.findall(r"^    (MAX_\w+) = (.*?),?(?: //.*)?$", text, re.M)}
     assert stated.keys() == names.keys()
     for name, keys in names.items():
         assert all(LIMITS[key][1] == stated[name] for key in keys)

@@ -29,7 +29,7 @@ SMALLEST = smallest()
 THING = (r"(key|tensor|layer|metadata|magic|version|byte order|rope|general\.architecture|"
          r"tokenizer\.ggml\.tokens)( .*)?: ")
 SAID = re.compile(THING + r"(got .+, (want .+|which is (none that we know|not supported))"
-                  r"|missing(, want .+| \(a vocabulary-only file\?\))|appears twice"
+                  r"|missing(, want .+|; .+| \(a vocabulary-only file\?\))|appears twice"
                   r"|the architecture \w+ has no place for it|.+ are not supported yet)"
                   r"|got an empty file, want a GGUF model"
                   r"|got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0")
