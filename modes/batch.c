@@ -41,7 +41,7 @@ typedef struct {
     const Options *o;
     Engine engine;
     Session session;
-    Parallel pool;
+    Parallel texts;
     Lines lines;
     FILE *out;
     const char *out_path;   // for messages
@@ -441,7 +441,7 @@ static int read_lines(BatchRun *b)
     Str line;
     int rc = 1;
     while (rc > 0 && b->n_open < WINDOW && !stop_signal && !b->lines.at_end) {
-        bool idle = !parallel_n_running(&b->pool) && !b->n_open;
+        bool idle = !parallel_n_running(&b->texts) && !b->n_open;
         rc = lines_next(&b->lines, idle, &line, b->e);
         if (rc > 0 && take_line(b, line))
             return -1;
@@ -457,7 +457,7 @@ static void admit(BatchRun *b)
         if (r->state != WAITING)
             continue;
         r->state = RUNNING;
-        if (!parallel_add(&b->pool, &r->text)) {
+        if (!parallel_add(&b->texts, &r->text)) {
             r->state = WAITING;
             return;
         }
@@ -468,7 +468,7 @@ static void show_progress(const BatchRun *b)
 {
     double seconds = clock_seconds() - b->begin;
     fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s ", b->n_done,
-            parallel_n_running(&b->pool), (double)b->n_tokens / seconds);
+            parallel_n_running(&b->texts), (double)b->n_tokens / seconds);
 }
 
 static void run_batch(void *context)
@@ -478,7 +478,7 @@ static void run_batch(void *context)
         b->rc = read_lines(b);
         if (!b->rc)
             admit(b);
-        if (!b->rc && parallel_n_running(&b->pool) && parallel_step(&b->pool, b->e))
+        if (!b->rc && parallel_n_running(&b->texts) && parallel_step(&b->texts, b->e))
             b->rc = -1;
         if (!b->rc)
             b->rc = write_done(b);
@@ -539,7 +539,7 @@ static int prepare_pool(BatchRun *b, int seq_len, Err *e)
     b->progress = isatty(STDERR_FILENO) && !(isatty(STDOUT_FILENO) && !o->output);
     b->begin = clock_seconds();
     return modes_check_biases(o, c, e) || session_init(&b->session, &b->engine.model.decoder, &p, e)
-                || parallel_init(&b->pool, &b->session, text_done, b, e)
+                || parallel_init(&b->texts, &b->session, text_done, b, e)
              ? -1
              : 0;
 }
@@ -599,7 +599,7 @@ int batch_mode(const Options *o, Err *e)
         free_request(b.first);
         b.first = next;
     }
-    parallel_free(&b.pool);
+    parallel_free(&b.texts);
     session_free(&b.session);
     lines_close(&b.lines);
     if (b.out && b.out != stdout && fclose(b.out) && !b.rc)

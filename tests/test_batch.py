@@ -143,7 +143,8 @@ def test_few_blocks(run_bin: Path) -> None:
 
 
 def test_carried_keys(run_bin: Path) -> None:
-    line = '{"id": {"a": [1,  2]}, "prompt": "Once", "n": 2, "x": 1.50, "y": "\\u00e9", "text": 5}\n'
+    line = ('{"id": {"a": [1,  2]}, "prompt": "Once", "n": 2, '
+            '"x": 1.50, "y": "\\u00e9", "text": 5}\n')
     out = subprocess.run([run_bin, TALES, "--jsonl", "-"], input=line, capture_output=True,
                          text=True, check=True).stdout
     assert '"id": {"a": [1,  2]}' in out and '"x": 1.50' in out and '"y": "\\u00e9"' in out
@@ -253,6 +254,6 @@ def test_empty_input(run_bin: Path) -> None:
 
 
 def test_full_disk(run_bin: Path) -> None:
-    done = subprocess.run(f"echo '\"a\"' | {run_bin} {TALES} --jsonl - -n 2 > /dev/full", shell=True,
-                          capture_output=True, text=True)
+    done = subprocess.run(f"echo '\"a\"' | {run_bin} {TALES} --jsonl - -n 2 > /dev/full",
+                          shell=True, capture_output=True, text=True)
     assert done.returncode == 1 and "standard output" in done.stderr
