@@ -2,30 +2,30 @@
  *
  * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like
  * BPE with a merge list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a
- * text is cut before byte-level BPE
- * (`tokenizer.ggml.pre`) is pretokenize.h's business.
+ * text is cut before byte-level BPE (`tokenizer.ggml.pre`) is pretokenize.h's business.
  *
- * The keys are llama.cpp's. Our own exports add some where no name of llama.cpp's says what the
- * tokenizer does; where one of them is present it wins over what `tokenizer.ggml.pre` implies:
- *   tokenizer.attnc.pre_patterns   string array: regular expressions applied one after the other as
- * Hugging Face's Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2
- *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty
- * array cuts nothing tokenizer.attnc.normalizer     "none" or "nfc" tokenizer.attnc.ignore_merges
- * bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
- *   tokenizer.attnc.space_prefix   how models with U+2581 for the space mark spaces, and where one
- *                                  more is put in front of a text:
- *       "first", "always", "never"   Hugging Face's Metaspace: at the start of the whole text, also
- *                                    after every added token, or nowhere; never before a space
- *       "prepend"                    the normalizers Prepend and Replace: at the start and after
- *                                    every token that is found before them, even before a space
- *       "replace"                    Replace alone
- *   tokenizer.attnc.normalized_tokens  int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that
- *                                  are looked for after the normalizers (AddedToken.normalized);
- *                                  with "prepend" only behind a space, which is theirs
- * Without tokenizer.attnc.space_prefix a text is marked as SentencePiece marks it, USER_DEFINED
- * tokens being its user-defined symbols; where tokenizer.ggml.add_space_prefix says so (the default
- * for "llama") a space is put at the start and after each parsed CONTROL token, as Llama 2's
- * tokenizer and llama.cpp do.
+ * The keys are llama.cpp's. Our own exports add some (tokenizer.attnc.NAME) where no name of
+ * llama.cpp's says what the tokenizer does; where one of them is present it wins over what
+ * `tokenizer.ggml.pre` implies:
+ *
+ * - pre_patterns, string array: regular expressions applied one after the other as Hugging Face's
+ *   Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2 pattern,
+ *   Digits(individual_digits=True) as \p{N}); an empty array cuts nothing.
+ * - normalizer: "none" or "nfc".
+ * - ignore_merges, bool: a piece that is a whole token needs no merges (BPE.ignore_merges).
+ * - space_prefix: how models with U+2581 for the space mark spaces, and where one more is put
+ *   before a text. "first", "always" and "never" are Hugging Face's Metaspace: at the start of the
+ *   whole text, also after every added token, or nowhere; never before a space. "prepend" is the
+ *   normalizers Prepend and Replace: at the start and after every token that is found before them,
+ *   even before a space. "replace" is Replace alone.
+ * - normalized_tokens, int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that are looked for
+ *   after the normalizers (AddedToken.normalized); with "prepend" only after a space, which is
+ *   theirs.
+ *
+ * Without space_prefix a text is marked as SentencePiece marks it, USER_DEFINED tokens being its
+ * user-defined symbols; where tokenizer.ggml.add_space_prefix says so (the default for "llama") a
+ * space is put at the start and after each parsed CONTROL token, as Llama 2's tokenizer and
+ * llama.cpp do.
  */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H

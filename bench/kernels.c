@@ -1,12 +1,13 @@
 /* kernels.c - what this machine can do, how much of it each kernel reaches, and how fast whole
  * models run.
  *
- *     make bench                                            builds it and runs it on
- * models/tales.bin build/kernels_bench [--json] [--quick] [-t N] [MODEL ...] build/kernels_bench
- * --bandwidth [--quick] [-t N]      what memory gives at this moment, as JSON
+ * - `make bench` builds it and runs it on models/tales.bin.
+ * - `build/kernels_bench [--json] [--quick] [-t N] [MODEL ...]` is the same for other models.
+ * - `build/kernels_bench --bandwidth [--quick] [-t N]` says what memory gives at this moment, as
+ *   JSON.
  *
- * Every figure is the median of several passes behind untimed ones, on one thread unless a number
- * of threads stands beside it. Kernels work on data that stays in the caches, as the program calls
+ * Every figure is the median of several passes after untimed ones, on one thread unless a number of
+ * threads stands beside it. Kernels work on data that stays in the caches, as the program calls
  * them; peaks are loops of nothing but the instruction. Nothing here judges a speed. --quick
  * shrinks everything: it shows that the tools work, not how fast.
  */

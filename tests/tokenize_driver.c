@@ -1,12 +1,13 @@
 /* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
  *
- *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being
- * the ids decoded tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another
- * that holds its parts: end and whether special, 4 bytes each tokenize_driver --split PATTERN...
- * texts -> [ends of the pieces in bytes] tokenize_driver --nfc                texts -> "HEX"
- *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown
- * name; reads nothing tokenize_driver --time MODEL FLAGS   one text -> {"ids": count, "open": s,
- * "first": s, "second": s}: processor seconds of opening, encoding, and encoding again
+ * - MODEL FLAGS: each text becomes {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded.
+ * - --parts MODEL FLAGS: the same; each text is followed by another that holds its parts: end and
+ *   whether special, 4 bytes each.
+ * - --split PATTERN...: [ends of the pieces in bytes].
+ * - --nfc: "HEX".
+ * - --rule NAME: {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing.
+ * - --time MODEL FLAGS: one text becomes {"ids": count, "open": s, "first": s, "second": s},
+ *   processor seconds of opening, encoding, and encoding again.
  *
  * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is
  * printed for each.
