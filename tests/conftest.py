@@ -20,7 +20,7 @@ TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", 
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
 # Jobs in the background, or under nohup, are started with signals ignored, which the programs under
 # test would inherit; not those that do nothing.
-for number in (signal.SIGINT, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 sys.path.insert(0, str(ROOT))

@@ -352,7 +352,7 @@ MODES = {
     ],
     **{name: args for name, args in WRITERS.items() if name != "quantize"},
 }
-TEXT_MODES = [["--help"], ["--man"], ["--version"], ["--completion"]]
+TEXT_MODES = [["--help"], ["--man"], ["--version"], ["--completion=bash"]]
 
 
 class Faults:
