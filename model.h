@@ -286,7 +286,7 @@ struct Session {
     float *att;           // (R, n_heads * value_dim)
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
-    Block8 *x8;           // (R or max_logits, widest input / 32) matmul's input as bytes
+    PackedBlock *x8;      // (R or max_logits, widest input / 32) matmul's input as bytes
     uint16_t *x16;        // (R or max_logits, widest input) the same in bfloat16
     float *soft; // (T, max_heads, 2) each row's largest score and sum of exp(score - largest); NULL
                  // without keep_soft

@@ -99,7 +99,7 @@ static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, in
         return;
     }
     float scale = cap_and_bias(t, r, first_key);
-    t->sums[r] = t->s->k->soft(x + from, (size_t)(to - from), scale, &f->max[r]);
+    t->sums[r] = t->s->k->online_softmax(x + from, (size_t)(to - from), scale, &f->max[r]);
     t->shrink[r] = f->max[r] == old ? 0 : old - f->max[r]; // -inf at first
     memset(x, 0, (size_t)from * sizeof *x);
     memset(x + to, 0, (size_t)(KV_BLOCK - to) * sizeof *x);

@@ -87,7 +87,7 @@ static void round_rows(void *context, int from, int to, int thread)
     size_t cols = j->outs->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
     (void)thread;
     if (j->bytes)
-        s->k->quantize(j->x + at, s->x8 + at / 32, n);
+        s->k->pack_activations(j->x + at, s->x8 + at / 32, n);
     if (j->halves)
         s->k->bf16->round(j->x + at, s->x16 + at, n);
 }

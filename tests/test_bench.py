@@ -123,7 +123,7 @@ def test_kernels(kernels_bench: Path) -> None:
         assert len(set(own)) == len(own) and [n for n in own if n[0].split()[0] not in vector | pairs] == names["scalar"]
         assert table == "scalar" or {n.split()[0] for n, _ in own} >= vector
     kinds = {n.split()[0] for n, _ in names["scalar"]}
-    assert kinds >= {"dequantize", "gemm", "gemm_add", "gemm_add_f16", "norm", "act", "mul", "quantize", "soft_cap", "soft", "exp_sum", "f32_to_f16"}
+    assert kinds >= {"dequantize", "gemm", "gemm_add", "gemm_add_f16", "norm", "act", "mul", "pack_activations", "soft_cap", "online_softmax", "exp_sum", "f32_to_f16"}
     assert sum(n.startswith("dequantize ") for n, _ in names["scalar"]) == 15  # the types of docs/families.md
     peaks = {(p["table"], p["peak"]): p["rate"] for p in data["peaks"]}
     assert len(peaks) == len(data["peaks"]) and ("memory", "reads, 1 thread") in peaks and all(0 < r < math.inf for r in peaks.values())
