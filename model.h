@@ -374,7 +374,7 @@ struct Session {
     float *heads;         // (R, n_heads * value_dim) attention's results
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
-    Block8 *x8;           // (packed_size / 32) matmul's inputs as bytes
+    PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
     uint16_t *x16;        // (packed_size) the same in bf16
     size_t packed_size;   // R or max_logits rows of the widest input
     float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);

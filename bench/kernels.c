@@ -275,8 +275,8 @@ typedef struct {
     float *src, *x, *y; // x is filled from src before each pass
     uint16_t *half, *bf16;
     char *blocks;
-    Block8 *bytes;  // (SPACE / 32) src as signed bytes
-    float *scratch; // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
+    PackedBlock *bytes; // (SPACE / 32) src as signed bytes
+    float *scratch;     // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
 } Buffers;
 
 /* n items of zeros on a cache line, as a session has them; n * size is a multiple of 64. */
@@ -364,9 +364,9 @@ static void run_pairs(const Kernels *k, const Case *c, const Buffers *b, size_t 
     k->bf16->pairs_f16(b->half + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
 }
 
-static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+static void run_pack_activations(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->quantize(b->src + call * c->n, b->bytes + call * c->n / 32, c->n);
+    k->pack_activations(b->src + call * c->n, b->bytes + call * c->n / 32, c->n);
 }
 
 static void run_gemm_add(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -401,10 +401,10 @@ static void run_soft_cap(const Kernels *k, const Case *c, const Buffers *b, size
     k->soft_cap(b->x + call * c->n, c->n, 50);
 }
 
-static void run_soft(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+static void run_online_softmax(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
     b->y[call] = -INFINITY;
-    b->y[call] += k->soft(b->x + call * c->n, c->n, 0.125f, &b->y[call]);
+    b->y[call] += k->online_softmax(b->x + call * c->n, c->n, 0.125f, &b->y[call]);
 }
 
 static void run_exp_sum(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -430,7 +430,8 @@ static const Case cases[] = {
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 512, 2048, 1, INT8, 0},
     {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 1, 2048, 16, BF16, 0},
     {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 512, 2048, 1, BF16, 0},
-    {"quantize", run_quantize, NULL, 0, 0, 0, 2048, 64, INT8, 2048 * 4 + 64 * sizeof(Block8)},
+    {"pack_activations", run_pack_activations, NULL, 0, 0, 0, 2048, 64, INT8,
+     2048 * 4 + 64 * sizeof(PackedBlock)},
     {"gemm_add", run_gemm_add, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 4},
     {"gemm_add", run_gemm_add, NULL, 0, 64, 64, 64, 16, F32, 64 * 64 * 4},
     {"gemm_add_f16", run_gemm_add_f16, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 2},
@@ -447,7 +448,7 @@ static const Case cases[] = {
     {"act relu2", run_act, NULL, ACT_RELU2, 0, 0, 5632, 16, F32, 5632 * 8},
     {"mul", run_mul, NULL, 0, 0, 0, 5632, 16, F32, 5632 * 12},
     {"soft_cap", run_soft_cap, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
-    {"soft", run_soft, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
+    {"online_softmax", run_online_softmax, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"exp_sum", run_exp_sum, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"f32_to_f16", run_f32_to_f16, NULL, 0, 0, 0, 2048, 64, F32, 2048 * 6},
     {0}};
@@ -537,10 +538,14 @@ static void print_kernels(const Settings *s, const Buffers *b)
 static int buffers_init(Buffers *b, Err *e)
 {
     uint32_t state = 1;
-    *b = (Buffers){aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(float)),
-                   aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(uint16_t)),
-                   aligned(SPACE, sizeof(uint16_t)),    aligned(SPACE, sizeof(float)),
-                   aligned(SPACE / 32, sizeof(Block8)), aligned(GEMM_ROWS * 2048, sizeof(float))};
+    *b = (Buffers){aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(uint16_t)),
+                   aligned(SPACE, sizeof(uint16_t)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE / 32, sizeof(PackedBlock)),
+                   aligned(GEMM_ROWS * 2048, sizeof(float))};
     if (!b->src || !b->x || !b->y || !b->half || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < SPACE; i++) {
@@ -548,9 +553,9 @@ static int buffers_init(Buffers *b, Err *e)
         memcpy(b->blocks + 4 * i, &state, 4);
         b->src[i] = (float)(state >> 8) * 0x1p-22f - 2.0f;
     }
-    kernels_at(0)->quantize(b->src, b->bytes, SPACE);
+    kernels_at(0)->pack_activations(b->src, b->bytes, SPACE);
     kernels_at(0)->f32_to_f16(b->src, b->half, SPACE);
-    kernels_at(0)->encode[TYPE_BF16](b->src, b->bf16, SPACE);
+    kernels_at(0)->quantize[TYPE_BF16](b->src, b->bf16, SPACE);
     return 0;
 }
 

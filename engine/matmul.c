@@ -64,7 +64,7 @@ static void multiply(const Job *j, const Product *p, size_t row, size_t n, float
     bool aligned = (uintptr_t)src % sizeof(float) == 0;
     float *y = p->y + row;
     if (as_bytes(s, w)) {
-        const Block8 *x8 = s->x8 + packed_at(j, p) / 32;
+        const PackedBlock *x8 = s->x8 + packed_at(j, p) / 32;
         s->k->gemm_q8[w->type](n, n_rows, cols, src, w->row_bytes, x8, y, rows, scratch);
     } else if (as_bf16(s, w)) {
         const uint16_t *x16 = s->x16 + packed_at(j, p);
@@ -118,7 +118,7 @@ static void pack_rows(void *context, int from, int to, int thread)
     size_t packed = packed_at(p->job, p->first) + at;
     (void)thread;
     if (p->bytes)
-        s->k->quantize(p->first->x + at, s->x8 + packed / 32, n);
+        s->k->pack_activations(p->first->x + at, s->x8 + packed / 32, n);
     if (p->bf16)
         s->k->bf16->round(p->first->x + at, s->x16 + packed, n);
 }

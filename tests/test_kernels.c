@@ -65,7 +65,7 @@ static void test_dequantize(const Kernels *k)
 
 /* Quantisation gives the bytes of the portable table, for plain values, groups of zeros, outliers
  * and tiny numbers. */
-static void test_encode(const Kernels *k)
+static void test_quantize(const Kernels *k)
 {
     enum { N = 64 * 256 };
     float *x = floats(N);
@@ -82,11 +82,11 @@ static void test_encode(const Kernels *k)
                                              : x[i];
     }
     for (uint32_t type = 0; type < TYPE_COUNT; type++) {
-        if (!k->encode[type])
+        if (!k->quantize[type])
             continue;
         size_t bytes = N / type_info(type)->block * type_info(type)->bytes;
-        kernels_at(0)->encode[type](x, a, N);
-        k->encode[type](x, b, N);
+        kernels_at(0)->quantize[type](x, a, N);
+        k->quantize[type](x, b, N);
         CHECK(!memcmp(a, b, bytes), "%s %s", k->name, type_info(type)->name);
     }
     free(x);
@@ -132,20 +132,21 @@ static void test_gemm(const Kernels *k)
 
 /* Blocks of 32 activations: bytes within half a step, sums as stated, NaN and infinity kept as NaN.
  */
-static void test_quantize(const Kernels *k)
+static void test_pack_activations(const Kernels *k)
 {
     enum { N = 32 * 40 };
     static float x[N];
-    static Block8 q[N / 32], ref[N / 32];
+    static PackedBlock q[N / 32], ref[N / 32];
     for (int i = 0; i < N; i++)
         x[i] = random_float() * ldexpf(1, (i / 32 - 20) * 5); // 2^-100 to 2^95
     memset(x, 0, 32 * sizeof *x);
     x[40] = INFINITY;
     x[70] = NAN;
-    k->quantize(x, q, N);
-    kernels_at(0)->quantize(x, ref, N);
-    CHECK(!memcmp(q, ref, sizeof q), "%s quantize: other bits than the portable one", k->name);
-    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s quantize: %g, %g, want NaN", k->name,
+    k->pack_activations(x, q, N);
+    kernels_at(0)->pack_activations(x, ref, N);
+    CHECK(!memcmp(q, ref, sizeof q), "%s pack_activations: other bits than the portable one",
+          k->name);
+    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s pack_activations: %g, %g, want NaN", k->name,
           q[1].scale, q[2].scale);
     for (int b = 0; b < N / 32; b++) {
         int sum = 0, low = 0;
@@ -155,13 +156,13 @@ static void test_quantize(const Kernels *k)
             CHECK(b == 1 || b == 2
                       || fabsf(x[b * 32 + i] - q[b].scale * (float)q[b].q[i])
                              <= q[b].scale * 0.50001f + 1e-30f,
-                  "%s quantize: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i],
+                  "%s pack_activations: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i],
                   q[b].scale);
         }
-        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low, "%s quantize: sums of block %d",
-              k->name, b);
+        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low,
+              "%s pack_activations: sums of block %d", k->name, b);
         CHECK(isnan(q[b].scale) || q[b].scaled_sum == q[b].scale * (float)sum,
-              "%s quantize: scaled sum of block %d", k->name, b);
+              "%s pack_activations: scaled sum of block %d", k->name, b);
     }
 }
 
@@ -197,9 +198,9 @@ static void test_gemm_q8(const Kernels *k)
                   *y = malloc(cols * ldy * sizeof *y);
             for (size_t i = 0; i < cols * n && fill >= 0; i++)
                 x[i] = round % 2 ? -1 : 1;
-            Block8 *q = malloc(cols * n / 32 * sizeof *q);
+            PackedBlock *q = malloc(cols * n / 32 * sizeof *q);
             float *scratch = malloc(GEMM_ROWS * n * sizeof *scratch), one;
-            k->quantize(x, q, cols * n);
+            k->pack_activations(x, q, cols * n);
             for (size_t i = 0; i < cols * ldy; i++)
                 y[i] = 0.5f;
             k->gemm_q8[type](rows, cols, n, w, row_bytes, q, y, ldy, scratch);
@@ -211,7 +212,7 @@ static void test_gemm_q8(const Kernels *k)
                 for (size_t c = 0; c < cols; c++) {
                     double sum = 0, bound = 0;
                     for (size_t b = 0; b < n / 32; b++) {
-                        const Block8 *a = q + c * (n / 32) + b;
+                        const PackedBlock *a = q + c * (n / 32) + b;
                         double largest = 0;
                         for (int i = 0; i < 32; i++) {
                             sum += (double)row[b * 32 + (size_t)i] * a->scale * a->q[i];
@@ -249,8 +250,8 @@ static void test_gemm_bf16(const Kernels *k)
         float *w = floats(rows * n), *x = floats(cols * n), *y = floats(cols * ldy), one;
         uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2),
                  *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
-        k->encode[TYPE_BF16](w, wh, rows * n);
-        k->encode[TYPE_BF16](x, xh, cols * n);
+        k->quantize[TYPE_BF16](w, wh, rows * n);
+        k->quantize[TYPE_BF16](x, xh, cols * n);
         k->dequantize[TYPE_BF16](wh, w, rows * n);
         k->dequantize[TYPE_BF16](xh, x, cols * n);
         for (size_t j = 0; j < cols * ldy; j++)
@@ -299,7 +300,7 @@ static void test_pairs(const Kernels *k)
         a[0] = 0x1.01p0f; // a tie, to even
         a[1] = 0x1.03p0f;
         k->bf16->round(a, ah, rows * lda);
-        k->encode[TYPE_BF16](a, want, rows * lda);
+        k->quantize[TYPE_BF16](a, want, rows * lda);
         CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder",
               k->name);
         k->dequantize[TYPE_BF16](ah, a, rows * lda);
@@ -322,7 +323,7 @@ static void test_pairs(const Kernels *k)
                     uint16_t h = 0;
                     if (!kind)
                         k->dequantize[TYPE_F16](half + (j < n ? j : 0) * width + c, &f, 1);
-                    k->encode[TYPE_BF16](&f, &h, 1);
+                    k->quantize[TYPE_BF16](&f, &h, 1);
                     CHECK(bh[(j / 2 * width + c) * 2 + j % 2] == (j < n ? h : 0),
                           "%s pairs (%zu, %zu): row %zu, column %zu", k->name, n, width, j, c);
                 }
@@ -508,7 +509,7 @@ static void test_meaning(const Kernels *k)
 
 /* A row's softmax before it is divided: every length, masked scores, one NaN. 2 ulp of exp, and of
  * a sum of n. */
-static void test_soft(const Kernels *k)
+static void test_online_softmax(const Kernels *k)
 {
     float x[100], w[100];
     for (size_t n = 1; n <= 100; n++) {
@@ -520,19 +521,21 @@ static void test_soft(const Kernels *k)
                 x[i] = w[i] = -INFINITY;
             max = fmax(max, x[i] * scale);
         }
-        float got = k->soft(w, n, scale, &most);
-        CHECK(most == (float)max, "%s soft of %zu: maximum %g, want %g", k->name, n, most, max);
+        float got = k->online_softmax(w, n, scale, &most);
+        CHECK(most == (float)max, "%s online_softmax of %zu: maximum %g, want %g", k->name, n, most,
+              max);
         for (size_t i = 0; i < n; i++) {
             double want = exp((double)(x[i] * scale - most));
             sum += want;
-            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s soft of %zu: %g, want %g", k->name, n,
-                  w[i], want);
+            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s online_softmax of %zu: %g, want %g",
+                  k->name, n, w[i], want);
         }
-        CHECK(fabs(got - sum) <= sum * 5e-7, "%s soft of %zu: sum %g, want %g", k->name, n, got,
-              sum);
+        CHECK(fabs(got - sum) <= sum * 5e-7, "%s online_softmax of %zu: sum %g, want %g", k->name,
+              n, got, sum);
         x[n / 2] = NAN;
         most = 0;
-        CHECK(isnan(k->soft(x, n, scale, &most)), "%s soft of %zu: a NaN is lost", k->name, n);
+        CHECK(isnan(k->online_softmax(x, n, scale, &most)),
+              "%s online_softmax of %zu: a NaN is lost", k->name, n);
     }
 }
 
@@ -658,14 +661,14 @@ int main(int argc, char **argv)
     char tested[64] = " ";
     for (int i = 0; (k = kernels_at(i)); i++) {
         test_dequantize(k);
-        test_encode(k);
-        test_gemm(k);
         test_quantize(k);
+        test_gemm(k);
+        test_pack_activations(k);
         test_gemm_q8(k);
         test_gemv(k);
         test_gemm_bf16(k);
         test_pairs(k);
-        test_soft(k);
+        test_online_softmax(k);
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
