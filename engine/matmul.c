@@ -1,4 +1,4 @@
-/* matmul.c - y = W x for one column or many: threading and activation quantisation, once for every
+/* matmul.c - y = W x for one column or many: threading and packing of activations, once for every
  * weight format.
  *
  * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale,
@@ -14,7 +14,7 @@ typedef struct {
     Session *s;
     const float *x;        // (n_rows, cols)
     size_t n_rows, height; // of a panel
-    bool bytes, halves;    // whether x is wanted in signed bytes, in bfloat16
+    bool packed, bf16;     // whether x is wanted in signed bytes, in bf16
     const MatmulOut *outs;
 } Job;
 
@@ -23,7 +23,7 @@ static size_t panels(const Job *j, const MatmulOut *out)
     return (out->w->w.rows + j->height - 1) / j->height;
 }
 
-static bool as_bytes(const Session *s, const Tensor *w)
+static bool as_packed(const Session *s, const Tensor *w)
 {
     return !s->params.exact && s->k->gemm_q8[w->type];
 }
@@ -42,7 +42,7 @@ static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, f
     const char *src = (const char *)w->data + row * w->row_bytes;
     const float *panel = (const float *)(const void *)src;
     float *y = out->y + row;
-    if (as_bytes(j->s, w)) {
+    if (as_packed(j->s, w)) {
         k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
     } else if (as_bf16(j->s, w)) {
         k->bf16->gemm(n, j->n_rows, cols, src, w->row_bytes, j->s->x16, y, rows, scratch);
@@ -86,9 +86,9 @@ static void round_rows(void *context, int from, int to, int thread)
     const Session *s = j->s;
     size_t cols = j->outs->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
     (void)thread;
-    if (j->bytes)
+    if (j->packed)
         s->k->pack_activations(j->x + at, s->x8 + at / 32, n);
-    if (j->halves)
+    if (j->bf16)
         s->k->bf16->round(j->x + at, s->x16 + at, n);
 }
 
@@ -97,15 +97,15 @@ void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n
     Job job = {s, x, (size_t)n_rows, GEMM_ROWS, false, false, outs};
     size_t n = 0;
     for (int o = 0; o < n_outs; o++) {
-        job.bytes = job.bytes || as_bytes(s, &outs[o].w->w);
-        job.halves = job.halves || as_bf16(s, &outs[o].w->w);
+        job.packed = job.packed || as_packed(s, &outs[o].w->w);
+        job.bf16 = job.bf16 || as_bf16(s, &outs[o].w->w);
     }
-    if (n_rows == 1 && !job.bytes && !job.halves)
+    if (n_rows == 1 && !job.packed && !job.bf16)
         job.height =
             8; // unpacked rows are used once, so they should still be in the first-level cache
     for (int o = 0; o < n_outs; o++)
         n += panels(&job, &outs[o]);
-    if (job.bytes || job.halves)
+    if (job.packed || job.bf16)
         threads_run(&s->threads, n_rows, ROW_GRAIN, round_rows, &job);
     threads_run_parts(&s->threads, (int)n, 1, multiply_panels, &job);
 }
