@@ -437,6 +437,7 @@ typedef struct {
     const float *x;
     int n_rows;
     float *y;
+    size_t packed_at; // matmul's own: where the packed copy of x begins, in values
 } Product;
 
 /* Floats after each row of an unpacked panel, which keep rows of 2,048 values out of one another's
@@ -445,7 +446,7 @@ enum { PANEL_PAD = 16 };
 
 /* Several products as one parallel job. An x that several products in a row share is packed once;
  * together the different ones have at most R or max_logits rows of the widest input. */
-void matmul(Session *s, const Product *products, int n_products);
+void matmul(Session *s, Product *products, int n_products);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
 
 /* Keys from .. to - 1. */

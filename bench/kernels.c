@@ -269,11 +269,11 @@ static void print_peaks(Settings *s)
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
-/* Buffers of SPACE floats, random in -2 .. 2; `half`, `bf16` and `blocks` hold halves, bfloat16s
- * and any bytes. */
+/* Buffers of SPACE floats, random in -2 .. 2; `f16`, `bf16` and `blocks` hold numbers of these
+ * types and any bytes. */
 typedef struct {
     float *src, *x, *y; // x is filled from src before each pass
-    uint16_t *half, *bf16;
+    uint16_t *f16, *bf16;
     char *blocks;
     PackedBlock *bytes; // (SPACE / 32) src as signed bytes
     float *scratch;     // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
@@ -361,7 +361,7 @@ static void run_gemm_add_bf16(const Kernels *k, const Case *c, const Buffers *b,
 
 static void run_pairs(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->bf16->pairs_f16(b->half + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
+    k->bf16->pairs_f16(b->f16 + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
 }
 
 static void run_pack_activations(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -377,7 +377,7 @@ static void run_gemm_add(const Kernels *k, const Case *c, const Buffers *b, size
 
 static void run_gemm_add_f16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->half + call * c->n * c->cols, c->cols,
+    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->f16 + call * c->n * c->cols, c->cols,
                     b->y, c->cols);
 }
 
@@ -414,14 +414,14 @@ static void run_exp_sum(const Kernels *k, const Case *c, const Buffers *b, size_
 
 static void run_f32_to_f16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->f32_to_f16(b->src + call * c->n, b->half + call * c->n, c->n);
+    k->f32_to_f16(b->src + call * c->n, b->f16 + call * c->n, c->n);
 }
 
 /* The shapes are those of a model 2048 wide: a panel of weights for one column and for a prompt;
  * one block of keys for the queries of a token and for those of a prompt; rows.
  *
- * A NEW KERNEL IS A ROW HERE, with a run_ function above: products with activations in bytes go
- * behind gemm, INT8 and with `has` for one row a type. */
+ * A new kernel is a row here with a run_ function above; one with `has` gets a row for each type.
+ */
 static const Case cases[] = {
     {"dequantize", run_dequantize, has_dequantize, 0, 0, 0, 2048, 64, F32, 0},
     {"gemv", run_gemv, has_gemv, 0, 8, 1, 2048, 32, F32, 0},
@@ -546,7 +546,7 @@ static int buffers_init(Buffers *b, Err *e)
                    aligned(SPACE, sizeof(float)),
                    aligned(SPACE / 32, sizeof(PackedBlock)),
                    aligned(GEMM_ROWS * 2048, sizeof(float))};
-    if (!b->src || !b->x || !b->y || !b->half || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
+    if (!b->src || !b->x || !b->y || !b->f16 || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < SPACE; i++) {
         state = state * 1664525u + 1013904223u;
@@ -554,7 +554,7 @@ static int buffers_init(Buffers *b, Err *e)
         b->src[i] = (float)(state >> 8) * 0x1p-22f - 2.0f;
     }
     kernels_at(0)->pack_activations(b->src, b->bytes, SPACE);
-    kernels_at(0)->f32_to_f16(b->src, b->half, SPACE);
+    kernels_at(0)->f32_to_f16(b->src, b->f16, SPACE);
     kernels_at(0)->quantize[TYPE_BF16](b->src, b->bf16, SPACE);
     return 0;
 }
@@ -564,7 +564,7 @@ static void buffers_free(Buffers *b)
     free(b->src);
     free(b->x);
     free(b->y);
-    free(b->half);
+    free(b->f16);
     free(b->bf16);
     free(b->blocks);
     free(b->bytes);

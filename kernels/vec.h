@@ -1,14 +1,27 @@
-/* vec.h - what the vectors of all instruction sets share, and what each of vec_avx2.h, vec_avx512.h
- * and vec_neon.h provides for the loops in *.inc.
+/* vec.h - the vocabulary of the loops in *.inc, and the part of it that is the same for all
+ * instruction sets; vec_avx2.h, vec_avx512.h and vec_neon.h provide the rest. Operators and casts
+ * between vectors are the compiler's own.
  *
- * V is a vector of VL floats, I one of VL uint32_t; between them operators and casts are the
- * compiler's own. Bytes are 16 bytes on every instruction set, plain C included. v_ functions work
- * on V, i_ on I, rows_ read one place of VL consecutive rows of a matrix. NaN: v_max(a, b) is NaN
- * where b is; v_zero_below(v, x, f) is 0 where x < f and v elsewhere. Sums over lanes add halves of
- * the vector until one lane is left, in v_sums(), which sums VL vectors to one lane each, in the
- * same order as in v_sum().
- *
- * _n: only the first n < VL items are read or written, the other lanes are 0.
+ *   V, I, Signed, Bytes     vectors of VL float, uint32_t, int32_t; of 16 bytes
+ *   GEMM_TILE_ROWS ...      the sizes of tiles: what fits the registers
+ *   v_load v_store i_load i_store v_load_f16 v_load_bf16 v_load_i8     at any address; with _n
+ *                           only the first n < VL items, the other lanes become 0
+ *   v_set1 i_set1           the same in every lane
+ *   v_fma(a, b, c)          a b + c, rounded once; v_fma_pairs, if HAVE_PAIRS: of pairs of bf16
+ *   v_max(a, b)             NaN where b is
+ *   v_zero_below(v, x, f)   0 where x < f, else v
+ *   v_sum(v)                halves of v are added until one lane is left
+ *   v_sums(x)               lane i is v_sum(x[i])
+ *   v_largest(v)            the largest lane
+ *   v_from_int(x)           each lane as a signed number
+ *   v_from_f16(x)           the low half of each lane as f16
+ *   i_lookup(table, x)      each byte is an index; bytes_lookup: the same for Bytes
+ *   i_opaque(x)             x, of which the compiler is to know nothing
+ *   dot_four(x, j)          activations 4j to 4j + 3 of x, in every lane
+ *   dot_begin(sum), dot_add(part, w, four, bits), dot_end(sum, part)     sum += the products of
+ *                           four bytes a lane, w of so many bits; at most dot_steps(bits) dot_add()
+ *   rows_f16(r, at), rows_u32      what is `at` bytes into each of VL rows: see rows.inc
+ *   rows_16(r, at, out), rows_32   so many bytes: lane i of out[j] is bytes 4j to 4j + 3 of row i
  */
 #ifndef VEC_H
 #define VEC_H
@@ -19,6 +32,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Words __attribute__((vector_size(16)));
 
 INLINE Bytes bytes_load(const void *p) // at any address
 {
@@ -27,16 +41,14 @@ INLINE Bytes bytes_load(const void *p) // at any address
     return b;
 }
 
-/* Every two bytes shifted as one number: what crosses between them is the caller's to mask. */
+/* Two bytes are shifted as one number: what crosses between them is the caller's to mask. */
 INLINE Bytes bytes_right(Bytes b, int n)
 {
-    typedef uint16_t Words __attribute__((vector_size(16)));
     return (Bytes)((Words)b >> n);
 }
 
 INLINE Bytes bytes_left(Bytes b, int n)
 {
-    typedef uint16_t Words __attribute__((vector_size(16)));
     return (Bytes)((Words)b << n);
 }
 

@@ -1,4 +1,4 @@
-/* vec_avx2.h - vectors of AVX2 with FMA and F16C: what vec.h describes. */
+/* vec_avx2.h - vectors of AVX2 with FMA and F16C: the vocabulary of vec.h. */
 #include <immintrin.h>
 
 #include "kernels/vec.h"
@@ -21,36 +21,15 @@ typedef int32_t Signed __attribute__((vector_size(32)));
 
 /* ---- floats ---------------------------------------------------------------------------------- */
 
-/* clang-format off: one line each */
-INLINE V v_set1(float f)
-{
-    return _mm256_set1_ps(f);
-}
-INLINE V v_load(const float *p)
-{
-    return _mm256_loadu_ps(p);
-}
-INLINE void v_store(float *p, V v)
-{
-    _mm256_storeu_ps(p, v);
-}
-INLINE V v_fma(V a, V b, V c)
-{
-    return _mm256_fmadd_ps(a, b, c);
-}
-INLINE V v_max(V a, V b)
-{
-    return _mm256_max_ps(a, b);
-}
-INLINE V v_load_f16(const void *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128(p));
-}
-INLINE V v_from_int(I x)
-{
-    return _mm256_cvtepi32_ps((__m256i)x);
-}
-/* clang-format on */
+// clang-format off: a line each
+INLINE V v_set1(float f) { return _mm256_set1_ps(f); }
+INLINE V v_load(const float *p) { return _mm256_loadu_ps(p); }
+INLINE void v_store(float *p, V v) { _mm256_storeu_ps(p, v); }
+INLINE V v_fma(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE V v_max(V a, V b) { return _mm256_max_ps(a, b); }
+INLINE V v_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
+INLINE V v_from_int(I x) { return _mm256_cvtepi32_ps((__m256i)x); }
+// clang-format on
 
 INLINE V v_zero_below(V v, V x, float f)
 {
@@ -62,11 +41,6 @@ INLINE V v_from_bytes(__m128i q) // the first VL, signed
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q));
 }
 
-INLINE V v_load_i8(const void *p)
-{
-    return v_from_bytes(_mm_loadl_epi64(p));
-}
-
 INLINE V v_load_bf16(const void *p)
 {
     return (V)((I)_mm256_cvtepu16_epi32(_mm_loadu_si128(p)) << 16);
@@ -76,16 +50,6 @@ INLINE __m256i first_lanes(size_t n)
 {
     static const int32_t ones[16] = {-1, -1, -1, -1, -1, -1, -1, -1};
     return _mm256_loadu_si256((const void *)(ones + 8 - n));
-}
-
-INLINE V v_load_n(const float *p, size_t n)
-{
-    return _mm256_maskload_ps(p, first_lanes(n));
-}
-
-INLINE void v_store_n(float *p, V v, size_t n)
-{
-    _mm256_maskstore_ps(p, first_lanes(n), v);
 }
 
 INLINE V v_load_f16_n(const void *p, size_t n)
@@ -122,22 +86,19 @@ INLINE V v_sums(const V x[VL])
     return _mm256_permutevar8x32_ps(sums, _mm256_setr_epi32(0, 2, 1, 3, 4, 6, 5, 7));
 }
 
+// clang-format off: a line each
+INLINE V v_load_i8(const void *p) { return v_from_bytes(_mm_loadl_epi64(p)); }
+INLINE V v_load_n(const float *p, size_t n) { return _mm256_maskload_ps(p, first_lanes(n)); }
+INLINE void v_store_n(float *p, V v, size_t n) { _mm256_maskstore_ps(p, first_lanes(n), v); }
+// clang-format on
+
 /* ---- integers -------------------------------------------------------------------------------- */
 
-/* clang-format off: one line each */
-INLINE I i_set1(uint32_t x)
-{
-    return (I)_mm256_set1_epi32((int)x);
-}
-INLINE I i_load(const void *p)
-{
-    return (I)_mm256_loadu_si256(p);
-}
-INLINE void i_store(void *p, I x)
-{
-    _mm256_storeu_si256(p, (__m256i)x);
-}
-/* clang-format on */
+// clang-format off: a line each
+INLINE I i_set1(uint32_t x) { return (I)_mm256_set1_epi32((int)x); }
+INLINE I i_load(const void *p) { return (I)_mm256_loadu_si256(p); }
+INLINE void i_store(void *p, I x) { _mm256_storeu_si256(p, (__m256i)x); }
+// clang-format on
 
 INLINE I i_opaque(I x)
 {
@@ -163,21 +124,11 @@ INLINE V v_from_f16(I x) // the low half of each lane
  * 8-bit weights are multiplied as magnitudes, with their signs on the activations. */
 typedef I Part, Four;
 
-INLINE int dot_steps(int bits)
-{
-    return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-}
-
-INLINE Four dot_four(const int8_t *x, int j)
-{
-    return i_set1(load_u32(x + 4 * j));
-}
-
-INLINE Part dot_begin(I sum)
-{
-    (void)sum;
-    return (Part){0};
-}
+// clang-format off: a line each
+INLINE int dot_steps(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
+INLINE Four dot_four(const int8_t *x, int j) { return i_set1(load_u32(x + 4 * j)); }
+INLINE Part dot_begin(I sum) { (void)sum; return (Part){0}; }
+// clang-format on
 
 INLINE Part dot_add(Part part, I w, Four x, int bits)
 {

@@ -1,5 +1,5 @@
 /* vec_avx512.h - vectors of AVX-512 (F, BW, VL, DQ, VNNI and, where it is compiled for it, BF16):
- * what vec.h describes. */
+ * the vocabulary of vec.h. */
 #include <immintrin.h>
 
 #include "kernels/vec.h"
@@ -22,57 +22,22 @@ typedef int32_t Signed __attribute__((vector_size(64)));
 
 /* ---- floats ---------------------------------------------------------------------------------- */
 
-INLINE __mmask16 first_lanes(size_t n)
-{
-    return (__mmask16)((1u << n) - 1);
-}
-
-/* clang-format off: one line each */
-INLINE V v_set1(float f)
-{
-    return _mm512_set1_ps(f);
-}
-INLINE V v_load(const float *p)
-{
-    return _mm512_loadu_ps(p);
-}
-INLINE V v_load_n(const float *p, size_t n)
-{
-    return _mm512_maskz_loadu_ps(first_lanes(n), p);
-}
-INLINE void v_store(float *p, V v)
-{
-    _mm512_storeu_ps(p, v);
-}
-INLINE void v_store_n(float *p, V v, size_t n)
-{
-    _mm512_mask_storeu_ps(p, first_lanes(n), v);
-}
-INLINE V v_fma(V a, V b, V c)
-{
-    return _mm512_fmadd_ps(a, b, c);
-}
-INLINE V v_max(V a, V b)
-{
-    return _mm512_max_ps(a, b);
-}
-INLINE float v_sum(V v)
-{
-    return _mm512_reduce_add_ps(v);
-}
-INLINE float v_largest(V v)
-{
-    return _mm512_reduce_max_ps(v);
-}
-INLINE V v_load_f16(const void *p)
-{
-    return _mm512_cvtph_ps(_mm256_loadu_si256(p));
-}
-INLINE V v_from_int(I x)
-{
-    return _mm512_cvtepi32_ps((__m512i)x);
-}
-/* clang-format on */
+// clang-format off: a line each
+INLINE __mmask16 first_lanes(size_t n) { return (__mmask16)((1u << n) - 1); }
+INLINE V v_set1(float f) { return _mm512_set1_ps(f); }
+INLINE V v_load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE V v_load_n(const float *p, size_t n) { return _mm512_maskz_loadu_ps(first_lanes(n), p); }
+INLINE void v_store(float *p, V v) { _mm512_storeu_ps(p, v); }
+INLINE void v_store_n(float *p, V v, size_t n) { _mm512_mask_storeu_ps(p, first_lanes(n), v); }
+INLINE V v_fma(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE V v_max(V a, V b) { return _mm512_max_ps(a, b); }
+INLINE float v_sum(V v) { return _mm512_reduce_add_ps(v); }
+INLINE float v_largest(V v) { return _mm512_reduce_max_ps(v); }
+INLINE V v_load_f16(const void *p) { return _mm512_cvtph_ps(_mm256_loadu_si256(p)); }
+INLINE V v_from_int(I x) { return _mm512_cvtepi32_ps((__m512i)x); }
+INLINE V v_from_bytes(__m128i q) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)); } // signed
+INLINE V v_load_i8(const void *p) { return v_from_bytes(_mm_loadu_si128(p)); }
+// clang-format on
 
 INLINE V v_load_f16_n(const void *p, size_t n)
 {
@@ -82,16 +47,6 @@ INLINE V v_load_f16_n(const void *p, size_t n)
 INLINE V v_load_bf16(const void *p)
 {
     return (V)((I)_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)) << 16);
-}
-
-INLINE V v_from_bytes(__m128i q) // signed
-{
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q));
-}
-
-INLINE V v_load_i8(const void *p)
-{
-    return v_from_bytes(_mm_loadu_si128(p));
 }
 
 INLINE V v_zero_below(V v, V x, float f)
@@ -106,10 +61,9 @@ INLINE V v_from_f16(I x) // the low half of each lane
 
 #ifdef __AVX512BF16__
 #define HAVE_PAIRS // c + products of pairs of bfloat16s, for gemm.inc
-INLINE V v_fma_pairs(V a, V b, V c)
-{
-    return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b);
-}
+// clang-format off: a line each
+INLINE V v_fma_pairs(V a, V b, V c) { return _mm512_dpbf16_ps(c, (__m512bh)a, (__m512bh)b); }
+// clang-format on
 #endif
 
 INLINE V v_sums(const V x[VL])
@@ -131,20 +85,11 @@ INLINE V v_sums(const V x[VL])
 
 /* ---- integers -------------------------------------------------------------------------------- */
 
-/* clang-format off: one line each */
-INLINE I i_set1(uint32_t x)
-{
-    return (I)_mm512_set1_epi32((int)x);
-}
-INLINE I i_load(const void *p)
-{
-    return (I)_mm512_loadu_si512(p);
-}
-INLINE void i_store(void *p, I x)
-{
-    _mm512_storeu_si512(p, (__m512i)x);
-}
-/* clang-format on */
+// clang-format off: a line each
+INLINE I i_set1(uint32_t x) { return (I)_mm512_set1_epi32((int)x); }
+INLINE I i_load(const void *p) { return (I)_mm512_loadu_si512(p); }
+INLINE void i_store(void *p, I x) { _mm512_storeu_si512(p, (__m512i)x); }
+// clang-format on
 
 INLINE I i_opaque(I x)
 {
@@ -163,32 +108,17 @@ INLINE I i_lookup(const int8_t table[16], I index) // bytes
 /* vpdpbusd adds to 32-bit sums, so the parts are the sums. */
 typedef I Part, Four;
 
-INLINE int dot_steps(int bits)
-{
-    (void)bits;
-    return 8;
-}
-
-INLINE Four dot_four(const int8_t *x, int j)
-{
-    return i_set1(load_u32(x + 4 * j));
-}
-
-INLINE Part dot_begin(I sum)
-{
-    return sum;
-}
+// clang-format off: a line each
+INLINE int dot_steps(int bits) { (void)bits; return 8; }
+INLINE Four dot_four(const int8_t *x, int j) { return i_set1(load_u32(x + 4 * j)); }
+INLINE Part dot_begin(I sum) { return sum; }
+INLINE I dot_end(I sum, Part part) { (void)sum; return part; }
+// clang-format on
 
 INLINE Part dot_add(Part part, I w, Four x, int bits)
 {
     (void)bits;
     return (I)_mm512_dpbusd_epi32((__m512i)part, (__m512i)w, (__m512i)x);
-}
-
-INLINE I dot_end(I sum, Part part)
-{
-    (void)sum;
-    return part;
 }
 
 /* ---- rows ------------------------------------------------------------------------------------ */

@@ -1,5 +1,5 @@
 /* vec_neon.h - vectors of AArch64, with the dot product instructions where it is compiled for them:
- * what vec.h describes. Both give the same bits. */
+ * the vocabulary of vec.h. Both give the same bits. */
 #include <arm_neon.h>
 
 #include "kernels/vec.h"
@@ -26,60 +26,22 @@ typedef int32x4_t Signed;
 
 /* ---- floats ---------------------------------------------------------------------------------- */
 
-/* clang-format off: one line each */
-INLINE uint8x8_t load8(const void *p)
-{
-    return vld1_u8(p);
-} // at any address
-INLINE V v_set1(float f)
-{
-    return vdupq_n_f32(f);
-}
-INLINE V v_load(const float *p)
-{
-    return vld1q_f32(p);
-}
-INLINE void v_store(float *p, V v)
-{
-    vst1q_f32(p, v);
-}
-INLINE V v_fma(V a, V b, V c)
-{
-    return vfmaq_f32(c, a, b);
-}
-INLINE V v_max(V a, V b)
-{
-    return vmaxq_f32(a, b);
-}
-INLINE float v_sum(V v)
-{
-    return vaddvq_f32(v);
-}
-INLINE float v_largest(V v)
-{
-    return vmaxvq_f32(v);
-}
-INLINE V v_load_f16(const void *p)
-{
-    return vcvt_f32_f16(vreinterpret_f16_u8(load8(p)));
-}
-INLINE V v_load_bf16(const void *p)
-{
-    return (V)vshll_n_u16(vreinterpret_u16_u8(load8(p)), 16);
-}
-INLINE V v_from_int(I x)
-{
-    return vcvtq_f32_s32((Signed)x);
-}
-INLINE V v_from_f16(I x)
+// clang-format off: a line each
+INLINE uint8x8_t load8(const void *p) { return vld1_u8(p); }
+INLINE V v_set1(float f) { return vdupq_n_f32(f); }
+INLINE V v_load(const float *p) { return vld1q_f32(p); }
+INLINE void v_store(float *p, V v) { vst1q_f32(p, v); }
+INLINE V v_fma(V a, V b, V c) { return vfmaq_f32(c, a, b); }
+INLINE V v_max(V a, V b) { return vmaxq_f32(a, b); }
+INLINE float v_sum(V v) { return vaddvq_f32(v); }
+INLINE float v_largest(V v) { return vmaxvq_f32(v); }
+INLINE V v_from_int(I x) { return vcvtq_f32_s32((Signed)x); }
+INLINE V v_zero_below(V v, V x, float f) { return (V)vbicq_u32((I)v, vcltq_f32(x, v_set1(f))); }
+// clang-format on
+
+INLINE V v_from_f16(I x) // the low half of each lane
 {
     return vcvt_f32_f16(vreinterpret_f16_u16(vmovn_u32(x)));
-} // low halves
-/* clang-format on */
-
-INLINE V v_zero_below(V v, V x, float f)
-{
-    return (V)vbicq_u32((I)v, vcltq_f32(x, v_set1(f)));
 }
 
 INLINE V v_load_i8(const void *p)
@@ -113,22 +75,18 @@ INLINE V v_sums(const V x[VL])
     return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
 }
 
+// clang-format off: a line each
+INLINE V v_load_f16(const void *p) { return vcvt_f32_f16(vreinterpret_f16_u8(load8(p))); }
+INLINE V v_load_bf16(const void *p) { return (V)vshll_n_u16(vreinterpret_u16_u8(load8(p)), 16); }
+// clang-format on
+
 /* ---- integers -------------------------------------------------------------------------------- */
 
-/* clang-format off: one line each */
-INLINE I i_set1(uint32_t x)
-{
-    return vdupq_n_u32(x);
-}
-INLINE I i_load(const void *p)
-{
-    return (I)vld1q_u8(p);
-}
-INLINE void i_store(void *p, I x)
-{
-    vst1q_u8(p, (uint8x16_t)x);
-}
-/* clang-format on */
+// clang-format off: a line each
+INLINE I i_set1(uint32_t x) { return vdupq_n_u32(x); }
+INLINE I i_load(const void *p) { return (I)vld1q_u8(p); }
+INLINE void i_store(void *p, I x) { vst1q_u8(p, (uint8x16_t)x); }
+// clang-format on
 
 INLINE I i_opaque(I x)
 {
@@ -151,21 +109,12 @@ typedef struct {
     int lane;
 } Four;
 
-INLINE int dot_steps(int bits)
-{
-    (void)bits;
-    return 8;
-}
-
-INLINE Four dot_four(const int8_t *x, int j)
-{
-    return (Four){vld1q_s8(x + j / 4 * 16), j % 4};
-}
-
-INLINE Part dot_begin(I sum)
-{
-    return sum;
-}
+// clang-format off: a line each
+INLINE int dot_steps(int bits) { (void)bits; return 8; }
+INLINE Four dot_four(const int8_t *x, int j) { return (Four){vld1q_s8(x + j / 4 * 16), j % 4}; }
+INLINE Part dot_begin(I sum) { return sum; }
+INLINE I dot_end(I sum, Part part) { (void)sum; return part; }
+// clang-format on
 
 INLINE Part dot_add(Part part, I weights, Four f, int bits)
 {
@@ -178,11 +127,6 @@ INLINE Part dot_add(Part part, I weights, Four f, int bits)
                              : vdotq_laneq_s32(sum, w, f.x, 3));
 }
 
-INLINE I dot_end(I sum, Part part)
-{
-    (void)sum;
-    return part;
-}
 #else
 /* Products are added up in 16 bits, those of two rows in each vector, and in pairs at the end: as
  * many of them as fit. */
@@ -191,21 +135,11 @@ typedef struct {
 } Part;
 typedef I Four;
 
-INLINE int dot_steps(int bits)
-{
-    return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1;
-}
-
-INLINE Four dot_four(const int8_t *x, int j)
-{
-    return i_set1(load_u32(x + 4 * j));
-}
-
-INLINE Part dot_begin(I sum)
-{
-    (void)sum;
-    return (Part){vdupq_n_s16(0), vdupq_n_s16(0)};
-}
+// clang-format off: a line each
+INLINE int dot_steps(int bits) { return bits <= 4 ? 8 : bits == 5 ? 4 : bits == 6 ? 2 : 1; }
+INLINE Four dot_four(const int8_t *x, int j) { return i_set1(load_u32(x + 4 * j)); }
+INLINE Part dot_begin(I sum) { (void)sum; return (Part){vdupq_n_s16(0), vdupq_n_s16(0)}; }
+// clang-format on
 
 INLINE Part dot_add(Part part, I weights, Four four, int bits)
 {

@@ -34,7 +34,7 @@ static float *floats(size_t n)
     return x;
 }
 
-/* Random blocks dequantise to the same bits as in the portable table. Halves that are inf or NaN
+/* Random blocks dequantise to the same bits as in the portable table. Scales that are inf or NaN
  * are avoided: only their sign and payload may differ. */
 static void test_dequantize(const Kernels *k)
 {
@@ -187,8 +187,7 @@ static void test_gemm_q8(const Kernels *k)
             uint8_t *w = malloc(rows * row_bytes);
             for (size_t i = 0; i < rows * row_bytes; i++)
                 w[i] = (uint8_t)(fill < 0 ? random_u32() : (uint32_t)fill);
-            for (size_t i = 1; i < rows * row_bytes;
-                 i++) // no halves that are inf or NaN, wherever they are
+            for (size_t i = 1; i < rows * row_bytes; i++) // no scale is inf or NaN, wherever it is
                 if ((w[i] & 0x7c) == 0x7c && fill < 0)
                     w[i] &= 0xbf;
             for (size_t b = 0; b < rows * row_bytes && fill > 0x70;
@@ -283,8 +282,8 @@ static void test_gemm_bf16(const Kernels *k)
     }
 }
 
-/* What attention does with bfloat16s: rounding as the portable encoder's, rows in pairs, and the
- * product of these against the sum in double, one row and many with the same bits. */
+/* What attention does with bf16: rounding as quantize() of the portable table, rows in pairs, and
+ * the product of these against the sum in double, one row and many with the same bits. */
 static void test_pairs(const Kernels *k)
 {
     static const size_t sizes[][3] = {{1, 1, 1},    {9, 64, 64},   {3, 64, 48}, {7, 5, 100},
@@ -301,7 +300,7 @@ static void test_pairs(const Kernels *k)
         a[1] = 0x1.03p0f;
         k->bf16->round(a, ah, rows * lda);
         k->quantize[TYPE_BF16](a, want, rows * lda);
-        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder",
+        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than quantize",
               k->name);
         k->dequantize[TYPE_BF16](ah, a, rows * lda);
         for (size_t r = 0; r < rows && n % 2; r++)
@@ -315,7 +314,7 @@ static void test_pairs(const Kernels *k)
                 k->bf16->pairs_i8(bytes, bh, n, width);
             else
                 k->bf16->pairs_f16(half, bh, n, width);
-            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote behind", k->name, n,
+            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote beyond", k->name, n,
                   width);
             for (size_t j = 0; j < even; j++)
                 for (size_t c = 0; c < width; c++) {
@@ -379,8 +378,7 @@ static void test_gemm_add(const Kernels *k)
         memcpy(h, y, rows * ldy * sizeof *y);
         k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
         k->gemm_add_f16(rows, n, width, a, lda, half, ldb, h, ldy);
-        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: halves and floats differ",
-              k->name);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: f16 and f32 differ", k->name);
         for (size_t r = 0; r < rows; r++) {
             memcpy(alone, start + r * ldy, ldy * sizeof *alone);
             k->gemm_add(1, n, width, a + r * lda, lda, b, ldb, alone, ldy);
@@ -566,8 +564,9 @@ static void test_gemv(const Kernels *k)
         }
 }
 
-/* All 65,536 halves come back from float, and floats between and beyond round as they should. */
-static void test_halves(const Kernels *k)
+/* All 65,536 numbers of f16 come back from float, and floats between and beyond round as they
+ * should. */
+static void test_f16(const Kernels *k)
 {
     for (uint32_t h = 0; h < 65536; h++) {
         uint16_t in = (uint16_t)h, out;
@@ -577,9 +576,9 @@ static void test_halves(const Kernels *k)
             continue;
         double want = ldexp((h & 0x3ff) + ((h >> 10 & 31) ? 1024 : 0),
                             ((h >> 10 & 31) ? (int)(h >> 10 & 31) : 1) - 25);
-        CHECK(f == (float)(h >> 15 ? -want : want), "half %04x is %g", h, f);
+        CHECK(f == (float)(h >> 15 ? -want : want), "f16 %04x is %g", h, f);
         k->f32_to_f16(&f, &out, 1);
-        CHECK(out == in, "half %04x became %04x", h, out);
+        CHECK(out == in, "f16 %04x became %04x", h, out);
     }
     static const float in[] = {1e9f,     -1e9f,      INFINITY,       65519,         65520,
                                0x1p-25f, 0x1.8p-24f, 1.00048828125f, 1.00146484375f};
@@ -672,7 +671,7 @@ int main(int argc, char **argv)
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
-        test_halves(k);
+        test_f16(k);
         snprintf(tested + strlen(tested), sizeof tested - strlen(tested), "%s %s", k->name,
                  k->bf16 ? "bf16 " : "");
     }
