@@ -12,6 +12,7 @@
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
 int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
 int tokenize_mode(const Options *o, Err *e);
+int info_mode(const Options *o, Err *e);
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);

@@ -19,6 +19,7 @@ enum {
     G = 1 << MODE_GENERATE,
     L = 1 << MODE_BATCH,
     T = 1 << MODE_TOKENIZE,
+    I = 1 << MODE_INFO,
     P = 1 << MODE_PERPLEXITY,
     B = 1 << MODE_BENCH,
     Q = 1 << MODE_QUANTIZE,
@@ -130,6 +131,8 @@ const Option option_table[] = {
     {.help = "Instead of generating"},
     {"--tokenize", NULL, T, OPT_MODE,
      .help = "print the prompt's token ids and their texts; needs no weights"},
+    {"--info", NULL, I, OPT_MODE,
+     .help = "what the file is: sizes, types, tokenizer; with --json its metadata too"},
     {"--perplexity", "FILE", P, OPT_MODE, AT(perplexity),
      .help =
          "how well the model predicts a text, in windows of -c tokens (" DIGITS(SCORE_WINDOW) ")"},
@@ -151,7 +154,7 @@ const Option option_table[] = {
      .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, G | T | P | B, OPT_FLAG, AT(json),
+    {"--json", NULL, G | T | I | P | B, OPT_FLAG, AT(json),
      .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
     {"--logprobs", "K", G | L, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
      .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
@@ -202,7 +205,7 @@ static const struct {
     {"--ppl", "it is --perplexity FILE"},
     {"-npp", "it is --pp"},
     {"-ntg", "it is --tg"},
-    {"--show --info --parameters --modelfile", "-n 0 -i \"\" -v shows what the model is"},
+    {"--show --parameters --modelfile", "it is --info"},
     {"-cnv --conversation -st --single-turn --interactive -if --interactive-first -y -sys --system"
      " --system-prompt -sysf --system-prompt-file --chat-template --jinja",
      "there is no chat mode; write the model's chat format in -i, with --special -e"},

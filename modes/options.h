@@ -17,6 +17,7 @@ typedef enum {
     MODE_GENERATE,
     MODE_BATCH,
     MODE_TOKENIZE,
+    MODE_INFO,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model

@@ -915,7 +915,8 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "l": ["--lines", "short"], "t": ["--tokenize"], "p": ["--perplexity", "text"],
+MODES = {"g": [], "l": ["--lines", "short"], "t": ["--tokenize"], "n": ["--info"],
+         "p": ["--perplexity", "text"],
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
 TAKES = {  # flag: the modes that take it, and a value
@@ -937,12 +938,13 @@ TAKES = {  # flag: the modes that take it, and a value
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
          "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
-         "--json": ("gtpb", None), "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
+         "--json": ("gtnpb", None), "--info": ("n", None),
+         "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
          "--unordered": ("l", None), "--timings": ("l", None),
          "--logits": ("g", "c.npy"), "-v": ("glpbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--tokenize", "--perplexity", "--bench", "--quantize")
+CHOOSE = ("--jsonl", "--lines", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -982,7 +984,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
-                    owners += [MODES[m][0] for m in "tpbq" if m in modes]
+                    owners += [MODES[m][0] for m in "tnpbq" if m in modes]
                     assert (key in CHOOSE or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
                 elif key in CHOOSE:
