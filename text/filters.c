@@ -186,7 +186,8 @@ FILTER(f_truncate)
 {
     UNUSED;
     Text t = text_need(r, self, "truncate"), end = text_or(r, args[2], "...", "truncate");
-    int64_t length = int_or(r, args[0], 255, "truncate"), leeway = int_or(r, args[3], 5, "truncate");
+    int64_t length = int_or(r, args[0], 255, "truncate"),
+            leeway = int_or(r, args[3], 5, "truncate");
     int64_t end_chars = (int64_t)text_chars(r, end);
     if (length < end_chars || leeway < 0)
         room_fail(r, "truncate: the length is less than that of its ending");
@@ -462,7 +463,8 @@ FILTER(f_last)
 FILTER(f_reverse)
 {
     UNUSED;
-    static const Value backwards[3] = {{.type = V_NONE}, {.type = V_NONE}, {.type = V_INT, .whole = -1}};
+    static const Value backwards[3] = {
+        {.type = V_NONE}, {.type = V_NONE}, {.type = V_INT, .whole = -1}};
     if (self.type == V_TEXT)
         return value_slice(r, self, backwards);
     List *all = value_items(r, self), *l = list_new(r);
@@ -589,7 +591,8 @@ FILTER(f_sort)
 
 static Value extreme(Room *r, Value self, const Value *args, bool most)
 {
-    Value v, key, best = value_undefined("No aggregated item, sequence was empty."), best_key = NONE;
+    Value v, key, best = value_undefined("No aggregated item, sequence was empty."),
+                  best_key = NONE;
     bool first = true, sensitive = truth_or(args[0], false);
     for (Iter *it = value_iter(r, self); iter_next(r, it, &v); first = false) {
         key = ignore_case(r, follow(r, v, args[1], NONE), sensitive);
@@ -680,17 +683,6 @@ FILTER(f_slice)
         list_add(r, rows, value_list(row));
     }
     return (Value){.type = V_ITER, .iter = value_iter(r, value_list(rows))};
-}
-
-FILTER(f_attr)
-{
-    UNUSED;
-    Text name = text_need(r, args[0], "attr");
-    if (self.type == V_DICT && dict_named(r, self.dict, "").type == V_UNDEFINED) {
-        Value v = value_attribute(r, value_dict(dict_new(r)), name); // not its items
-        return v.type == V_METHOD ? value_attribute(r, self, name) : v;
-    }
-    return value_attribute(r, self, name);
 }
 
 /* ---- map, select and reject ------------------------------------------------------------------ */
@@ -860,8 +852,8 @@ static bool same_thing(Room *r, Value a, Value b)
         return false;
     if (a.type == V_TEXT || a.type == V_FLOAT || a.type == V_BIG || a.type == V_UNDEFINED)
         room_fail(r, "\"sameas\" of a %s is not supported", value_type_name(a));
-    return a.type == V_NONE || (a.type == V_BOOL || a.type == V_INT ? value_equal(r, a, b)
-                                                                    : a.list == b.list);
+    return a.type == V_NONE
+        || (a.type == V_BOOL || a.type == V_INT ? value_equal(r, a, b) : a.list == b.list);
 }
 
 TEST(t_defined, self.type != V_UNDEFINED)
@@ -979,17 +971,20 @@ FILTER(g_strftime_now)
         room_fail(r, "strftime_now: the clock has no date");
     Build b = build_begin(r);
     for (size_t i = 0; i < format.len; i++) {
-        char text[200], part[3] = {'%', i + 1 < format.len ? format.bytes[i + 1] : 0, 0};
+        char text[200], part[4] = "%";
+        size_t n = 1;
         if (format.bytes[i] != '%') {
             build_add(&b, text_cut(format, i, i + 1));
             continue;
         }
-        i++;
-        if (!part[1] || !strchr("aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZf%", part[1]))
+        while (i + 1 < format.len && n < 3 && (n == 1 || strchr("-_0^#", part[n - 1])))
+            part[n++] = format.bytes[++i];
+        char kind = part[n - 1];
+        if (n == 1 || !kind || !strchr("aAbBcCdDeFgGhHIjklmMnpPrRsStTuUVwWxXyYzZf%", kind))
             room_fail(r, "strftime_now: \"%s\" is not supported", part);
-        if (part[1] == 'f')
+        if (kind == 'f')
             snprintf(text, sizeof text, "%06d", (int)((r->now - whole) * 1e6));
-        else if (part[1] == 'z' || part[1] == 'Z')
+        else if (kind == 'z' || kind == 'Z')
             *text = 0;
         else
             text[strftime(text, sizeof text, part, &local)] = 0;
@@ -1002,7 +997,6 @@ FILTER(g_strftime_now)
 
 static const Function filters[] = {
     {"abs", "", f_abs},
-    {"attr", "name", f_attr},
     {"batch", "linecount ?fill_with", f_batch},
     {"capitalize", "", f_capitalize},
     {"center", "?width", f_center},
@@ -1047,6 +1041,7 @@ static const Function filters[] = {
     {"upper", "", f_upper},
     {"urlencode", "", f_urlencode},
     {"wordcount", "", f_wordcount},
+    {"attr", NULL, NULL},
     {"filesizeformat", NULL, NULL},
     {"groupby", NULL, NULL},
     {"pprint", NULL, NULL},

@@ -89,7 +89,8 @@ static Value safe_like(Room *r, Text t, bool safe)
 static bool has_char(Text chars, uint32_t cp)
 {
     uint32_t c;
-    for (size_t i = 0; i < chars.len; i += utf8_decode(chars.bytes + i, chars.bytes + chars.len, &c))
+    for (size_t i = 0; i < chars.len;
+         i += utf8_decode(chars.bytes + i, chars.bytes + chars.len, &c))
         if (utf8_decode(chars.bytes + i, chars.bytes + chars.len, &c) && c == cp)
             return true;
     return false;
@@ -885,8 +886,9 @@ METHOD(loop_changed)
 
 static Value loop_attribute(Room *r, Value v, Text name)
 {
-    static const char *const names[] = {"index0", "index",    "first",    "last",   "length", "revindex",
-                                        "revindex0", "previtem", "nextitem", "depth", "depth0"};
+    static const char *const names[] = {"index0",   "index",    "first",     "last",
+                                        "length",   "revindex", "revindex0", "previtem",
+                                        "nextitem", "depth",    "depth0"};
     Loop *l = v.loop;
     size_t i = 0;
     while (i < sizeof names / sizeof *names && !str_eq(text_str(name), names[i]))
@@ -970,19 +972,12 @@ static const Function list_methods[] = {
     {"count", "value", list_count}, {"index", "value", list_index}, {"copy", "", self_method}};
 static const Function loop_methods[] = {{"cycle", NULL, loop_cycle},
                                         {"changed", NULL, loop_changed}};
-static const Function number_methods[] = {{"as_integer_ratio", NULL, NULL},
-                                          {"bit_count", NULL, NULL},
-                                          {"bit_length", NULL, NULL},
-                                          {"conjugate", NULL, NULL},
-                                          {"denominator", NULL, NULL},
-                                          {"from_bytes", NULL, NULL},
-                                          {"fromhex", NULL, NULL},
-                                          {"hex", NULL, NULL},
-                                          {"imag", NULL, NULL},
-                                          {"is_integer", NULL, NULL},
-                                          {"numerator", NULL, NULL},
-                                          {"real", NULL, NULL},
-                                          {"to_bytes", NULL, NULL}};
+static const Function number_methods[] = {
+    {"as_integer_ratio", NULL, NULL}, {"bit_count", NULL, NULL},   {"bit_length", NULL, NULL},
+    {"conjugate", NULL, NULL},        {"denominator", NULL, NULL}, {"from_bytes", NULL, NULL},
+    {"fromhex", NULL, NULL},          {"hex", NULL, NULL},         {"imag", NULL, NULL},
+    {"is_integer", NULL, NULL},       {"numerator", NULL, NULL},   {"real", NULL, NULL},
+    {"to_bytes", NULL, NULL}};
 
 #define TABLE(t) t, sizeof t / sizeof *t
 
@@ -1038,9 +1033,9 @@ static Value own_item(Room *r, Value v, Value index)
     Value found;
     if (v.type == V_DICT) // a list as the key is an error of Python's, and undefined for Jinja
         return index.type != V_LIST && index.type != V_DICT && index.type != V_SLICE
-                && dict_get(r, v.dict, index, &found)
-            ? found
-            : value_undefined(absent);
+                    && dict_get(r, v.dict, index, &found)
+                 ? found
+                 : value_undefined(absent);
     bool whole = index.type == V_INT || index.type == V_BOOL;
     if (!whole || !value_length(r, v, &n)
         || !value_index(index.type == V_BOOL ? index.truth : index.whole, n, &i))

@@ -23,13 +23,13 @@ typedef struct Method {
 /* One pass through {% for %}, as the template's `loop`. */
 typedef struct Loop {
     Iter *items;
-    Value source; // what is gone through
+    Value source;           // what is gone through
     int64_t index0, length; // length -1: not known yet
     int depth0;
     bool peeked, ended; // `next` is read, or there is none
     Value before, current, next;
     bool has_changed;
-    Value changed; // what changed() was called with last
+    Value changed;     // what changed() was called with last
     const void *again; // the {% for %} that may be called again, NULL: it may not
     void *scope;
 } Loop;

@@ -171,7 +171,8 @@ static bool is_sequence(Value v)
 
 Value value_operate(Room *r, const char *op, Value a, Value b)
 {
-    bool whole_a = a.type == V_INT || a.type == V_BOOL, whole_b = b.type == V_INT || b.type == V_BOOL;
+    bool whole_a = a.type == V_INT || a.type == V_BOOL,
+         whole_b = b.type == V_INT || b.type == V_BOOL;
     bool twice = op[1] != 0;
     if (whole_a && whole_b)
         return operate_ints(r, *op, twice, whole_of(a), whole_of(b));

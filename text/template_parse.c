@@ -431,9 +431,10 @@ typedef struct {
     Room *room;
     const Token *token;
     size_t names_cap;
-    int depth;      // calls of parsing functions within each other
-    bool soft;      // within {% if %} or a choice, where Jinja looks names up only when it gets there
-    int loops;      // {% for %} around
+    int depth; // calls of parsing functions within each other
+    bool soft; // within {% if %} or a choice, where Jinja looks names up only when it gets there
+    int loops; // {% for %} around
+    unsigned uses; // USES_ of the names that were met
 } Parser;
 
 static _Noreturn void unexpected(Parser *p, const char *want)
@@ -578,7 +579,9 @@ static Node *parse_strings(Parser *p)
     Build b = build_begin(p->room);
     while (p->token->kind == T_TEXT)
         build_add(&b, *p->token++->value.text);
-    return constant(p, build_value(&b));
+    Text t = build_text(&b);
+    t.rope = NULL; // nothing may grow in the tree
+    return constant(p, value_text(p->room, t));
 }
 
 static Node *parse_list(Parser *p)
@@ -628,7 +631,18 @@ static Node *parse_name(Parser *p)
         }
     Node *n = node(p, N_NAME, NULL, NULL, NULL);
     n->name = expect_name(p);
+    p->uses |= n->name == p->tree->caller  ? USES_CALLER
+             : n->name == p->tree->varargs ? USES_VARARGS
+             : n->name == p->tree->kwargs  ? USES_KWARGS
+                                           : 0;
     return n;
+}
+
+/* A name as the text that a value is asked for. */
+static Value name_value(Parser *p)
+{
+    const char *name = expect_name(p);
+    return value_text(p->room, text_of(p->room, (Str){name, strlen(name)}, MARK_TEMPLATE));
 }
 
 static Node *parse_primary(Parser *p)
@@ -663,11 +677,10 @@ static void parse_arguments(Parser *p, Node *n)
         if (is_operator(p->token, ")"))
             break;
         bool name = p->token->kind == T_NAME && is_operator(p->token + 1, "=");
-        Node **star = is_operator(p->token, "*")    ? &n->star
+        Node **star = is_operator(p->token, "*")  ? &n->star
                     : is_operator(p->token, "**") ? &n->stars
-                                                    : NULL;
-        if (n->stars || (star && *star) || (n->star && !star && !name)
-            || (named && !star && !name))
+                                                  : NULL;
+        if (n->stars || (star && *star) || (n->star && !star && !name) || (named && !star && !name))
             unexpected(p, "arguments in their order");
         if (star) {
             p->token++;
@@ -720,7 +733,7 @@ static Node *parse_subscript(Parser *p, Node *of)
         if (p->token->kind == T_NUMBER && p->token->value.type == V_INT)
             return node(p, N_ITEM, of, constant(p, p->token++->value), NULL);
         Node *n = node(p, N_ATTRIBUTE, of, NULL, NULL);
-        n->name = expect_name(p);
+        n->value = name_value(p);
         return n;
     }
     expect_operator(p, "[");
@@ -839,7 +852,7 @@ static const struct {
     const char *op;
     NodeKind kind;
     int level;
-} binary[] = {{"**", N_POWER, 0},  {"*", N_MULTIPLY, 1}, {"/", N_DIVIDE, 1}, {"//", N_FLOOR, 1},
+} binary[] = {{"**", N_POWER, 0}, {"*", N_MULTIPLY, 1}, {"/", N_DIVIDE, 1},  {"//", N_FLOOR, 1},
               {"%", N_MODULO, 1}, {"+", N_ADD, 3},      {"-", N_SUBTRACT, 3}};
 
 static Node *parse_binary(Parser *p, int level);
@@ -1005,9 +1018,7 @@ static Node *parse_target(Parser *p, bool members, const char *end)
             n->name = expect_name(p);
             if (members && skip_operator(p, ".")) {
                 n->kind = N_MEMBER;
-                const char *name = expect_name(p);
-                n->value = value_text(
-                    p->room, text_of(p->room, (Str){name, strlen(name)}, MARK_TEMPLATE));
+                n->value = name_value(p);
             }
         }
         append(&items, n);
@@ -1127,31 +1138,38 @@ static void parse_parameters(Parser *p, Node *n)
     raise_height(p, n, n->list);
 }
 
+/* The body of what is a function of its own: no loop of the outside can be left from there. */
+static void parse_function(Parser *p, Node *n, const char *end)
+{
+    int loops = p->loops;
+    unsigned uses = p->uses;
+    p->loops = 0;
+    p->uses = 0;
+    parse_inner(p, n, end);
+    n->uses = p->uses;
+    p->uses |= uses;
+    p->loops = loops;
+}
+
 static Node *parse_macro(Parser *p)
 {
     Node *n = node(p, N_MACRO, NULL, NULL, NULL);
-    int loops = p->loops;
     n->name = expect_name(p);
     parse_parameters(p, n);
-    p->loops = 0;
-    parse_inner(p, n, "endmacro");
-    p->loops = loops;
+    parse_function(p, n, "endmacro");
     return n;
 }
 
 static Node *parse_call_block(Parser *p)
 {
     Node *n = node(p, N_CALL_BLOCK, NULL, NULL, NULL);
-    int loops = p->loops;
     if (is_operator(p->token, "("))
         parse_parameters(p, n);
     n->a = parse_expression(p);
     if (n->a->kind != N_CALL)
         room_fail(p->room, "expected call");
     raise_height(p, n, n->a);
-    p->loops = 0;
-    parse_inner(p, n, "endcall");
-    p->loops = loops;
+    parse_function(p, n, "endcall");
     return n;
 }
 
@@ -1180,10 +1198,7 @@ static Node *parse_with(Parser *p)
 static Node *parse_generation(Parser *p)
 {
     Node *n = node(p, N_SCOPE, NULL, NULL, NULL);
-    int loops = p->loops;
-    p->loops = 0;
-    parse_inner(p, n, "endgeneration");
-    p->loops = loops;
+    parse_function(p, n, "endgeneration");
     return n;
 }
 
@@ -1218,16 +1233,11 @@ static Node *parse_continue(Parser *p)
 static const struct {
     const char *name;
     Node *(*parse)(Parser *p);
-} statements[] = {{"for", parse_for},
-                  {"if", parse_if},
-                  {"set", parse_set},
-                  {"macro", parse_macro},
-                  {"call", parse_call_block},
-                  {"filter", parse_filter_block},
-                  {"with", parse_with},
-                  {"generation", parse_generation},
-                  {"print", parse_print},
-                  {"break", parse_break},
+} statements[] = {{"for", parse_for},          {"if", parse_if},
+                  {"set", parse_set},          {"macro", parse_macro},
+                  {"call", parse_call_block},  {"filter", parse_filter_block},
+                  {"with", parse_with},        {"generation", parse_generation},
+                  {"print", parse_print},      {"break", parse_break},
                   {"continue", parse_continue}};
 
 static Node *parse_statement(Parser *p)
@@ -1240,8 +1250,7 @@ static Node *parse_statement(Parser *p)
         if (skip_name(p, statements[i].name))
             return statements[i].parse(p);
     name.len = name.len < 60 ? name.len : 60;
-    room_fail(p->room, "the tag {%% %s %%} is not supported",
-              str_escape(name, seen, sizeof seen));
+    room_fail(p->room, "the tag {%% %s %%} is not supported", str_escape(name, seen, sizeof seen));
 }
 
 /* Statements up to a tag that is one of `ends`, at whose name the parser stands then, or up to the
@@ -1288,13 +1297,17 @@ static Node *parse_body(Parser *p, const char *ends)
 
 int tree_parse(Tree *t, Str source, Err *e)
 {
-    *t = (Tree){.room = {.max_bytes = MAX_TREE_BYTES, .max_steps = 1 << 28, .line = 1}};
-    if (room_guard(&t->room, e))
+    *t = (Tree){.room = {.err = e, .max_bytes = MAX_TREE_BYTES, .max_steps = 1 << 28, .line = 1}};
+    if (setjmp(t->room.escape))
         return -1;
     Str text = normal_lines(&t->room, source);
     Lexer x = {.room = &t->room, .at = text.ptr, .end = text.ptr + text.len, .line = 1};
     lex(&x);
     Parser p = {.tree = t, .room = &t->room, .token = x.tokens};
+    t->loop = intern(&p, (Str){"loop", 4});
+    t->caller = intern(&p, (Str){"caller", 6});
+    t->varargs = intern(&p, (Str){"varargs", 7});
+    t->kwargs = intern(&p, (Str){"kwargs", 6});
     t->body = parse_body(&p, NULL);
     return 0;
 }

@@ -12,8 +12,8 @@ typedef enum {
     N_NAME,  // name
     N_LIST,  // list
     N_TUPLE,
-    N_DICT, // list: a key and a value each
-    N_ATTRIBUTE, // a.name
+    N_DICT,      // list: a key and a value each
+    N_ATTRIBUTE, // a.value
     N_ITEM,      // a[b]
     N_SLICE,     // a:b:c, each may be NULL
     N_CALL,      // a(arguments)
@@ -36,14 +36,14 @@ typedef enum {
     N_OR,
     N_CHOICE, // a if b else c; c may be NULL
     // statements
-    N_DATA,       // value
-    N_OUTPUT,     // a
-    N_FOR,        // for a in b if c: body, else: other
-    N_IF,         // if a: body, else: other
-    N_SET,        // a = b
-    N_SET_BLOCK,  // a = c(body), c filters or NULL
-    N_MACRO,      // name(parameters): body
-    N_CALL_BLOCK, // a is called with a macro of the parameters and the body
+    N_DATA,         // value
+    N_OUTPUT,       // a
+    N_FOR,          // for a in b if c: body, else: other
+    N_IF,           // if a: body, else: other
+    N_SET,          // a = b
+    N_SET_BLOCK,    // a = c(body), c filters or NULL
+    N_MACRO,        // name(parameters): body
+    N_CALL_BLOCK,   // a is called with a macro of the parameters and the body
     N_FILTER_BLOCK, // a(body)
     N_WITH,         // list: a name and a value each; body
     N_SCOPE,        // body
@@ -64,19 +64,22 @@ struct Node {
     Node *star, *stars; // *a and **b of a call
     Node *next;
     bool recursive;
+    unsigned uses; // of a macro: USES_ of the names that its body speaks of
 };
+
+enum { USES_CALLER = 1, USES_VARARGS = 2, USES_KWARGS = 4 };
 
 typedef struct {
     Room room; // of the tree
     Node *body;
     Str *names;
     size_t n_names;
+    const char *loop, *caller, *varargs, *kwargs; // pointers of these names
 } Tree;
 
 /* Parse a template, of which nothing is kept. 0, or -1 and an Err ("chat template, line N: ...");
  * tree_free() in either case. */
 int tree_parse(Tree *t, Str source, Err *e);
 void tree_free(Tree *t);
-
 
 #endif

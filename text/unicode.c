@@ -9,11 +9,11 @@ enum { LU, LL, LT, LM, LO, ND = 8, ZS = 22, ZL, ZP, CC, CW, CATEGORY_BITS = 31 }
 
 static int category(uint32_t cp)
 {
-    return cp > 0x10ffff ? 28 // Cs
-                         : unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK]
-                                                     * UNICODE_BLOCK
-                                                 + cp % UNICODE_BLOCK]
-                               & CATEGORY_BITS;
+    return cp > 0x10ffff
+             ? 28 // Cs
+             : unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK] * UNICODE_BLOCK
+                                     + cp % UNICODE_BLOCK]
+                   & CATEGORY_BITS;
 }
 
 bool unicode_space(uint32_t cp)
@@ -63,7 +63,8 @@ static bool changed(uint32_t cp, LetterCase to, uint32_t out[3], int *n)
     }
     for (int i = unicode_case_starts[to]; i < unicode_case_starts[to + 1]; i++) {
         const int32_t *row = unicode_cases[i];
-        if ((int32_t)cp >= row[0] && (int32_t)cp <= row[1] && ((int32_t)cp - row[0]) % row[2] == 0) {
+        if ((int32_t)cp >= row[0] && (int32_t)cp <= row[1]
+            && ((int32_t)cp - row[0]) % row[2] == 0) {
             out[0] = (uint32_t)((int32_t)cp + row[3]);
             *n = 1;
             return true;

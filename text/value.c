@@ -125,14 +125,25 @@ void room_leave(Room *r)
 
 /* ---- texts ----------------------------------------------------------------------------------- */
 
-static const char *const type_names[N_TYPES] = {
-    [V_UNDEFINED] = "Undefined", [V_NONE] = "NoneType", [V_BOOL] = "bool",
-    [V_INT] = "int",             [V_BIG] = "int",       [V_FLOAT] = "float",
-    [V_TEXT] = "str",            [V_LIST] = "list",     [V_TUPLE] = "tuple",
-    [V_DICT] = "dict",           [V_NAMESPACE] = "namespace",
-    [V_RANGE] = "range",         [V_VIEW] = "dict view", [V_ITER] = "generator",
-    [V_FUNCTION] = "function",   [V_METHOD] = "method", [V_MACRO] = "macro",
-    [V_LOOP] = "loop",           [V_SLICE] = "slice"};
+static const char *const type_names[N_TYPES] = {[V_UNDEFINED] = "Undefined",
+                                                [V_NONE] = "NoneType",
+                                                [V_BOOL] = "bool",
+                                                [V_INT] = "int",
+                                                [V_BIG] = "int",
+                                                [V_FLOAT] = "float",
+                                                [V_TEXT] = "str",
+                                                [V_LIST] = "list",
+                                                [V_TUPLE] = "tuple",
+                                                [V_DICT] = "dict",
+                                                [V_NAMESPACE] = "namespace",
+                                                [V_RANGE] = "range",
+                                                [V_VIEW] = "dict view",
+                                                [V_ITER] = "generator",
+                                                [V_FUNCTION] = "function",
+                                                [V_METHOD] = "method",
+                                                [V_MACRO] = "macro",
+                                                [V_LOOP] = "loop",
+                                                [V_SLICE] = "slice"};
 
 const char *value_type_name(Value v)
 {
@@ -560,9 +571,7 @@ static bool same(Room *r, Value a, Value b)
     case V_UNDEFINED:
     case V_NONE: return true;
     case V_BIG:
-    case V_TEXT:
-        room_spend(r, a.text->len / 64);
-        return !text_cmp(*a.text, *b.text);
+    case V_TEXT: room_spend(r, a.text->len / 64); return !text_cmp(*a.text, *b.text);
     case V_LIST:
     case V_TUPLE:
         for (size_t i = 0; i < a.list->n && a.list->n == b.list->n; i++)
@@ -688,9 +697,9 @@ static bool next_of_dict(Room *r, Iter *it, Value *out)
     if (it->at >= d->n)
         return false;
     size_t i = it->at++;
-    *out = kind == VIEW_KEYS     ? d->keys[i]
-         : kind == VIEW_VALUES   ? d->values[i]
-                                 : value_pair(r, d->keys[i], d->values[i]);
+    *out = kind == VIEW_KEYS   ? d->keys[i]
+         : kind == VIEW_VALUES ? d->values[i]
+                               : value_pair(r, d->keys[i], d->values[i]);
     return true;
 }
 

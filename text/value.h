@@ -3,9 +3,9 @@
  * Every byte of a string carries a mark: MARK_TEMPLATE for what the template wrote, MARK_CONTENT
  * for what came in from outside. Whatever is made of strings keeps the marks of its bytes.
  *
- * All memory belongs to a Room and is freed with it. What fails does not return: room_fail() jumps
- * to the place that room_guard() set. Values are small and passed by value; what they point to
- * stays as it is, but for namespaces, loops and iterators.
+ * All memory belongs to a Room and is freed with it. What fails does not return: it fills room.err
+ * and jumps to room.escape, which who makes the room sets by setjmp(). Values are small and passed
+ * by value; what they point to stays as it is, but for namespaces, loops and iterators.
  */
 #ifndef VALUE_H
 #define VALUE_H
@@ -32,11 +32,8 @@ typedef struct {
 
 enum { ROOM_MAX_DEPTH = 1000 };
 
-/* Where a failure goes: `if (room_guard(r, e)) ...;` runs the branch after one, *e filled. */
-#define room_guard(r, e) ((r)->err = (e), setjmp((r)->escape))
-
 void room_free(Room *r);
-void *room_alloc(Room *r, size_t n, size_t size);                         // never NULL
+void *room_alloc(Room *r, size_t n, size_t size);                        // never NULL
 void *room_grow(Room *r, void *old, size_t n, size_t *cap, size_t size); // see mem_room()
 void room_spend(Room *r, size_t steps);
 void room_enter(Room *r); // and leave: one level deeper
@@ -194,11 +191,11 @@ Value value_missing(Room *r, const char *fmt, ...) __attribute__((format(printf,
 /* ---- texts ----------------------------------------------------------------------------------- */
 
 Value value_text(Room *r, Text t);
-Value value_words(Room *r, const char *s);                  // a literal of ours: a template's
-Text text_of(Room *r, Str s, int mark);                     // a copy
-Text text_cut(Text t, size_t from, size_t to);              // bytes from..to
-Value value_cut(Room *r, Text t, size_t from, size_t to);   // the same
-Text text_need(Room *r, Value v, const char *what);         // of a string, or a failure
+Value value_words(Room *r, const char *s);                // a literal of ours: a template's
+Text text_of(Room *r, Str s, int mark);                   // a copy
+Text text_cut(Text t, size_t from, size_t to);            // bytes from..to
+Value value_cut(Room *r, Text t, size_t from, size_t to); // the same
+Text text_need(Room *r, Value v, const char *what);       // of a string, or a failure
 Str text_str(Text t);
 bool text_is(Value v, const char *s);                       // whether it is this string
 int text_cmp(Text a, Text b);                               // by code points
@@ -243,8 +240,8 @@ bool value_truth(Value v);
 bool value_equal(Room *r, Value a, Value b);
 int value_order(Room *r, Value a, Value b, const char *op); // <0, 0, >0; 2 where none is (NaN)
 bool value_in(Room *r, Value item, Value box);
-bool value_length(Room *r, Value v, size_t *out);     // false: it has none
-Iter *value_iter(Room *r, Value v);                   // fails where it cannot be gone through
+bool value_length(Room *r, Value v, size_t *out); // false: it has none
+Iter *value_iter(Room *r, Value v);               // fails where it cannot be gone through
 bool value_iterable(Value v);
 bool iter_next(Room *r, Iter *it, Value *out);
 List *value_items(Room *r, Value v); // all that it goes through; a list of its own

@@ -248,7 +248,7 @@ static void sort_keys(Room *r, const Dict *d, size_t *order, size_t *other, size
     sort_keys(r, d, order + half, other, n - half);
     while (i < half && j < n)
         other[k++] = value_order(r, d->keys[order[j]], d->keys[order[i]], "<") < 0 ? order[j++]
-                                                                                  : order[i++];
+                                                                                   : order[i++];
     while (i < half)
         other[k++] = order[i++];
     memcpy(order, other, k * sizeof *order);
@@ -390,10 +390,10 @@ static void print_number(Build *out, const Spec *s, Value v, char align)
             digits[k] = reversed[n - 1 - k];
         digits[n] = 0;
     } else if (whole) {
-        const char *format = s->type == 'o'   ? "%" PRIo64
-                           : s->type == 'x'   ? "%" PRIx64
-                           : s->type == 'X'   ? "%" PRIX64
-                                              : "%" PRIu64;
+        const char *format = s->type == 'o' ? "%" PRIo64
+                           : s->type == 'x' ? "%" PRIx64
+                           : s->type == 'X' ? "%" PRIX64
+                                            : "%" PRIu64;
         snprintf(digits, sizeof digits, format, u);
     } else {
         char format[] = "%.*f";
@@ -612,7 +612,8 @@ static Value format_field(Room *r, Fields *fields, Text t)
     while (i < t.len) {
         bool attribute = t.bytes[i] == '.';
         size_t from = ++i;
-        while (i < t.len && (attribute ? t.bytes[i] != '.' && t.bytes[i] != '[' : t.bytes[i] != ']'))
+        while (i < t.len
+               && (attribute ? t.bytes[i] != '.' && t.bytes[i] != '[' : t.bytes[i] != ']'))
             i++;
         if (i == from || (!attribute && i == t.len))
             room_fail(r, "format: a field's name is not complete");
@@ -686,8 +687,8 @@ static void format_value(Build *out, Value v, Text spec)
     }
     bool whole_type = s.type && strchr("dboxX", s.type);
     if (!number || s.type == 's' || s.type == 'n' || s.type == 'c'
-        || (v.type == V_FLOAT && (whole_type || !s.type))
-        || (whole_type && s.has_precision) || (v.type == V_BOOL && !s.type))
+        || (v.type == V_FLOAT && (whole_type || !s.type)) || (whole_type && s.has_precision)
+        || (v.type == V_BOOL && !s.type))
         room_fail(r, "the format \"%.*s\" of a %s is not supported",
                   (int)(spec.len < 60 ? spec.len : 60), spec.bytes, value_type_name(v));
     s.type = s.type ? s.type : 'd';

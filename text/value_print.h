@@ -4,13 +4,13 @@
 
 #include "text/value.h"
 
-Text print_str(Room *r, Value v);         // what {{ v }} gives
-void print_value(Build *out, Value v);    // append it
+Text print_str(Room *r, Value v);      // what {{ v }} gives
+void print_value(Build *out, Value v); // append it
 void print_repr(Build *out, Value v);
 
 typedef struct {
     bool ascii, sort_keys;
-    bool indented;    // a line for each item, after `indent` for each level
+    bool indented; // a line for each item, after `indent` for each level
     Text indent;
     Text comma, colon; // what separates
 } JsonStyle;
