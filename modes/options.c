@@ -18,6 +18,7 @@
 enum {
     G = 1 << MODE_GENERATE,
     T = 1 << MODE_TOKENIZE,
+    R = 1 << MODE_RENDER,
     P = 1 << MODE_PERPLEXITY,
     B = 1 << MODE_BENCH,
     Q = 1 << MODE_QUANTIZE,
@@ -115,6 +116,21 @@ const Option option_table[] = {
     {"--attn-top", "K", G, OPT_INT, AT(maps.top), .max = MANY, .needs = "--dump-attn",
      .help = "only the K largest weights of a row in .csv and .jsonl, 0 is all"},
 
+    {.help = "Chat"},
+    {"--render", NULL, R, OPT_MODE, .needs = "--messages",
+     .help = "print a conversation as the model's chat template writes it; needs no weights"},
+    {"--messages", "FILE", R, OPT_PATH, AT(messages),
+     .help =
+         "the conversation, a JSON list of messages: [{\"role\": \"user\", \"content\": \"...\"}]"},
+    {"--tools", "FILE", R, OPT_PATH, AT(tools),
+     .help = "JSON list of the functions that the model may call"},
+    {"--chat-template", "FILE", R, OPT_PATH, AT(chat_template),
+     .help = "another template than the model's own"},
+    {"--chat-template-kwargs", "JSON", R, OPT_TEXT, AT(chat_variables),
+     .help = "more variables for it: {\"enable_thinking\": false}"},
+    {"--no-generation-prompt", NULL, R, OPT_FLAG, AT(no_generation_prompt),
+     .help = "end after the last message, without the beginning of an answer"},
+
     {.help = "Instead of generating"},
     {"--tokenize", NULL, T, OPT_MODE,
      .help = "print the prompt's token ids and their texts; needs no weights"},
@@ -139,8 +155,8 @@ const Option option_table[] = {
      .help = "file that --quantize writes, - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, T | P | B, OPT_FLAG, AT(json),
-     .help = "print --tokenize, --perplexity or --bench as JSON"},
+    {"--json", NULL, T | R | P | B, OPT_FLAG, AT(json),
+     .help = "print --tokenize, --render, --perplexity or --bench as JSON"},
     {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
     {"-v --verbose", NULL, G | P | B | Q, OPT_FLAG, AT(verbose),
@@ -190,7 +206,7 @@ static const struct {
     {"-ntg", "it is --tg"},
     {"--show --info --parameters --modelfile", "-n 0 -i \"\" -v shows what the model is"},
     {"-cnv --conversation -st --single-turn --interactive -if --interactive-first -y -sys --system"
-     " --system-prompt -sysf --system-prompt-file --chat-template --jinja",
+     " --system-prompt -sysf --system-prompt-file --jinja",
      "there is no chat mode; write the model's chat format in -i, with --special -e"},
     {"--in-prefix --in-suffix --template --no-jinja", "the prompt is what -i and -f say"},
     {"-no-cnv --no-conversation --no-warmup --log-disable --no-perf --simple-io --nowordwrap",

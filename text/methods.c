@@ -299,7 +299,8 @@ Value text_concat(Room *r, Text between, Value items, bool convert)
     Value v;
     bool first = true;
     for (Iter *it = value_iter(r, items); iter_next(r, it, &v); first = false) {
-        Text t = convert ? print_str(r, v) : text_need(r, v, "join");
+        bool is_text = v.type == V_TEXT || !(convert || between.safe);
+        Text t = is_text ? text_need(r, v, "join") : print_str(r, v);
         if (!first)
             build_add(&b, between);
         build_add(&b, between.safe && !t.safe ? text_escape(r, t) : t);
@@ -970,6 +971,11 @@ static const Function dict_methods[] = {
 };
 static const Function list_methods[] = {
     {"count", "value", list_count}, {"index", "value", list_index}, {"copy", "", self_method}};
+static const Function range_methods[] = {{"count", NULL, NULL},
+                                         {"index", NULL, NULL},
+                                         {"start", NULL, NULL},
+                                         {"stop", NULL, NULL},
+                                         {"step", NULL, NULL}};
 static const Function loop_methods[] = {{"cycle", NULL, loop_cycle},
                                         {"changed", NULL, loop_changed}};
 static const Function number_methods[] = {
@@ -992,6 +998,7 @@ static const struct {
     [V_LIST] = {TABLE(list_methods), "append clear pop reverse insert sort extend remove"},
     [V_TUPLE] = {list_methods, 2, ""},
     [V_LOOP] = {TABLE(loop_methods), ""},
+    [V_RANGE] = {TABLE(range_methods), ""},
     [V_INT] = {TABLE(number_methods), ""},
     [V_BIG] = {TABLE(number_methods), ""},
     [V_BOOL] = {TABLE(number_methods), ""},

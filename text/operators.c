@@ -197,6 +197,10 @@ Value value_negative(Room *r, Value v, bool minus)
         return value_float(minus ? -v.number : v.number);
     if (v.type == V_UNDEFINED)
         fail_undefined(r, v);
+    if (v.type == V_BIG && minus)
+        too_large(r);
+    if (v.type == V_BIG)
+        return v;
     if (v.type != V_INT && v.type != V_BOOL)
         room_fail(r, "bad operand type for unary %c: '%s'", minus ? '-' : '+', value_type_name(v));
     int64_t whole = whole_of(v);

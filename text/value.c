@@ -216,7 +216,8 @@ bool text_is(Value v, const char *s)
 
 int text_cmp(Text a, Text b)
 {
-    return str_cmp(text_str(a), text_str(b)); // the order of UTF-8 is that of code points
+    int c = str_cmp(text_str(a), text_str(b)); // the order of UTF-8 is that of code points
+    return (c > 0) - (c < 0);
 }
 
 static size_t char_len(Text t, size_t at)
@@ -537,6 +538,24 @@ static int int_order(int64_t a, double b)
     return rest > 0 ? -1 : rest < 0;
 }
 
+/* Of numbers that do not fit 64 bits: all others are between the negative and the positive ones. */
+static int big_order(Room *r, Value a, Value b)
+{
+    bool minus = *a.text->bytes == '-';
+    if (b.type == V_FLOAT) {
+        Build digits = build_begin(r);
+        build_add(&digits, *a.text);
+        build_bytes(&digits, "", 1, 0);
+        double d = strtod(digits.rope->bytes, NULL);
+        return isnan(b.number) ? 2 : (d > b.number) - (d < b.number);
+    }
+    if (b.type != V_BIG || minus != (*b.text->bytes == '-'))
+        return minus ? -1 : 1;
+    int c = a.text->len != b.text->len ? (a.text->len > b.text->len) * 2 - 1
+                                       : text_cmp(*a.text, *b.text);
+    return minus ? -c : c;
+}
+
 static int number_order(Value a, Value b)
 {
     int64_t ia = a.type == V_BOOL ? a.truth : a.whole, ib = b.type == V_BOOL ? b.truth : b.whole;
@@ -565,6 +584,10 @@ static bool same(Room *r, Value a, Value b)
 {
     if (is_number(a) && is_number(b))
         return number_order(a, b) == 0;
+    if (a.type == V_BIG && b.type == V_FLOAT)
+        return big_order(r, a, b) == 0;
+    if (a.type == V_FLOAT && b.type == V_BIG)
+        return big_order(r, b, a) == 0;
     if (a.type != b.type)
         return false;
     switch (a.type) {
@@ -614,6 +637,11 @@ int value_order(Room *r, Value a, Value b, const char *op)
         fail_undefined(r, a.type == V_UNDEFINED ? a : b);
     } else if (is_number(a) && is_number(b)) {
         c = number_order(a, b);
+    } else if (a.type == V_BIG && (is_number(b) || b.type == V_BIG)) {
+        c = big_order(r, a, b);
+    } else if (b.type == V_BIG && is_number(a)) {
+        c = big_order(r, b, a);
+        c = c == 2 ? 2 : -c;
     } else if (a.type == b.type && a.type == V_TEXT) {
         room_spend(r, a.text->len / 64);
         c = text_cmp(*a.text, *b.text);

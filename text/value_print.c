@@ -139,7 +139,7 @@ void print_repr(Build *out, Value v)
     case V_TUPLE: repr_list(out, v, "(", ")"); break;
     case V_DICT: repr_dict(out, v.dict); break;
     case V_NAMESPACE:
-        build_words(out, "<TemplateNamespace ");
+        build_words(out, "<Namespace ");
         repr_dict(out, v.dict);
         build_words(out, ">");
         break;
