@@ -20,6 +20,7 @@ enum {
     L = 1 << MODE_BATCH,
     T = 1 << MODE_TOKENIZE,
     I = 1 << MODE_INFO,
+    R = 1 << MODE_RENDER,
     P = 1 << MODE_PERPLEXITY,
     B = 1 << MODE_BENCH,
     Q = 1 << MODE_QUANTIZE,
@@ -128,6 +129,21 @@ const Option option_table[] = {
     {"--unordered", NULL, L, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
 
+    {.help = "Chat"},
+    {"--render", NULL, R, OPT_MODE, .needs = "--messages",
+     .help = "print a conversation as the model's chat template writes it; needs no weights"},
+    {"--messages", "FILE", R, OPT_PATH, AT(messages),
+     .help =
+         "the conversation, a JSON list of messages: [{\"role\": \"user\", \"content\": \"...\"}]"},
+    {"--tools", "FILE", R, OPT_PATH, AT(tools),
+     .help = "JSON list of the functions that the model may call"},
+    {"--chat-template", "FILE", R, OPT_PATH, AT(chat_template),
+     .help = "another template than the model's own"},
+    {"--chat-template-kwargs", "JSON", R, OPT_TEXT, AT(chat_variables),
+     .help = "more variables for it: {\"enable_thinking\": false}"},
+    {"--no-generation-prompt", NULL, R, OPT_FLAG, AT(no_generation_prompt),
+     .help = "end after the last message, without the beginning of an answer"},
+
     {.help = "Instead of generating"},
     {"--tokenize", NULL, T, OPT_MODE,
      .help = "print the prompt's token ids and their texts; needs no weights"},
@@ -154,7 +170,7 @@ const Option option_table[] = {
      .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, G | T | I | P | B, OPT_FLAG, AT(json),
+    {"--json", NULL, G | T | I | R | P | B, OPT_FLAG, AT(json),
      .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
     {"--logprobs", "K", G | L, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
      .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
@@ -207,7 +223,7 @@ static const struct {
     {"-ntg", "it is --tg"},
     {"--show --parameters --modelfile", "it is --info"},
     {"-cnv --conversation -st --single-turn --interactive -if --interactive-first -y -sys --system"
-     " --system-prompt -sysf --system-prompt-file --chat-template --jinja",
+     " --system-prompt -sysf --system-prompt-file --jinja",
      "there is no chat mode; write the model's chat format in -i, with --special -e"},
     {"--in-prefix --in-suffix --template --no-jinja", "the prompt is what -i and -f say"},
     {"-no-cnv --no-conversation --no-warmup --log-disable --no-perf --simple-io --nowordwrap",

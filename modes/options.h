@@ -18,6 +18,7 @@ typedef enum {
     MODE_BATCH,
     MODE_TOKENIZE,
     MODE_INFO,
+    MODE_RENDER,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -53,9 +54,12 @@ typedef struct {
     bool has_seed;
     bool exact;
     KvType kv_type;
-    int shell;              // with MODE_COMPLETION
-    const char *logits;     // file to write, or NULL
-    const char *perplexity; // file to read, with MODE_PERPLEXITY
+    int shell;                                    // with MODE_COMPLETION
+    const char *logits;                           // file to write, or NULL
+    const char *perplexity;                       // file to read, with MODE_PERPLEXITY
+    const char *messages, *tools, *chat_template; // files to read, with MODE_RENDER
+    const char *chat_variables;                   // of --chat-template-kwargs
+    bool no_generation_prompt;
     int bench_prompt, bench_generate, bench_depth,
         bench_runs;                // tokens, and timed runs, with MODE_BENCH
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
