@@ -734,9 +734,10 @@ static int check_flags(const Parser *p, Err *e)
                            o->kind == OPT_MODE ? "%.*s and %.*s are two modes, choose one"
                                                : "%.*s does not take %.*s",
                            (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
-        if (needs_other(p, flag, o->needs, e))
-            return -1;
     }
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (p->given[i].len && needs_other(p, p->given[i], option_table[i].needs, e))
+            return -1;
     return 0;
 }
 

@@ -915,7 +915,8 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "l": ["--lines", "short"], "t": ["--tokenize"], "n": ["--info"],
+MODES = {"g": [], "l": ["--lines", "short"], "r": ["--render", "--messages", "talk", "--chat-template", "form"],
+         "t": ["--tokenize"], "n": ["--info"],
          "p": ["--perplexity", "text"],
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
@@ -938,13 +939,16 @@ TAKES = {  # flag: the modes that take it, and a value
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
          "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
-         "--json": ("gtnpb", None), "--info": ("n", None),
+         "--json": ("gtnrpb", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
          "--unordered": ("l", None), "--timings": ("l", None),
+         "--render": ("r", None), "--messages": ("r", "talk"), "--tools": ("r", "tools"),
+         "--chat-template": ("r", "form"), "--chat-template-kwargs": ("r", "{}"),
+         "--no-generation-prompt": ("r", None),
          "--logits": ("g", "c.npy"), "-v": ("glpbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
+CHOOSE = ("--jsonl", "--lines", "--render", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -956,6 +960,9 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
     (tmp_path / "lines").write_text('"the"\n')
     (tmp_path / "short").write_text("the\nfox\n")
+    (tmp_path / "talk").write_text('[{"role": "user", "content": "the"}]')
+    (tmp_path / "tools").write_text("[]")
+    (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
@@ -984,14 +991,14 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
-                    owners += [MODES[m][0] for m in "tnpbq" if m in modes]
+                    owners += [MODES[m][0] for m in "rtnpbq" if m in modes]
                     assert (key in CHOOSE or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
                 elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "a.csv",
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "talk", "tools", "form", "out", "a.csv",
                                                     "b.csv", "c.npy",
                                                     "d.csv", "d.npz"}
 
