@@ -19,6 +19,7 @@ typedef enum {
     MODE_TOKENIZE,
     MODE_INFO,
     MODE_RENDER,
+    MODE_CHAT,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -44,6 +45,7 @@ typedef struct {
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
+    const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings;
