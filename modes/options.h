@@ -44,7 +44,7 @@ typedef struct {
     int samples;               // texts of one prompt
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH
     int parallel;              // texts at once; 0: chosen from the machine
-    bool unordered, timings;
+    bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine

@@ -939,7 +939,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
          "--json": ("gtpb", None), "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
-         "--unordered": ("l", None), "--timings": ("l", None),
+         "--unordered": ("l", None), "--timings": ("l", None), "--resume": ("l", None),
          "--logits": ("g", "c.npy"), "-v": ("glpbq", None),
          }
 CHOOSE = ("--jsonl", "--lines", "--tokenize", "--perplexity", "--bench", "--quantize")
@@ -972,6 +972,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "gl" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
+            more += ["-o", "out"] if mode == "l" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -989,9 +990,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "a.csv",
-                                                    "b.csv", "c.npy",
-                                                    "d.csv", "d.npz"}
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "out.run",
+                                                    "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
 def test_two_modes(run_bin: Path) -> None:
