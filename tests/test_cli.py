@@ -972,7 +972,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "gl" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
-            more += ["-o", "out"] if mode == "l" and key == "--resume" else []
+            more += ["-o", "again"] if mode == "l" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -991,7 +991,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 else:
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "out.run",
-                                                    "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
+                                                    "again", "again.run", "a.csv", "b.csv",
+                                                    "c.npy", "d.csv", "d.npz"}
 
 
 def test_two_modes(run_bin: Path) -> None:
@@ -1178,7 +1179,8 @@ def test_completion_in_zsh(any_run: Path) -> None:
     assert model == "1:model:_files"
     assert {re.match(r"\*(-[\w-]+)", s)[1] for s in specs} == set(all_flags(any_run))
     assert "*--echo[print the prompt too, as it was given]" in specs
-    assert "*-o[file that --quantize writes, - is standard output]:FILE:_files" in specs
+    assert ("*-o[file to write, of --quantize, --jsonl and --lines; - is standard output]"
+            ":FILE:_files") in specs
     (kv,) = [s for s in specs if s.startswith("*--kv=")]
     assert kv.endswith(r" of f16\: f16, f32 or q8 (f16)]:TYPE:(f16 f32 q8)")
     form = r"\*-[\w-]+=?\[([^]\\:[]|\\.)+\](:[A-Z.=+a-z]+:(_files|\([\w -]+\)| ))?"
