@@ -48,7 +48,7 @@ typedef struct {
     const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH
     int parallel;              // texts at once; 0: chosen from the machine
-    bool unordered, timings;
+    bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine

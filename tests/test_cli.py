@@ -931,7 +931,8 @@ TAKES = {  # flag: the modes that take it, and a value
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
          "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
-         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"), "--kv": ("gclpb", "f32"),
+         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"),
+         "--kv": ("gclpb", "f32"),
          "--exact": ("gclpb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
@@ -943,14 +944,15 @@ TAKES = {  # flag: the modes that take it, and a value
          "--json": ("gctnrpb", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
-         "--unordered": ("l", None), "--timings": ("l", None),
+         "--unordered": ("l", None), "--timings": ("l", None), "--resume": ("l", None),
          "--chat": ("c", None), "--system": ("c", "x"),
          "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
          "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
          "--no-generation-prompt": ("r", None),
          "--logits": ("g", "c.npy"), "-v": ("gclpbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
+CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity",
+          "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -984,6 +986,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
+            more += ["-o", "again"] if mode == "l" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -1001,9 +1004,9 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "talk", "tools", "form", "out", "a.csv",
-                                                    "b.csv", "c.npy",
-                                                    "d.csv", "d.npz"}
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "text", "short", "lines", "talk", "tools", "form", "out", "out.run", "again", "again.run",
+        "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
 def test_two_modes(run_bin: Path) -> None:
@@ -1190,7 +1193,8 @@ def test_completion_in_zsh(any_run: Path) -> None:
     assert model == "1:model:_files"
     assert {re.match(r"\*(-[\w-]+)", s)[1] for s in specs} == set(all_flags(any_run))
     assert "*--echo[print the prompt too, as it was given]" in specs
-    assert "*-o[file that --quantize writes, - is standard output]:FILE:_files" in specs
+    assert ("*-o[file to write, of --quantize, --jsonl and --lines; - is standard output]"
+            ":FILE:_files") in specs
     (kv,) = [s for s in specs if s.startswith("*--kv=")]
     assert kv.endswith(r" of f16\: f16, f32 or q8 (f16)]:TYPE:(f16 f32 q8)")
     form = r"\*-[\w-]+=?\[([^]\\:[]|\\.)+\](:[A-Z.=+a-z]+:(_files|\([\w -]+\)| ))?"
