@@ -1,6 +1,7 @@
 /* stream.c - see stream.h. */
 #include "generate/stream.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -103,6 +104,7 @@ void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList
 void stream_free(Stream *s)
 {
     tokens_free(&s->text);
+    free(s->logprobs);
     buf_free(&s->waiting);
     buf_free(&s->marks);
 }
@@ -118,9 +120,22 @@ size_t stream_follow(Stream *s, const char *text, size_t len)
     return ready;
 }
 
+/* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
+static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
+{
+    size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
+    if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
+                     s->logprobs + (n - 1) * (1 + k));
+    return 0;
+}
+
 int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
 {
     const StreamParams *p = s->params;
+    if (p->logprobs >= 0)
+        memcpy(sampler->raw, logits, (size_t)sampler->vocab_size * sizeof *logits);
     int id = sampler_pick(sampler, &p->sampling, &s->random, s->text.ids, s->text.n, logits);
     if (id < 0)
         return err_set(e, EXIT_IO,
@@ -131,7 +146,7 @@ int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
         s->end_token = id;
         return 0;
     }
-    if (tokens_add(&s->text, id, e))
+    if (tokens_add(&s->text, id, e) || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
         return -1;
     decode(s, id);
     size_t generated = s->text.n - s->n_prompt;

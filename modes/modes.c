@@ -6,9 +6,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "modes/result.h"
 
 atomic_int stop_signal;
 
@@ -89,4 +91,38 @@ bool modes_is_model_file(const Gguf *g, const char *path)
             && a.st_ino == b.st_ino)
             return true;
     return false;
+}
+
+SamplerParams modes_sampler_params(const Options *o)
+{
+    SamplerParams p = o->sampler;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!o->has_seed)
+        p.seed = ((uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
+                  ^ (uint64_t)getpid() << 40)
+               % SEED_LIMIT;
+    return p;
+}
+
+StreamParams modes_stream_params(const Options *o, const Model *m, int seq_len)
+{
+    int vocab = m->decoder.config.vocab_size;
+    return (StreamParams){.tokenizer = m->tokenizer,
+                          .sampling = o->sampler,
+                          .n_predict = o->n_predict,
+                          .seq_len = seq_len,
+                          .ignore_eos = o->ignore_eos,
+                          .special = o->special,
+                          .logprobs = o->logprobs < vocab ? o->logprobs : vocab};
+}
+
+int modes_check_biases(const Options *o, const Config *c, Err *e)
+{
+    const SamplerParams *p = &o->sampler;
+    for (int i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id >= c->vocab_size)
+            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
+                           p->biases[i].id, c->vocab_size - 1);
+    return 0;
 }

@@ -4,12 +4,15 @@
 
 #include <stdatomic.h>
 
+#include "generate/stream.h"
 #include "modes/options.h"
 
 /* Each does what its flag asks for and prints the results on standard output. 0, or -1 and an Err;
  * where stop_signal is set the Err may be empty. */
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
+int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
 int tokenize_mode(const Options *o, Err *e);
+int info_mode(const Options *o, Err *e);
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);
@@ -41,6 +44,15 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e);
  * warning where keys or values were cut off, the one line that it may print on standard error.
  * Returns rc ? -1 : 0. */
 int modes_close(Engine *x, int rc);
+
+/* The sampler's parameters, with a seed of the moment where none is given. */
+SamplerParams modes_sampler_params(const Options *o);
+
+/* What the flags say of how a text is generated, but for the texts of --stop. */
+StreamParams modes_stream_params(const Options *o, const Model *m, int seq_len);
+
+/* --logit-bias names tokens that there are. */
+int modes_check_biases(const Options *o, const Config *c, Err *e);
 
 /* Sizes of a session for one text of seq_len tokens: passes of at most `rows` rows, at most
  * max_logits of them with logits. */

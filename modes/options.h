@@ -15,7 +15,9 @@
  * says which other flags it takes. */
 typedef enum {
     MODE_GENERATE,
+    MODE_BATCH,
     MODE_TOKENIZE,
+    MODE_INFO,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -39,6 +41,11 @@ typedef struct {
     TextArg *parts; // -i and -f in the order given
     int n_parts;
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
+    int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
+    int samples;               // texts of one prompt
+    const char *jsonl, *lines; // file of prompts, with MODE_BATCH
+    int parallel;              // texts at once; 0: chosen from the machine
+    bool unordered, timings;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine
@@ -97,6 +104,9 @@ typedef struct {
 
 extern const Option option_table[]; // (n_options)
 extern const int n_options;
+
+/* The row of a flag, by one of its names, which there must be. */
+const Option *options_find(const char *name);
 
 /* Name number i of a list of names between spaces, empty past the last. */
 Str options_name(const char *names, int i);

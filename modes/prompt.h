@@ -15,4 +15,8 @@ typedef struct {
 int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e);
 void prompt_free(Prompt *p); // and empty it
 
+/* prompt_encode() for generating: the ids are at least one, and *seq_len is the context, tokens:
+ * -c, else the model's, at most USUAL_CONTEXT, grown to what the prompt and -n need. */
+int prompt_start(const Options *o, const Model *m, Prompt *p, TokenList *ids, int *seq_len, Err *e);
+
 #endif
