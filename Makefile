@@ -186,28 +186,32 @@ tsan:
 			$(RUN_TSAN)/run models/tales.bin -t 3 $$flags > /dev/null || exit 1; done; \
 	else $(call left_out,tsan (it needs clang with OpenMP and the thread sanitizer)); fi
 
-# libFuzzer's targets, tests/fuzz_NAME.c, each from its own corpus. What a run of `fuzz` finds to be
-# of interest stays in build-fuzz/found; an input that fails is named in its last lines. Kernels are
-# the portable ones: the sanitizers take minutes to compile the others.
+# libFuzzer's targets, tests/fuzz_NAME.c, each from its own corpus; an input that fails is named in
+# the last lines. Kernels are the portable ones: the sanitizers take minutes to compile the others.
 FUZZ := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
 SECONDS ?= 60
 FUZZ_BUILD := CC=clang OMP=0 BUILD=build-fuzz VECTOR=-fno-sanitize=all LDFLAGS=-fsanitize=fuzzer \
 	CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
 FUZZ_FLAGS := -rss_limit_mb=2048 -timeout=20 -verbosity=0 -print_final_stats=1
-fuzz_each = $(MAKE) --no-print-directory $(FUZZ_BUILD) $(FUZZ:%=build-fuzz/fuzz_%) > /dev/null \
-	&& $(VENV)/bin/python tests/fuzz_corpus.py build-fuzz/seeds && for t in $(FUZZ); do \
-		mkdir -p build-fuzz/$(1)/$$t && RUN_CPU=scalar build-fuzz/fuzz_$$t $(FUZZ_FLAGS) $(2) \
-			-artifact_prefix=build-fuzz/$$t- build-fuzz/$(1)/$$t build-fuzz/seeds/$$t || exit 1; done
+# New inputs of interest go to build-fuzz/$(1)/NAME; $(2): flags that say how long.
+fuzz_each = for t in $(FUZZ); do echo "fuzz $$t" && mkdir -p build-fuzz/$(1)/$$t \
+	&& RUN_CPU=scalar build-fuzz/fuzz_$$t $(FUZZ_FLAGS) -artifact_prefix=build-fuzz/$$t- $(2) \
+		build-fuzz/$(1)/$$t build-fuzz/seeds/$$t || exit 1; done
 fuzz: $(VENV)/done
+	@$(MAKE) --no-print-directory fuzz-build
 	@$(call fuzz_each,found,-max_total_time=$(SECONDS))
 
-# A few thousand executions of each, always the same ones.
+fuzz-build:
+	@$(MAKE) --no-print-directory $(FUZZ_BUILD) $(FUZZ:%=build-fuzz/fuzz_%) > /dev/null
+	@$(VENV)/bin/python tests/fuzz_corpus.py build-fuzz/seeds
+
+# A few thousand executions of each.
 fuzz-test: $(VENV)/done
-	@rm -rf build-fuzz/test
 	@mkdir -p build; if echo 'int LLVMFuzzerTestOneInput(void *p, long n) { return !p && n; }' \
 		| clang -fsanitize=fuzzer,address -x c - -o build/probe 2> /dev/null; then \
-		$(call fuzz_each,test,-seed=1 -runs=4000) > build-fuzz/log 2>&1 \
-		|| { cat build-fuzz/log; exit 1; }; \
+		$(MAKE) --no-print-directory fuzz-build && rm -rf build-fuzz/test \
+		&& { ($(call fuzz_each,test,-seed=1 -runs=4000)) > build-fuzz/log 2>&1 \
+			|| { cat build-fuzz/log; exit 1; }; }; \
 	else $(call left_out,fuzz-test (it needs clang with libFuzzer)); fi
 
 # Every compiler that is here, with and without OpenMP: no warnings.
@@ -227,5 +231,5 @@ clean:
 	rm -rf build build-* run run-debug
 
 .PHONY: install uninstall bench test check unit-test arm-test sanitize-test tsan fuzz \
-	fuzz-test variants debug format help clean
+	fuzz-build fuzz-test variants debug format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)
