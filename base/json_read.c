@@ -46,7 +46,7 @@ static int unexpected(Reader *r, const char *want)
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* More digits than this decide nothing but on which side of a midpoint between two doubles a number
- * lies: a midpoint has at most 767. */
+ * lies, and a midpoint has at most 767. */
 enum { MAX_DIGITS = 780 };
 
 /* digits * 10^exponent without zeros at either end; no digits are zero. */
@@ -54,15 +54,15 @@ typedef struct {
     bool negative;
     int n;
     int64_t exponent;
-    char digits[MAX_DIGITS + 1]; // the last one stands for any that had no room
+    char digits[MAX_DIGITS];
 } Decimal;
 
 /* Of a number that follows the grammar. Any length of it takes linear time. */
 static void read_decimal(Str raw, Decimal *d)
 {
     const char *p = raw.ptr, *end = p + raw.len;
-    bool fraction = false, more = false; // more: a digit had no room
-    int64_t zeros = 0;                   // digits read that are not, or not yet, in d->digits
+    bool fraction = false;
+    int64_t zeros = 0; // digits read that are not, or not yet, in d->digits
     d->negative = *p == '-';
     p += d->negative;
     d->n = 0;
@@ -75,21 +75,18 @@ static void read_decimal(Str raw, Decimal *d)
         d->exponent -= fraction;
         if (*p == '0' || d->n == MAX_DIGITS) {
             zeros += d->n > 0;
-            more |= *p != '0';
             continue;
         }
         for (; zeros && d->n < MAX_DIGITS; zeros--)
             d->digits[d->n++] = '0';
-        if (d->n < MAX_DIGITS)
+        if (d->n < MAX_DIGITS) {
             d->digits[d->n++] = *p;
-        else
-            zeros++, more = true;
+        } else { // too far behind: the last zero becomes 1, which is on the same side
+            d->digits[MAX_DIGITS - 1] = '1';
+            zeros++;
+        }
     }
     d->exponent += zeros;
-    if (more) {
-        d->digits[d->n++] = '1';
-        d->exponent--;
-    }
     if (p == end)
         return;
     bool below = *++p == '-';

@@ -505,7 +505,7 @@ static void run_loop(Run *run, const Node *n, Value items, int depth0)
     Scope *outer = run->scope;
     Loop *l = room_alloc(r, 1, sizeof *l);
     Value item;
-    bool any = false;
+    bool any = false; // a pass came to its end: jinja2 counts none that was left before
     if (n->c)
         items = passing(run, n, items);
     *l = (Loop){.items = value_iter(r, items),
@@ -516,11 +516,11 @@ static void run_loop(Run *run, const Node *n, Value items, int depth0)
                 .again = n->recursive ? n : NULL,
                 .scope = outer};
     while (run->jump != BREAK && loop_next(r, l, &item)) {
-        any = true;
         run->scope = scope_new(run, outer);
         scope_set(run, run->scope, run->tree->loop, (Value){.type = V_LOOP, .loop = l});
         assign(run, run->scope, n->a, item);
         execute(run, n->body);
+        any |= run->jump == GO_ON;
         if (run->jump == CONTINUE)
             run->jump = GO_ON;
     }
