@@ -11,6 +11,7 @@
 #include "base/npy.h"
 #include "generate/stream.h"
 #include "maps/job.h"
+#include "modes/constraint.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 
@@ -23,6 +24,7 @@ typedef struct {
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
+    Constraint constraint;
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
@@ -215,7 +217,8 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
                                .n_predict = o->n_predict,
                                .seq_len = seq_len,
                                .ignore_eos = o->ignore_eos,
-                               .special = o->special};
+                               .special = o->special,
+                               .matcher = r->constraint.matcher};
     stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
@@ -230,7 +233,8 @@ static int prepare(Run *r, Err *e)
     SessionParams p = r->engine.params;
     const Config *c = &r->engine.model.decoder.config;
     const Tokenizer *t = r->engine.model.tokenizer;
-    if (check_biases(r, e) || prompt_encode(o, t, &r->prompt, text, e))
+    if (check_biases(r, e) || constraint_of_options(&r->constraint, o, t, e)
+        || prompt_encode(o, t, &r->prompt, text, e))
         return -1;
     if (!text->n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(text, tokenizer_bos(t), e))
         return -1;
@@ -323,6 +327,7 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
+    case END_GRAMMAR: snprintf(why, sizeof why, "the grammar"); break;
     case END_CONTEXT:
         snprintf(why, sizeof why, "the context of %d tokens is full (-c)", r->params.seq_len);
         break;
@@ -408,6 +413,7 @@ int complete_mode(const Options *o, Err *e)
     maps_close(r.maps);
     prompt_free(&r.prompt);
     stream_free(&r.stream);
+    constraint_close(&r.constraint);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);
