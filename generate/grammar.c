@@ -120,6 +120,11 @@ void builder_free(Builder *b)
     free(b);
 }
 
+void builder_no_memory(Builder *b)
+{
+    b->out_of_memory = true;
+}
+
 Expr expr_bytes(Builder *b, Str bytes)
 {
     size_t at = b->bytes.len;

@@ -23,7 +23,8 @@ typedef struct Builder Builder;
 /* A failure (out of memory, too many expressions) is remembered and shows in grammar_compile();
  * after it expressions are meaningless but harmless. NULL when out of memory. */
 Builder *builder_new(void);
-void builder_free(Builder *b); // NULL is fine
+void builder_free(Builder *b);      // NULL is fine
+void builder_no_memory(Builder *b); // remember that its user had none
 
 Expr expr_bytes(Builder *b, Str bytes); // exactly these; none match the empty text
 

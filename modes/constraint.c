@@ -5,13 +5,13 @@
 
 #include "base/file.h"
 #include "generate/gbnf.h"
+#include "generate/schema.h"
 #include "modes/modes.h"
 
 int constraint_open(Constraint *c, ConstraintKind kind, Str text, const TokenTree *tree, Err *e)
 {
     *c = (Constraint){0};
-    (void)kind;
-    if (gbnf_compile(&c->grammar, text, e))
+    if ((kind == CONSTRAINT_SCHEMA ? schema_compile : gbnf_compile)(&c->grammar, text, e))
         return -1;
     c->matcher = matcher_new(&c->grammar, tree, e);
     if (c->matcher)
