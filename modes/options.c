@@ -64,6 +64,13 @@ const Option option_table[] = {
      .help = "end before this text or control token; may be repeated"},
     {"--samples", "N", G, OPT_INT, AT(samples), .min = 1, .max = 1 << 16, .initial = 1,
      .help = "texts of one prompt, a JSON object each; more than one need --json"},
+    {"--grammar", "TEXT", G, OPT_TEXT, AT(grammar),
+     .help = "generate only what this grammar allows, in llama.cpp's GBNF"},
+    {"--grammar-file", "FILE", G, OPT_PATH, AT(grammar_file), .help = "the same from a file"},
+    {"-j --json-schema", "SCHEMA", G, OPT_TEXT, AT(json_schema),
+     .help = "generate only JSON that this JSON schema allows"},
+    {"-jf --json-schema-file", "FILE", G, OPT_PATH, AT(json_schema_file),
+     .help = "the same from a file"},
     {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
     {"--echo", NULL, G | L, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
 
@@ -241,8 +248,7 @@ static const struct {
     {"-ngl --gpu-layers --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split -dev"
      " --device",
      "leave it out, everything runs on the processor"},
-    {"--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
-     "the form of the text cannot be prescribed"},
+    {"--format", "it is --json-schema SCHEMA, or --grammar"},
     {"--mirostat --typical --typical-p --dry-multiplier --xtc-probability --dynatemp-range"
      " --samplers --top-nsigma",
      "the sampler has --temp, --top-k, --top-p, --min-p and penalties"},

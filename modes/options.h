@@ -67,6 +67,7 @@ typedef struct {
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
     const char **quantize_types;   // of --quantize-type
     int n_quantize_types;
+    const char *grammar, *grammar_file, *json_schema, *json_schema_file; // the text's form, or NULL
     TextArg *stops;
     int n_stops;
     LogitBias *biases;

@@ -12,7 +12,8 @@ const char *result_reason(const Stream *s)
                                           [END_TOKEN] = "end",
                                           [END_STOP] = "stop",
                                           [END_LIMIT] = "length",
-                                          [END_CONTEXT] = "context"};
+                                          [END_CONTEXT] = "context",
+                                          [END_GRAMMAR] = "end"};
     return reasons[s->end];
 }
 
