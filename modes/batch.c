@@ -624,6 +624,8 @@ static int prepare_samples(BatchRun *b, Err *e)
     int seq_len = 0;
     if (!o->json)
         return err_set(e, EXIT_USAGE, "--samples: more than one needs --json");
+    if (o->grammar || o->grammar_file || o->json_schema || o->json_schema_file)
+        return err_set(e, EXIT_USAGE, "--samples: a grammar constrains one text only");
     if (o->logits || o->maps.n_files || o->maps.n_stats)
         return err_set(e, EXIT_USAGE, "--samples: logits and attention files are of one text");
     b->lines.at_end = true;

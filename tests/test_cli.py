@@ -945,6 +945,8 @@ TAKES = {  # flag: the modes that take it, and a value
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
          "--unordered": ("l", None), "--timings": ("l", None), "--resume": ("l", None),
+         "--grammar": ("g", 'root ::= "x"'), "--grammar-file": ("g", "gbnf"),
+         "--json-schema": ("g", "{}"), "--json-schema-file": ("g", "schema"),
          "--chat": ("c", None), "--system": ("c", "x"),
          "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
          "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
@@ -966,6 +968,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "short").write_text("the\nfox\n")
     (tmp_path / "talk").write_text('[{"role": "user", "content": "the"}]')
     (tmp_path / "tools").write_text("[]")
+    (tmp_path / "gbnf").write_text('root ::= "x"')
+    (tmp_path / "schema").write_text("{}")
     (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
@@ -1005,7 +1009,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 else:
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "text", "short", "lines", "talk", "tools", "form", "out", "out.run", "again", "again.run",
+        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run", "again", "again.run",
         "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
