@@ -1009,7 +1009,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 else:
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run", "again", "again.run",
+        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run",
+        "again", "again.run",
         "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
