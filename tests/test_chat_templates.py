@@ -1,5 +1,5 @@
-"""Whole chat templates, llama.cpp's collection of them, against transformers: the text, the ids, and
-that nothing typed in a conversation is read as a token of the template's."""
+"""Whole chat templates, llama.cpp's collection of them, against transformers: the text, the ids,
+and that nothing typed in a conversation is read as a token of the template's."""
 from __future__ import annotations
 
 import copy
@@ -264,7 +264,7 @@ def test_marks_follow_bytes(drive: Driver) -> None:
         assert out["text"] == transformers_text(template, message), expression
         own = "".join(special_text(out))
         letters = {ch for ch in own if ch.isalpha()} - set("<|x|t>")
-        # what the template writes itself: escapes of HTML are marked as the character they stand for
+        # escapes of HTML are marked as the characters that they stand for
         assert own.startswith("<|x|>") and not letters & set("abAB\u00e9\u00c9"), (expression, own)
         assert own.count("<|t|>") == out["text"].count("<|t|>"), expression
         assert "<|a|>" not in own and "<|A|>" not in own and ">|a|<" not in own

@@ -313,7 +313,7 @@ def test_chat_templates(folder: Path, tmp_path: Path) -> None:
 
     config = folder / "tokenizer_config.json"
     same_as_transformers(kept())
-    for value in ("one\r\n\u00e9{{ x }}\n", "", [{"name": "default", "template": "usual"},
+    for value in ("one\r\n\u00e9{{ x }}\n", [{"name": "default", "template": "usual"},
                                               {"name": "tool_use", "template": "tools"},
                                               {"name": "r-a-g", "template": "documents"}],
                   [{"name": "rag", "template": "only"}], None, []):

@@ -257,7 +257,8 @@ def test_expressions(render: Driver, group: str) -> None:
         "10 ** 20", "2 ** 62 * 4", "big + 1", "s.upper", "d.items", "l|reverse",
         "100000000000000000000000")]
     check(render, [f"{{{{ {e} }}}}" for e in shown])
-    folded = ("1e308 * 10", "-1e308 * 10", "'inf'|float")  # jinja2 writes them as the Python name inf
+    # jinja2 writes these as the Python name inf
+    folded = ("1e308 * 10", "-1e308 * 10", "'inf'|float")
     check(render, [f"{{% set v = {e} %}}{{{{ v }}}}" for e in shown if e not in folded])
 
 
