@@ -184,7 +184,8 @@ static int map_descriptor(GgufMap *m, int fd, const char *path, Err *e)
     void *base = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (base == MAP_FAILED)
         return err_errno(e, "cannot map");
-    *m = (GgufMap){strdup(path), base, size, file_hold_map(path, base, size)};
+    *m = (GgufMap){
+        .path = strdup(path), .base = base, .size = size, .held = file_hold_map(path, base, size)};
     if (!m->path || !m->held) {
         unmap_file(m);
         return err_set(e, EXIT_MEMORY, "out of memory");
@@ -289,6 +290,7 @@ static int parse_map(Gguf *g, int index, Err *e)
     size_t data = 0;
     if (!rc && !size_align((size_t)(c.p - c.base), (size_t)alignment, &data))
         rc = err_set(e, EXIT_MODEL, "header: its size does not fit this machine");
+    m->header = data < m->size ? data : m->size; // a file without tensors may end before
     for (uint64_t i = 0; !rc && i < n_tensors; i++) {
         GgufTensor *t = &tensors[g->n_tensors + i];
         char name[96];
@@ -550,4 +552,27 @@ Str *gguf_strings(const GgufKey *k)
         p += 8 + len;
     }
     return out;
+}
+
+void gguf_fingerprint(const Gguf *g, char out[SHA256_HEX + 1])
+{
+    enum { SAMPLE = 64 };
+    Sha256 hash;
+    uint64_t size = 0;
+    unsigned char bytes[8];
+    sha256_init(&hash);
+    for (int i = 0; i < g->n_maps; i++)
+        sha256_add(&hash, g->maps[i].base, g->maps[i].header);
+    for (size_t i = 0; i < g->n_tensors; i++)
+        size += g->tensors[i].size;
+    for (int i = 0; i < 8; i++)
+        bytes[i] = (unsigned char)(size >> 8 * i);
+    sha256_add(&hash, bytes, sizeof bytes);
+    for (size_t i = 0; i < g->n_tensors; i++) {
+        const GgufTensor *t = &g->tensors[i];
+        size_t n = t->size < SAMPLE ? t->size : SAMPLE, rest = t->size - n;
+        for (size_t part = 0; part < 3; part++)
+            sha256_add(&hash, (const char *)t->data + rest * part / 2, n);
+    }
+    sha256_hex(&hash, out);
 }

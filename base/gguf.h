@@ -11,6 +11,7 @@
 
 #include "base/blocks.h"
 #include "base/file.h"
+#include "base/sha256.h"
 
 /* Value types of metadata. */
 typedef enum {
@@ -51,7 +52,8 @@ typedef struct {
     char *path;
     void *base;
     size_t size;
-    Held *held; // names the file where it becomes shorter while it is read
+    size_t header; // bytes before the tensors' data
+    Held *held;    // names the file where it becomes shorter while it is read
 } GgufMap;
 
 typedef struct {
@@ -83,6 +85,12 @@ int gguf_str(const Gguf *g, const char *name, Str *out, Err *e);
 /* Item i of an array (or i = 0 of a scalar) as a number; the caller has checked `i < key->n` and
  * the type. */
 double gguf_number(const GgufKey *k, uint64_t i);
+
+/* A name for the contents, made without reading all of them: the hash of each split's header, then
+ * the size of all tensors' data (8 bytes, little-endian), then of every tensor, in the order of
+ * names, 64 bytes from its start, its middle (at half of what is beyond 64) and its end; all bytes
+ * three times of one that has no more. */
+void gguf_fingerprint(const Gguf *g, char out[SHA256_HEX + 1]);
 
 /* Views of all items of a string array, a new array of key->n items which the caller frees; NULL
  * when out of memory. The lengths were checked by gguf_open. */

@@ -20,6 +20,7 @@
 #ifndef STREAM_H
 #define STREAM_H
 
+#include "generate/matcher.h"
 #include "generate/sampler.h"
 #include "tokenizer.h"
 
@@ -29,16 +30,24 @@ typedef struct {
     SamplerParams sampling; // its seed is not used
     const Str *stops;       // (n_stops) texts that end a stream, none of them empty
     int n_stops;
-    int n_predict;   // most tokens to generate; -1: as many as the context holds
-    int seq_len;     // the context, tokens
-    bool ignore_eos; // end tokens end nothing
-    bool special;    // print the names of control tokens
-    int logprobs;    // likeliest tokens whose log-probabilities are kept beside the chosen one's;
-                     // -1: none are kept
+    int n_predict;    // most tokens to generate; -1: as many as the context holds
+    int seq_len;      // the context, tokens
+    bool ignore_eos;  // end tokens end nothing
+    bool special;     // print the names of control tokens
+    int logprobs;     // likeliest tokens whose log-probabilities are kept beside the chosen one's;
+                      // -1: none are kept
+    Matcher *matcher; // the form that the text has, NULL: any
 } StreamParams;
 
 /* Why a text ended; NOT_ENDED is 0. */
-typedef enum { NOT_ENDED, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } StreamEnd;
+typedef enum {
+    NOT_ENDED,
+    END_TOKEN,
+    END_STOP,
+    END_LIMIT,
+    END_CONTEXT,
+    END_GRAMMAR // the grammar allows nothing after it
+} StreamEnd;
 
 typedef struct {
     const StreamParams *params; // not owned
@@ -50,6 +59,7 @@ typedef struct {
     int stop;          // with END_STOP: the number of the stop text, which is not printed
     Logprob *logprobs; // (tokens generated, 1 + params->logprobs) see sampler_logprobs()
     size_t logprobs_cap;
+    MatchState place; // in the grammar, where there is one
     Decoder decoder;
     Buf waiting; // decoded, not printed yet, with the names of control tokens
     Buf marks;   // of each of its bytes: printed, or of a name that is not
@@ -67,7 +77,7 @@ size_t stream_follow(Stream *s, const char *text, size_t len);
 
 /* Choose the next token from the logits (vocab_size) of the text's last one, which are changed, and
  * append to *out what is ready to be printed. s->end is set where the text ends. -1 when out of
- * memory, or when no logit is finite. */
+ * memory, when no logit is finite, or when no token goes on as the grammar says. */
 int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e);
 
 /* The text is over, wherever it stands: append to *out what still waits. A stop text that shows

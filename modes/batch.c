@@ -12,7 +12,7 @@
 #include "base/cpu.h"
 #include "base/json_read.h"
 #include "generate/parallel.h"
-#include "modes/lines.h"
+#include "modes/journal.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 #include "modes/result.h"
@@ -43,6 +43,7 @@ typedef struct {
     Session session;
     Parallel texts;
     Lines lines;
+    Journal journal; // of a file, else zeroed
     FILE *out;
     const char *out_path;   // for messages
     SamplerParams sampling; // of lines that do not say it
@@ -443,10 +444,10 @@ static int read_lines(BatchRun *b)
     while (rc > 0 && b->n_open < WINDOW && !stop_signal && !b->lines.at_end) {
         bool idle = !parallel_n_running(&b->texts) && !b->n_open;
         rc = lines_next(&b->lines, idle, &line, b->e);
-        if (rc > 0 && take_line(b, line))
+        if (rc > 0 && journal_line(&b->journal, b->lines.n, line) && take_line(b, line))
             return -1;
     }
-    return rc < 0 ? -1 : 0;
+    return rc < 0 || journal_save(&b->journal, b->e) ? -1 : 0;
 }
 
 /* Let lines in, in their order. */
@@ -511,8 +512,9 @@ static void choose_sizes(BatchRun *b, SessionParams *p)
     p->n_blocks = (int)(blocks < room ? blocks : room > per_text ? room : per_text);
 }
 
-/* -o, or standard output. Lines appear as they are done, so the file has its own name at once. */
-static int open_output(BatchRun *b, Err *e)
+/* -o, or standard output: what may not be written is refused, and a regular file's journal opened.
+ */
+static int prepare_output(BatchRun *b, Err *e)
 {
     const char *path = b->o->output;
     bool standard = !path || !strcmp(path, "-");
@@ -521,8 +523,57 @@ static int open_output(BatchRun *b, Err *e)
         return err_set(e, EXIT_USAGE, "-o: got the model's own file, want another");
     if (!standard && b->lines.path && out_same(path, b->lines.path))
         return err_set(e, EXIT_USAGE, "-o: got the file that is read, want another");
-    b->out = standard ? stdout : fopen(path, "w");
-    return b->out ? 0 : err_errno(e, path);
+    if (standard || out_is_direct(path))
+        return b->o->resume ? err_set(e, EXIT_USAGE,
+                                      "--resume: -o: got a stream, want a file, which keeps the "
+                                      "lines that are done")
+                            : 0;
+    if (journal_open(&b->journal, b->o, &b->engine, &b->sampling.seed, e))
+        return -1;
+    if (out_same(b->journal.path, b->lines.path))
+        return err_set(e, EXIT_USAGE, "-o: its %s is the file that is read, want another name",
+                       b->journal.path);
+    b->n_done = b->journal.n_done;
+    b->n_failed = b->journal.n_failed;
+    return 0;
+}
+
+/* Read again what a run that is resumed has read, and take in what it has not finished. Lines of a
+ * file are compared first and read once more; those of a pipe have to be kept. */
+static int catch_up(BatchRun *b, Err *e)
+{
+    Journal *j = &b->journal;
+    Str line;
+    bool file = lines_rewind(&b->lines);
+    int rc = 1;
+    while (j->n < j->n_before && (rc = lines_next(&b->lines, true, &line, e)) > 0) {
+        if (!journal_line(j, b->lines.n, line) || file)
+            continue;
+        if (b->n_open == WINDOW)
+            return err_set(e, EXIT_USAGE,
+                           "--resume: %s lacks more than %d of the lines that were read; want the "
+                           "input as a file, not a pipe",
+                           j->out, WINDOW);
+        if (take_line(b, line))
+            return -1;
+    }
+    if (rc < 0 || stop_signal || journal_check_input(j, e))
+        return -1;
+    if (file)
+        lines_rewind(&b->lines);
+    return 0;
+}
+
+/* Lines appear as they are done, so a file has its own name at once. */
+static int open_output(BatchRun *b, Err *e)
+{
+    if (!b->o->output || !strcmp(b->o->output, "-"))
+        b->out = stdout;
+    else if (b->journal.path)
+        b->out = journal_begin(&b->journal, e);
+    else if (!(b->out = fopen(b->o->output, "w")))
+        err_errno(e, b->out_path);
+    return b->out ? 0 : -1;
 }
 
 /* The session and the pool, for texts of at most seq_len tokens. */
@@ -549,17 +600,20 @@ static int prepare_lines(BatchRun *b, Err *e)
     const Options *o = b->o;
     if (o->jsonl && o->lines)
         return err_set(e, EXIT_USAGE, "--jsonl and --lines: got two inputs, want one");
+    b->sampling = modes_sampler_params(o);
     if (modes_open(&b->engine, o, true, e)
         || lines_open(&b->lines, o->jsonl ? o->jsonl : o->lines, &stop_signal, e)
-        || open_output(b, e))
+        || prepare_output(b, e))
         return -1;
     int most = b->engine.model.decoder.config.seq_len;
-    b->sampling = modes_sampler_params(o);
     return prepare_pool(b,
                         o->seq_len             ? o->seq_len
                         : most < USUAL_CONTEXT ? most
                                                : USUAL_CONTEXT,
-                        e);
+                        e)
+                || (b->journal.resumed && catch_up(b, e)) || open_output(b, e)
+             ? -1
+             : 0;
 }
 
 static int prepare_samples(BatchRun *b, Err *e)
@@ -570,13 +624,15 @@ static int prepare_samples(BatchRun *b, Err *e)
     int seq_len = 0;
     if (!o->json)
         return err_set(e, EXIT_USAGE, "--samples: more than one needs --json");
+    if (o->grammar || o->grammar_file || o->json_schema || o->json_schema_file)
+        return err_set(e, EXIT_USAGE, "--samples: a grammar constrains one text only");
     if (o->logits || o->maps.n_files || o->maps.n_stats)
         return err_set(e, EXIT_USAGE, "--samples: logits and attention files are of one text");
     b->lines.at_end = true;
     b->sampling = modes_sampler_params(o);
     int rc = modes_open(&b->engine, o, true, e)
-          || prompt_start(o, &b->engine.model, &prompt, &ids, &seq_len, e) || open_output(b, e)
-          || prepare_pool(b, seq_len, e);
+          || prompt_start(o, &b->engine.model, &prompt, &ids, &seq_len, e) || prepare_output(b, e)
+          || prepare_pool(b, seq_len, e) || open_output(b, e);
     for (int i = 0; !rc && i < o->samples; i++)
         rc = take_sample(b, i, &ids, &prompt.text);
     prompt_free(&prompt);
@@ -602,6 +658,7 @@ int batch_mode(const Options *o, Err *e)
     parallel_free(&b.texts);
     session_free(&b.session);
     lines_close(&b.lines);
+    journal_close(&b.journal);
     if (b.out && b.out != stdout && fclose(b.out) && !b.rc)
         b.rc = err_errno(e, b.out_path);
     return modes_close(&b.engine, b.rc);

@@ -10,6 +10,7 @@
 #include "base/npy.h"
 #include "generate/stream.h"
 #include "maps/job.h"
+#include "modes/constraint.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 #include "modes/result.h"
@@ -23,6 +24,7 @@ typedef struct {
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
+    Constraint constraint;
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
@@ -206,6 +208,7 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
     r->params.sampling = modes_sampler_params(o);
     r->params.stops = r->stops;
     r->params.n_stops = o->n_stops;
+    r->params.matcher = r->constraint.matcher;
     stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
@@ -221,6 +224,7 @@ static int prepare(Run *r, Err *e)
     const Config *c = &r->engine.model.decoder.config;
     int seq_len;
     if (modes_check_biases(o, c, e)
+        || constraint_of_options(&r->constraint, o, r->engine.model.tokenizer, e)
         || prompt_start(o, &r->engine.model, &r->prompt, text, &seq_len, e))
         return -1;
     if (!o->echo)
@@ -307,6 +311,7 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
+    case END_GRAMMAR: snprintf(why, sizeof why, "the grammar"); break;
     case END_CONTEXT:
         snprintf(why, sizeof why, "the context of %d tokens is full (-c)", r->params.seq_len);
         break;
@@ -336,6 +341,13 @@ static int run_and_print(Run *r, Err *e)
     if (!rc && fflush(stdout))
         rc = modes_print_failed(e);
     r->mixed_line = r->open_line && shares_screen();
+    if (!rc && r->stream.end == END_TOKEN && r->stream.text.n == r->stream.n_prompt
+        && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)
+        && gguf_key(&r->engine.model.file, "tokenizer.chat_template")) {
+        begin_line(r);
+        fprintf(stderr, "%s: the model has ended at once; --chat asks in the form that it knows\n",
+                program_name());
+    }
     if (o->verbose && !rc) {
         begin_line(r);
         describe_run(r);
@@ -396,6 +408,7 @@ int complete_mode(const Options *o, Err *e)
     maps_close(r.maps);
     prompt_free(&r.prompt);
     stream_free(&r.stream);
+    constraint_close(&r.constraint);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);

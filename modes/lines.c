@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 enum { READ_SIZE = 1 << 16, MAX_LINE = 1 << 29 };
@@ -15,7 +16,20 @@ int lines_open(Lines *l, const char *path, const atomic_int *stop, Err *e)
     *l = (Lines){.fd = STDIN_FILENO, .path = standard ? "standard input" : path, .stop = stop};
     if (!standard)
         l->fd = open(path, O_RDONLY);
+    l->start = lseek(l->fd, 0, SEEK_CUR);
     return l->fd < 0 ? err_errno(e, path) : 0;
+}
+
+bool lines_rewind(Lines *l)
+{
+    struct stat st;
+    if (fstat(l->fd, &st) || !S_ISREG(st.st_mode) || lseek(l->fd, l->start, SEEK_SET) < 0)
+        return false;
+    l->buf.len = l->begin = l->searched = 0;
+    l->at_end = false;
+    l->n = 0;
+    l->end = 0;
+    return true;
 }
 
 void lines_close(Lines *l)
@@ -61,7 +75,10 @@ int lines_next(Lines *l, bool wait, Str *line, Err *e)
             *line = (Str){l->buf.ptr + l->begin, end - l->begin};
             if (found && line->len && line->ptr[line->len - 1] == '\r')
                 line->len--;
-            l->begin = l->searched = found ? end + 1 : end;
+            size_t next = found ? end + 1 : end;
+            l->end += (off_t)(next - l->begin);
+            l->begin = l->searched = next;
+            l->whole = found != NULL;
             l->n++;
             return 1;
         }

@@ -4,6 +4,7 @@
 #define LINES_H
 
 #include <stdatomic.h>
+#include <sys/types.h>
 
 #include "base/util.h"
 
@@ -14,7 +15,9 @@ typedef struct {
     Buf buf;
     size_t begin, searched; // of the next line in buf, and how far a newline was looked for
     bool at_end;            // of the stream
+    bool whole;             // the last line taken had an end
     int n;                  // lines taken
+    off_t start, end;       // of the stream, and of the last line taken, counted from there
 } Lines;
 
 /* Open a file, or standard input for "-". 0, or -1 (EXIT_IO). */
@@ -24,5 +27,9 @@ void lines_close(Lines *l);
 /* The next line without its end (LF or CRLF), in *line until the next call: 1; 0 when there is none
  * yet or, with at_end, none any more; -1 and an Err. `wait`: for as long as it takes. */
 int lines_next(Lines *l, bool wait, Str *line, Err *e);
+
+/* Go back to the first line. False, and nothing has changed, where the stream is no regular file.
+ */
+bool lines_rewind(Lines *l);
 
 #endif

@@ -15,6 +15,7 @@ int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for 
 int tokenize_mode(const Options *o, Err *e);
 int info_mode(const Options *o, Err *e);
 int render_mode(const Options *o, Err *e);
+int chat_mode(const Options *o, Err *e); // a conversation by the model's chat template
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);

@@ -19,6 +19,7 @@ typedef enum {
     MODE_TOKENIZE,
     MODE_INFO,
     MODE_RENDER,
+    MODE_CHAT,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -44,9 +45,10 @@ typedef struct {
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
+    const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH
     int parallel;              // texts at once; 0: chosen from the machine
-    bool unordered, timings;
+    bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine
@@ -65,6 +67,7 @@ typedef struct {
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
     const char **quantize_types;   // of --quantize-type
     int n_quantize_types;
+    const char *grammar, *grammar_file, *json_schema, *json_schema_file; // the text's form, or NULL
     TextArg *stops;
     int n_stops;
     LogitBias *biases;
