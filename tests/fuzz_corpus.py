@@ -3,13 +3,16 @@
     fuzz_corpus.py FOLDER      writes FOLDER/NAME/0, 1, ..."""
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from conversations import CONVERSATIONS
 from gguf_files import (U32, Image, Keys, byte_level, byte_tokens, image, llama_shapes,
                         sentencepiece_keys, sizes, smallest)
 from test_json_reader import NO, YES
+from test_template import STATEMENTS, VARIABLES, groups
 
 
 def json_texts() -> Iterable[bytes]:
@@ -152,8 +155,20 @@ def tokenizers() -> Iterable[bytes]:
             for flags in {i % 8, 7}]
 
 
+def templates() -> Iterable[bytes]:
+    """As tests/fuzz_template.c reads it: a template, messages and variables with FF between."""
+    expressions = [e for group in groups().values() for e in group]
+    lines = ["".join(f"{{{{ {e} }}}}" for e in expressions[i:i + 3])
+             for i in range(0, len(expressions), 3)]
+    variables = json.dumps(VARIABLES)
+    chats = [json.dumps(messages) for _, messages, _ in CONVERSATIONS]
+    return ["\0".join(parts).encode("utf-8", "surrogatepass").replace(b"\0", b"\xff")
+            for i, t in enumerate(lines + STATEMENTS)
+            for parts in [(t.replace("\0", ""), chats[i % len(chats)], variables)]]
+
+
 CORPORA: dict[str, Callable[[], Iterable[bytes]]] = {
-    "gguf": models, "json": json_texts, "tokenizer": tokenizers}
+    "gguf": models, "json": json_texts, "template": templates, "tokenizer": tokenizers}
 
 
 def main(folder: Path) -> None:

@@ -14,7 +14,7 @@
 #include "text/value_print.h"
 
 enum { MAX_OUTPUT = 64 << 20, MAX_BYTES = 1 << 30 }; // of one rendering
-static const uint64_t MAX_STEPS = 200u * 1000 * 1000;
+static const uint64_t USUAL_STEPS = 200u * 1000 * 1000;
 
 struct Template {
     Tree tree;
@@ -797,9 +797,11 @@ static int render(Run *run, const TemplateInput *in, Rendered *out)
 
 int template_render(const Template *t, const TemplateInput *in, Rendered *out, Err *e)
 {
-    Run run = {
-        .room = {
-            .err = e, .max_bytes = MAX_BYTES, .max_steps = MAX_STEPS, .line = 1, .now = in->now}};
+    Run run = {.room = {.err = e,
+                        .max_bytes = MAX_BYTES,
+                        .max_steps = in->max_steps ? in->max_steps : USUAL_STEPS,
+                        .line = 1,
+                        .now = in->now}};
     run.tree = &t->tree;
     int rc = render(&run, in, out);
     room_free(&run.room);
