@@ -97,35 +97,46 @@ static void read_decimal(Str raw, Decimal *d)
     d->exponent += below ? -written : written;
 }
 
+/* Whether it is a whole number, but for the sign, that 64 bits surely hold; then *out is it. */
+static bool whole(const Decimal *d, uint64_t *out)
+{
+    enum { WHOLE_DIGITS = 19 };
+    *out = 0;
+    if (d->n && (d->exponent < 0 || d->exponent > WHOLE_DIGITS - d->n))
+        return false;
+    for (int i = 0; d->n && i < d->n + d->exponent; i++)
+        *out = *out * 10 + (uint64_t)(i < d->n ? d->digits[i] - '0' : 0);
+    return true;
+}
+
 /* Rounded as strtod does. It is given no decimal point, which would depend on the locale. */
 static double nearest(Str raw)
 {
     Decimal d;
     char text[sizeof d.digits + 16];
+    uint64_t size;
     read_decimal(raw, &d);
-    int64_t limit = 2 * MAX_DIGITS; // beyond it numbers are 0 or infinite
-    int exponent = (int)(d.exponent < -limit ? -limit : d.exponent > limit ? limit : d.exponent);
-    if (!d.n)
-        return d.negative ? -0.0 : 0.0;
-    memcpy(text, d.digits, (size_t)d.n);
-    snprintf(text + d.n, sizeof text - (size_t)d.n, "e%d", exponent);
-    double v = strtod(text, NULL);
+    double v;
+    if (whole(&d, &size)) {
+        v = (double)size;
+    } else {
+        int64_t limit = 2 * MAX_DIGITS; // numbers beyond are 0 or infinite
+        int64_t exponent = d.exponent < -limit ? -limit : d.exponent > limit ? limit : d.exponent;
+        memcpy(text, d.digits, (size_t)d.n);
+        snprintf(text + d.n, sizeof text - (size_t)d.n, "e%d", (int)exponent);
+        v = strtod(text, NULL);
+    }
     return d.negative ? -v : v;
 }
 
 bool json_integer(const JsonNode *n, int64_t lo, int64_t hi, int64_t *out)
 {
-    enum { WHOLE_DIGITS = 19 }; // fit 64 bits without a sign
     Decimal d;
+    uint64_t size;
     if (n->type != JSON_NUMBER)
         return false;
     read_decimal(n->raw, &d);
-    uint64_t size = 0;
-    if (d.n && (d.exponent < 0 || d.exponent > WHOLE_DIGITS - d.n))
-        return false;
-    for (int i = 0; d.n && i < d.n + d.exponent; i++)
-        size = size * 10 + (uint64_t)(i < d.n ? d.digits[i] - '0' : 0);
-    if (size > (uint64_t)INT64_MAX + d.negative)
+    if (!whole(&d, &size) || size > (uint64_t)INT64_MAX + d.negative)
         return false;
     int64_t v = d.negative && size ? -(int64_t)(size - 1) - 1 : (int64_t)size;
     if (v < lo || v > hi)
