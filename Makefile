@@ -1,10 +1,14 @@
-# make            build ./run (a C compiler and make are all it needs); V=1 shows the commands, OMP=0 is without OpenMP
+# make            build ./run with a C compiler; V=1 shows the commands, OMP=0 is without OpenMP
 # make check      build, unit tests and a smoke run: under a minute on a quiet machine
-# make test       everything: virtual environment, unit tests, end-to-end tests (Python 3.11 or newer)
-# make arm-test   the program for AArch64 under qemu, where a cross compiler and qemu are installed; part of make test
-# make sanitize-test   the C parts again under address and undefined-behaviour sanitizers
+# make test       everything; it makes a virtual environment with Python 3.11 or newer
+# make arm-test   the program for AArch64 under qemu
+# make sanitize-test   the C parts under address and undefined-behaviour sanitizers
+# make tsan       the team of threads, and each mode that has one, under the thread sanitizer
 # make debug      ./run-debug without optimisation, for a debugger
-# make bench      what this machine can do, what the kernels reach of it, and whole models: make bench MODEL="a.gguf b.gguf"
+# make format     lay out the C sources as .clang-format says
+# make bench      speed of the machine, the kernels and models: make bench MODEL="a.gguf b.gguf"
+# make install    as `attn`, with man page and completions: make install PREFIX=/usr/local DESTDIR=
+# make uninstall  remove what make install installed
 # make clean      remove what was built
 
 CC ?= cc
@@ -16,7 +20,8 @@ BASE := -std=c11 -D_DEFAULT_SOURCE -ffp-contract=off -Wall -Wextra -Wshadow -Wvl
 LDLIBS := -lm
 
 # OpenMP is optional: whether this compiler, with these flags, makes a program with it.
-probe_omp = mkdir -p $(BUILD) && printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
+probe_omp = mkdir -p $(BUILD) \
+	&& printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n' \
 	| $(1) -fopenmp -x c - -o $(BUILD)/probe $(LDFLAGS) 2> /dev/null
 OMP ?= $(shell $(call probe_omp,$(CC) $(CFLAGS)) && echo 1 || echo 0)
 ifeq ($(OMP),1)
@@ -38,12 +43,14 @@ endif
 else ifeq ($(ARCH),aarch64)
 KERNELS += neon dotprod
 endif
-AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mprefer-vector-width=512
+AVX512 := -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni \
+	-mprefer-vector-width=512
 $(BUILD)/kernels/avx2.o: ISA := -mavx2 -mfma -mf16c
 $(BUILD)/kernels/avx512.o: ISA := $(AVX512)
 $(BUILD)/kernels/bf16.o: ISA := $(AVX512) -mavx512bf16
 $(BUILD)/kernels/dotprod.o: ISA := -march=armv8.2-a+dotprod
-# Without regard to floating-point exceptions, which nobody reads, compilers turn choices into vector operations.
+# Nobody reads floating-point exceptions. Without regard to them compilers turn choices into vector
+# operations.
 $(BUILD)/kernels/%.o: BASE += -fno-trapping-math -fno-math-errno
 
 LIB := tokenizer.c $(wildcard $(ROOMS:%=%/*.c)) $(KERNELS:%=kernels/%.c)
@@ -80,14 +87,35 @@ $(BUILD)/%.so: tests/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)$(CC) -O1 -g -Wall -Wextra -shared -fPIC $< -o $@ -ldl
 
-# ---- bench ---------------------------------------------------------------------------------------------------------
+# ---- install -------------------------------------------------------------------------------------
+
+PREFIX ?= /usr/local
+ATTN := $(DESTDIR)$(PREFIX)/bin/attn
+SHARE := $(DESTDIR)$(PREFIX)/share
+MAN := $(SHARE)/man/man1/attn.1
+BASH := $(SHARE)/bash-completion/completions/attn
+ZSH := $(SHARE)/zsh/site-functions/_attn
+FISH := $(SHARE)/fish/vendor_completions.d/attn.fish
+
+# The program prints the texts, under the name that it has there.
+install: $(RUN)
+	install -D $(RUN) "$(ATTN)"
+	install -Dm644 /dev/null "$(MAN)" && "$(ATTN)" --man > "$(MAN)"
+	install -Dm644 /dev/null "$(BASH)" && "$(ATTN)" --completion bash > "$(BASH)"
+	install -Dm644 /dev/null "$(ZSH)" && "$(ATTN)" --completion zsh > "$(ZSH)"
+	install -Dm644 /dev/null "$(FISH)" && "$(ATTN)" --completion fish > "$(FISH)"
+
+uninstall:
+	rm -f "$(ATTN)" "$(MAN)" "$(BASH)" "$(ZSH)" "$(FISH)"
+
+# ---- bench ---------------------------------------------------------------------------------------
 
 MODEL ?= models/tales.bin
 
 bench: $(BUILD)/kernels_bench
 	$< $(MODEL)
 
-# ---- tests ---------------------------------------------------------------------------------------------------------
+# ---- tests ---------------------------------------------------------------------------------------
 
 PYTHON ?= python3
 VENV := .venv
@@ -97,13 +125,13 @@ SANITIZE := BUILD=build-sanitize RUN=build-sanitize/run OMP=0 \
 	CFLAGS="-O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=all"
 
 # torch comes first: its CPU build then satisfies what the rest asks for.
-$(VENV)/done: requirements.txt
+$(VENV)/done: requirements.txt requirements-test.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check $$(grep ^torch== requirements.txt)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-test: $(VENV)/done variants unit-test arm-test sanitize-test $(RUN) $(DRIVERS)
+test: $(VENV)/done variants unit-test arm-test sanitize-test tsan $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
@@ -113,10 +141,16 @@ unit-test: $(UNIT:%=$(BUILD)/%)
 check: $(RUN) $(UNIT:%=$(BUILD)/%)
 	@for t in $(filter-out test_session,$(UNIT)); do $(BUILD)/$$t || exit 1; done
 	@$(BUILD)/test_session scalar 0
-	@./$(RUN) models/tales.bin -i "Once upon a time" -s 33 -n 20 | grep -q "there lived a little rabbit" && echo "smoke run: as expected"
+	@./$(RUN) models/tales.bin -i "Once upon a time" -s 33 -n 20 \
+		| grep -q "there lived a little rabbit" && echo "smoke run: as expected"
 
 debug:
 	@$(MAKE) --no-print-directory BUILD=build-debug RUN=run-debug CFLAGS="-O0 -g3" run-debug
+
+# All but generated tables.
+format: $(VENV)/done
+	$(VENV)/bin/clang-format -i \
+		$(filter-out build% text/unicode_tables.h,$(wildcard *.[ch] */*.[ch] */*.inc))
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile
@@ -127,24 +161,44 @@ left_out = { echo "make: left out: $(1)"; test -z "$$CI"; }
 ARM_CC := aarch64-linux-gnu-gcc
 arm-test: $(RUN)
 	@if command -v $(ARM_CC) > /dev/null && command -v qemu-aarch64 > /dev/null; then \
-		$(MAKE) --no-print-directory CC=$(ARM_CC) BUILD=build-arm RUN=build-arm/run CFLAGS="-O3 -Werror" build-arm/run $(UNIT:%=build-arm/%) > /dev/null \
-		&& tests/arm.sh; else $(call left_out,arm-test (it needs $(ARM_CC) and qemu-aarch64)); fi
+		$(MAKE) --no-print-directory CC=$(ARM_CC) BUILD=build-arm RUN=build-arm/run \
+			CFLAGS="-O3 -Werror" build-arm/run $(UNIT:%=build-arm/%) > /dev/null \
+		&& tests/arm.sh; \
+	else $(call left_out,arm-test (it needs $(ARM_CC) and qemu-aarch64)); fi
 
-# The unit tests under sanitizers; pytest runs the hostile inputs against build-sanitize/run as well.
+# pytest runs the hostile inputs against build-sanitize/run as well.
 sanitize-test:
 	$(MAKE) $(SANITIZE) build-sanitize/run $(DRIVERS:$(BUILD)/%=build-sanitize/%) unit-test
+
+# With clang, whose OpenMP tells the sanitizer what waits for what (Archer, a part of it).
+TSAN := CC=clang OMP=1 BUILD=build-tsan RUN=build-tsan/run CFLAGS="-O1 -g -fsanitize=thread"
+RUN_TSAN := env TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" build-tsan
+TSAN_RUNS := '-f tests/passage.txt -c 800 -n 0 --kv q8' '--perplexity tests/passage.txt' \
+	'-i Once -n 16 --dump-attn build-tsan/x.npz --dump-attn build-tsan/x.jsonl' \
+	'--bench --pp 70 --tg 3 --runs 1' '--quantize q4_k_m -o build-tsan/x.gguf'
+tsan:
+	@if { $(call probe_omp,clang -fsanitize=thread); } 2> /dev/null; then \
+		$(MAKE) --no-print-directory $(TSAN) build-tsan/run build-tsan/test_threads > /dev/null \
+		&& $(RUN_TSAN)/test_threads && for flags in $(TSAN_RUNS); do \
+			$(RUN_TSAN)/run models/tales.bin -t 3 $$flags > /dev/null || exit 1; done; \
+	else $(call left_out,tsan (it needs clang with OpenMP and the thread sanitizer)); fi
 
 # Every compiler that is here, with and without OpenMP: no warnings.
 variants:
 	@for cc in gcc clang; do for omp in 0 1; do \
-		if ! command -v $$cc > /dev/null; then $(call left_out,the build with $$cc and OMP=$$omp (there is no $$cc)) || exit 1; continue; fi; \
+		if ! command -v $$cc > /dev/null; then \
+			$(call left_out,the build with $$cc and OMP=$$omp (there is no $$cc)) || exit 1; \
+			continue; fi; \
 		if [ $$omp = 1 ] && ! { $(call probe_omp,$$cc); }; then \
-			$(call left_out,the build with $$cc and OMP=1 (it has no OpenMP: libgomp or libomp-dev)) || exit 1; continue; fi; \
-		$(MAKE) --no-print-directory CC=$$cc OMP=$$omp BUILD=build-$$cc-$$omp RUN=build-$$cc-$$omp/run CFLAGS="-O1 -Werror" > /dev/null \
+			$(call left_out,the build with $$cc and OMP=1 (no libgomp or libomp-dev)) || exit 1; \
+			continue; fi; \
+		$(MAKE) --no-print-directory CC=$$cc OMP=$$omp BUILD=build-$$cc-$$omp \
+			RUN=build-$$cc-$$omp/run CFLAGS="-O1 -Werror" > /dev/null \
 		|| { echo "make: warnings or errors with $$cc, OMP=$$omp"; exit 1; }; done; done
 
 clean:
 	rm -rf build build-* run run-debug
 
-.PHONY: bench test check unit-test arm-test sanitize-test variants debug help clean
+.PHONY: install uninstall bench test check unit-test arm-test sanitize-test tsan variants debug \
+	format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

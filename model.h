@@ -1,15 +1,17 @@
 /* model.h - the engine's structs and calls, and every shape.
  *
- * A Model is what the file says: configuration, weights, tokenizer; immutable once open. A Session
- * is one use of it: scratch memory and the Cache of the keys and values of one or more sequences,
- * in one allocation. forward() is the only way through: prefill, decoding, parallel decoding and
- * scoring are batches of rows.
+ * A Model is what the file says: weights in one or two stacks of layers, and a tokenizer. It is
+ * immutable once open. A Session is one use of a stack: scratch memory, the Cache of the keys and
+ * values of one or more sequences, and a team of threads that several sessions may share.
+ * forward() is the only way through: prefill, decoding, parallel decoding, scoring and attention
+ * maps are batches of spans.
  *
  * Shapes are written outermost first. The one matmul convention: W (d, n) @ x (T, n) -> y (T, d).
  */
 #ifndef MODEL_H
 #define MODEL_H
 
+#include <limits.h>
 #include <stdatomic.h>
 
 #include "base/gguf.h"
@@ -19,15 +21,18 @@
 
 /* ---- configuration --------------------------------------------------------------------------- */
 
-typedef enum { NO, YES, MAYBE } Need; // whether tensors exist; MAYBE: as the file has it
+/* Whether a file has a tensor: never, as the file has it, or always. */
+typedef enum { ABSENT, OPTIONAL, REQUIRED } Presence;
 typedef enum { QK_NORM_NONE, QK_NORM_HEAD, QK_NORM_HEADS, QK_NORM_FULL } QkNorm;
-typedef enum { POS_NONE, POS_ROPE, POS_LEARNED, POS_ALIBI } PosType;
-typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing; // pairs (2i, 2i+1) or (i, i + rope_dim/2)
+typedef enum { POS_NONE, POS_ROPE, POS_LEARNED } PosType;
+typedef enum { BIAS_NONE, BIAS_ALIBI, BIAS_TABLE } BiasType; // what a distance adds to a score
+typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1) or (i, i + dim/2)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
-typedef enum { MASK_CAUSAL, MASK_WINDOW } Mask; // MASK_NONE comes with encoders
+typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
 
-/* One set of rotation frequencies: base^(-2i / rope_dim), scaled. */
+/* One set of rotation frequencies: base^(-2i / dim), scaled. */
 typedef struct {
+    int dim; // of each head's first values; even
     float base;
     RopeScaling scaling;
     float factor;      // context stretch of linear and yarn, 1 = none
@@ -37,8 +42,13 @@ typedef struct {
     bool use_factors; // divide the frequencies by the tensors rope_freqs or rope_factors_*
 } Rope;
 
+enum { MAX_ROPES = 2 };
+
 typedef struct {
     int n_heads, n_kv_heads, hidden_dim;
+    int key_dim, value_dim; // widths of one head
+    bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
+    int kv_layer;           // whose keys and values it attends to: its own, or an earlier layer's
     Mask mask;
     int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
     int rope;         // index into Config.ropes, -1 for none in this layer
@@ -48,53 +58,63 @@ typedef struct {
 typedef struct {
     char arch[64];
     int dim, n_layers, vocab_size, seq_len; // seq_len: the context the model was made for
-    int key_dim, value_dim;                 // widths of one head
 
     NormType norm;
     float norm_eps;
-    Need norm_affine, norm_bias; // affine: YES or NO
-    bool pre_norm, post_norm;    // around attention and FFN; post: before the residual is added
+    bool norm_affine;         // norms have weights
+    Presence norm_bias;       // and biases
+    bool pre_norm, post_norm; // around attention and FFN; post: before the residual is added
     bool embd_norm, final_norm;
     QkNorm qk_norm; // of type `norm`, before rope
-    Need qk_norm_need, qk_norm_bias;
+    Presence qk_norm_weight, qk_norm_bias;
 
-    Need qkv_bias, wo_bias, ffn_bias, output_bias;
-    Need tied; // output weights are the token embedding
+    Presence qkv_bias, wo_bias, ffn_bias, output_bias;
+    Presence output_weight; // where absent, the token embedding is the output's weight too
     Act act;
     bool gated, fused_gate_up; // fused: w_up's tensor holds the gate's rows, then its own
     bool parallel;             // attention and FFN read the same residual
-    Need shared_norm; // YES or NO; parallel: attn_norm feeds the FFN too, there is no ffn_norm
+    bool shared_norm;          // with parallel: attn_norm feeds the FFN too, there is no ffn_norm
     bool attn_norm_2; // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
 
     PosType pos;
     int pos_offset; // row of position 0 in the learned table
     RopePairing rope_pairing;
-    int rope_dim; // of each head's first values; even
-    Rope ropes[2];
+    Rope ropes[MAX_ROPES];
     int n_ropes; // how many of them the layers use
+    BiasType bias;
     float alibi_max;
+    int bias_reach; // of BIAS_TABLE: larger distances count as this one
 
     float embd_scale, residual_scale, logit_scale;
     float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
     LayerConfig *layers;                            // (n_layers)
 } Config;
 
-/* Widths of a layer's rows: queries, keys, values, attention's output. */
-static inline size_t q_width(const Config *c, const LayerConfig *l)
+/* Widths of a layer's rows: queries, keys, values, the heads' results. */
+static inline size_t q_width(const LayerConfig *l)
 {
-    return (size_t)l->n_heads * (size_t)c->key_dim;
+    return (size_t)l->n_heads * (size_t)l->key_dim;
 }
-static inline size_t k_width(const Config *c, const LayerConfig *l)
+static inline size_t k_width(const LayerConfig *l)
 {
-    return (size_t)l->n_kv_heads * (size_t)c->key_dim;
+    return (size_t)l->n_kv_heads * (size_t)l->key_dim;
 }
-static inline size_t v_width(const Config *c, const LayerConfig *l)
+static inline size_t v_width(const LayerConfig *l) // 0: there are no values beside the keys
 {
-    return (size_t)l->n_kv_heads * (size_t)c->value_dim;
+    return l->values_in_keys ? 0 : (size_t)l->n_kv_heads * (size_t)l->value_dim;
 }
-static inline size_t att_width(const Config *c, const LayerConfig *l)
+static inline size_t heads_width(const LayerConfig *l)
 {
-    return (size_t)l->n_heads * (size_t)c->value_dim;
+    return (size_t)l->n_heads * (size_t)l->value_dim;
+}
+
+/* The largest `width` of any layer. */
+static inline size_t layers_max(const Config *c, size_t (*width)(const LayerConfig *))
+{
+    size_t max = 0;
+    for (int i = 0; i < c->n_layers; i++)
+        max = width(&c->layers[i]) > max ? width(&c->layers[i]) : max;
+    return max;
 }
 
 /* Read and check everything. The Config is freed with config_free(), also after an error. */
@@ -103,6 +123,7 @@ void config_free(Config *c);
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
+/* A matrix in the file's own type. */
 typedef struct {
     const void *data; // NULL: absent
     Type type;
@@ -121,10 +142,11 @@ typedef struct {
 } Norm;
 
 typedef struct {
-    Norm attn_norm; // (dim)
-    Linear wq, wk,
-        wv; // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads * value_dim, dim)
+    Norm attn_norm;      // (dim)
+    Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads *
+                         // value_dim, dim); no wk and wv where LayerConfig.kv_layer is another
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
+    const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     Linear wo;           // (dim, n_heads * value_dim)
     Norm attn_post_norm; // (dim)
     Norm ffn_norm;       // (dim); off with a shared norm
@@ -133,25 +155,34 @@ typedef struct {
     Norm ffn_post_norm;  // (dim)
 } Layer;
 
+/* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */
+typedef struct {
+    Config config;
+    Tensor token_embd;            // (vocab_size, dim)
+    Tensor pos_embd;              // (rows, dim) or absent
+    Norm embd_norm, final_norm;   // (dim)
+    Linear output;                // (vocab_size, dim)
+    const float *rope_factors[2]; // (rope dim / 2): short (or the only one) and long; NULL: absent
+    Layer *layers;                // (n_layers)
+} Stack;
+
 typedef struct {
     Gguf file;
-    Config config;
-    Tokenizer *tokenizer;
-    Tensor token_embd;          // (vocab_size, dim)
-    Tensor pos_embd;            // (rows, dim) or absent
-    Norm embd_norm, final_norm; // (dim)
-    Linear output;              // (vocab_size, dim)
-    const float
-        *rope_factors[2]; // (rope_dim / 2): short (or the only one) and long; NULL where absent
-    Layer *layers;        // (n_layers)
-    float **owned;        // vectors that were converted to float
+    Tokenizer *tokenizer; // NULL where the file has none, see model_open()
+    Stack decoder;
+    float **owned; // vectors that were converted to float
     size_t n_owned;
     size_t n_params;
 } Model;
 
-/* Open a model file. 0, or -1 with nothing left open. */
-int model_open(Model *m, const char *path, Err *e);
+/* Open a model file; a file without a tokenizer is an error for a caller that needs one. 0, or -1
+ * with nothing left open. */
+int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e);
 void model_close(Model *m);
+
+/* Fill in a stack from tensors named prefix + "blk.0.attn_q.weight" and so on. Tensors that were
+ * found are marked in used (n_tensors of m->file). -1 and an Err that names the tensor. */
+int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e);
 
 /* ---- cache ----------------------------------------------------------------------------------- */
 
@@ -162,8 +193,7 @@ extern const char *const kv_names[]; // by KvType, NULL past the last
 
 typedef struct {
     int n_pos;    // positions held
-    bool is_long; // longer than longrope's original context: its keys are rotated by the long
-                  // factors
+    bool is_long; // longer than longrope's original context: its keys are rotated by long factors
     int *blocks;  // (max_blocks) indices into the pool, -1 where none
 } Sequence;
 
@@ -199,9 +229,12 @@ int cache_expect(Cache *c, int seq, int n);
  * part is copied. -1 when the pool has no block left. */
 int cache_fork(Cache *c, int dst, int src, int n);
 
-/* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first;
- * and store one position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim). */
+/* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first.
+ * -1 and an Err when the context or the pool is full; blocks got so far stay in reserve. */
 int cache_grow(Cache *c, int seq, int n, Err *e);
+
+/* Store one position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim), which are not
+ * looked at where they are in the keys. */
 void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const float *v);
 
 /* Keys (key_dim, KV_BLOCK) and values (KV_BLOCK, value_dim) of one head of one block as f32,
@@ -209,23 +242,24 @@ void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const fl
 void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys,
                 float *values);
 
-/* In which format a tile's keys and values are multiplied: as they are cached, converted to f32, or
- * as pairs of bf16. */
+/* The form in which a tile's keys and values are multiplied: as they are cached, converted to f32,
+ * or as pairs of bf16. */
 typedef enum { KV_AS_F16, KV_AS_F32, KV_AS_BYTES, KV_AS_BF16_PAIRS } KvFormat;
 
 /* The queries of some rows and one head's keys and values of a sequence, block by block. */
 typedef struct {
     const Cache *cache;
     int layer, kv_head, seq, rows;
+    int key_dim, value_dim;
     KvFormat format;
-    float *q;    // (rows, key_dim), as f32 or as bf16 with an even number of values a row
-    float *part; // (rows, KV_BLOCK) scratch
-    float *keys,
-        *values; // (key_dim, KV_BLOCK), (KV_BLOCK, value_dim) scratch for a block that is converted
+    float *q;             // (rows, key_dim), as f32 or as bf16 with an even number of values a row
+    float *part;          // (rows, KV_BLOCK) scratch
+    float *keys, *values; // (key_dim, KV_BLOCK), (KV_BLOCK, value_dim) scratch for a block that is
+                          // converted
 } KvTile;
 
 /* Set a tile up in scratch of kv_tile_floats() floats; returns what lies after them. */
-size_t kv_tile_floats(const Config *c, size_t rows);
+size_t kv_tile_floats(const LayerConfig *l, size_t rows);
 float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, int rows,
                     float *scratch);
 
@@ -233,7 +267,8 @@ float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, 
 void kv_tile_query(KvTile *t, int row, const float *q);
 
 /* scores[r][j] = q_r . k_j for the block's keys j < n_keys, before scale, bias and mask; scores
- * (rows, KV_BLOCK). What lies beyond n_keys are numbers that the mask must overwrite. */
+ * (rows, KV_BLOCK). n_keys is rounded up to a multiple of 16; the surplus scores are garbage that
+ * the mask overwrites. */
 void kv_tile_scores(KvTile *t, int block, int n_keys, float *scores);
 
 /* out (rows, value_dim) += weights (rows, KV_BLOCK) times the block's first n_keys values. The
@@ -243,79 +278,133 @@ void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float 
 /* ---- session --------------------------------------------------------------------------------- */
 
 typedef struct {
-    int seq_len;    // positions each sequence can hold
-    int n_seqs;     // sequences, at least 1
-    int max_batch;  // rows of one forward()
-    int max_rows;   // of them in a layer at a time, 0: all; fewer need less memory
-    int max_logits; // rows of one forward() with logits
-    int n_threads;
+    int seq_len;      // positions each sequence can hold
+    int n_seqs;       // sequences, at least 1
+    int n_blocks;     // of 64 positions in the cache; 0: as many as all sequences can hold
+    int max_batch;    // rows of one forward()
+    int max_rows;     // of them in half a layer at a time, 0: all; fewer need less memory
+    int max_logits;   // rows of one forward() with logits
+    Threads *threads; // shared by sessions that run one after the other
     KvType kv_type;
-    bool keep_soft;                    // Session.soft is wanted
-    bool exact;                        // multiply with float activations, and attention in floats
-    const volatile sig_atomic_t *stop; // other than 0 ends a forward(); NULL: nothing does
+    bool keep_softmax; // Session.softmax is wanted
+    bool exact;        // multiply with float activations, and attention in floats
     const Kernels *kernels;
-    atomic_bool
-        *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or NULL
+    atomic_bool *kv_cut; // set when a key or value beyond 65504 was cut off for the f16 cache; or
+                         // NULL
 } SessionParams;
+
+/* Which rows' logits are wanted. */
+typedef enum { WANT_LAST, WANT_ALL, WANT_NONE } Want;
+
+/* Rows of one sequence in a batch: its next n positions. */
+typedef struct {
+    int seq, n;
+    const int *tokens;  // (n) ids, or NULL where vectors are given:
+    const float *embd;  // (n, dim)
+    Want want;          // rows whose logits are wanted, unless
+    const bool *wanted; // (n) says it for each
+} Span;
+
+/* A batch: spans of different sequences. */
+typedef struct {
+    const Span *spans;
+    int n_spans;
+} Batch;
 
 typedef struct Session Session;
 
-static inline bool stop_wanted(const SessionParams *p)
-{
-    return p->stop && *p->stop;
-}
+/* Where a hook sees the rows of a forward(), in this order. A hook may change what it sees. */
+typedef enum {
+    HOOK_EMBEDDED,  // (n, dim) the residual stream before the first layer
+    HOOK_QUERIES,   // (n, n_heads, key_dim), normalised and rotated
+    HOOK_KEYS,      // (n, n_kv_heads, key_dim), normalised and rotated, not yet in the cache
+    HOOK_VALUES,    // (n, n_kv_heads, value_dim), not yet in the cache
+    HOOK_HEADS,     // (n, n_heads, value_dim) each head's result, before Wo
+    HOOK_ATTENTION, // (n, dim) what attention is about to add to the residual stream
+    HOOK_FFN,       // (n, dim) what the FFN is about to add
+    HOOK_LAYER,     // (n, dim) the residual stream after the layer; all rows of the batch at once
+    HOOK_POINTS
+} HookPoint;
 
-/* Watches a forward(): called after each layer, inside the team of threads, while Session.q and
- * .soft hold the batch's rows and the cache the layer's keys and values. Anything but 0 ends the
- * forward(), which then fails. */
-typedef int (*LayerWatch)(void *context, Session *s, int layer);
+/* What a hook gets: rows first .. first + n - 1 of the batch. */
+typedef struct {
+    Session *s;
+    HookPoint point;
+    int layer; // -1 with HOOK_EMBEDDED
+    int first, n;
+    size_t width;
+    float *x; // (n, width)
+} HookRows;
+
+/* Called inside the team of threads, by its first thread. Anything but 0 ends the forward(), which
+ * then fails; the hook has filled its Err. */
+typedef struct {
+    HookPoint point;
+    int (*fn)(void *context, const HookRows *rows);
+    void *context;
+} Hook;
+
+enum { MAX_HOOKS = 16 };
+
+/* Where the rows of a span lie in the running batch. */
+typedef struct {
+    int seq, pos;             // position of its first row
+    int row, n;               // rows row .. row + n - 1 of the batch
+    int first_item, n_splits; // attention's plan for the layer that is running, see attention.c
+    float *partial;
+} SpanRows;
 
 struct Session {
-    const Model *model;
+    const Stack *stack;
     SessionParams params;
     const Kernels *k;
-    Threads threads;
+    Threads *threads;
     Arena arena;
     Cache cache;
+    Hook hooks[MAX_HOOKS];
+    int n_hooks;
 
     /* Activations of one forward(): T = max_batch rows, R = max_rows at a time. */
     int *pos;             // (T) position of each row
+    int *span_of;         // (T) and its span, an index into `spans`
+    SpanRows *spans;      // (n_seqs) the batch's spans
     float *x, *xn;        // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
     float *q;             // (T, n_heads * key_dim)
     float *k_new, *v_new; // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
-    float *att;           // (R, n_heads * value_dim)
+    float *heads;         // (R, n_heads * value_dim) attention's results
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
-    PackedBlock *x8;      // (R or max_logits, widest input / 32) matmul's input as bytes
-    uint16_t *x16;        // (R or max_logits, widest input) the same in bfloat16
-    float *soft; // (T, max_heads, 2) each row's largest score and sum of exp(score - largest); NULL
-                 // without keep_soft
-    float *logits; // (max_logits, vocab_size): of the rows that wanted them, in batch order
-    float *
-        inv_freq; // (2, 2, rope_dim / 2) of each of Config.ropes, in a short and in a long sequence
-    float *cos_sin;      // (2, T, rope_dim / 2, 2)
-    float *rope_scale;   // (2) multiplies cos and sin
+    PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
+    uint16_t *x16;        // (packed_size) the same in bf16
+    size_t packed_size;   // R or max_logits rows of the widest input
+    float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);
+                     // NULL without keep_softmax
+    float *logits;   // (max_logits, vocab_size): of the rows that wanted them, in batch order
+    float *inv_freq; // (MAX_ROPES, 2, rope dim / 2) in a short and in a long sequence
+    float *cos_sin;  // (MAX_ROPES, T, rope dim / 2, 2)
+    float *rope_scale;   // (MAX_ROPES) multiplies cos and sin
+    int max_rope_dim;    // of any set of frequencies
     int max_heads;       // of any layer
     float *alibi_slopes; // (n_layers, max_heads)
-    float *partial;      // attention's results per key span, see attention.c
-    float *scratch;      // (n_threads, scratch_floats) of matmul and attention: session_scratch()
-    size_t scratch_floats;
+    float *partial; // (partial_floats) attention's results per split of the keys, see attention.c
+    size_t partial_floats;
 
     int n_rows;         // of the forward() that is running
+    int n_spans;        // and its spans
     atomic_int bad_row; // its first row that has met a number that is not finite, INT_MAX for none
-    LayerWatch watch;   // NULL for none
-    void *watch_context;
 };
 
-/* 0, or -1 with nothing left allocated (EXIT_MEMORY). */
-int session_init(Session *s, const Model *m, const SessionParams *p, Err *e);
+/* 0, or -1 with nothing left allocated (EXIT_MEMORY). The threads' scratch is grown to what the
+ * session needs. */
+int session_init(Session *s, const Stack *stack, const SessionParams *p, Err *e);
 void session_free(Session *s);
 
 /* Bytes that session_init would reserve (most of it touched only when used). */
-size_t session_bytes(const Model *m, const SessionParams *p);
+size_t session_bytes(const Stack *stack, const SessionParams *p);
 
-/* The scratch of one thread: scratch_floats floats. */
-float *session_scratch(const Session *s, int thread);
+/* Have fn(context, rows) called at a point, after the hooks that are there. */
+void session_hook(Session *s, HookPoint point, int (*fn)(void *context, const HookRows *rows),
+                  void *context);
 
 /* For session.c: set the sizes of a cache, and reserve its memory (twice, see Arena). */
 void cache_size(Cache *c, const Config *config, const SessionParams *p);
@@ -323,54 +412,65 @@ void cache_plan(Cache *c, Arena *a);
 
 /* ---- forward --------------------------------------------------------------------------------- */
 
-typedef enum { WANT_LAST, WANT_ALL, WANT_NONE } Want;
-
-/* Rows of one call. Rows of the same sequence stand together, positions ascending by one from the
- * sequence's n_pos. */
-typedef struct {
-    int n;
-    const int *tokens;  // (n) ids, or NULL when embd is given
-    const float *embd;  // (n, dim) input vectors instead of tokens
-    const int *seqs;    // (n) sequence of each row; NULL: all 0
-    const bool *wanted; // (n) whether its logits are wanted; NULL:
-    Want want;          // the last row's, all or none
-} Batch;
-
-/* Run the rows; their keys and values are appended to their sequences. Returns the number of logit
- * rows now in s->logits, or -1: a full context or pool, a token out of range, a row whose numbers
- * are not finite (EXIT_IO), or *stop (EXIT_OK), which is heard within a layer. A sequence that
- * becomes longer than cache_expect() was told keeps the factors of longrope that it has. Never
- * allocates. */
+/* Run the batch's rows; their keys and values are appended to their sequences. Returns the number
+ * of logit rows now in s->logits, or -1: a full context or pool, a token out of range, two spans of
+ * one sequence, a row whose numbers are not finite (EXIT_IO), a hook, or a signal (EXIT_OK), which
+ * is heard within a layer. After a failure no sequence has moved. A sequence that becomes longer
+ * than cache_expect() was told keeps the factors of longrope that it has. Never allocates. */
 int forward(Session *s, const Batch *b, Err *e);
+
+/* forward() of one span. */
+static inline int forward_span(Session *s, const Span *span, Err *e)
+{
+    return forward(s, &(Batch){span, 1}, e);
+}
+
+/* Logits of n rows x (n, dim) of the residual stream, n <= max_logits -> s->logits. x is only read.
+ * Inside the team of threads. */
+void output_logits(Session *s, const float *x, int n);
 
 /* ---- the parts of forward, one file each ----------------------------------------------------- */
 
-/* One product: y (T, d) = x (T, n) W^T + b. */
+/* y (n_rows, d) = x (n_rows, n) W^T + b. */
 typedef struct {
     const Linear *w;
+    const float *x;
+    int n_rows;
     float *y;
-} MatmulOut;
+    size_t packed_at; // matmul's own: where the packed copy of x begins, in values
+} Product;
 
-/* Floats behind each row of an unpacked panel: rows of 2,048 values without them share the same
- * cache sets, and the product takes 13 % longer. */
+/* Floats after each row of an unpacked panel, which keep rows of 2,048 values out of one another's
+ * cache sets. */
 enum { PANEL_PAD = 16 };
 
-/* Several products of the same x (n_rows, n), as one parallel job. */
-void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs);
+/* Several products as one parallel job. An x that several products in a row share is packed once;
+ * together the different ones have at most R or max_logits rows of the widest input. */
+void matmul(Session *s, Product *products, int n_products);
+size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
 
-/* Attention of n_rows rows of one sequence starting at position pos: q (n_rows, n_heads, key_dim)
- * -> out (n_rows, n_heads, value_dim), and soft (n_rows, max_heads, 2) as in Session, unless NULL.
- */
-void attention(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out,
-               float *soft);
+/* Keys from .. to - 1. */
+typedef struct {
+    int from, to;
+} KeyRange;
+
+/* The one mask: which of a sequence's n_keys keys the query at position pos of a layer sees. */
+KeyRange visible(const LayerConfig *l, int pos, int n_keys);
+
+/* Attention of rows first .. first + n - 1 of the running batch: s->q -> s->heads (n, n_heads,
+ * value_dim) and, where it is kept, s->softmax. Keys and values come from the session's own cache,
+ * or from a memory: another session's cache, which has a sequence for each of the batch's (a text
+ * that the rows look into, for cross-attention). Heads, mask and bias are those of the cache's
+ * layer. */
+void attention(Session *s, const Cache *from, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 
-/* The weights that attention() used: of one head, for at most MAP_ROWS rows starting at position
- * pos, from the same q and soft -> out (n_rows, n_keys), 0 for keys that are not visible. Runs on
- * the calling thread, number `thread`. */
-void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_rows,
-                       const float *q, const float *soft, float *out, int n_keys, int thread);
+/* The weights that attention() used: of one head, for rows first .. first + n - 1 (at most
+ * MAP_ROWS) of the running batch, all of one span, from s->q and s->softmax -> out (n, n_keys), 0
+ * for keys that are not visible. Runs on the calling thread, number `thread`. */
+void attention_weights(Session *s, int layer, int head, int first, int n, float *out, int n_keys,
+                       int thread);
 size_t attention_scratch(const Config *c);              // floats of scratch for one thread
 size_t attention_partial(const Config *c, int seq_len); // floats of Session.partial
 
@@ -378,7 +478,7 @@ enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth an
 
 /* ops.c: y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
-void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *scale);
+void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, float *scale);
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim,
                  RopePairing pairing);
 

@@ -85,25 +85,15 @@ static void hold_standard_files(void)
             open("/dev/null", fd ? O_RDONLY : O_WRONLY);
 }
 
-/* Each mode runs a model or prints a text of ours. */
-static const struct {
-    int (*run)(const Options *o, Err *e);
-    void (*print)(FILE *f);
-} modes[N_MODES] = {
-    [MODE_GENERATE] = {.run = complete_mode},          [MODE_TOKENIZE] = {.run = tokenize_mode},
-    [MODE_PERPLEXITY] = {.run = perplexity_mode},      [MODE_BENCH] = {.run = bench_mode},
-    [MODE_QUANTIZE] = {.run = quantize_mode},          [MODE_HELP] = {.print = options_help},
-    [MODE_VERSION] = {.print = options_version},       [MODE_MAN] = {.print = options_man},
-    [MODE_COMPLETION] = {.print = options_completion},
+static int (*const modes[N_MODES])(const Options *o, Err *e) = {
+    [MODE_GENERATE] = complete_mode,     [MODE_BATCH] = batch_mode,
+    [MODE_TOKENIZE] = tokenize_mode,     [MODE_INFO] = info_mode,
+    [MODE_RENDER] = render_mode,         [MODE_CHAT] = chat_mode,
+    [MODE_PERPLEXITY] = perplexity_mode, [MODE_BENCH] = bench_mode,
+    [MODE_QUANTIZE] = quantize_mode,     [MODE_HELP] = help_mode,
+    [MODE_VERSION] = version_mode,       [MODE_MAN] = man_mode,
+    [MODE_COMPLETION] = completion_mode,
 };
-
-static int run_mode(const Options *o, Err *e)
-{
-    if (modes[o->mode].run)
-        return modes[o->mode].run(o, e);
-    modes[o->mode].print(stdout);
-    return fflush(stdout) || ferror(stdout) ? modes_print_failed(e) : 0;
-}
 
 int main(int argc, char **argv)
 {
@@ -113,7 +103,7 @@ int main(int argc, char **argv)
     catch_signals();
     int rc = options_parse(&o, argc, argv, &e);
     if (!rc)
-        rc = run_mode(&o, &e);
+        rc = modes[o.mode](&o, &e);
     options_free(&o);
     main_ended = true;
     if (stop_signal) { // end as the signal would have ended us, so that a shell loop stops
@@ -121,6 +111,6 @@ int main(int argc, char **argv)
         on_end(stop_signal);
     }
     if (rc)
-        fprintf(stderr, "run: %s\n", e.text);
+        fprintf(stderr, "%s: %s\n", program_name(), e.text);
     return rc ? e.code : EXIT_OK;
 }

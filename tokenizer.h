@@ -2,57 +2,39 @@
  *
  * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like
  * BPE with a merge list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a
- * text is cut before byte-level BPE
- * (`tokenizer.ggml.pre`) is pretokenize.h's business.
- *
- * The keys are llama.cpp's. Our own exports add some where no name of llama.cpp's says what the
- * tokenizer does; where one of them is present it wins over what `tokenizer.ggml.pre` implies:
- *   tokenizer.attnc.pre_patterns   string array: regular expressions applied one after the other as
- * Hugging Face's Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2
- *                                  pattern, Digits(individual_digits=True) as \p{N}); an empty
- * array cuts nothing tokenizer.attnc.normalizer     "none" or "nfc" tokenizer.attnc.ignore_merges
- * bool: a piece that is a whole token needs no merges (Hugging Face BPE.ignore_merges)
- *   tokenizer.attnc.space_prefix   how models with U+2581 for the space mark spaces, and where one
- *                                  more is put in front of a text:
- *       "first", "always", "never"   Hugging Face's Metaspace: at the start of the whole text, also
- *                                    after every added token, or nowhere; never before a space
- *       "prepend"                    the normalizers Prepend and Replace: at the start and after
- *                                    every token that is found before them, even before a space
- *       "replace"                    Replace alone
- *   tokenizer.attnc.normalized_tokens  int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that
- *                                  are looked for after the normalizers (AddedToken.normalized);
- *                                  with "prepend" only behind a space, which is theirs
- * Without tokenizer.attnc.space_prefix a text is marked as SentencePiece marks it, USER_DEFINED
- * tokens being its user-defined symbols; where tokenizer.ggml.add_space_prefix says so (the default
- * for "llama") a space is put at the start and after each parsed CONTROL token, as Llama 2's
- * tokenizer and llama.cpp do.
+ * text is cut before byte-level BPE (tokenizer.ggml.pre) is pretokenize.h's business.
  */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H
 
 #include "base/gguf.h"
+#include "text/token.h"
 
 typedef struct Tokenizer Tokenizer;
 
-/* Token types by their number in tokenizer.ggml.token_type. */
-typedef enum {
-    TOKEN_UNDEFINED = 0,
-    TOKEN_NORMAL = 1,
-    TOKEN_UNKNOWN = 2,
-    TOKEN_CONTROL = 3,
-    TOKEN_USER_DEFINED = 4,
-    TOKEN_UNUSED = 5,
-    TOKEN_BYTE = 6
-} TokenType;
-
-/* A growing list of token ids; a zeroed one is empty. */
-typedef struct {
-    int *ids;
-    size_t n, cap;
-} TokenList;
-
-int tokens_add(TokenList *list, int id, Err *e); // 0, or -1 when out of memory
-void tokens_free(TokenList *list);
+/* The keys are llama.cpp's. Our own exports add some (tokenizer.attnc.NAME) where no name of
+ * llama.cpp's says what the tokenizer does; where one of them is present it wins over what
+ * `tokenizer.ggml.pre` implies:
+ *
+ * - pre_patterns, string array: regular expressions applied one after the other as Hugging Face's
+ *   Split(Regex, "isolated") does (a ByteLevel with use_regex=True counts as the GPT-2 pattern,
+ *   Digits(individual_digits=True) as \p{N}); an empty array cuts nothing.
+ * - normalizer: "none" or "nfc".
+ * - ignore_merges, bool: a piece that is a whole token needs no merges (BPE.ignore_merges).
+ * - space_prefix: how models with U+2581 for the space mark spaces, and where one more is put
+ *   before a text. "first", "always" and "never" are Hugging Face's Metaspace: at the start of the
+ *   whole text, also after every added token, or nowhere; never before a space. "prepend" is the
+ *   normalizers Prepend and Replace: at the start and after every token that is found before them,
+ *   even before a space. "replace" is Replace alone.
+ * - normalized_tokens, int array: the CONTROL, UNKNOWN and USER_DEFINED tokens that are looked for
+ *   after the normalizers (AddedToken.normalized); with "prepend" only after a space, which is
+ *   theirs.
+ *
+ * Without space_prefix a text is marked as SentencePiece marks it, USER_DEFINED tokens being its
+ * user-defined symbols; where tokenizer.ggml.add_space_prefix says so (the default for "llama") a
+ * space is put at the start and after each parsed CONTROL token, as Llama 2's tokenizer and
+ * llama.cpp do.
+ */
 
 /* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent)
  * and the tokenizer.* keys, no tensors. Keeps views into `g`, which must outlive it. NULL and
@@ -65,7 +47,7 @@ void tokenizer_close(Tokenizer *t); // NULL is fine
 int tokenizer_vocab_size(const Tokenizer *t);
 int tokenizer_bos(const Tokenizer *t);             // -1 if there is none
 int tokenizer_eos(const Tokenizer *t);             // -1 if there is none
-bool tokenizer_adds_bos(const Tokenizer *t);       // whether ENCODE_BOS puts BOS in front
+bool tokenizer_adds_bos(const Tokenizer *t);       // whether ENCODE_BOS puts BOS first
 bool tokenizer_is_end(const Tokenizer *t, int id); // eos, eot, eom and the well-known end markers;
                                                    // false if out of range
 TokenType tokenizer_type(const Tokenizer *t, int id);
@@ -75,21 +57,14 @@ Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty
 int tokenizer_find(const Tokenizer *t, Str piece, Err *e);
 
 enum {
-    ENCODE_BOS = 1,     // BOS in front where the file says so and the text has none parsed there
+    ENCODE_BOS = 1,     // BOS first where the file says so and the text does not begin with one
     ENCODE_SPECIAL = 2, // tokenizer_encode() only: CONTROL tokens written in the text are parsed
-    ENCODE_EOS = 4      // EOS behind where the file says so: never for a text to be continued
+    ENCODE_EOS = 4      // EOS last where the file says so: never for a text to be continued
 };
-
-/* A part of a text, from the end of the part before it (0 for the first) to byte `end`. `special`:
- * CONTROL and UNKNOWN tokens written in it are parsed; otherwise they are text. */
-typedef struct {
-    size_t end; // not before the part before it, at most the text's length
-    bool special;
-} TextPart;
 
 /* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8), tokenized as one
  * text whatever its parts. A CONTROL or UNKNOWN token is parsed where its whole spelling lies in
- * special parts that follow each other; USER_DEFINED tokens match everywhere. What lies behind the
+ * special parts that follow each other; USER_DEFINED tokens match everywhere. What lies after the
  * last part is not special. 0, or -1 with *out as before. */
 int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
                            size_t n_parts, unsigned flags, TokenList *out, Err *e);

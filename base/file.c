@@ -1,10 +1,11 @@
-/* file.c - texts read whole, results that appear complete or not at all. Contracts are in file.h.
- * */
+/* file.c - texts read whole, results that appear complete or not at all. Contracts are in
+ * file.h. */
 #include "base/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,7 @@ static int too_large(Err *e)
 
 /* The rest of a descriptor. A signal that interrupts the waiting is looked at and, if it asks for
  * no end, forgotten. */
-static int read_all(int fd, const volatile sig_atomic_t *stop, Buf *out, Err *e)
+static int read_all(int fd, const atomic_int *stop, Buf *out, Err *e)
 {
     char chunk[1 << 16];
     struct stat st;
@@ -43,7 +44,7 @@ static int read_all(int fd, const volatile sig_atomic_t *stop, Buf *out, Err *e)
     return -1;
 }
 
-int file_read(const char *path, const volatile sig_atomic_t *stop, Buf *out, Err *e)
+int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e)
 {
     bool is_stdin = !strcmp(path, "-");
     int fd = is_stdin ? STDIN_FILENO : -1;
@@ -109,15 +110,16 @@ void file_let_go(Held *h)
 Held *file_hold_map(const char *path, const void *base, size_t size)
 {
     static const char format[] =
-        "%srun: %s: the file was cut, or its disk failed, while it was read\n";
+        "%s%s: %s: the file was cut, or its disk failed, while it was read\n";
     char name[200];
+    const char *program = program_name();
     str_escape((Str){path, strlen(path)}, name, sizeof name);
     const char *clear = isatty(STDERR_FILENO) ? "\r\033[K" : ""; // of a line of progress
-    size_t n = sizeof format + strlen(name) + strlen(clear);
+    size_t n = sizeof format + strlen(clear) + strlen(program) + strlen(name);
     Held *h = new_held(n);
     if (!h)
         return NULL;
-    snprintf(h->text, n, format, clear, name);
+    snprintf(h->text, n, format, clear, program, name);
     h->base = base;
     h->size = size;
     enter(h);

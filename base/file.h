@@ -4,7 +4,7 @@
 #ifndef FILE_H
 #define FILE_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "base/util.h"
 
@@ -12,7 +12,7 @@ enum { TEXT_MAX = INT32_MAX }; // bytes of all texts of a prompt
 
 /* Append a whole file, "-" being standard input, to `out`, which may come to TEXT_MAX bytes (more
  * is EXIT_USAGE). *stop other than 0 ends it with -1. */
-int file_read(const char *path, const volatile sig_atomic_t *stop, Buf *out, Err *e);
+int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e);
 
 /* ---- what a signal handler finds ------------------------------------------------------------- */
 

@@ -94,17 +94,14 @@ Str *gguf_strings(const GgufKey *k);
  * NULL when out of memory. */
 GgufTensor *gguf_file_order(const Gguf *g);
 
-/* A key with an unsigned 32-bit value. */
-typedef struct {
-    const char *name;
-    uint32_t value;
-} GgufU32;
+/* A key with the value *value, which it does not copy. */
+GgufKey gguf_u32_key(const char *name, const uint32_t *value);
 
 /* The header (version 3) of a whole file with these tensors, whose data follow one another in this
  * order, each padded to g->alignment; it is padded too, so that the data begin at its end. The keys
  * are those of `g` in the file's order and byte for byte, except that `set` replaces keys of its
- * names or stands behind all, and that those of splits are left out. -1 when out of memory. */
-int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set,
+ * names or comes after all, and that those of splits are left out. -1 when out of memory. */
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufKey *set,
                 size_t n_set, Buf *out, Err *e);
 
 #endif

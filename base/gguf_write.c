@@ -1,4 +1,4 @@
-/* gguf_write.c - headers of GGUF files made from other GGUF files. Contracts are in gguf.h. */
+/* gguf_write.c - headers of GGUF files. Contracts are in gguf.h. */
 #include "base/gguf.h"
 
 #include <stdlib.h>
@@ -62,42 +62,47 @@ GgufTensor *gguf_file_order(const Gguf *g)
 
 /* ---- the header ------------------------------------------------------------------------------ */
 
-/* Which item of `set` has this name; n_set if none. */
-static size_t find_set(const GgufU32 *set, size_t n_set, Str name)
+static bool same_name(const GgufKey *a, const GgufKey *b)
 {
-    size_t i = 0;
-    while (i < n_set && !str_eq(name, set[i].name))
-        i++;
-    return i;
+    return a->name.len == b->name.len && !memcmp(a->name.ptr, b->name.ptr, a->name.len);
 }
 
-static void add_set(Buf *b, const GgufU32 *s)
+/* The key of this name; NULL if none. */
+static const GgufKey *find_key(const GgufKey *keys, size_t n, const GgufKey *like)
 {
-    add_str(b, s->name, strlen(s->name));
-    add_u32(b, GGUF_U32);
-    add_u32(b, s->value);
+    for (size_t i = 0; i < n; i++)
+        if (same_name(&keys[i], like))
+            return &keys[i];
+    return NULL;
+}
+
+static void add_key(Buf *b, const GgufKey *k)
+{
+    add_str(b, k->name.ptr, k->name.len);
+    if (k->is_array)
+        add_u32(b, GGUF_ARRAY);
+    add_u32(b, k->type);
+    if (k->is_array)
+        add_u64(b, k->n);
+    buf_add(b, k->data, k->bytes);
 }
 
 /* Returns how many. */
-static uint64_t add_keys(const Gguf *g, const GgufKey *keys, const GgufU32 *set, size_t n_set,
+static uint64_t add_keys(const Gguf *g, const GgufKey *keys, const GgufKey *set, size_t n_set,
                          Buf *b)
 {
     uint64_t n = 0;
     for (size_t i = 0; i < g->n_keys; i++) {
-        const GgufKey *k = &keys[i];
-        const char *from = k->name.ptr - 8,
-                   *to = (const char *)k->data + k->bytes; // with the name's length
-        size_t s = find_set(set, n_set, k->name);
+        const GgufKey *k = &keys[i], *other = find_key(set, n_set, k);
         bool of_split = g->n_maps > 1 && k->name.len > 6 && !memcmp(k->name.ptr, "split.", 6);
-        if (s < n_set)
-            add_set(b, &set[s]);
-        else if (!of_split)
-            buf_add(b, from, (size_t)(to - from));
-        n += !of_split;
+        if (other || !of_split) {
+            add_key(b, other ? other : k);
+            n++;
+        }
     }
-    for (size_t s = 0; s < n_set; s++)
-        if (!gguf_key(g, set[s].name)) {
-            add_set(b, &set[s]);
+    for (size_t i = 0; i < n_set; i++)
+        if (!find_key(keys, g->n_keys, &set[i])) {
+            add_key(b, &set[i]);
             n++;
         }
     return n;
@@ -118,7 +123,16 @@ static void add_tensors(const Gguf *g, const GgufTensor *tensors, size_t n, Buf 
     }
 }
 
-int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufU32 *set,
+GgufKey gguf_u32_key(const char *name, const uint32_t *value)
+{
+    return (GgufKey){.name = {name, strlen(name)},
+                     .type = GGUF_U32,
+                     .n = 1,
+                     .data = (const uint8_t *)value,
+                     .bytes = sizeof *value};
+}
+
+int gguf_header(const Gguf *g, const GgufTensor *tensors, size_t n, const GgufKey *set,
                 size_t n_set, Buf *out, Err *e)
 {
     GgufKey *keys = mem_alloc(g->n_keys, sizeof *keys);

@@ -1,10 +1,12 @@
 /* threads.c - ranges of work shared by a team of threads. The reasons are in threads.h. */
 #include "base/threads.h"
 
+#include <assert.h>
 #include <ctype.h>
 #include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +22,7 @@
 enum { RANGES_PER_THREAD = 8, RANGES_ALONE = 64, PAUSES = 1000, YIELDS = 10000 };
 
 /* One step of waiting: first pauses, then the processor is offered to others, after some
- * milliseconds short sleeps. */
+ * milliseconds short sleeps. *steps starts at 0. */
 static void wait_step(int *steps)
 {
     if (++*steps > PAUSES + YIELDS) {
@@ -35,37 +37,36 @@ static void wait_step(int *steps)
     }
 }
 
-static bool stopped(const Threads *t)
+/* Range number of the job's `turn`th turn where each of n_threads threads has a part of its own:
+ * threads that take turns each get the next range of their part. The first parts have one more. */
+static int range_of_part(int turn, int n_ranges, int n_threads)
 {
-    return t->stop && *t->stop;
+    int part = turn % n_threads, longer = n_ranges % n_threads;
+    return part * (n_ranges / n_threads) + (part < longer ? part : longer) + turn / n_threads;
 }
 
-/* Take one range of the present job and run it; false when none is left to take. A thread that read
- * an old job finds the ticket changed: a job's slot is written again only two jobs later. */
+/* Take one range of the present job and run it; false when none is left to take. A thread that has
+ * read an old job's slot finds the ticket changed, because a slot is written again only two jobs
+ * later; until then its job is the present one, whose slot nobody writes. */
 static bool take_range(Threads *t, int thread)
 {
     uint_fast64_t ticket = atomic_load_explicit(&t->ticket, memory_order_acquire);
     for (;;) {
         ThreadJob *job = &t->jobs[ticket >> 32 & 1];
-        int range = (int)(ticket & 0xffffffffu),
-            n_ranges = atomic_load_explicit(&job->n_ranges, memory_order_relaxed);
+        int range = (int)(ticket & 0xffffffffu);
+        int n_ranges = atomic_load_explicit(&job->n_ranges, memory_order_relaxed);
         int64_t n = atomic_load_explicit(&job->n_items, memory_order_relaxed);
         RangeFn fn = atomic_load_explicit(&job->fn, memory_order_relaxed);
         void *context = atomic_load_explicit(&job->context, memory_order_relaxed);
+        bool parts = atomic_load_explicit(&job->parts, memory_order_relaxed);
         if (range >= n_ranges)
             return false;
         if (!atomic_compare_exchange_weak_explicit(&t->ticket, &ticket, ticket + 1,
                                                    memory_order_acq_rel, memory_order_acquire))
             continue;
-        if (atomic_load_explicit(
-                &job->parts,
-                memory_order_relaxed)) { // threads that take turns each get the next of their part
-            int part = range % t->n_threads,
-                longer = n_ranges % t->n_threads; // the first parts have a range more
-            range = part * (n_ranges / t->n_threads) + (part < longer ? part : longer)
-                  + range / t->n_threads;
-        }
-        if (!stopped(t))
+        if (parts)
+            range = range_of_part(range, n_ranges, t->n_threads);
+        if (!threads_stopped(t))
             fn(context, (int)(n * range / n_ranges), (int)(n * (range + 1) / n_ranges), thread);
         atomic_fetch_add_explicit(&t->done, 1, memory_order_release);
         return true;
@@ -150,6 +151,33 @@ int threads_granted(int n)
 #endif
 }
 
+void threads_init(Threads *t, int n, const atomic_int *stop)
+{
+    assert(n > 0);
+    *t = (Threads){.n_threads = n, .stop = stop};
+}
+
+void threads_free(Threads *t)
+{
+    arena_free(&t->arena);
+}
+
+int threads_prepare(Threads *t, size_t floats, Err *e)
+{
+    floats = (floats + 15) & ~(size_t)15; // whole cache lines
+    if (floats > t->scratch_floats) {
+        arena_free(&t->arena);
+        t->scratch_floats = 0;
+        arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        if (arena_commit(&t->arena, e))
+            return -1;
+        t->scratch = arena_reserve(&t->arena, (size_t)t->n_threads, floats * sizeof *t->scratch);
+        t->scratch_floats = floats;
+    }
+    t->n_threads = threads_granted(t->n_threads);
+    return 0;
+}
+
 void threads_team(Threads *t, void (*body)(void *context), void *context)
 {
     if (t->open || t->n_threads < 2) { // open: the caller keeps a team over several calls
@@ -181,13 +209,16 @@ void threads_team(Threads *t, void (*body)(void *context), void *context)
 
 static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *context)
 {
+    assert(n >= 0 && grain > 0 && !t->busy);
+    t->busy = true;
     int most = t->open ? t->n_threads * RANGES_PER_THREAD : RANGES_ALONE;
     int n_ranges = (n + grain - 1) / grain;
     n_ranges = n_ranges < most ? n_ranges : most;
     if (!t->open || n_ranges < 2) {
         int64_t all = n;
-        for (int i = 0; i < n_ranges && !stopped(t); i++)
+        for (int i = 0; i < n_ranges && !threads_stopped(t); i++)
             fn(context, (int)(all * i / n_ranges), (int)(all * (i + 1) / n_ranges), 0);
+        t->busy = false;
         return;
     }
     uint_fast64_t number = (atomic_load_explicit(&t->ticket, memory_order_relaxed) >> 32) + 1;
@@ -203,6 +234,7 @@ static void run_job(Threads *t, int n, int grain, bool parts, RangeFn fn, void *
         ;
     for (int steps = 0; atomic_load_explicit(&t->done, memory_order_acquire) < n_ranges;)
         wait_step(&steps);
+    t->busy = false;
 }
 
 void threads_run(Threads *t, int n, int grain, RangeFn fn, void *context)

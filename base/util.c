@@ -1,6 +1,8 @@
 /* util.c - errors, checked sizes, memory, text and the clock. Contracts are in util.h. */
+#define _GNU_SOURCE // program_invocation_short_name
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -37,9 +39,27 @@ int err_prefix(Err *e, const char *prefix)
     return -1;
 }
 
+const char *program_name(void)
+{
+    const char *name = program_invocation_short_name, *p = name;
+    while (isalnum((unsigned char)*p) || (p > name && *p && strchr("+-._", *p)))
+        p++;
+    return *name && !*p ? name : "run";
+}
+
 bool str_eq(Str a, const char *b)
 {
     return a.len == strlen(b) && memcmp(a.ptr, b, a.len) == 0;
+}
+
+bool str_listed(Str s, const char *list)
+{
+    for (size_t len; *list; list += len + (list[len] == ' ')) {
+        len = strcspn(list, " ");
+        if (len == s.len && memcmp(list, s.ptr, len) == 0)
+            return true;
+    }
+    return false;
 }
 
 int str_cmp(Str a, Str b)
@@ -117,6 +137,19 @@ void *mem_alloc(size_t n, size_t size)
     return mem_grow(NULL, n, size);
 }
 
+bool mem_double(void *items, size_t n, size_t *cap, size_t size)
+{
+    size_t want = *cap < SIZE_MAX / 2 && 2 * *cap > n ? 2 * *cap : n < SIZE_MAX - 64 ? n + 64 : n;
+    void *old;
+    memcpy(&old, items, sizeof old); // a pointer of any type
+    void *grown = mem_grow(old, want, size);
+    if (!grown)
+        return false;
+    memcpy(items, &grown, sizeof grown);
+    *cap = want;
+    return true;
+}
+
 void *mem_zalloc(size_t n, size_t size)
 {
     return n && size ? calloc(n, size) : calloc(1, 1);
@@ -167,20 +200,10 @@ void arena_free(Arena *a)
 void buf_add(Buf *b, const void *bytes, size_t len)
 {
     size_t need;
-    if (b->failed || !size_add(b->len, len, &need) || !size_add(need, 1, &need)) {
-        b->failed = true;
+    b->failed = b->failed || !size_add(b->len, len, &need) || !size_add(need, 1, &need)
+             || !mem_room(&b->ptr, need, &b->cap, 1);
+    if (b->failed)
         return;
-    }
-    if (need > b->cap) {
-        size_t cap = b->cap < SIZE_MAX / 2 && b->cap * 2 > need ? b->cap * 2 : need + 64;
-        char *p = cap < need ? NULL : realloc(b->ptr, cap);
-        if (!p) {
-            b->failed = true;
-            return;
-        }
-        b->ptr = p;
-        b->cap = cap;
-    }
     if (len)
         memcpy(b->ptr + b->len, bytes, len);
     b->len += len;

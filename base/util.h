@@ -11,7 +11,7 @@
 #include <stdint.h>
 #include <stdio.h>
 
-/* Exit statuses of `run`; an Err carries the one that fits. */
+/* Exit statuses; an Err carries the one that fits. */
 enum { EXIT_OK = 0, EXIT_IO = 1, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_MEMORY = 4 };
 
 typedef struct {
@@ -29,6 +29,10 @@ int err_errno(Err *e, const char *what);
 /* Put "prefix: " before the text of `e`; returns -1. */
 int err_prefix(Err *e, const char *prefix);
 
+/* What the program was called as, without its folder, for messages; "run" where it has characters
+ * that a message or a shell would have to quote. */
+const char *program_name(void);
+
 /* A view of bytes that somebody else owns; not terminated by a zero. */
 typedef struct {
     const char *ptr;
@@ -36,7 +40,8 @@ typedef struct {
 } Str;
 
 bool str_eq(Str a, const char *b);
-int str_cmp(Str a, Str b); // bytewise order, shorter first on a tie
+bool str_listed(Str s, const char *list); // one of the words of a list that spaces separate
+int str_cmp(Str a, Str b);                // bytewise order, shorter first on a tie
 
 /* Copy `s` into `out` (at most `size` bytes with the final zero) for an error line or a label:
  * control and direction characters, quotes, backslashes and invalid UTF-8 become \xNN, and what
@@ -54,6 +59,16 @@ bool size_align(size_t a, size_t alignment,
 void *mem_alloc(size_t n, size_t size);
 void *mem_zalloc(size_t n, size_t size);
 void *mem_grow(void *p, size_t n, size_t size);
+
+bool mem_double(void *items, size_t n, size_t *cap, size_t size); // mem_room() calls it
+
+/* Make room for n items of `size` bytes in a growing array: `items` is the address of its pointer,
+ * *cap the number of items it has room for. Room at least doubles when it grows. False, and the
+ * array as it was, when out of memory. */
+static inline bool mem_room(void *items, size_t n, size_t *cap, size_t size)
+{
+    return n <= *cap || mem_double(items, n, cap, size);
+}
 
 /* One zero-filled allocation cut into pieces of 64-byte alignment. Plan with arena_reserve() while
  * `base` is NULL (it only adds up), call arena_commit(), then make the same calls again to receive

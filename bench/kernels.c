@@ -1,12 +1,13 @@
 /* kernels.c - what this machine can do, how much of it each kernel reaches, and how fast whole
  * models run.
  *
- *     make bench                                            on models/tales.bin
- *     build/kernels_bench [--json] [--quick] [-t N] [MODEL ...]
- *     build/kernels_bench --bandwidth [--quick] [-t N]      what memory gives now, as JSON
+ * - `make bench` builds it and runs it on models/tales.bin.
+ * - `build/kernels_bench [--json] [--quick] [-t N] [MODEL ...]` is the same for other models.
+ * - `build/kernels_bench --bandwidth [--quick] [-t N]` says what memory gives at this moment, as
+ *   JSON.
  *
- * Every figure is the median of several passes after untimed ones, on one thread unless a number
- * of threads stands beside it. Kernels work on data that stays in the caches, as the program calls
+ * Every figure is the median of several passes after untimed ones, on one thread unless a number of
+ * threads stands beside it. Kernels work on data that stays in the caches, as the program calls
  * them; peaks are loops of nothing but the instruction. Nothing here judges a speed. --quick
  * shrinks everything: it shows that the tools work, not how fast.
  */
@@ -579,7 +580,7 @@ typedef struct {
 
 static Cost model_cost(const Model *m)
 {
-    const Tensor *head = &m->output.w;
+    const Tensor *head = &m->decoder.output.w;
     Cost c = {.weight_bytes = (double)(head->rows * head->row_bytes)};
     for (size_t i = 0; i < m->file.n_tensors; i++) {
         const GgufTensor *t = &m->file.tensors[i];
@@ -599,7 +600,7 @@ static double cache_bytes(const Config *c, int n)
     for (int i = 0; i < c->n_layers; i++) {
         const LayerConfig *l = &c->layers[i];
         int keys = l->mask == MASK_WINDOW && l->window < n ? l->window : n;
-        bytes += (double)keys * (double)(k_width(c, l) + v_width(c, l)) * 2;
+        bytes += (double)keys * (double)(k_width(l) + v_width(l)) * 2;
     }
     return bytes;
 }
@@ -615,8 +616,9 @@ static void print_timing(const Settings *s, const Model *m, const Bench *b, cons
     double middle = n / timing_median(t), low = n / t->seconds[t->n - 1], high = n / t->seconds[0],
            peak = 0;
     double rate = middle
-                * (b->n_prompt ? 2 * cost.layer_weights
-                               : cost.weight_bytes + cache_bytes(&m->config, b->depth + n / 2))
+                * (b->n_prompt
+                       ? 2 * cost.layer_weights
+                       : cost.weight_bytes + cache_bytes(&m->decoder.config, b->depth + n / 2))
                 * 1e-9;
     const char *name = b->n_prompt ? "prefill" : "decode", *unit = b->n_prompt ? "GFLOP/s" : "GB/s";
     for (int i = 0; i < MAX_TABLES && kernels_at(i); i++)
@@ -644,14 +646,13 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
                                   {0, 64, 512}, {0, 64, 2048},  {0}};
     static const int quick[][3] = {
         {8, 0, 0}, {0, 2, 0}, {0, 2, 64}, {0}}; // prompt, generated, depth
-    static const volatile sig_atomic_t never = 0;
     Model m;
     const Kernels *k = kernels_select(getenv("RUN_CPU"), e);
-    if (!k || model_open(&m, path, e))
+    if (!k || model_open(&m, path, true, e))
         return -1;
     char shown[200];
     Buf name = {0};
-    json_string(&name, (Str){path, strlen(path)});
+    json_text(&(Json){.out = &name}, path);
     if (s->json)
         printf("%s{\"model\": %s, \"parameters\": %zu, \"table\": \"%s\", \"runs\": [",
                first ? "" : ", ", name.failed ? "null" : name.ptr, m.n_params, k->name);
@@ -664,8 +665,9 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
     buf_free(&name);
     const int (*work)[3] = s->quick ? quick : full;
     int rc = 0;
-    for (int threads = 1; !rc && threads <= s->n_threads;
-         threads = threads < s->n_threads ? s->n_threads : threads + 1)
+    for (int n = 1; !rc && n <= s->n_threads; n = n < s->n_threads ? s->n_threads : n + 1) {
+        Threads threads;
+        threads_init(&threads, n, NULL);
         for (int i = 0; !rc && work[i][0] + work[i][1]; i++) {
             Bench b = {.n_prompt = work[i][0],
                        .n_generate = work[i][1],
@@ -673,13 +675,15 @@ static int print_model(const Settings *s, const char *path, bool first, Err *e)
                        .n_runs = s->quick ? 1 : 3};
             rc = timing_run(&m,
                             (SessionParams){.max_batch = 512,
-                                            .n_threads = threads,
+                                            .threads = &threads,
                                             .kv_type = KV_F16,
                                             .kernels = k},
-                            &b, &never, e);
+                            &b, e);
             if (!rc)
-                print_timing(s, &m, &b, k, threads, threads == 1 && i == 0);
+                print_timing(s, &m, &b, k, n, n == 1 && i == 0);
         }
+        threads_free(&threads);
+    }
     fputs(s->json ? "]}" : "\n", stdout);
     model_close(&m);
     return rc;

@@ -1,19 +1,17 @@
-/* attention.c - softmax(scale q.k + bias) v over the KV cache, in tiles, with online softmax.
+/* attention.c - softmax(scale q.k + bias) v over the key/value cache, in tiles, with online
+ * softmax.
  *
  * Work is cut into tiles of query rows (the heads that share a key/value head, for some positions)
  * by blocks of 64 keys: scores, running maximum and sum, and the weighted values, so the matrix of
- * weights never exists (Dao et al. 2022, FlashAttention). Keys are taken in spans of SPAN
- * positions: each span has its own maximum and sum, and spans are merged in ascending order. Blocks
- * and spans lie at fixed positions of the sequence and every row is computed alone, so the bits do
- * not depend on how rows are grouped: prefill in any chunks and decoding agree (while values are
- * finite: a masked key has weight 0, and 0 * NaN is NaN). With few rows the spans of one head are
- * work for several threads; with many, each thread walks them in order.
+ * weights never exists (Dao et al. 2022, FlashAttention). Keys are taken in splits of SPLIT
+ * positions: each split has its own maximum and sum, and splits are merged in ascending order.
+ * Blocks and splits lie at fixed positions of the sequence and every row is computed alone, so the
+ * bits do not depend on how rows are grouped: prefill in any chunks, decoding and any neighbours in
+ * the batch agree (while values are finite: a masked key has weight 0, and 0 * NaN is NaN).
  *
- * How keys and values lie in the cache, and in which format they are multiplied, is cache.c's
- * business: a KvTile gives the products of some rows with a block.
- *
- * Causal and window masks, ALiBi, soft caps, grouped heads, key width other than value width. A row
- * whose keys are all masked in a block adds nothing; it never sees -inf - -inf.
+ * All spans of a batch are one parallel job. The splits of a span of few rows are work for several
+ * threads; the tiles of a longer one walk them in order. How keys and values lie in the cache, and
+ * in which format they are multiplied, is cache.c's business.
  */
 #include <assert.h>
 #include <math.h>
@@ -21,370 +19,453 @@
 
 #include "model.h"
 
-enum { SPAN = 256, TILE_ROWS = 48, FEW_ROWS = 4 };
+enum { SPLIT = 256, TILE_ROWS = 48, FEW_ROWS = 4 };
 
-/* Online softmax of some rows: the largest score, the sum of exp(score - max) and the weighted
- * values so far. */
+KeyRange visible(const LayerConfig *l, int pos, int n_keys)
+{
+    int from = l->mask == MASK_WINDOW ? pos - l->window + 1 : 0;
+    int to = l->mask == MASK_NONE ? n_keys : pos + 1;
+    return (KeyRange){from > 0 ? from : 0, to < n_keys ? to : n_keys};
+}
+
+/* ---- online softmax -------------------------------------------------------------------------- */
+
+/* Of some rows: the largest score, the sum of exp(score - largest) and the weighted values so far.
+ */
 typedef struct {
-    float *max, *sum; // (rows)
-    float *out;       // (rows, value_dim)
-} Soft;
+    float *row_max, *row_sum; // (rows)
+    float *out;               // (rows, value_dim)
+} OnlineSoftmax;
 
-/* One tile: rows = n_pos * group query rows, row r at position pos + r / group, head first_head + r
- * % group. */
-typedef struct {
-    Session *s;
-    int layer, seq, kv_head, first_head, group;
-    int pos, n_pos, rows;
-    KvTile kv;            // the rows' queries, and the products with keys and values
-    float *scores;        // (rows, KV_BLOCK)
-    float *sums, *shrink; // (rows) of one block
-} Tile;
-
-static size_t soft_floats(size_t rows, size_t value_dim)
+static size_t softmax_floats(size_t rows, size_t value_dim)
 {
     return rows * (value_dim + 2);
 }
 
-static Soft soft_at(float *p, size_t rows)
+static OnlineSoftmax softmax_at(float *p, size_t rows)
 {
-    return (Soft){p, p + rows, p + 2 * rows};
+    return (OnlineSoftmax){p, p + rows, p + 2 * rows};
 }
 
-static void soft_clear(Soft *f, int rows, int value_dim)
+static void softmax_clear(OnlineSoftmax *f, int rows, int value_dim)
 {
     for (int r = 0; r < rows; r++) {
-        f->max[r] = -INFINITY;
-        f->sum[r] = 0;
+        f->row_max[r] = -INFINITY;
+        f->row_sum[r] = 0;
     }
     memset(f->out, 0, (size_t)rows * (size_t)value_dim * sizeof *f->out);
 }
 
-/* The keys from .. to - 1 of a block, first key `first`, that the row at position pos can see. */
-static void visible(const LayerConfig *l, int pos, int first, int *from, int *to)
-{
-    int oldest = l->mask == MASK_WINDOW ? pos - l->window + 1 - first : 0, end = pos + 1 - first;
-    *from = oldest > 0 ? oldest : 0;
-    *to = end < KV_BLOCK ? end : KV_BLOCK;
-}
-
-/* Products of one row with a block's keys -> scores, in place; what is still to be multiplied with
- * them is returned. */
-static float cap_and_bias(const Tile *t, int r, int first_key)
-{
-    const Config *c = &t->s->model->config;
-    float *x = t->scores + (size_t)r * KV_BLOCK, scale = c->layers[t->layer].attn_scale;
-    if (c->attn_soft_cap <= 0 && c->pos != POS_ALIBI)
-        return scale;
-    for (int j = 0; j < KV_BLOCK; j++)
-        x[j] *= scale;
-    if (c->attn_soft_cap > 0)
-        t->s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
-    if (c->pos == POS_ALIBI) {
-        float slope = t->s->alibi_slopes[t->layer * t->s->max_heads + t->first_head + r % t->group];
-        for (int j = 0; j < KV_BLOCK; j++)
-            x[j] += slope * (float)(first_key + j - (t->pos + r / t->group));
-    }
-    return 1;
-}
-
-/* Products of one row with a block -> weights exp(score - max) in place; keys outside [from, to)
- * get 0. What the row had so far must shrink by exp(t->shrink[r]). */
-static void weigh_row(const Tile *t, Soft *f, int r, int first_key, int from, int to)
-{
-    float *x = t->scores + (size_t)r * KV_BLOCK, old = f->max[r];
-    t->sums[r] = t->shrink[r] = 0;
-    if (from >= to) {
-        memset(x, 0, KV_BLOCK * sizeof *x);
-        return;
-    }
-    float scale = cap_and_bias(t, r, first_key);
-    t->sums[r] = t->s->k->online_softmax(x + from, (size_t)(to - from), scale, &f->max[r]);
-    t->shrink[r] = f->max[r] == old ? 0 : old - f->max[r]; // -inf at first
-    memset(x, 0, (size_t)from * sizeof *x);
-    memset(x + to, 0, (size_t)(KV_BLOCK - to) * sizeof *x);
-}
-
-/* Weights of all rows of a block, first key first_key; sums and results so far are brought down to
- * the new maxima. */
-static void weigh_rows(const Tile *t, Soft *f, int first_key)
-{
-    const LayerConfig *l = &t->s->model->config.layers[t->layer];
-    size_t value_dim = (size_t)t->s->model->config.value_dim;
-    for (int r = 0; r < t->rows; r++) {
-        int from, to;
-        visible(l, t->pos + r / t->group, first_key, &from, &to);
-        weigh_row(t, f, r, first_key, from, to);
-    }
-    t->s->k->exp_sum(t->shrink, (size_t)t->rows, 0);
-    for (int r = 0; r < t->rows; r++) {
-        float *out = f->out + (size_t)r * value_dim, shrink = t->shrink[r];
-        f->sum[r] = f->sum[r] * shrink + t->sums[r];
-        if (shrink != 1)
-            for (size_t i = 0; i < value_dim; i++)
-                out[i] *= shrink;
-    }
-}
-
-/* All keys of one span that the tile's rows can see, into `f`. */
-static void attend_span(Tile *t, int span, Soft *f)
-{
-    Session *s = t->s;
-    const Config *c = &s->model->config;
-    const LayerConfig *l = &c->layers[t->layer];
-    int window = l->mask == MASK_WINDOW ? l->window : 0,
-        last = t->pos + t->n_pos; // keys end before `last`
-    int oldest = window && t->pos - window + 1 > 0 ? t->pos - window + 1 : 0; // that any row sees
-    soft_clear(f, t->rows, c->value_dim);
-    for (int block = span * (SPAN / KV_BLOCK); block < (span + 1) * (SPAN / KV_BLOCK); block++) {
-        int first = block * KV_BLOCK, n_keys = last - first < KV_BLOCK ? last - first : KV_BLOCK;
-        if (n_keys <= 0)
-            break;
-        if (first + KV_BLOCK <= oldest)
-            continue;
-        kv_tile_scores(&t->kv, block, n_keys, t->scores);
-        weigh_rows(t, f, first);
-        kv_tile_add_values(&t->kv, block, n_keys, t->scores, f->out);
-    }
-}
-
-/* Merge the next span into the total. */
-static void soft_merge(const Kernels *k, Soft *total, const Soft *next, int rows, int value_dim)
+/* Merge the next split into the total: both are brought to the larger of their maxima. */
+static void softmax_merge(const Kernels *k, OnlineSoftmax *total, const OnlineSoftmax *next,
+                          int rows, int value_dim)
 {
     for (int r = 0; r < rows; r++) {
         float *a = total->out + (size_t)r * (size_t)value_dim;
         const float *b = next->out + (size_t)r * (size_t)value_dim;
-        if (next->sum[r] == 0)
+        if (next->row_sum[r] == 0)
             continue;
-        float max = total->max[r] > next->max[r] ? total->max[r] : next->max[r];
-        float keep = total->max[r], take = next->max[r];
+        float keep = total->row_max[r], take = next->row_max[r], max = keep > take ? keep : take;
         keep = k->exp_sum(&keep, 1, max);
         take = k->exp_sum(&take, 1, max);
         for (int i = 0; i < value_dim; i++)
             a[i] = a[i] * keep + b[i] * take;
-        total->sum[r] = total->sum[r] * keep + next->sum[r] * take;
-        total->max[r] = max;
+        total->row_sum[r] = total->row_sum[r] * keep + next->row_sum[r] * take;
+        total->row_max[r] = max;
     }
 }
 
-/* Rows of a finished tile -> out (n_rows, n_heads, value_dim) and soft (n_rows, max_heads, 2) or
- * NULL, whose first row is position `base`. */
-static void write_rows(const Tile *t, const Soft *f, int base, float *out, float *soft)
-{
-    const Config *c = &t->s->model->config;
-    size_t n_heads = (size_t)c->layers[t->layer].n_heads, value_dim = (size_t)c->value_dim;
-    for (int r = 0; r < t->rows; r++) {
-        size_t row = (size_t)(t->pos - base + r / t->group),
-               head = (size_t)(t->first_head + r % t->group);
-        float *y = out + (row * n_heads + head) * value_dim,
-              scale = f->sum[r] > 0 ? 1 / f->sum[r] : 0;
-        const float *x = f->out + (size_t)r * value_dim;
-        for (size_t i = 0; i < value_dim; i++)
-            y[i] = x[i] * scale;
-        if (soft)
-            memcpy(soft + (row * (size_t)t->s->max_heads + head) * 2,
-                   (float[]){f->max[r], f->sum[r]}, 2 * sizeof *soft);
-    }
-}
+/* ---- tiles ----------------------------------------------------------------------------------- */
 
-static int max_group(const Config *c)
-{
-    int group = 1;
-    for (int i = 0; i < c->n_layers; i++) {
-        int g = c->layers[i].n_heads / c->layers[i].n_kv_heads;
-        group = g > group ? g : group;
-    }
-    return group;
-}
-
-static int tile_positions(int group)
-{
-    return group >= TILE_ROWS ? 1 : TILE_ROWS / group;
-}
+/* rows = n_pos * group query rows: row r is position pos + r / group, head first_head + r % group.
+ */
+typedef struct {
+    Session *s;
+    const Cache *from;    // where the keys and values are
+    const LayerConfig *l; // of their layer
+    int layer, kv_head, first_head, group;
+    int row, pos, n_pos, rows; // `row` is the batch's row at `pos`
+    int n_keys;                // that the sequence has there
+    KvTile kv;                 // the rows' queries, and the products with keys and values
+    float *scores;             // (rows, KV_BLOCK)
+    float *sums, *shrink;      // (rows) of one block
+} Tile;
 
 static size_t align16(size_t n)
 {
     return (n + 15) & ~(size_t)15;
 }
 
-/* Rows of the largest tile, attention_weights()'s too. */
-static size_t max_rows(const Config *c)
+static size_t tile_floats(const LayerConfig *l, size_t rows)
 {
-    int group = max_group(c),
-        rows = group * (tile_positions(group) > FEW_ROWS ? tile_positions(group) : FEW_ROWS);
-    return (size_t)(rows > MAP_ROWS
-                        ? rows
-                        : MAP_ROWS); // tiles of positions have at most TILE_ROWS or one group
+    return kv_tile_floats(l, rows) + align16(rows * (KV_BLOCK + 2));
+}
+
+/* Cut a tile's scratch and gather its queries. Returns the rest of the scratch. */
+static float *tile_init(Tile *t, int seq, float *scratch)
+{
+    size_t key_dim = (size_t)t->l->key_dim, n_heads = (size_t)t->l->n_heads;
+    t->scores = kv_tile_init(&t->kv, t->from, t->layer, t->kv_head, seq, t->rows, scratch);
+    t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
+    t->shrink = t->sums + t->rows;
+    for (int r = 0; r < t->rows; r++) {
+        size_t row = (size_t)(t->row + r / t->group), head = (size_t)(t->first_head + r % t->group);
+        kv_tile_query(&t->kv, r, t->s->q + (row * n_heads + head) * key_dim);
+    }
+    return t->scores + align16((size_t)t->rows * (KV_BLOCK + 2));
+}
+
+/* The keys that any row of the tile sees. */
+static KeyRange tile_visible(const Tile *t)
+{
+    return (KeyRange){visible(t->l, t->pos, t->n_keys).from,
+                      visible(t->l, t->pos + t->n_pos - 1, t->n_keys).to};
+}
+
+/* The part of a row's keys that lies in the block whose first key is first_key, counted from it. */
+static KeyRange block_visible(const Tile *t, int r, int first_key)
+{
+    KeyRange k = visible(t->l, t->pos + r / t->group, t->n_keys);
+    k.from = k.from > first_key ? k.from - first_key : 0;
+    k.to = k.to - first_key < KV_BLOCK ? k.to - first_key : KV_BLOCK;
+    return k;
+}
+
+/* Soft cap and bias of one row's products with a block's keys, in place; returns the factor that
+ * the scores still have to be multiplied by. */
+static float cap_and_bias(const Tile *t, int r, int first_key)
+{
+    const Session *s = t->s;
+    const Config *c = t->from->config;
+    float *x = t->scores + (size_t)r * KV_BLOCK, scale = t->l->attn_scale;
+    if (c->attn_soft_cap <= 0 && c->bias == BIAS_NONE)
+        return scale;
+    int head = t->first_head + r % t->group, distance = first_key - (t->pos + r / t->group);
+    for (int j = 0; j < KV_BLOCK; j++)
+        x[j] *= scale;
+    if (c->attn_soft_cap > 0)
+        s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
+    if (c->bias == BIAS_ALIBI) {
+        float slope = s->alibi_slopes[t->layer * s->max_heads + head];
+        for (int j = 0; j < KV_BLOCK; j++)
+            x[j] += slope * (float)(distance + j);
+    } else if (c->bias == BIAS_TABLE) {
+        int reach = c->bias_reach;
+        const float *bias = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;
+        for (int j = 0, d; j < KV_BLOCK; j++) {
+            d = distance + j;
+            x[j] += bias[d < -reach ? -reach : d > reach ? reach : d];
+        }
+    }
+    return 1;
+}
+
+/* One row's products with a block -> weights exp(score - row_max) in place; hidden keys get 0. What
+ * the row had so far must shrink by exp(t->shrink[r]). A row that sees no key of the block adds
+ * nothing; it never meets -inf - -inf. */
+static void weigh_row(const Tile *t, OnlineSoftmax *f, int r, int first_key)
+{
+    KeyRange k = block_visible(t, r, first_key);
+    float *x = t->scores + (size_t)r * KV_BLOCK, old = f->row_max[r];
+    t->sums[r] = t->shrink[r] = 0;
+    if (k.from >= k.to) {
+        memset(x, 0, KV_BLOCK * sizeof *x);
+        return;
+    }
+    float scale = cap_and_bias(t, r, first_key);
+    t->sums[r] = t->s->k->online_softmax(x + k.from, (size_t)(k.to - k.from), scale,
+                                         &f->row_max[r]);
+    t->shrink[r] = f->row_max[r] == old ? 0 : old - f->row_max[r]; // -inf at first
+    memset(x, 0, (size_t)k.from * sizeof *x);
+    memset(x + k.to, 0, (size_t)(KV_BLOCK - k.to) * sizeof *x);
+}
+
+/* Weights of all rows with a block; sums and results so far are brought down to the new maxima. */
+static void weigh_rows(const Tile *t, OnlineSoftmax *f, int first_key)
+{
+    size_t value_dim = (size_t)t->l->value_dim;
+    for (int r = 0; r < t->rows; r++)
+        weigh_row(t, f, r, first_key);
+    t->s->k->exp_sum(t->shrink, (size_t)t->rows, 0);
+    for (int r = 0; r < t->rows; r++) {
+        float *out = f->out + (size_t)r * value_dim, shrink = t->shrink[r];
+        f->row_sum[r] = f->row_sum[r] * shrink + t->sums[r];
+        if (shrink != 1)
+            for (size_t i = 0; i < value_dim; i++)
+                out[i] *= shrink;
+    }
+}
+
+/* All keys of one split that the tile's rows see, into `f`. */
+static void attend_split(Tile *t, int split, OnlineSoftmax *f)
+{
+    KeyRange keys = tile_visible(t);
+    softmax_clear(f, t->rows, t->l->value_dim);
+    for (int first = split * SPLIT; first < (split + 1) * SPLIT && first < keys.to;
+         first += KV_BLOCK) {
+        int n_keys = keys.to - first < KV_BLOCK ? keys.to - first : KV_BLOCK;
+        if (first + KV_BLOCK <= keys.from)
+            continue;
+        kv_tile_scores(&t->kv, first / KV_BLOCK, n_keys, t->scores);
+        weigh_rows(t, f, first);
+        kv_tile_add_values(&t->kv, first / KV_BLOCK, n_keys, t->scores, f->out);
+    }
+}
+
+/* Rows of a finished tile: out / row_sum -> `heads`, whose first row is the batch's row `base`, and
+ * what is kept of the softmax. */
+static void write_rows(const Tile *t, const OnlineSoftmax *f, int base, float *heads)
+{
+    Session *s = t->s;
+    size_t n_heads = (size_t)t->l->n_heads, value_dim = (size_t)t->l->value_dim;
+    for (int r = 0; r < t->rows; r++) {
+        size_t row = (size_t)(t->row + r / t->group), head = (size_t)(t->first_head + r % t->group);
+        float *y = heads + ((row - (size_t)base) * n_heads + head) * value_dim;
+        float scale = f->row_sum[r] > 0 ? 1 / f->row_sum[r] : 0;
+        const float *x = f->out + (size_t)r * value_dim;
+        for (size_t i = 0; i < value_dim; i++)
+            y[i] = x[i] * scale;
+        if (s->softmax)
+            memcpy(s->softmax + (row * (size_t)s->max_heads + head) * 2,
+                   (float[]){f->row_max[r], f->row_sum[r]}, 2 * sizeof *y);
+    }
+}
+
+/* ---- one job for all spans ------------------------------------------------------------------- */
+
+/* One call of attention(). The items of a span are numbered from its first_item: kv_head * n_splits
+ * + split where it is split, else (from the last tile) tile * n_kv_heads + kv_head. */
+typedef struct {
+    Session *s;
+    const Cache *from;
+    const LayerConfig *l;
+    int layer, first, n; // rows first .. first + n - 1 of the batch
+    int group;           // heads that share a key/value head
+} Job;
+
+static int tile_positions(int group)
+{
+    return group >= TILE_ROWS ? 1 : TILE_ROWS / group;
+}
+
+/* The rows of a span that the job has. */
+static SpanRows clip(const Job *j, const SpanRows *span)
+{
+    SpanRows c = *span;
+    int from = span->row > j->first ? span->row : j->first, end = span->row + span->n;
+    end = end < j->first + j->n ? end : j->first + j->n;
+    c.row = from;
+    c.pos += from - span->row;
+    c.n = end - from;
+    return c;
+}
+
+/* How many keys a span's sequence has in a cache: with the batch's own rows, or in a memory. */
+static int n_keys_of(const Session *s, const Cache *from, const SpanRows *span)
+{
+    return from == &s->cache ? span->pos + span->n : from->seqs[span->seq].n_pos;
+}
+
+/* Positions from .. from + n - 1 of a span's rows in the job. */
+static Tile tile_of(const Job *j, const SpanRows *span, int kv_head, int from, int n)
+{
+    SpanRows c = clip(j, span);
+    return (Tile){.s = j->s,
+                  .from = j->from,
+                  .l = j->l,
+                  .layer = j->layer,
+                  .kv_head = kv_head,
+                  .first_head = kv_head * j->group,
+                  .group = j->group,
+                  .row = c.row + from,
+                  .pos = c.pos + from,
+                  .n_pos = n,
+                  .rows = n * j->group,
+                  .n_keys = n_keys_of(j->s, j->from, span)};
+}
+
+static int n_splits_of(const Tile *t)
+{
+    return (tile_visible(t).to + SPLIT - 1) / SPLIT;
+}
+
+/* Number the items of all spans; how many there are. A span of few rows is split where its partial
+ * results have room in Session.partial: with many such spans there is work enough without it. */
+static int plan(Job *j)
+{
+    Session *s = j->s;
+    size_t used = 0;
+    int n_items = 0, step = tile_positions(j->group);
+    for (int i = 0; i < s->n_spans; i++) {
+        SpanRows *span = &s->spans[i];
+        int n = clip(j, span).n;
+        span->first_item = n_items;
+        span->n_splits = 0;
+        if (n <= 0)
+            continue;
+        Tile whole = tile_of(j, span, 0, 0, n);
+        int n_splits = n_splits_of(&whole);
+        size_t floats = (size_t)j->l->n_kv_heads * (size_t)n_splits
+                      * softmax_floats((size_t)whole.rows, (size_t)j->l->value_dim);
+        if (n <= FEW_ROWS && n_splits > 1 && used + floats <= s->partial_floats) {
+            span->n_splits = n_splits;
+            span->partial = s->partial + used;
+            used += floats;
+        }
+        n_items += j->l->n_kv_heads * (span->n_splits ? n_splits : (n + step - 1) / step);
+    }
+    return n_items;
+}
+
+/* Results of one split of one head. */
+static OnlineSoftmax partial_at(const Job *j, const SpanRows *span, int kv_head, int split)
+{
+    size_t rows = (size_t)clip(j, span).n * (size_t)j->group;
+    size_t index = (size_t)kv_head * (size_t)span->n_splits + (size_t)split;
+    return softmax_at(span->partial + index * softmax_floats(rows, (size_t)j->l->value_dim), rows);
+}
+
+/* A tile of positions of one head, all its splits in order. */
+static void attend_tile(const Job *j, const SpanRows *span, int item, float *scratch)
+{
+    int n = clip(j, span).n, step = tile_positions(j->group), value_dim = j->l->value_dim;
+    int n_tiles = (n + step - 1) / step;
+    int from = (n_tiles - 1 - item / j->l->n_kv_heads) * step; // the longest rows come first
+    Tile t = tile_of(j, span, item % j->l->n_kv_heads, from, n - from < step ? n - from : step);
+    float *rest = tile_init(&t, span->seq, scratch);
+    size_t rows = (size_t)t.rows, size = align16(softmax_floats(rows, (size_t)value_dim));
+    OnlineSoftmax total = softmax_at(rest, rows), next = softmax_at(rest + size, rows);
+    assert((size_t)(rest + 2 * size - scratch) <= j->s->threads->scratch_floats);
+    attend_split(&t, 0, &total);
+    for (int split = 1; split < n_splits_of(&t); split++) {
+        attend_split(&t, split, &next);
+        softmax_merge(j->s->k, &total, &next, t.rows, value_dim);
+    }
+    write_rows(&t, &total, j->first, j->s->heads);
+}
+
+static void attend_items(void *context, int from, int to, int thread)
+{
+    const Job *j = context;
+    const SpanRows *span = j->s->spans, *last = span + j->s->n_spans - 1;
+    float *scratch = threads_scratch(j->s->threads, thread);
+    for (int item = from; item < to; item++) {
+        while (span < last && span[1].first_item <= item)
+            span++;
+        int own = item - span->first_item;
+        if (!span->n_splits) {
+            attend_tile(j, span, own, scratch);
+            continue;
+        }
+        int kv_head = own / span->n_splits, split = own % span->n_splits;
+        Tile t = tile_of(j, span, kv_head, 0, clip(j, span).n);
+        tile_init(&t, span->seq, scratch);
+        OnlineSoftmax part = partial_at(j, span, kv_head, split);
+        attend_split(&t, split, &part);
+    }
+}
+
+/* Merge the splits of the spans that have them; item = span * n_kv_heads + kv_head. */
+static void merge_splits(void *context, int from, int to, int thread)
+{
+    const Job *j = context;
+    (void)thread;
+    for (int item = from; item < to; item++) {
+        const SpanRows *span = &j->s->spans[item / j->l->n_kv_heads];
+        int kv_head = item % j->l->n_kv_heads;
+        if (!span->n_splits)
+            continue;
+        Tile t = tile_of(j, span, kv_head, 0, clip(j, span).n);
+        OnlineSoftmax total = partial_at(j, span, kv_head, 0);
+        for (int split = 1; split < span->n_splits; split++) {
+            OnlineSoftmax next = partial_at(j, span, kv_head, split);
+            softmax_merge(j->s->k, &total, &next, t.rows, j->l->value_dim);
+        }
+        write_rows(&t, &total, j->first, j->s->heads);
+    }
+}
+
+void attention(Session *s, const Cache *from, int layer, int first, int n)
+{
+    const LayerConfig *l = &from->config->layers[layer];
+    Job j = {s, from, l, layer, first, n, l->n_heads / l->n_kv_heads};
+    bool is_split = false;
+    threads_run(s->threads, plan(&j), 1, attend_items, &j);
+    for (int i = 0; i < s->n_spans; i++)
+        is_split |= s->spans[i].n_splits > 0;
+    if (is_split)
+        threads_run(s->threads, s->n_spans * l->n_kv_heads, 1, merge_splits, &j);
+}
+
+/* ---- sizes ----------------------------------------------------------------------------------- */
+
+/* Rows of the largest tile, those of attention_weights() included. */
+static size_t max_rows(const LayerConfig *l)
+{
+    int group = l->n_heads / l->n_kv_heads, step = tile_positions(group);
+    int rows = group * (step > FEW_ROWS ? step : FEW_ROWS);
+    return (size_t)(rows > MAP_ROWS ? rows : MAP_ROWS);
+}
+
+static size_t layer_scratch(const LayerConfig *l)
+{
+    size_t rows = max_rows(l);
+    return tile_floats(l, rows) + 2 * align16(softmax_floats(rows, (size_t)l->value_dim));
+}
+
+static size_t few_rows_floats(const LayerConfig *l)
+{
+    return softmax_floats(FEW_ROWS * (size_t)l->n_heads, (size_t)l->value_dim);
 }
 
 size_t attention_scratch(const Config *c)
 {
-    size_t rows = max_rows(c);
-    return kv_tile_floats(c, rows) + align16(rows * (KV_BLOCK + 2))
-         + 2 * align16(soft_floats(rows, (size_t)c->value_dim));
+    return layers_max(c, layer_scratch);
 }
 
 size_t attention_partial(const Config *c, int seq_len)
 {
-    size_t spans = (size_t)(seq_len + SPAN - 1) / SPAN, n_heads = 1;
-    for (int i = 0; i < c->n_layers; i++)
-        n_heads = (size_t)c->layers[i].n_heads > n_heads ? (size_t)c->layers[i].n_heads : n_heads;
-    return spans * soft_floats(FEW_ROWS * n_heads, (size_t)c->value_dim);
+    return (size_t)(seq_len + SPLIT - 1) / SPLIT * layers_max(c, few_rows_floats);
 }
 
-/* Cut a tile's scratch and gather its queries from q, whose first row is position `base`. Returns
- * the rest of the scratch. */
-static float *tile_init(Tile *t, int base, const float *q, float *scratch)
-{
-    const Config *c = &t->s->model->config;
-    size_t key_dim = (size_t)c->key_dim, n_heads = (size_t)c->layers[t->layer].n_heads;
-    t->scores = kv_tile_init(&t->kv, &t->s->cache, t->layer, t->kv_head, t->seq, t->rows, scratch);
-    t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
-    t->shrink = t->sums + t->rows;
-    for (int r = 0; r < t->rows; r++) {
-        size_t position = (size_t)(t->pos - base + r / t->group),
-               head = (size_t)(t->first_head + r % t->group);
-        kv_tile_query(&t->kv, r, q + (position * n_heads + head) * key_dim);
-    }
-    float *rest = t->scores + align16((size_t)t->rows * (KV_BLOCK + 2));
-    assert((size_t)(rest - scratch) <= t->s->scratch_floats);
-    return rest;
-}
+/* ---- weights --------------------------------------------------------------------------------- */
 
-/* One call of attention(); rows are shared out as heads, spans or tiles. */
-typedef struct {
-    Session *s;
-    int layer, seq, pos, n_rows;
-    const float *q; // (n_rows, n_heads, key_dim)
-    float *out;     // (n_rows, n_heads, value_dim)
-    float *soft;    // (n_rows, max_heads, 2) or NULL
-    int group, n_kv_heads, n_spans, n_tiles;
-} Job;
-
-static Tile tile_of(const Job *j, int kv_head, int first, int n)
+void attention_weights(Session *s, int layer, int head, int first, int n, float *out, int n_keys,
+                       int thread)
 {
-    return (Tile){.s = j->s,
-                  .layer = j->layer,
-                  .seq = j->seq,
-                  .kv_head = kv_head,
-                  .first_head = kv_head * j->group,
-                  .group = j->group,
-                  .pos = j->pos + first,
-                  .n_pos = n,
-                  .rows = n * j->group};
-}
-
-/* Results of head h, span i in Session.partial. */
-static Soft partial_at(const Job *j, int h, int i)
-{
-    size_t rows = (size_t)j->n_rows * (size_t)j->group,
-           size = soft_floats(rows, (size_t)j->s->model->config.value_dim);
-    return soft_at(j->s->partial + ((size_t)h * (size_t)j->n_spans + (size_t)i) * size, rows);
-}
-
-/* Few rows: every span of every head is an item; item = head * n_spans + span. */
-static void attend_spans(void *context, int from, int to, int thread)
-{
-    const Job *j = context;
-    for (int item = from; item < to; item++) {
-        Tile t = tile_of(j, item / j->n_spans, 0, j->n_rows);
-        tile_init(&t, j->pos, j->q, session_scratch(j->s, thread));
-        Soft f = partial_at(j, item / j->n_spans, item % j->n_spans);
-        attend_span(&t, item % j->n_spans, &f);
-        if (j->n_spans == 1)
-            write_rows(&t, &f, j->pos, j->out, j->soft);
-    }
-}
-
-static void merge_heads(void *context, int from, int to, int thread)
-{
-    const Job *j = context;
-    (void)thread;
-    for (int h = from; h < to; h++) {
-        Tile t = tile_of(j, h, 0, j->n_rows);
-        Soft total = partial_at(j, h, 0);
-        for (int span = 1; span < j->n_spans; span++) {
-            Soft next = partial_at(j, h, span);
-            soft_merge(j->s->k, &total, &next, t.rows, j->s->model->config.value_dim);
-        }
-        write_rows(&t, &total, j->pos, j->out, j->soft);
-    }
-}
-
-/* Many rows: an item is a tile of positions of one head, all its spans in order; the longest rows
- * come first. */
-static void attend_tiles(void *context, int from, int to, int thread)
-{
-    const Job *j = context;
-    int step = tile_positions(j->group), value_dim = j->s->model->config.value_dim;
-    for (int item = from; item < to; item++) {
-        int first = (j->n_tiles - 1 - item / j->n_kv_heads) * step, left = j->n_rows - first;
-        Tile t = tile_of(j, item % j->n_kv_heads, first, left < step ? left : step);
-        float *rest = tile_init(&t, j->pos, j->q, session_scratch(j->s, thread));
-        Soft total = soft_at(rest, (size_t)t.rows);
-        Soft next = soft_at(rest + align16(soft_floats((size_t)t.rows, (size_t)value_dim)),
-                            (size_t)t.rows);
-        attend_span(&t, 0, &total);
-        for (int span = 1; span * SPAN < t.pos + t.n_pos; span++) {
-            attend_span(&t, span, &next);
-            soft_merge(j->s->k, &total, &next, t.rows, value_dim);
-        }
-        write_rows(&t, &total, j->pos, j->out, j->soft);
-    }
-}
-
-void attention(Session *s, int layer, int seq, int pos, int n_rows, const float *q, float *out,
-               float *soft)
-{
-    const LayerConfig *l = &s->model->config.layers[layer];
-    Job j = {s, layer, seq, pos, n_rows, q, out, soft, l->n_heads / l->n_kv_heads, l->n_kv_heads,
-             0, 0};
-    j.n_spans = (pos + n_rows + SPAN - 1) / SPAN;
-    j.n_tiles = (n_rows + tile_positions(j.group) - 1) / tile_positions(j.group);
-    if (n_rows > FEW_ROWS) {
-        threads_run(&s->threads, j.n_kv_heads * j.n_tiles, 1, attend_tiles, &j);
-        return;
-    }
-    threads_run(&s->threads, j.n_kv_heads * j.n_spans, 1, attend_spans, &j);
-    if (j.n_spans > 1)
-        threads_run(&s->threads, j.n_kv_heads, 1, merge_heads, &j);
-}
-
-void attention_weights(Session *s, int layer, int seq, int head, int pos, int n_rows,
-                       const float *q, const float *soft, float *out, int n_keys, int thread)
-{
-    const LayerConfig *l = &s->model->config.layers[layer];
+    const LayerConfig *l = &s->stack->config.layers[layer];
+    const SpanRows *span = &s->spans[s->span_of[first]];
     Tile t = {.s = s,
+              .from = &s->cache,
+              .l = l,
               .layer = layer,
-              .seq = seq,
               .kv_head = head / (l->n_heads / l->n_kv_heads),
               .first_head = head,
               .group = 1,
-              .pos = pos,
-              .n_pos = n_rows,
-              .rows = n_rows};
-    tile_init(&t, pos, q, session_scratch(s, thread));
-    memset(out, 0, (size_t)n_rows * (size_t)n_keys * sizeof *out);
-    for (int first = 0; first < pos + n_rows; first += KV_BLOCK) {
-        int visible_keys = pos + n_rows - first;
-        if (l->mask == MASK_WINDOW && first + KV_BLOCK <= pos - l->window + 1)
-            continue;
-        kv_tile_scores(&t.kv, first / KV_BLOCK, visible_keys < KV_BLOCK ? visible_keys : KV_BLOCK,
+              .row = first,
+              .pos = s->pos[first],
+              .n_pos = n,
+              .rows = n,
+              .n_keys = n_keys_of(s, &s->cache, span)};
+    tile_init(&t, span->seq, threads_scratch(s->threads, thread));
+    memset(out, 0, (size_t)n * (size_t)n_keys * sizeof *out);
+    KeyRange keys = tile_visible(&t);
+    for (int at = keys.from / KV_BLOCK * KV_BLOCK; at < keys.to; at += KV_BLOCK) {
+        kv_tile_scores(&t.kv, at / KV_BLOCK, keys.to - at < KV_BLOCK ? keys.to - at : KV_BLOCK,
                        t.scores);
-        for (int r = 0; r < n_rows; r++) {
-            const float *max_sum = soft + ((size_t)r * (size_t)s->max_heads + (size_t)head) * 2;
-            float *x = t.scores + (size_t)r * KV_BLOCK,
-                  *y = out + (size_t)r * (size_t)n_keys + first;
-            int from, to;
-            visible(l, pos + r, first, &from, &to);
-            if (from >= to)
+        for (int r = 0; r < n; r++) {
+            size_t row = (size_t)(first + r);
+            const float *max_sum = s->softmax + (row * (size_t)s->max_heads + (size_t)head) * 2;
+            float *x = t.scores + (size_t)r * KV_BLOCK, *y = out + (size_t)r * (size_t)n_keys + at;
+            KeyRange k = block_visible(&t, r, at);
+            if (k.from >= k.to)
                 continue;
-            float scale = cap_and_bias(&t, r, first);
-            for (int j = from; j < to; j++)
-                x[j] *= scale;
-            s->k->exp_sum(x + from, (size_t)(to - from), max_sum[0]);
-            for (int j = from; j < to; j++)
-                y[j] = x[j] * (1 / max_sum[1]);
+            float scale = cap_and_bias(&t, r, at);
+            for (int i = k.from; i < k.to; i++)
+                x[i] *= scale;
+            s->k->exp_sum(x + k.from, (size_t)(k.to - k.from), max_sum[0]);
+            for (int i = k.from; i < k.to; i++)
+                y[i] = x[i] * (1 / max_sum[1]);
         }
     }
 }

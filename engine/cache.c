@@ -1,12 +1,13 @@
-/* cache.c - the cache of keys and values: blocks of 64 positions that sequences share, and products
- * with them.
+/* cache.c - keys and values of sequences, in blocks of 64 positions: who holds which block, how
+ * they lie in it, and the products with them.
  *
- * A block holds, for every layer and key/value head, the keys (key_dim, 64) and then the values
- * (64, value_dim) of 64 positions of one sequence, as f16, f32 or signed bytes. Bytes are followed
- * by scales (1 + groups, 64): one of each position's values, then one of each KV_GROUP of its key.
- * Keys lie with the position innermost, so that both products of attention run along contiguous
- * memory. Only this file knows the layout: attention asks for a KvTile and gets the products with
- * the queries and weights of some rows.
+ * A block belongs to one sequence or, after a fork, to several, and holds 64 of its positions for
+ * every layer that has keys and values of its own. In it each key/value head has its keys
+ * transposed, (key_dim, KV_BLOCK), then its values, (KV_BLOCK, value_dim), so that both products of
+ * attention run along contiguous memory; where values are the beginnings of keys there are none;
+ * with bytes then come their scales: (KV_BLOCK) of the values, (groups, KV_BLOCK) of the keys. Only
+ * this file knows the layout: attention asks for a KvTile and gets the products with the queries
+ * and weights of some rows.
  *
  * Forks share full blocks; a block that another sequence holds too is copied before it is written.
  * Pages of the pool are touched when they are first used, so a long context costs memory only as it
@@ -34,17 +35,29 @@ static size_t items_bytes(KvType t, int width)
     return (size_t)width * KV_BLOCK * item[t];
 }
 
-/* A head's part of a block, and a layer's. */
-static size_t head_bytes(const Config *c, KvType t)
+/* Groups of a key's values that share a scale in bytes. */
+static size_t key_groups(const LayerConfig *l)
 {
-    size_t groups = ((size_t)c->key_dim + KV_GROUP - 1) / KV_GROUP;
-    return items_bytes(t, c->key_dim + c->value_dim)
-         + (t == KV_Q8 ? (1 + groups) * KV_BLOCK * sizeof(float) : 0);
+    return ((size_t)l->key_dim + KV_GROUP - 1) / KV_GROUP;
 }
 
-static size_t layer_bytes(const Config *c, const LayerConfig *l, KvType t)
+/* Values of a head beside its key. */
+static int own_values(const LayerConfig *l)
 {
-    return (size_t)l->n_kv_heads * head_bytes(c, t);
+    return l->values_in_keys ? 0 : l->value_dim;
+}
+
+/* A head's part of a block, and a layer's. */
+static size_t head_bytes(const LayerConfig *l, KvType t)
+{
+    size_t scales = t == KV_Q8 ? (1 + key_groups(l)) * KV_BLOCK * sizeof(float) : 0;
+    return items_bytes(t, l->key_dim + own_values(l)) + scales;
+}
+
+static size_t layer_bytes(const Config *c, int layer, KvType t)
+{
+    const LayerConfig *l = &c->layers[layer];
+    return l->kv_layer == layer ? (size_t)l->n_kv_heads * head_bytes(l, t) : 0;
 }
 
 void cache_size(Cache *c, const Config *config, const SessionParams *p)
@@ -57,9 +70,9 @@ void cache_size(Cache *c, const Config *config, const SessionParams *p)
                  .n_seqs = p->n_seqs,
                  .pairs = p->kernels && p->kernels->bf16 && !p->exact && p->kv_type != KV_F32};
     for (int i = 0; i < config->n_layers; i++)
-        c->block_bytes += layer_bytes(config, &config->layers[i], p->kv_type);
+        c->block_bytes += layer_bytes(config, i, p->kv_type);
     c->max_blocks = (p->seq_len + KV_BLOCK - 1) / KV_BLOCK;
-    c->n_blocks = c->max_blocks * p->n_seqs;
+    c->n_blocks = p->n_blocks ? p->n_blocks : c->max_blocks * p->n_seqs;
 }
 
 void cache_plan(Cache *c, Arena *a)
@@ -73,9 +86,10 @@ void cache_plan(Cache *c, Arena *a)
     if (!a->base || a->overflow)
         return;
     size_t offset = 0;
-    for (int i = 0; i < c->config->n_layers; i++) {
-        c->layer_offset[i] = offset;
-        offset += layer_bytes(c->config, &c->config->layers[i], c->type);
+    for (int i = 0; i < c->config->n_layers; i++) { // kv_layer is not after i
+        int from = c->config->layers[i].kv_layer;
+        c->layer_offset[i] = from == i ? offset : c->layer_offset[from];
+        offset += layer_bytes(c->config, i, c->type);
     }
     for (size_t i = 0; i < n_seqs; i++)
         c->seqs[i].blocks = blocks + i * max_blocks;
@@ -173,86 +187,111 @@ int cache_grow(Cache *c, int seq, int n, Err *e)
 
 /* ---- keys and values ------------------------------------------------------------------------- */
 
-static const void *keys_at(const Cache *c, int layer, int kv_head, int seq, int block)
+/* Where the parts of one head lie in one block. */
+typedef struct {
+    void *keys, *values;
+    float *value_scales, *key_scales; // of bytes only
+} HeadBlock;
+
+static HeadBlock head_block(const Cache *c, int layer, int kv_head, int seq, int block)
 {
-    return block_at(c, c->seqs[seq].blocks[block]) + c->layer_offset[layer]
-         + (size_t)kv_head * head_bytes(c->config, c->type);
+    const LayerConfig *l = &c->config->layers[layer];
+    char *keys = block_at(c, c->seqs[seq].blocks[block]) + c->layer_offset[layer]
+               + (size_t)kv_head * head_bytes(l, c->type);
+    char *values = keys + items_bytes(c->type, l->key_dim);
+    float *scales = (float *)(void *)(values + items_bytes(c->type, own_values(l)));
+    return (HeadBlock){keys, values, scales, scales + KV_BLOCK};
 }
 
-static const void *values_at(const Cache *c, int layer, int kv_head, int seq, int block)
+/* A block's keys (key_dim, KV_BLOCK) as f32. */
+static void read_keys(const Cache *c, const LayerConfig *l, const HeadBlock *h, float *keys)
 {
-    const char *keys = keys_at(c, layer, kv_head, seq, block);
-    return keys + items_bytes(c->type, c->config->key_dim);
+    size_t n = (size_t)l->key_dim * KV_BLOCK;
+    const int8_t *k = h->keys;
+    if (c->type != KV_Q8)
+        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h->keys, keys, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            keys[i] = (float)k[i]
+                    * h->key_scales[i / KV_BLOCK / KV_GROUP * KV_BLOCK + i % KV_BLOCK];
 }
 
-static const float *scales_at(const Cache *c, int layer, int kv_head, int seq, int block)
+/* The values (KV_BLOCK, value_dim) that are the beginnings of f32 keys (key_dim, KV_BLOCK). */
+static void values_of_keys(const LayerConfig *l, const float *keys, float *values)
 {
-    const char *values = values_at(c, layer, kv_head, seq, block);
-    return (const float *)(const void *)(values + items_bytes(c->type, c->config->value_dim));
+    for (size_t t = 0; t < KV_BLOCK; t++)
+        for (size_t i = 0; i < (size_t)l->value_dim; i++)
+            *values++ = keys[i * KV_BLOCK + t];
 }
 
 void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys,
                 float *values)
 {
-    size_t n_keys = (size_t)c->config->key_dim * KV_BLOCK, value_dim = (size_t)c->config->value_dim;
-    const void *k = keys_at(c, layer, kv_head, seq, block),
-               *v = values_at(c, layer, kv_head, seq, block);
-    if (c->type != KV_Q8) {
-        Type type = c->type == KV_F32 ? TYPE_F32 : TYPE_F16;
-        c->k->dequantize[type](k, keys, n_keys);
-        c->k->dequantize[type](v, values, KV_BLOCK * value_dim);
-        return;
-    }
-    const float *scales = scales_at(c, layer, kv_head, seq, block);
-    for (size_t i = 0; i < n_keys; i++)
-        keys[i] = (float)((const int8_t *)k)[i]
-                * scales[(1 + i / KV_BLOCK / KV_GROUP) * KV_BLOCK + i % KV_BLOCK];
-    for (size_t i = 0; i < KV_BLOCK * value_dim; i++)
-        values[i] = (float)((const int8_t *)v)[i] * scales[i / value_dim];
+    const LayerConfig *l = &c->config->layers[layer];
+    size_t value_dim = (size_t)l->value_dim, n = KV_BLOCK * value_dim;
+    HeadBlock h = head_block(c, layer, kv_head, seq, block);
+    const int8_t *v = h.values;
+    read_keys(c, l, &h, keys);
+    if (l->values_in_keys)
+        values_of_keys(l, keys, values);
+    else if (c->type != KV_Q8)
+        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h.values, values, n);
+    else
+        for (size_t i = 0; i < n; i++)
+            values[i] = (float)v[i] * h.value_scales[i / value_dim];
 }
 
-/* One head's keys (key_dim) and values (value_dim) of the position that is number `at` of a block
- * whose part for the head begins at p. */
-static void store_head(const Cache *c, char *p, size_t at, const float *k, const float *v)
+/* A position's key (key_dim) and value (value_dim) as number `at` of a block, in each type. */
+static void store_f32(const HeadBlock *h, const LayerConfig *l, size_t at, const float *k,
+                      const float *v)
 {
-    KvType type = c->type;
-    size_t key_dim = (size_t)c->config->key_dim, value_dim = (size_t)c->config->value_dim;
-    void *keys = p, *values = p + items_bytes(type, c->config->key_dim);
-    if (type == KV_F32) {
-        for (size_t i = 0; i < key_dim; i++)
-            ((float *)keys)[i * KV_BLOCK + at] = k[i];
-        memcpy((float *)values + at * value_dim, v, value_dim * sizeof *v);
-    } else if (type == KV_F16) {
-        if (c->cut
-            && (largest_bits(k, key_dim) >= F16_CUT_BITS
-                || largest_bits(v, value_dim) >= F16_CUT_BITS))
-            atomic_store_explicit(c->cut, true, memory_order_relaxed);
-        for (size_t i = 0; i < key_dim; i++)
-            ((uint16_t *)keys)[i * KV_BLOCK + at] = f32_f16(k[i]);
-        c->k->f32_to_f16(v, (uint16_t *)values + at * value_dim, value_dim);
-    } else {
-        float inverse = 0,
-              *scales = (float *)(void *)(p
-                                          + items_bytes(type,
-                                                        c->config->key_dim + c->config->value_dim));
-        for (size_t i = 0; i < key_dim; i++) {
-            if (i % KV_GROUP == 0)
-                scales[(1 + i / KV_GROUP) * KV_BLOCK + at] =
-                    byte_scale(k + i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, &inverse);
-            ((int8_t *)keys)[i * KV_BLOCK + at] = (int8_t)to_byte(k[i], inverse);
-        }
-        scales[at] = byte_scale(v, value_dim, &inverse);
-        for (size_t i = 0; i < value_dim; i++)
-            ((int8_t *)values)[at * value_dim + i] = (int8_t)to_byte(v[i], inverse);
+    for (size_t i = 0; i < (size_t)l->key_dim; i++)
+        ((float *)h->keys)[i * KV_BLOCK + at] = k[i];
+    memcpy((float *)h->values + at * (size_t)own_values(l), v, (size_t)own_values(l) * sizeof *v);
+}
+
+static void store_f16(const Cache *c, const HeadBlock *h, const LayerConfig *l, size_t at,
+                      const float *k, const float *v)
+{
+    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)own_values(l);
+    if (c->cut
+        && (largest_bits(k, key_dim) >= F16_CUT_BITS || largest_bits(v, value_dim) >= F16_CUT_BITS))
+        atomic_store_explicit(c->cut, true, memory_order_relaxed);
+    for (size_t i = 0; i < key_dim; i++)
+        ((uint16_t *)h->keys)[i * KV_BLOCK + at] = f32_f16(k[i]);
+    c->k->f32_to_f16(v, (uint16_t *)h->values + at * value_dim, value_dim);
+}
+
+static void store_bytes(const HeadBlock *h, const LayerConfig *l, size_t at, const float *k,
+                        const float *v)
+{
+    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)own_values(l);
+    int8_t *keys = h->keys, *values = h->values;
+    float inverse = 0;
+    for (size_t i = 0; i < key_dim; i++) {
+        size_t left = key_dim - i;
+        if (i % KV_GROUP == 0)
+            h->key_scales[i / KV_GROUP * KV_BLOCK + at] =
+                byte_scale(k + i, left < KV_GROUP ? left : KV_GROUP, &inverse);
+        keys[i * KV_BLOCK + at] = (int8_t)to_byte(k[i], inverse);
     }
+    h->value_scales[at] = byte_scale(v, value_dim, &inverse);
+    for (size_t i = 0; i < value_dim; i++)
+        values[at * value_dim + i] = (int8_t)to_byte(v[i], inverse);
 }
 
 void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const float *v)
 {
-    char *base = block_at(c, c->seqs[seq].blocks[pos / KV_BLOCK]) + c->layer_offset[layer];
-    for (int h = 0; h < c->config->layers[layer].n_kv_heads; h++)
-        store_head(c, base + (size_t)h * head_bytes(c->config, c->type), (size_t)(pos % KV_BLOCK),
-                   k + h * c->config->key_dim, v + h * c->config->value_dim);
+    const LayerConfig *l = &c->config->layers[layer];
+    size_t at = (size_t)(pos % KV_BLOCK);
+    for (int i = 0; i < l->n_kv_heads; i++, k += l->key_dim, v += own_values(l)) {
+        HeadBlock h = head_block(c, layer, i, seq, pos / KV_BLOCK);
+        switch (c->type) {
+        case KV_F32: store_f32(&h, l, at, k, v); break;
+        case KV_F16: store_f16(c, &h, l, at, k, v); break;
+        case KV_Q8: store_bytes(&h, l, at, k, v); break;
+        }
+    }
 }
 
 /* ---- products -------------------------------------------------------------------------------- */
@@ -261,9 +300,9 @@ void cache_store(Cache *c, int layer, int seq, int pos, const float *k, const fl
  * product. */
 enum { CONVERT_ROWS = 9 };
 
-size_t kv_tile_floats(const Config *c, size_t rows)
+size_t kv_tile_floats(const LayerConfig *l, size_t rows)
 {
-    size_t key_dim = (size_t)c->key_dim, value_dim = (size_t)c->value_dim;
+    size_t key_dim = (size_t)l->key_dim, value_dim = (size_t)l->value_dim;
     return align16(rows * key_dim) + align16(rows * KV_BLOCK) + align16(key_dim * KV_BLOCK)
          + align16(KV_BLOCK * value_dim);
 }
@@ -273,26 +312,39 @@ float *kv_tile_init(KvTile *t, const Cache *c, int layer, int kv_head, int seq, 
 {
     static const KvFormat cached[] = {
         [KV_F16] = KV_AS_F16, [KV_F32] = KV_AS_F32, [KV_Q8] = KV_AS_BYTES};
-    size_t n = (size_t)rows, key_dim = (size_t)c->config->key_dim;
-    *t = (KvTile){.cache = c, .layer = layer, .kv_head = kv_head, .seq = seq, .rows = rows};
+    const LayerConfig *l = &c->config->layers[layer];
+    size_t n = (size_t)rows, key_dim = (size_t)l->key_dim;
+    *t = (KvTile){.cache = c,
+                  .layer = layer,
+                  .kv_head = kv_head,
+                  .seq = seq,
+                  .rows = rows,
+                  .key_dim = l->key_dim,
+                  .value_dim = l->value_dim};
     t->format = c->pairs ? KV_AS_BF16_PAIRS : rows < CONVERT_ROWS ? cached[c->type] : KV_AS_F32;
     t->q = scratch;
     t->part = t->q + align16(n * key_dim);
     t->keys = t->part + align16(n * KV_BLOCK);
     t->values = t->keys + align16(key_dim * KV_BLOCK);
-    return t->values + align16(KV_BLOCK * (size_t)c->config->value_dim);
+    return t->values + align16(KV_BLOCK * (size_t)l->value_dim);
+}
+
+/* Elements from one query to the next: pairs want an even number. */
+static size_t query_stride(const KvTile *t)
+{
+    size_t key_dim = (size_t)t->key_dim;
+    return t->format == KV_AS_BF16_PAIRS ? key_dim + key_dim % 2 : key_dim;
 }
 
 void kv_tile_query(KvTile *t, int row, const float *q)
 {
-    const Cache *c = t->cache;
-    size_t key_dim = (size_t)c->config->key_dim, even = key_dim + key_dim % 2;
-    uint16_t *pairs = (uint16_t *)t->q + (size_t)row * even;
+    size_t key_dim = (size_t)t->key_dim, at = (size_t)row * query_stride(t);
+    uint16_t *pairs = (uint16_t *)t->q + at;
     if (t->format != KV_AS_BF16_PAIRS) {
-        memcpy(t->q + (size_t)row * key_dim, q, key_dim * sizeof *q);
+        memcpy(t->q + at, q, key_dim * sizeof *q);
         return;
     }
-    c->k->bf16->round(q, pairs, key_dim);
+    t->cache->k->bf16->round(q, pairs, key_dim);
     if (key_dim % 2)
         pairs[key_dim] = 0;
 }
@@ -336,19 +388,16 @@ static void add_queries(const KvTile *t, size_t i, size_t n, size_t width, const
 {
     static const size_t item[] = {
         [KV_AS_F16] = 2, [KV_AS_F32] = 4, [KV_AS_BYTES] = 1, [KV_AS_BF16_PAIRS] = 2};
-    bool pairs = t->format == KV_AS_BF16_PAIRS;
-    size_t key_dim = (size_t)t->cache->config->key_dim,
-           lda = pairs ? key_dim + key_dim % 2 : key_dim;
-    const char *q = (const char *)t->q + i * (pairs ? sizeof(uint16_t) : sizeof(float));
-    add_product(t, n, width, q, lda, (const char *)keys + i * KV_BLOCK * item[t->format], KV_BLOCK,
-                y, KV_BLOCK);
+    size_t query_item = t->format == KV_AS_BF16_PAIRS ? sizeof(uint16_t) : sizeof(float);
+    add_product(t, n, width, (const char *)t->q + i * query_item, query_stride(t),
+                (const char *)keys + i * KV_BLOCK * item[t->format], KV_BLOCK, y, KV_BLOCK);
 }
 
 /* Keys as bytes come in groups of KV_GROUP values: each group's sums times the group's scales. */
 static void add_groups(const KvTile *t, const void *keys, size_t width, const float *scales,
                        float *scores)
 {
-    size_t key_dim = (size_t)t->cache->config->key_dim, rows = (size_t)t->rows;
+    size_t key_dim = (size_t)t->key_dim, rows = (size_t)t->rows;
     for (size_t i = 0; i < key_dim; i += KV_GROUP, scales += KV_BLOCK) {
         memset(t->part, 0, rows * KV_BLOCK * sizeof *t->part);
         add_queries(t, i, key_dim - i < KV_GROUP ? key_dim - i : KV_GROUP, width, keys, t->part);
@@ -359,29 +408,34 @@ static void add_groups(const KvTile *t, const void *keys, size_t width, const fl
 
 void kv_tile_scores(KvTile *t, int block, int n_keys, float *scores)
 {
-    const Cache *c = t->cache;
-    size_t key_dim = (size_t)c->config->key_dim, width = align16((size_t)n_keys);
-    const void *keys = convert(t, keys_at(c, t->layer, t->kv_head, t->seq, block), t->keys, key_dim,
-                               KV_BLOCK);
+    size_t key_dim = (size_t)t->key_dim, width = align16((size_t)n_keys);
+    HeadBlock h = head_block(t->cache, t->layer, t->kv_head, t->seq, block);
+    const void *keys = convert(t, h.keys, t->keys, key_dim, KV_BLOCK);
     memset(scores, 0, (size_t)t->rows * KV_BLOCK * sizeof *scores);
-    if (c->type == KV_Q8)
-        add_groups(t, keys, width, scales_at(c, t->layer, t->kv_head, t->seq, block) + KV_BLOCK,
-                   scores);
+    if (t->cache->type == KV_Q8)
+        add_groups(t, keys, width, h.key_scales, scores);
     else
         add_queries(t, 0, key_dim, width, keys, scores);
 }
 
 void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float *out)
 {
-    const Cache *c = t->cache;
-    size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)c->config->value_dim;
-    const void *values = convert(t, values_at(c, t->layer, t->kv_head, t->seq, block), t->values, n,
-                                 value_dim),
-               *a = weights;
-    for (size_t r = 0; c->type == KV_Q8 && r < rows; r++) // fold each value's scale into its weight
-        c->k->mul(weights + r * KV_BLOCK, scales_at(c, t->layer, t->kv_head, t->seq, block), n);
+    const Kernels *k = t->cache->k;
+    size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)t->value_dim;
+    HeadBlock h = head_block(t->cache, t->layer, t->kv_head, t->seq, block);
+    const LayerConfig *l = &t->cache->config->layers[t->layer];
+    if (l->values_in_keys) { // exactly as they are read: f32, whatever the tile's form
+        read_keys(t->cache, l, &h, t->keys);
+        values_of_keys(l, t->keys, t->values);
+        k->gemm_add(rows, n, value_dim, weights, KV_BLOCK, t->values, value_dim, out, value_dim);
+        return;
+    }
+    const void *values = convert(t, h.values, t->values, n, value_dim), *a = weights;
+    if (t->cache->type == KV_Q8) // fold each value's scale into its weight
+        for (size_t r = 0; r < rows; r++)
+            k->mul(weights + r * KV_BLOCK, h.value_scales, n);
     if (t->format == KV_AS_BF16_PAIRS) {
-        c->k->bf16->round(weights, (uint16_t *)t->part, rows * KV_BLOCK);
+        k->bf16->round(weights, (uint16_t *)t->part, rows * KV_BLOCK);
         a = t->part;
     }
     add_product(t, n, value_dim, a, KV_BLOCK, values, value_dim, out, value_dim);

@@ -9,6 +9,7 @@
  * initial values in llama-hparams.h.
  */
 #include <math.h>
+#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -31,10 +32,23 @@ static const char *key_name(const Keys *k, const char *name, char out[160])
     return out;
 }
 
+/* The first thing that is wrong is told. */
+static void refuse(Keys *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+static void refuse(Keys *k, const char *fmt, ...)
+{
+    char text[400];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    if (!k->failed)
+        err_set(k->e, EXIT_MODEL, "%s", text);
+    k->failed = true;
+}
+
 static void missing(Keys *k, const char *key, const char *want)
 {
-    k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: missing, want %s", key, want);
+    refuse(k, "key %s: missing, want %s", key, want);
 }
 
 /* An integer in [lo, hi]; without the key `fallback`, or an error when that is outside the range.
@@ -53,8 +67,7 @@ static int key_int(Keys *k, const char *name, int lo, int hi, int fallback)
     if (!rc) {
         missing(k, key, "an integer");
     } else if (v < (uint32_t)lo || v > (uint32_t)hi) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %u, want %d to %d", key, v, lo, hi);
+        refuse(k, "key %s: got %u, want %d to %d", key, v, lo, hi);
     } else {
         return (int)v;
     }
@@ -100,6 +113,12 @@ static bool key_flag(Keys *k, const char *name, int fallback)
     return v;
 }
 
+/* The same for tensors that are there or not. */
+static Presence key_presence(Keys *k, const char *name, int fallback)
+{
+    return key_flag(k, name, fallback) ? REQUIRED : ABSENT;
+}
+
 /* One of the names in `choices` (NULL-terminated): its index. fallback < 0 makes it required. */
 static int key_choice(Keys *k, const char *name, const char *const *choices, int fallback)
 {
@@ -121,9 +140,7 @@ static int key_choice(Keys *k, const char *name, const char *const *choices, int
     if (!rc)
         missing(k, key, want);
     else
-        err_set(k->e, EXIT_MODEL, "key %s: got \"%s\", want %s", key,
-                str_escape(v, seen, sizeof seen), want);
-    k->failed = true;
+        refuse(k, "key %s: got \"%s\", want %s", key, str_escape(v, seen, sizeof seen), want);
     return 0;
 }
 
@@ -136,16 +153,13 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
     if (!found)
         return NAN;
     if (found->type == GGUF_STRING || (found->is_array && found->n != (uint64_t)n_layers)) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %llu items, want a number or an array of %d numbers",
-                key, (unsigned long long)found->n, n_layers);
+        refuse(k, "key %s: got %llu items, want a number or an array of %d numbers", key,
+               (unsigned long long)found->n, n_layers);
         return NAN;
     }
     double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
-    if (isnan(v)) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got NaN, want a number", key);
-    }
+    if (isnan(v))
+        refuse(k, "key %s: got NaN, want a number", key);
     return v;
 }
 
@@ -161,9 +175,8 @@ static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo,
     if (isnan(v)) {
         missing(k, key_name(k, name, key), "an integer");
     } else {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %g for layer %d, want an integer from %d to %d",
-                key_name(k, name, key), v, i, lo, hi);
+        refuse(k, "key %s: got %g for layer %d, want an integer from %d to %d",
+               key_name(k, name, key), v, i, lo, hi);
     }
     return lo;
 }
@@ -175,47 +188,28 @@ enum {
     MAX_HEADS = 4096,
     MAX_HEAD_DIM = 8192,
     MAX_CONTEXT = 1 << 28,
-    MAX_LAYERS = 4096
+    MAX_LAYERS = 4096,
+    MAX_REACH = 1 << 20
 };
 
 static void from_family(Config *c, const Family *f, Keys *k)
 {
-    c->norm = f->norm;
-    c->norm_affine = YES;
-    c->norm_bias = f->norm_bias;
-    c->pre_norm = !f->no_pre_norm;
-    c->post_norm = f->post_norm;
-    c->embd_norm = f->embd_norm;
-    c->final_norm = true;
     c->norm_eps = key_float(k,
-                            f->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
+                            c->norm == NORM_RMS ? "attention.layer_norm_rms_epsilon"
                                                 : "attention.layer_norm_epsilon",
                             NAN);
-    c->qk_norm = f->qk_norm;
-    c->qk_norm_need = f->qk_norm_need;
-    c->qk_norm_bias = f->qk_norm_bias;
-    c->qkv_bias = f->qkv_bias;
-    c->wo_bias = f->wo_bias;
-    c->ffn_bias = f->ffn_bias;
-    c->output_bias = f->output_bias;
-    c->tied = MAYBE;
-    c->act = f->act;
-    c->gated = f->gated;
-    c->fused_gate_up = f->fused_gate_up;
-    c->parallel = f->parallel_key ? key_flag(k, "use_parallel_residual", 1) : f->parallel;
-    c->shared_norm = f->shared_norm;
-    if (f->shared_norm == MAYBE) { // a file without ffn_norm has the parallel form
-        c->shared_norm = gguf_tensor(k->g, "blk.0.ffn_norm.weight") ? NO : YES;
-        c->parallel = c->shared_norm == YES;
-    }
-    c->attn_norm_2 = f->attn_norm_2;
-    c->pos = f->pos;
-    c->rope_pairing = f->pairing;
-    if (f->pos == POS_ALIBI) {
-        c->alibi_max = f->alibi_max > 0 ? f->alibi_max
+    c->output_weight = OPTIONAL;
+    if (f->parallel_key)
+        c->parallel = key_flag(k, "use_parallel_residual", 1);
+    if (f->parallel_without_ffn_norm)
+        c->parallel = c->shared_norm = !gguf_tensor(k->g, "blk.0.ffn_norm.weight");
+    if (c->bias == BIAS_ALIBI) {
+        c->alibi_max = c->alibi_max > 0 ? c->alibi_max
                                         : key_float(k, "attention.max_alibi_bias", 0);
-        if (c->alibi_max == 0) // MPT without ALiBi has a table of positions
+        if (c->alibi_max == 0) { // MPT without ALiBi has a table of positions
+            c->bias = BIAS_NONE;
             c->pos = POS_LEARNED;
+        }
     }
     c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
                                            : key_scale(k, "embedding_scale", false);
@@ -229,61 +223,82 @@ static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
     static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
-                                       "relu", "relu2", NULL};                         // as Act
-    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL};     // as QkNorm
-    static const char *const positions[] = {"none", "rope", "learned", "alibi", NULL}; // as PosType
+                                       "relu", "relu2", NULL};                     // as Act
+    static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL}; // as QkNorm
+    static const char *const positions[] = {"none", "rope", "learned", "alibi", "relative", NULL};
+    static const struct {
+        PosType pos;
+        BiasType bias;
+    } kinds[] = {{POS_NONE, BIAS_NONE},
+                 {POS_ROPE, BIAS_NONE},
+                 {POS_LEARNED, BIAS_NONE},
+                 {POS_NONE, BIAS_ALIBI},
+                 {POS_NONE, BIAS_TABLE}}; // by positions
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
 
     c->norm = (NormType)key_choice(k, "norm.type", norms, -1);
     c->norm_eps = key_float(k, "norm.epsilon", NAN);
-    c->norm_affine = key_flag(k, "norm.affine", -1) ? YES : NO;
-    c->norm_bias = key_flag(k, "norm.bias", -1) ? YES : NO;
+    c->norm_affine = key_flag(k, "norm.affine", -1);
+    c->norm_bias = key_presence(k, "norm.bias", -1);
     c->pre_norm = key_flag(k, "norm.pre", -1);
     c->post_norm = key_flag(k, "norm.post", -1);
     c->embd_norm = key_flag(k, "norm.embedding", -1);
     c->final_norm = key_flag(k, "norm.final", -1);
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
-    c->qk_norm_need = c->qk_norm == QK_NORM_NONE ? NO : YES;
-    c->qk_norm_bias = key_flag(k, "attention.qk_norm_bias", 0) ? YES : NO;
-    c->qkv_bias = key_flag(k, "attention.bias", -1) ? YES : NO;
-    c->wo_bias = key_flag(k, "attention.output_bias", -1) ? YES : NO;
-    c->ffn_bias = key_flag(k, "ffn.bias", -1) ? YES : NO;
-    c->output_bias = key_flag(k, "output_bias", 0) ? YES : NO;
-    c->tied = key_flag(k, "tied", -1) ? YES : NO;
+    c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
+    c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
+    c->qkv_bias = key_presence(k, "attention.bias", -1);
+    c->wo_bias = key_presence(k, "attention.output_bias", -1);
+    c->ffn_bias = key_presence(k, "ffn.bias", -1);
+    c->output_bias = key_presence(k, "output_bias", 0);
+    c->output_weight = key_flag(k, "tied", -1) ? ABSENT : REQUIRED;
     c->gated = key_flag(k, "ffn.gated", -1);
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
-    c->shared_norm = key_flag(k, "residual.shared_norm", 0) ? YES : NO;
+    c->shared_norm = key_flag(k, "residual.shared_norm", 0);
     c->embd_scale = key_scale(k, "embedding_scale", false);
     c->logit_scale = key_scale(k, "logit_scale", false);
-    c->pos = (PosType)key_choice(k, "position", positions, -1);
+    int kind = key_choice(k, "position", positions, -1);
+    c->pos = kinds[kind].pos;
+    c->bias = kinds[kind].bias;
     c->pos_offset = key_int(k, "position.offset", 0, MAX_CONTEXT, 0);
     if (c->pos == POS_ROPE)
         c->rope_pairing = (RopePairing)key_choice(k, "rope.pairing", pairings, -1);
-    if (c->pos == POS_ALIBI)
+    if (c->bias == BIAS_ALIBI)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
-    if (!k->failed && !c->pre_norm && c->shared_norm == YES) {
+    if (c->bias == BIAS_TABLE)
+        c->bias_reach = key_int(k, "position.reach", 0, MAX_REACH, -1);
+    if (!c->pre_norm && c->shared_norm) {
         char shared[160], pre[160];
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got true without %s, want a norm to share",
-                key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
+        refuse(k, "key %s: got true without %s, want a norm to share",
+               key_name(k, "residual.shared_norm", shared), key_name(k, "norm.pre", pre));
     }
 }
 
-/* ropes[0] for all layers, ropes[1] for windowed ones where they differ. */
-static void read_rope(Config *c, const Family *f, Keys *k)
+/* Widths of a head in some layers. */
+typedef struct {
+    int key_dim, value_dim;
+} HeadWidths;
+
+static int key_rope_dim(Keys *k, const char *name, int key_dim, int fallback)
+{
+    char key[160];
+    int dim = key_int(k, name, 2, key_dim, fallback);
+    if (dim % 2)
+        refuse(k, "key %s: got %d, want an even number", key_name(k, name, key), dim);
+    return dim;
+}
+
+/* ropes[0] for layers that see everything, ropes[1] for windowed ones. */
+static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
+                      const HeadWidths *windowed)
 {
     static const char *const scalings[] = {"none", "linear", "yarn", "longrope",
                                            NULL}; // as RopeScaling
     char key[160];
     Rope *r = &c->ropes[0];
-    c->rope_dim = key_int(k, "rope.dimension_count", 2, c->key_dim, c->key_dim);
-    if (!k->failed && c->rope_dim % 2) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL, "key %s: got %d, want an even number",
-                key_name(k, "rope.dimension_count", key), c->rope_dim);
-    }
+    r->dim = key_rope_dim(k, "rope.dimension_count", w->key_dim, w->key_dim);
     r->base = key_float(k, "rope.freq_base", 10000);
     bool two_sets = gguf_tensor(
         k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
@@ -298,23 +313,20 @@ static void read_rope(Config *c, const Family *f, Keys *k)
     r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
                               c->seq_len);
     r->use_factors = true; // where the tensors exist
-    if (!k->failed && (!(r->base > 1) || !(r->factor > 0))) {
-        k->failed = true;
-        err_set(k->e, EXIT_MODEL,
-                "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
-                r->base, r->factor);
-    }
+    if (!(r->base > 1) || !(r->factor > 0))
+        refuse(k, "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
+               r->base, r->factor);
     static const char *const refused[] = {
         "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
         "rope.scaling.yarn_attn_factor",    "rope.scaling.alpha",
         "rope.dimension_sections",          NULL};
     for (int i = 0; refused[i] && !k->failed; i++)
-        if (key_present(k, refused[i])) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL, "key %s: this kind of rope scaling is not supported",
-                    key_name(k, refused[i], key));
-        }
+        if (key_present(k, refused[i]))
+            refuse(k, "key %s: this kind of rope scaling is not supported",
+                   key_name(k, refused[i], key));
     c->ropes[1] = *r;
+    c->ropes[1].dim = key_rope_dim(k, "rope.dimension_count_swa", windowed->key_dim,
+                                   r->dim < windowed->key_dim ? r->dim : windowed->key_dim);
     c->ropes[1].base = key_float(k, "rope.freq_base_swa",
                                  f->local_rope_base > 0 ? f->local_rope_base : r->base);
     if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
@@ -324,8 +336,39 @@ static void read_rope(Config *c, const Family *f, Keys *k)
     }
 }
 
-/* Per-layer numbers. */
-static void read_layers(Config *c, const Family *f, Keys *k)
+/* The layer whose keys and values layer i attends to. The last `n_shared` layers have none of their
+ * own and take those of the last layer before them that has the same mask, as Gemma 3n and Gemma 4
+ * do in transformers. -1 where there is no such layer. */
+static int kv_layer(const Config *c, int i, int n_shared)
+{
+    int own = c->n_layers - n_shared, from = own - 1;
+    if (i < own)
+        return i;
+    while (from >= 0 && c->layers[from].mask != c->layers[i].mask)
+        from--;
+    return from;
+}
+
+/* Layers that share keys and values must agree about their shape. */
+static void share_kv(Config *c, Keys *k)
+{
+    int n_shared = key_int(k, "attention.shared_kv_layers", 0, c->n_layers - 1, 0);
+    for (int i = 0; i < c->n_layers && !k->failed; i++) {
+        LayerConfig *l = &c->layers[i];
+        l->kv_layer = kv_layer(c, i, n_shared);
+        const LayerConfig *from = l->kv_layer < 0 ? NULL : &c->layers[l->kv_layer];
+        if (!from || from->n_kv_heads != l->n_kv_heads || from->key_dim != l->key_dim
+            || from->value_dim != l->value_dim)
+            refuse(k,
+                   "layer %d: no layer before the %d that share has its mask and the shape of "
+                   "its keys and values",
+                   i, n_shared);
+    }
+}
+
+/* Per-layer numbers; heads of layers that see everything and of windowed ones. */
+static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *whole,
+                        const HeadWidths *windowed_heads)
 {
     int n = c->n_layers;
     bool pattern_array = false;
@@ -343,12 +386,9 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
         l->n_kv_heads = key_layer_int(k, "attention.head_count_kv", i, n, 1, MAX_HEADS, l->n_heads);
         l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
-        if (!k->failed && l->n_heads % l->n_kv_heads) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL,
-                    "layer %d: got %d heads over %d key/value heads, want a multiple", i,
-                    l->n_heads, l->n_kv_heads);
-        }
+        if (l->n_heads % l->n_kv_heads)
+            refuse(k, "layer %d: got %d heads over %d key/value heads, want a multiple", i,
+                   l->n_heads, l->n_kv_heads);
         bool windowed = window > 0;
         if (windowed && pattern_array)
             windowed = key_layer(k, "attention.sliding_window_pattern", i, n) != 0;
@@ -356,6 +396,12 @@ static void read_layers(Config *c, const Family *f, Keys *k)
             windowed = i % period < period - 1;
         l->mask = windowed ? MASK_WINDOW : MASK_CAUSAL;
         l->window = windowed ? window : 0;
+        l->key_dim = windowed ? windowed_heads->key_dim : whole->key_dim;
+        l->value_dim = windowed ? windowed_heads->value_dim : whole->value_dim;
+        l->values_in_keys = f->all_keys && key_flag(k, "attention.values_in_keys", 0);
+        if (l->values_in_keys && l->value_dim > l->key_dim)
+            refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
+                   l->key_dim);
 
         bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
         double on = key_layer(k, "rope.layers", i, n);
@@ -365,46 +411,31 @@ static void read_layers(Config *c, const Family *f, Keys *k)
         c->n_ropes = l->rope + 1 > c->n_ropes ? l->rope + 1 : c->n_ropes;
 
         double own = key_layer(k, "attention.scale", i, n);
-        int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : c->key_dim;
+        int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
         l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
-        if (!k->failed && !isfinite(l->attn_scale)) {
-            k->failed = true;
-            err_set(k->e, EXIT_MODEL,
-                    "layer %d: got an attention scale of %g, want a finite number", i, own);
-        }
+        if (!isfinite(l->attn_scale))
+            refuse(k, "layer %d: got an attention scale of %g, want a finite number", i, own);
     }
+    share_kv(c, k);
 }
 
 /* ---- config_read ----------------------------------------------------------------------------- */
 
-static void refuse(Keys *k, const char *name, const char *what)
-{
-    char key[160];
-    k->failed = true;
-    err_set(k->e, EXIT_MODEL, "key %s: %s are not supported yet", key_name(k, name, key), what);
-}
-
 /* Keys that llama.cpp reads for every architecture and that say what this engine cannot do. */
-static void refuse_keys(const Config *c, Keys *k)
+static void refuse_keys(Keys *k)
 {
-    const struct {
-        const char *name;
-        int value; // the only one that is supported
-        const char *what;
-    } fixed[] = {
-        {"attention.key_length_swa", c->key_dim, "windowed layers with heads of another width"},
-        {"attention.value_length_swa", c->value_dim, "windowed layers with heads of another width"},
-        {"rope.dimension_count_swa", c->rope_dim, "windowed layers with another rope width"},
-        {"expert_count", 0, "mixtures of experts"},
-        {"nextn_predict_layers", 0, "layers that predict several tokens"},
+    static const struct {
+        const char *name, *what;
+    } without[] = {
+        {"expert_count", "mixtures of experts"},
+        {"nextn_predict_layers", "layers that predict several tokens"},
     };
-    for (size_t i = 0; i < sizeof fixed / sizeof *fixed && !k->failed; i++) {
-        int v = key_int(k, fixed[i].name, 0, MAX_CONTEXT, fixed[i].value);
-        if (!k->failed && v != fixed[i].value)
-            refuse(k, fixed[i].name, fixed[i].what);
-    }
-    if (!k->failed && !key_flag(k, "attention.causal", 1) && !k->failed)
-        refuse(k, "attention.causal", "encoders");
+    for (size_t i = 0; i < sizeof without / sizeof *without; i++)
+        if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0))
+            refuse(k, "key %s.%s: %s are not supported yet", k->arch, without[i].name,
+                   without[i].what);
+    if (!key_flag(k, "attention.causal", 1))
+        refuse(k, "key %s.attention.causal: encoders are not supported yet", k->arch);
 }
 
 /* The vocabulary's size is the embedding's number of rows. */
@@ -432,6 +463,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     const Family *f = rc > 0 ? family_find(arch, e) : NULL;
     if (!f)
         return -1;
+    *c = f->config;
     snprintf(c->arch, sizeof c->arch, "%s", f->name);
     Keys k = {g, f->name, e, false};
 
@@ -450,25 +482,29 @@ int config_read(Config *c, const Gguf *g, Err *e)
     int heads = key_layer_int(&k, "attention.head_count", 0, c->n_layers, 1, MAX_HEADS, -1);
     int width = !k.failed && c->dim % heads == 0 ? c->dim / heads
                                                  : -1; // no default where it does not divide
-    c->key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
-    c->value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
+    HeadWidths whole, windowed;
+    whole.key_dim = key_int(&k, "attention.key_length", 1, MAX_HEAD_DIM, width);
+    whole.value_dim = key_int(&k, "attention.value_length", 1, MAX_HEAD_DIM, width);
+    windowed.key_dim = key_int(&k, "attention.key_length_swa", 1, MAX_HEAD_DIM, whole.key_dim);
+    windowed.value_dim = key_int(&k, "attention.value_length_swa", 1, MAX_HEAD_DIM,
+                                 whole.value_dim);
     if (f->all_keys)
         from_keys(c, &k);
     else
         from_family(c, f, &k);
     c->residual_scale = key_scale(&k, "residual_scale", false);
-    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", f->attn_soft_cap);
-    c->logit_soft_cap = key_float(&k, "final_logit_softcapping", f->logit_soft_cap);
+    c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", c->attn_soft_cap);
+    c->logit_soft_cap = key_float(&k, "final_logit_softcapping", c->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
     if (c->pos == POS_ROPE && !k.failed)
-        read_rope(c, f, &k);
-    read_layers(c, f, &k);
+        read_rope(c, f, &k, &whole, &windowed);
+    read_layers(c, f, &k, &whole, &windowed);
     if (!k.failed
         && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
             || c->alibi_max < 0))
         return err_set(e, EXIT_MODEL,
                        "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
-    refuse_keys(c, &k);
+    refuse_keys(&k);
     return k.failed ? -1 : 0;
 }
 

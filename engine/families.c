@@ -11,53 +11,71 @@
 
 #include <string.h>
 
-/* Columns not named are NO, false and 0: RMSNorm, SiLU, rope with interleaved pairs. `tied` is
- * MAYBE for all. */
+/* What most families have: norms with weights before attention, FFN and output. */
+#define PRE_NORM .norm_affine = true, .pre_norm = true, .final_norm = true
+#define POST_NORM .norm_affine = true, .post_norm = true, .final_norm = true
+#define LAYER_NORM PRE_NORM, .norm = NORM_LAYER
+#define BIASES(some) .qkv_bias = some, .wo_bias = some, .ffn_bias = some
+#define ROPE(how) .pos = POS_ROPE, .rope_pairing = how
+
+/* Fields not named are ABSENT, false and 0: RMSNorm, SiLU, a sequential residual. A file without
+ * output weights uses the token embedding's. */
 // clang-format off
 static const Family families[] = {
-    {.name = "llama", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true,
-     .pos = POS_ROPE},
-    {.name = "qwen2", .qkv_bias = YES, .output_bias = MAYBE, .gated = true, .pos = POS_ROPE,
-     .pairing = ROPE_HALF},
-    {.name = "qwen3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .qk_norm = QK_NORM_HEAD,
-     .qk_norm_need = YES, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "gemma", .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
+    {.name = "llama", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                 ROPE(ROPE_INTERLEAVED)}},
+    {.name = "qwen2", .config = {PRE_NORM, .qkv_bias = REQUIRED, .output_bias = OPTIONAL,
+                                 .gated = true, ROPE(ROPE_HALF)}},
+    {.name = "qwen3", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                 .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
+                                 .gated = true, ROPE(ROPE_HALF)}},
+    {.name = "gemma", .config = {PRE_NORM, .act = ACT_GELU_TANH, .gated = true, ROPE(ROPE_HALF)},
      .embd_scale_sqrt_dim = true},
-    {.name = "gemma2", .post_norm = true, .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE,
-     .pairing = ROPE_HALF, .embd_scale_sqrt_dim = true,
-     .attn_soft_cap = 50, .logit_soft_cap = 30, // as Gemma2Config in transformers has them
-     .window = 4096, .window_period = 2, .big_layers = 46},
-    {.name = "gemma3", .post_norm = true, .qk_norm = QK_NORM_HEAD, .qk_norm_need = YES,
-     .act = ACT_GELU_TANH, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
+    {.name = "gemma2", .config = {PRE_NORM, .post_norm = true, .act = ACT_GELU_TANH, .gated = true,
+                                  ROPE(ROPE_HALF),
+                                  // where their keys are absent, as in transformers' Gemma2Config:
+                                  .attn_soft_cap = 50, .logit_soft_cap = 30},
+     .embd_scale_sqrt_dim = true, .window = 4096, .window_period = 2, .big_layers = 46},
+    {.name = "gemma3", .config = {PRE_NORM, .post_norm = true, .qk_norm = QK_NORM_HEAD,
+                                  .qk_norm_weight = REQUIRED, .act = ACT_GELU_TANH, .gated = true,
+                                  ROPE(ROPE_HALF)},
      .embd_scale_sqrt_dim = true, .window_period = 6, .local_rope_base = 10000,
      .plain_local_rope = true, .big_layers = 62},
-    {.name = "phi2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES,
-     .ffn_bias = YES, .output_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ROPE,
-     .pairing = ROPE_HALF, .parallel = true, .shared_norm = YES},
-    {.name = "phi3", .gated = true, .fused_gate_up = true, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "gpt2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES,
-     .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_LEARNED},
-    {.name = "gptneox", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = YES, .wo_bias = YES,
-     .ffn_bias = YES, .act = ACT_GELU, .pos = POS_ROPE, .pairing = ROPE_HALF, .parallel_key = true},
-    {.name = "starcoder2", .norm = NORM_LAYER, .norm_bias = YES, .qkv_bias = MAYBE, .wo_bias = YES,
-     .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ROPE, .pairing = ROPE_HALF},
-    {.name = "stablelm", .norm = NORM_LAYER, .norm_bias = YES, .qk_norm = QK_NORM_HEADS,
-     .qk_norm_need = MAYBE, .qkv_bias = MAYBE, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF,
-     .shared_norm = MAYBE},
-    {.name = "olmo2", .no_pre_norm = true, .post_norm = true, .qk_norm = QK_NORM_FULL,
-     .qk_norm_need = YES, .gated = true, .pos = POS_ROPE, .pairing = ROPE_HALF, .window_period = 4,
-     .plain_local_rope = true},
-    {.name = "smollm3", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true,
-     .pos = POS_ROPE, .no_rope_period = 4},
-    {.name = "granite", .qkv_bias = MAYBE, .wo_bias = MAYBE, .ffn_bias = MAYBE, .gated = true,
-     .pos = POS_ROPE, .rope_key = true, .divide_logits = true},
-    {.name = "falcon", .norm = NORM_LAYER, .norm_bias = YES, .act = ACT_GELU, .pos = POS_ROPE,
-     .pairing = ROPE_HALF, .parallel = true, .shared_norm = YES, .attn_norm_2 = true},
-    {.name = "bloom", .norm = NORM_LAYER, .norm_bias = YES, .embd_norm = true, .qkv_bias = YES,
-     .wo_bias = YES, .ffn_bias = YES, .act = ACT_GELU_TANH, .pos = POS_ALIBI, .alibi_max = 8},
-    {.name = "mpt", .norm = NORM_LAYER, .norm_bias = MAYBE, .qk_norm = QK_NORM_FULL,
-     .qk_norm_need = MAYBE, .qk_norm_bias = MAYBE, .qkv_bias = MAYBE, .wo_bias = MAYBE,
-     .ffn_bias = MAYBE, .act = ACT_GELU, .pos = POS_ALIBI},
+    {.name = "phi2", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
+                                .output_bias = REQUIRED, .act = ACT_GELU_TANH, ROPE(ROPE_HALF),
+                                .parallel = true, .shared_norm = true}},
+    {.name = "phi3", .config = {PRE_NORM, .gated = true, .fused_gate_up = true, ROPE(ROPE_HALF)}},
+    {.name = "gpt2", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
+                                .act = ACT_GELU_TANH, .pos = POS_LEARNED}},
+    {.name = "gptneox", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
+                                   .act = ACT_GELU, ROPE(ROPE_HALF)},
+     .parallel_key = true},
+    {.name = "starcoder2", .config = {LAYER_NORM, .norm_bias = REQUIRED, .qkv_bias = OPTIONAL,
+                                      .wo_bias = REQUIRED, .ffn_bias = REQUIRED,
+                                      .act = ACT_GELU_TANH, ROPE(ROPE_HALF)}},
+    {.name = "stablelm", .config = {LAYER_NORM, .norm_bias = REQUIRED, .qk_norm = QK_NORM_HEADS,
+                                    .qk_norm_weight = OPTIONAL, .qkv_bias = OPTIONAL,
+                                    .gated = true, ROPE(ROPE_HALF)},
+     .parallel_without_ffn_norm = true},
+    {.name = "olmo2", .config = {POST_NORM, .qk_norm = QK_NORM_FULL, .qk_norm_weight = REQUIRED,
+                                 .gated = true, ROPE(ROPE_HALF)},
+     .window_period = 4, .plain_local_rope = true},
+    {.name = "smollm3", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                   ROPE(ROPE_INTERLEAVED)},
+     .no_rope_period = 4},
+    {.name = "granite", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                   ROPE(ROPE_INTERLEAVED)},
+     .rope_key = true, .divide_logits = true},
+    {.name = "falcon", .config = {LAYER_NORM, .norm_bias = REQUIRED, .act = ACT_GELU,
+                                  ROPE(ROPE_HALF), .parallel = true, .shared_norm = true,
+                                  .attn_norm_2 = true}},
+    {.name = "bloom", .config = {LAYER_NORM, .norm_bias = REQUIRED, .embd_norm = true,
+                                 BIASES(REQUIRED), .act = ACT_GELU_TANH, .bias = BIAS_ALIBI,
+                                 .alibi_max = 8}},
+    {.name = "mpt", .config = {LAYER_NORM, .norm_bias = OPTIONAL, .qk_norm = QK_NORM_FULL,
+                               .qk_norm_weight = OPTIONAL, .qk_norm_bias = OPTIONAL,
+                               BIASES(OPTIONAL), .act = ACT_GELU,
+                               .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
     {.name = "gpt", .all_keys = true, .plain_own_base = true},
 };
 // clang-format on

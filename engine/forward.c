@@ -1,128 +1,206 @@
-/* forward.c - the decoder graph.
+/* forward.c - the decoder graph: token ids in, logits out.
  *
  *   x = embedding(token) * scale [+ position row] [norm]
  *   for each layer:
  *       h = norm(x)
- *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k]      k and v go to the cache
+ *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k]    k and v go to the cache
  *       a = Wo attention(q)  [norm]
  *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
- *       parallel:    f = ffn(norm(x) or h) [norm];  x += a + f
- *   logits = W norm(x)  [scale] [soft cap]                                 of the rows that want
- * them
+ *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
+ *   logits = W norm(x)  [scale] [soft cap]                               of rows that want them
  *
  *   ffn(h) = W_down act(W_up h)   or, gated,   W_down (act(W_gate h) * W_up h)
  *
  * What is in brackets is a field of Config; no family is named here.
  */
-#include <limits.h>
 #include <math.h>
 #include <string.h>
 
 #include "model.h"
 #include "base/blocks.h"
 
-/* Rows that go through a layer together, and what their threads need to know: n rows from row
- * `from` of the batch. What belongs to the whole batch (pos, x, q, cos_sin, soft) is found at from
- * + t, everything else at t. */
+/* One forward(). */
 typedef struct {
     Session *s;
     const Batch *b;
+    int n_logits;
+    bool failed; // a hook, a signal or a row that is not finite has ended it
+    Err *e;
+} Graph;
+
+/* Rows that go through a step together: n rows from row `from` of the batch, and what their threads
+ * need to know. What belongs to the whole batch (pos, x, q, cos_sin, softmax) is found at row
+ * from + i, everything else (xn, k_new, v_new, heads, attn_out, hidden, gate) at row i. */
+typedef struct {
+    Graph *g;
+    Session *s;
+    const Config *c;
+    const Layer *l; // NULL outside of layers
+    const LayerConfig *lc;
     int layer, from, n;
 } Rows;
 
-static int seq_of(const Batch *b, int t)
+/* The residual stream of the first row, (n, dim). */
+static float *residual(const Rows *r)
 {
-    return b->seqs ? b->seqs[t] : 0;
+    return r->s->x + (size_t)r->from * (size_t)r->c->dim;
 }
 
-static bool wants_logits(const Batch *b, int t)
+/* ---- steps that every layer uses ------------------------------------------------------------- */
+
+static bool has_hook(const Session *s, HookPoint point)
 {
-    return b->wanted ? b->wanted[t]
-                     : b->want == WANT_ALL || (b->want == WANT_LAST && t == b->n - 1);
+    for (int i = 0; i < s->n_hooks; i++)
+        if (s->hooks[i].point == point)
+            return true;
+    return false;
 }
 
-/* Embeddings of the rows -> s->x (T, dim). */
+/* Show rows x (n, width) to the hooks of a point. */
+static void call_hooks(Rows *r, HookPoint point, float *x, size_t width)
+{
+    Session *s = r->s;
+    HookRows rows = {s, point, r->l ? r->layer : -1, r->from, r->n, width, x};
+    for (int i = 0; i < s->n_hooks && !r->g->failed; i++)
+        if (s->hooks[i].point == point && s->hooks[i].fn(s->hooks[i].context, &rows))
+            r->g->failed = true;
+}
+
+/* Note that a row has met a number that is not finite; the first of all rows counts. */
+static void note_bad(Session *s, int row)
+{
+    int first = atomic_load_explicit(&s->bad_row, memory_order_relaxed);
+    while (row < first && !atomic_compare_exchange_weak(&s->bad_row, &first, row))
+        ;
+}
+
+static bool is_finite(const float *x, size_t n)
+{
+    return largest_bits(x, n) < F32_INF_BITS;
+}
+
+/* Look at what the residual stream has become. */
+static void check_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    size_t dim = (size_t)r->c->dim;
+    (void)thread;
+    for (int i = from; i < to; i++)
+        if (!is_finite(residual(r) + (size_t)i * dim, dim))
+            note_bad(r->s, r->from + i);
+}
+
+/* The normalised input of a sublayer: a copy of x (n, dim) in s->xn, or x itself without a norm. */
+static const float *normed(Session *s, const Norm *norm, const float *x, int n)
+{
+    if (!norm->on)
+        return x;
+    norm_rows(s, norm, s->xn, x, n, s->stack->config.dim);
+    return s->xn;
+}
+
+/* x += scale * y for rows of x and y (n, dim). */
+typedef struct {
+    float *x;
+    const float *y;
+    float scale;
+    size_t dim;
+} Sum;
+
+static void add_rows(void *context, int from, int to, int thread)
+{
+    const Sum *a = context;
+    (void)thread;
+    for (size_t i = (size_t)from * a->dim; i < (size_t)to * a->dim; i++)
+        a->x[i] += a->scale * a->y[i];
+}
+
+/* A sublayer's result y (n, dim) joins the residual stream. */
+static void add(const Rows *r, const float *y)
+{
+    Sum sum = {residual(r), y, r->c->residual_scale, (size_t)r->c->dim};
+    threads_run(r->s->threads, r->n, ROW_GRAIN, add_rows, &sum);
+}
+
+/* ---- embeddings and positions ---------------------------------------------------------------- */
+
+/* Add row `index` of a table (rows, dim) in its own type; `row` (dim) is scratch. */
+static void add_table_row(const Session *s, const Tensor *table, size_t index, float *x, float *row)
+{
+    const char *src = (const char *)table->data + index * table->row_bytes;
+    s->k->dequantize[table->type](src, row, table->cols);
+    for (size_t j = 0; j < table->cols; j++)
+        x[j] += row[j];
+}
+
+/* Each token's row of the embedding table, or the vector that the caller gave -> s->x (T, dim). A
+ * model with learned positions adds a row for each position. */
 static void embed_rows(void *context, int from, int to, int thread)
 {
-    Session *s = ((Rows *)context)->s;
-    const Batch *b = ((Rows *)context)->b;
-    const Model *m = s->model;
-    const Config *c = &m->config;
-    size_t dim = (size_t)c->dim;
+    const Rows *r = context;
+    Session *s = r->s;
+    const Tensor *embd = &s->stack->token_embd, *learned = &s->stack->pos_embd;
+    size_t dim = (size_t)r->c->dim;
     (void)thread;
     for (int i = from; i < to; i++) {
-        int t = ((Rows *)context)->from + i;
-        float *x = s->x + (size_t)t * dim, *row = s->xn + (size_t)i * dim;
-        if (b->embd) {
-            memcpy(x, b->embd + (size_t)t * dim, dim * sizeof *x);
+        int t = r->from + i;
+        const SpanRows *at = &s->spans[s->span_of[t]];
+        const Span *span = &r->g->b->spans[s->span_of[t]];
+        float *x = residual(r) + (size_t)i * dim;
+        if (span->tokens) {
+            size_t id = (size_t)span->tokens[t - at->row];
+            s->k->dequantize[embd->type]((const char *)embd->data + id * embd->row_bytes, x, dim);
+            for (size_t j = 0; j < dim; j++)
+                x[j] *= r->c->embd_scale;
         } else {
-            const Tensor *w = &m->token_embd;
-            s->k->dequantize[w->type]((const char *)w->data + (size_t)b->tokens[t] * w->row_bytes,
-                                      x, dim);
-            for (size_t j = 0; j < dim; j++)
-                x[j] *= c->embd_scale;
+            memcpy(x, span->embd + (size_t)(t - at->row) * dim, dim * sizeof *x);
         }
-        if (m->pos_embd.data) {
-            size_t at = (size_t)(s->pos[t] + c->pos_offset);
-            s->k->dequantize[m->pos_embd.type]((const char *)m->pos_embd.data
-                                                   + at * m->pos_embd.row_bytes,
-                                               row, dim);
-            for (size_t j = 0; j < dim; j++)
-                x[j] += row[j];
-        }
+        if (learned->data)
+            add_table_row(s, learned, (size_t)(s->pos[t] + r->c->pos_offset), x,
+                          s->xn + (size_t)i * dim);
     }
 }
 
-/* cos and sin of each row's angles -> s->cos_sin. The angle is formed in float, as transformers
- * does. */
-static void turn_rows(void *context, int from, int to, int thread)
+static void embed(Rows *r)
 {
-    Session *s = ((Rows *)context)->s;
-    const Batch *b = ((Rows *)context)->b;
-    int half = s->model->config.rope_dim / 2;
+    const Norm *norm = &r->s->stack->embd_norm;
+    float *x = residual(r);
+    threads_run(r->s->threads, r->n, ROW_GRAIN, embed_rows, r);
+    if (norm->on)
+        norm_rows(r->s, norm, x, x, r->n, r->c->dim);
+    call_hooks(r, HOOK_EMBEDDED, x, (size_t)r->c->dim);
+    threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
+}
+
+/* cos and sin of a row's angles, (rope dim / 2, 2), for one set of frequencies. */
+static float *angles_at(const Session *s, int rope, int t)
+{
+    size_t row = (size_t)rope * (size_t)s->params.max_batch + (size_t)t;
+    return s->cos_sin + row * (size_t)s->max_rope_dim;
+}
+
+/* Rotary positions: pair i of a head turns by the angle position * inv_freq[i], so that q.k depends
+ * on the distance of query and key alone (Su et al. 2021, RoFormer). The angles are the same in all
+ * layers; they are formed in f32, as transformers does. */
+static void rope_angles(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    const Session *s = r->s;
     (void)thread;
     for (int t = from; t < to; t++)
-        for (int r = 0; r < s->model->config.n_ropes; r++) {
-            float *out = s->cos_sin
-                       + ((size_t)r * (size_t)s->params.max_batch + (size_t)t) * (size_t)half * 2;
-            const float *inv_freq = s->inv_freq
-                                  + (2 * r + s->cache.seqs[seq_of(b, t)].is_long) * half;
-            for (int i = 0; i < half; i++) {
+        for (int rope = 0; rope < r->c->n_ropes; rope++) {
+            bool is_long = s->cache.seqs[s->spans[s->span_of[t]].seq].is_long;
+            const float *inv_freq = s->inv_freq + (2 * rope + is_long) * (s->max_rope_dim / 2);
+            float *out = angles_at(s, rope, t);
+            for (int i = 0; i < r->c->ropes[rope].dim / 2; i++) {
                 double angle = (float)s->pos[t] * inv_freq[i];
-                out[2 * i] = (float)cos(angle) * s->rope_scale[r];
-                out[2 * i + 1] = (float)sin(angle) * s->rope_scale[r];
+                out[2 * i] = (float)cos(angle) * s->rope_scale[rope];
+                out[2 * i + 1] = (float)sin(angle) * s->rope_scale[rope];
             }
         }
 }
 
-/* Note that a row has met a number that is not finite; the first of all rows counts. */
-static void note_bad(Session *s, int t)
-{
-    int first = atomic_load_explicit(&s->bad_row, memory_order_relaxed);
-    while (t < first && !atomic_compare_exchange_weak(&s->bad_row, &first, t))
-        ;
-}
-
-/* Look at what the residual stream of some rows has become. */
-static void check_rows(void *context, int from, int to, int thread)
-{
-    const Rows *r = context;
-    size_t dim = (size_t)r->s->model->config.dim;
-    (void)thread;
-    for (int t = r->from + from; t < r->from + to; t++)
-        if (largest_bits(r->s->x + (size_t)t * dim, dim) >= F32_INF_BITS)
-            note_bad(r->s, t);
-}
-
-/* Look at a row's queries, keys and values before the latter are cached: with a number that is not
- * finite among them rows before this one would be spoilt too (0 * NaN is NaN). */
-static void check_qkv(Session *s, int t, const float *q, size_t nq, const float *k, size_t nk,
-                      const float *v, size_t nv)
-{
-    if (largest_bits(q, nq) >= F32_INF_BITS || largest_bits(k, nk) >= F32_INF_BITS
-        || largest_bits(v, nv) >= F32_INF_BITS)
-        note_bad(s, t);
-}
+/* ---- attention ------------------------------------------------------------------------------- */
 
 static void clamp(float *x, size_t n, float limit)
 {
@@ -130,290 +208,356 @@ static void clamp(float *x, size_t n, float limit)
         x[i] = x[i] > limit ? limit : x[i] < -limit ? -limit : x[i];
 }
 
-/* Normalise the heads of one row, x (n_heads, key_dim), by the kind of norm that the model has. */
-static void norm_heads(const Session *s, const Norm *n, float *x, int n_heads)
+/* Normalise the heads of one row, x (n_heads, key_dim): each by one weight (key_dim), each by its
+ * own (n_heads, key_dim), or the row as a whole (n_heads * key_dim). */
+static void norm_heads(const Rows *r, const Norm *n, float *x, int n_heads)
 {
-    const Config *c = &s->model->config;
-    size_t width = (size_t)c->key_dim;
+    const Config *c = r->c;
+    size_t width = (size_t)r->lc->key_dim;
     if (c->qk_norm == QK_NORM_FULL) {
-        s->k->norm[c->norm](x, x, n->w, n->b, (size_t)n_heads * width, c->norm_eps);
+        r->s->k->norm[c->norm](x, x, n->w, n->b, (size_t)n_heads * width, c->norm_eps);
         return;
     }
     for (int h = 0; h < n_heads; h++, x += width) {
         size_t own = c->qk_norm == QK_NORM_HEADS ? (size_t)h * width : 0;
-        s->k->norm[c->norm](x, x, n->w + own, n->b ? n->b + own : NULL, width, c->norm_eps);
+        r->s->k->norm[c->norm](x, x, n->w + own, n->b ? n->b + own : NULL, width, c->norm_eps);
     }
 }
 
-/* Fresh queries and keys: clamp, norm, rotate; keys and values go to the cache. */
-static void place_rows(void *context, int from, int to, int thread)
+/* Clamp, normalise and rotate the heads of one row t of the batch, x (n_heads, key_dim). */
+static void prepare_heads(const Rows *r, const Norm *norm, float *x, int n_heads, int t)
 {
-    Session *s = ((Rows *)context)->s;
-    const Batch *b = ((Rows *)context)->b;
-    int layer = ((Rows *)context)->layer;
-    const Config *c = &s->model->config;
-    const Layer *l = &s->model->layers[layer];
-    const LayerConfig *lc = &c->layers[layer];
-    size_t nq = q_width(c, lc), nk = k_width(c, lc), nv = v_width(c, lc);
+    const LayerConfig *lc = r->lc;
+    if (r->c->clamp_qkv > 0)
+        clamp(x, (size_t)n_heads * (size_t)lc->key_dim, r->c->clamp_qkv);
+    if (norm->on)
+        norm_heads(r, norm, x, n_heads);
+    if (lc->rope >= 0)
+        rope_rotate(x, angles_at(r->s, lc->rope, t), n_heads, lc->key_dim,
+                    r->c->ropes[lc->rope].dim, r->c->rope_pairing);
+}
+
+/* Whether the layer has keys and values of its own. */
+static bool has_kv(const Rows *r)
+{
+    return r->lc->kv_layer == r->layer;
+}
+
+static void prepare_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    Session *s = r->s;
+    size_t nq = q_width(r->lc), nk = k_width(r->lc), nv = v_width(r->lc);
     (void)thread;
     for (int i = from; i < to; i++) {
-        int t = ((Rows *)context)->from + i;
-        float *q = s->q + (size_t)t * nq, *k = s->k_new + (size_t)i * nk,
-              *v = s->v_new + (size_t)i * nv;
-        if (c->clamp_qkv > 0) {
-            clamp(q, nq, c->clamp_qkv);
-            clamp(k, nk, c->clamp_qkv);
-            clamp(v, nv, c->clamp_qkv);
-        }
-        if (l->q_norm.on)
-            norm_heads(s, &l->q_norm, q, lc->n_heads);
-        if (l->k_norm.on)
-            norm_heads(s, &l->k_norm, k, lc->n_kv_heads);
-        if (lc->rope >= 0) {
-            const float *cs = s->cos_sin
-                            + ((size_t)lc->rope * (size_t)s->params.max_batch + (size_t)t)
-                                  * (size_t)c->rope_dim;
-            rope_rotate(q, cs, lc->n_heads, c->key_dim, c->rope_dim, c->rope_pairing);
-            rope_rotate(k, cs, lc->n_kv_heads, c->key_dim, c->rope_dim, c->rope_pairing);
-        }
-        check_qkv(s, t, q, nq, k, nk, v, nv);
-        cache_store(&s->cache, layer, seq_of(b, t), s->pos[t], k, v);
+        int t = r->from + i;
+        prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
+        if (!has_kv(r))
+            continue;
+        prepare_heads(r, &r->l->k_norm, s->k_new + (size_t)i * nk, r->lc->n_kv_heads, t);
+        if (r->c->clamp_qkv > 0)
+            clamp(s->v_new + (size_t)i * nv, nv, r->c->clamp_qkv);
     }
 }
 
-/* Attention of some rows over h (n, dim) -> s->attn_out (n, dim). */
-static void attend(Rows *r, const float *h)
+/* New keys and values enter the cache, from where attention reads them in the cache's type, those
+ * of this batch too. A row with a number that is not finite is noted first: in the cache it would
+ * spoil rows before it as well (0 * NaN is NaN). */
+static void store_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    Session *s = r->s;
+    size_t nq = q_width(r->lc), nk = k_width(r->lc), nv = v_width(r->lc);
+    (void)thread;
+    for (int i = from; i < to; i++) {
+        int t = r->from + i;
+        const float *k = s->k_new + (size_t)i * nk, *v = s->v_new + (size_t)i * nv;
+        bool finite = is_finite(s->q + (size_t)t * nq, nq);
+        if (has_kv(r)) {
+            finite = finite && is_finite(k, nk) && is_finite(v, nv);
+            cache_store(&s->cache, r->layer, s->spans[s->span_of[t]].seq, s->pos[t], k, v);
+        }
+        if (!finite)
+            note_bad(s, t);
+    }
+}
+
+static void prepare_and_store(void *context, int from, int to, int thread)
+{
+    prepare_rows(context, from, to, thread);
+    store_rows(context, from, to, thread);
+}
+
+/* The first half of a layer, for all rows of the batch before any attends:
+ *
+ *   h = norm(x)                          (n, dim)
+ *   q = Wq h                             (n, n_heads, key_dim)
+ *   k = Wk h, v = Wv h                   (n, n_kv_heads, key_dim), (n, n_kv_heads, value_dim)
+ *   normalise and rotate q and k         q waits in s->q; k and v go to the cache
+ *
+ * Several query heads may share a key/value head (grouped heads), and a layer may have no keys and
+ * values of its own but attend to those of an earlier one. */
+static void project(Rows *r)
 {
     Session *s = r->s;
-    const Config *c = &s->model->config;
-    const Layer *l = &s->model->layers[r->layer];
-    const LayerConfig *lc = &c->layers[r->layer];
-    size_t nq = q_width(c, lc), na = att_width(c, lc), from = (size_t)r->from;
-    matmul(s, h, r->n,
-           (MatmulOut[]){{&l->wq, s->q + from * nq}, {&l->wk, s->k_new}, {&l->wv, s->v_new}}, 3);
-    threads_run(&s->threads, r->n, ROW_GRAIN, place_rows, r);
-    for (int i = 0, n; i < r->n; i += n) { // one call for each sequence's rows
-        int t = r->from + i, seq = seq_of(r->b, t);
-        for (n = 1; i + n < r->n && seq_of(r->b, t + n) == seq; n++)
-            ;
-        float *soft = s->soft ? s->soft + (size_t)t * (size_t)s->max_heads * 2 : NULL;
-        attention(s, r->layer, seq, s->pos[t], n, s->q + (size_t)t * nq, s->att + (size_t)i * na,
-                  soft);
+    const Layer *l = r->l;
+    size_t nq = q_width(r->lc);
+    float *q = s->q + (size_t)r->from * nq;
+    const float *h = normed(s, &l->attn_norm, residual(r), r->n);
+    matmul(s,
+           (Product[]){{&l->wq, h, r->n, q, 0},
+                       {&l->wk, h, r->n, s->k_new, 0},
+                       {&l->wv, h, r->n, s->v_new, 0}},
+           !has_kv(r)              ? 1
+           : r->lc->values_in_keys ? 2
+                                   : 3);
+    if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
+        threads_run(s->threads, r->n, ROW_GRAIN, prepare_and_store, r);
+        return;
     }
-    matmul(s, s->att, r->n, (MatmulOut[]){{&l->wo, s->attn_out}}, 1);
-    if (l->attn_post_norm.on)
-        norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, c->dim);
+    threads_run(s->threads, r->n, ROW_GRAIN, prepare_rows, r);
+    call_hooks(r, HOOK_QUERIES, q, nq);
+    if (has_kv(r)) {
+        call_hooks(r, HOOK_KEYS, s->k_new, k_width(r->lc));
+        if (!r->lc->values_in_keys)
+            call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
+    }
+    threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }
 
-/* act(up), or act(gate) * up, in s->hidden. */
+/* What attention adds to the residual stream -> s->attn_out (n, dim):
+ *
+ *   softmax(scale q.K^T + mask) V        (n, n_heads, value_dim), over every visible key
+ *   Wo mixes the heads' results          (n, dim)
+ */
+static void attend(Rows *r)
+{
+    Session *s = r->s;
+    const Layer *l = r->l;
+    attention(s, &s->cache, r->layer, r->from, r->n);
+    call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
+    matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
+    if (l->attn_post_norm.on)
+        norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
+    call_hooks(r, HOOK_ATTENTION, s->attn_out, (size_t)r->c->dim);
+}
+
+/* ---- feed-forward network -------------------------------------------------------------------- */
+
+/* act(up), or act(gate) * up -> s->hidden (n, hidden_dim). */
 static void activate_rows(void *context, int from, int to, int thread)
 {
-    Session *s = ((Rows *)context)->s;
-    const Config *c = &s->model->config;
-    size_t hidden = (size_t)c->layers[((Rows *)context)->layer].hidden_dim;
+    const Rows *r = context;
+    const Kernels *k = r->s->k;
+    size_t hidden = (size_t)r->lc->hidden_dim;
     (void)thread;
-    for (size_t t = (size_t)from; t < (size_t)to; t++) {
-        float *up = s->hidden + t * hidden, *gate = s->gate + t * hidden;
-        s->k->act[c->act](c->gated ? gate : up, hidden);
-        if (c->gated)
-            s->k->mul(up, gate, hidden);
+    for (size_t i = (size_t)from; i < (size_t)to; i++) {
+        float *up = r->s->hidden + i * hidden, *gate = r->s->gate + i * hidden;
+        k->act[r->c->act](r->c->gated ? gate : up, hidden);
+        if (r->c->gated)
+            k->mul(up, gate, hidden);
     }
 }
 
-/* FFN of some rows over h (n, dim) -> out (n, dim), which may be h. */
-static void ffn(Rows *r, const float *h, float *out)
+/* What the FFN adds to the residual stream, each row by itself: h (n, dim) -> s->xn (n, dim), which
+ * may be h. */
+static void ffn(Rows *r, const float *h)
 {
     Session *s = r->s;
-    const Layer *l = &s->model->layers[r->layer];
-    MatmulOut in[] = {{&l->w_up, s->hidden}, {&l->w_gate, s->gate}};
-    matmul(s, h, r->n, in, s->model->config.gated ? 2 : 1);
-    threads_run(&s->threads, r->n, ROW_GRAIN, activate_rows, r);
-    matmul(s, s->hidden, r->n, (MatmulOut[]){{&l->w_down, out}}, 1);
+    const Layer *l = r->l;
+    matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
+           r->c->gated ? 2 : 1);
+    threads_run(s->threads, r->n, ROW_GRAIN, activate_rows, r);
+    matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
     if (l->ffn_post_norm.on)
-        norm_rows(s, &l->ffn_post_norm, out, out, r->n, s->model->config.dim);
+        norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
+    call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);
 }
 
-/* x += scale * y for some rows of x and y (n, dim). */
-typedef struct {
-    const Session *s;
-    float *x;
-    const float *y;
-} Sum;
-
-static void add_rows(void *context, int from, int to, int thread)
+/* The second half of a layer: the rows attend, and the residual stream takes in what attention and
+ * the FFN have to add. In a parallel layer both read the stream as it was. */
+static void mix(Rows *r)
 {
-    const Sum *a = context;
-    float scale = a->s->model->config.residual_scale;
-    size_t dim = (size_t)a->s->model->config.dim;
-    (void)thread;
-    for (size_t i = (size_t)from * dim; i < (size_t)to * dim; i++)
-        a->x[i] += scale * a->y[i];
+    const Layer *l = r->l;
+    bool shares_norm = r->c->parallel && !l->ffn_norm.on;
+    const Norm *ffn_norm = shares_norm ? &l->attn_norm : &l->ffn_norm;
+    attend(r);
+    if (!r->c->parallel)
+        add(r, r->s->attn_out);
+    ffn(r, normed(r->s, ffn_norm, residual(r), r->n));
+    if (r->c->parallel)
+        add(r, r->s->attn_out);
+    add(r, r->s->xn);
+    threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 
-static void add(Session *s, float *x, const float *y, int n)
-{
-    threads_run(&s->threads, n, ROW_GRAIN, add_rows, &(Sum){s, x, y});
-}
+/* ---- output ---------------------------------------------------------------------------------- */
 
-/* The normalised input of a sublayer: a copy of x in s->xn, or x itself where there is no norm. */
-static const float *normed(Session *s, const Norm *norm, const float *x, int n)
+void output_logits(Session *s, const float *x, int n)
 {
-    if (!norm->on)
-        return x;
-    norm_rows(s, norm, s->xn, x, n, s->model->config.dim);
-    return s->xn;
-}
-
-static void run_layer(Rows *r)
-{
-    Session *s = r->s;
-    const Config *c = &s->model->config;
-    const Layer *l = &s->model->layers[r->layer];
-    float *x = s->x + (size_t)r->from * (size_t)c->dim;
-    const float *h = normed(s, &l->attn_norm, x, r->n);
-    attend(r, h);
-    if (!c->parallel)
-        add(s, x, s->attn_out, r->n);
-    if (!c->parallel || l->ffn_norm.on)
-        h = normed(s, &l->ffn_norm, x, r->n);
-    ffn(r, h, s->xn);
-    if (c->parallel)
-        add(s, x, s->attn_out, r->n);
-    add(s, x, s->xn, r->n);
-    threads_run(&s->threads, r->n, ROW_GRAIN, check_rows, r);
-}
-
-/* Logits of the wanted rows -> s->logits; returns how many. */
-static int head(Session *s, const Batch *b)
-{
-    const Model *m = s->model;
+    const Stack *m = s->stack;
     const Config *c = &m->config;
-    size_t dim = (size_t)c->dim, vocab = (size_t)c->vocab_size;
-    int n = 0;
-    for (int t = 0; t < b->n; t++)
-        if (wants_logits(b, t))
-            memmove(s->x + (size_t)n++ * dim, s->x + (size_t)t * dim, dim * sizeof *s->x);
-    if (!n)
-        return 0;
-    const float *h = normed(s, &m->final_norm, s->x, n);
-    matmul(s, h, n, (MatmulOut[]){{&m->output, s->logits}}, 1);
+    size_t size = (size_t)n * (size_t)c->vocab_size;
+    const float *h = normed(s, &m->final_norm, x, n);
+    matmul(s, &(Product){&m->output, h, n, s->logits, 0}, 1);
     if (c->logit_scale != 1)
-        for (size_t i = 0; i < (size_t)n * vocab; i++)
+        for (size_t i = 0; i < size; i++)
             s->logits[i] *= c->logit_scale;
     if (c->logit_soft_cap > 0)
-        s->k->soft_cap(s->logits, (size_t)n * vocab, c->logit_soft_cap);
-    for (int t = b->n - 1, i = n; i > 0; t--)
-        if (wants_logits(b, t)
-            && largest_bits(s->logits + (size_t)--i * vocab, vocab) >= F32_INF_BITS)
-            note_bad(s, t);
+        s->k->soft_cap(s->logits, size, c->logit_soft_cap);
+}
+
+static bool wants_logits(const Span *span, int i)
+{
+    if (span->wanted)
+        return span->wanted[i];
+    return span->want == WANT_ALL || (span->want == WANT_LAST && i == span->n - 1);
+}
+
+/* Logits of the rows that want them; how many these are. */
+static int wanted_logits(const Graph *g)
+{
+    Session *s = g->s;
+    size_t dim = (size_t)s->stack->config.dim, vocab = (size_t)s->stack->config.vocab_size;
+    int n = 0;
+    for (int i = 0; i < g->b->n_spans; i++)
+        for (int t = 0; t < g->b->spans[i].n; t++)
+            if (wants_logits(&g->b->spans[i], t))
+                memcpy(s->xn + (size_t)n++ * dim, s->x + (size_t)(s->spans[i].row + t) * dim,
+                       dim * sizeof *s->x);
+    if (n)
+        output_logits(s, s->xn, n);
+    const float *logits = s->logits;
+    for (int i = 0; i < g->b->n_spans; i++)
+        for (int t = 0; t < g->b->spans[i].n; t++)
+            if (wants_logits(&g->b->spans[i], t)) {
+                if (!is_finite(logits, vocab))
+                    note_bad(s, s->spans[i].row + t);
+                logits += vocab;
+            }
     return n;
 }
 
-/* Check the rows and give each its position, s->pos (T); nothing is changed on failure but blocks
- * in reserve. */
-static int place(Session *s, const Batch *b, Err *e)
+/* ---- forward --------------------------------------------------------------------------------- */
+
+/* Check the spans and give each row its position; nothing is changed on failure but blocks in
+ * reserve. */
+static int check_batch(Session *s, const Batch *b, Err *e)
 {
-    int n_wanted = 0;
-    if (b->n < 1 || b->n > s->params.max_batch)
-        return err_set(e, EXIT_USAGE, "batch: got %d rows, want 1 to %d", b->n,
-                       s->params.max_batch);
-    for (int t = 0; t < b->n; t++) {
-        int seq = seq_of(b, t);
-        if (b->tokens && (b->tokens[t] < 0 || b->tokens[t] >= s->model->config.vocab_size))
-            return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", b->tokens[t],
-                           s->model->config.vocab_size - 1);
-        bool follows = t > 0 && seq == seq_of(b, t - 1);
-        s->pos[t] = follows ? s->pos[t - 1] + 1 : s->cache.seqs[seq].n_pos;
-        n_wanted += wants_logits(b, t);
-        if (cache_grow(&s->cache, seq, s->pos[t] + 1, e))
+    int n_rows = 0, n_wanted = 0, vocab = s->stack->config.vocab_size;
+    if (b->n_spans < 1 || b->n_spans > s->params.n_seqs)
+        return err_set(e, EXIT_USAGE, "batch: got %d spans, want 1 to %d", b->n_spans,
+                       s->params.n_seqs);
+    for (int i = 0; i < b->n_spans; i++) {
+        const Span *span = &b->spans[i];
+        if (span->seq < 0 || span->seq >= s->params.n_seqs)
+            return err_set(e, EXIT_USAGE, "batch: got sequence %d, want 0 to %d", span->seq,
+                           s->params.n_seqs - 1);
+        if (span->n < 1 || span->n > s->params.max_batch - n_rows)
+            return err_set(e, EXIT_USAGE, "batch: got %d rows after %d, want 1 to %d in all",
+                           span->n, n_rows, s->params.max_batch);
+        for (int k = 0; k < i; k++)
+            if (s->spans[k].seq == span->seq)
+                return err_set(e, EXIT_USAGE, "batch: sequence %d is in two spans", span->seq);
+        s->spans[i] = (SpanRows){
+            .seq = span->seq, .pos = s->cache.seqs[span->seq].n_pos, .row = n_rows, .n = span->n};
+        for (int t = 0; t < span->n; t++, n_rows++) {
+            if (span->tokens && (span->tokens[t] < 0 || span->tokens[t] >= vocab))
+                return err_set(e, EXIT_USAGE, "token: got %d, want 0 to %d", span->tokens[t],
+                               vocab - 1);
+            n_wanted += wants_logits(span, t);
+            s->pos[n_rows] = s->spans[i].pos + t;
+            s->span_of[n_rows] = i;
+        }
+        if (cache_grow(&s->cache, span->seq, s->spans[i].pos + span->n, e))
             return -1;
     }
     if (n_wanted > s->params.max_logits)
         return err_set(e, EXIT_USAGE, "batch: got %d rows with logits, want at most %d", n_wanted,
                        s->params.max_logits);
+    s->n_rows = n_rows;
+    s->n_spans = b->n_spans;
     return 0;
 }
 
-typedef struct {
-    Session *s;
-    const Batch *b;
-    int n_logits; // -1 when the watch, a signal or a row that is not finite has ended it
-    Err *e;
-} Graph;
-
-/* -1 if a row has met a number that is not finite, by `where`. */
-static int check_finite(const Graph *g, const char *where, int layer)
+/* End the forward() if a row has met a number that is not finite, among `what` of a layer (or of
+ * none, -1), or when a signal has come. */
+static void check_finite(Graph *g, const char *what, int layer)
 {
     const Session *s = g->s;
     int t = atomic_load(&s->bad_row);
     char token[40] = "", layers[32] = "";
-    if (t == INT_MAX)
-        return 0;
-    if (g->b->tokens)
-        snprintf(token, sizeof token, " (token %d)", g->b->tokens[t]);
+    if (threads_stopped(s->threads))
+        g->failed = true;
+    if (t == INT_MAX || g->failed)
+        return;
+    const Span *span = &g->b->spans[s->span_of[t]];
+    if (span->tokens)
+        snprintf(token, sizeof token, " (token %d)", span->tokens[t - s->spans[s->span_of[t]].row]);
     if (layer >= 0)
         snprintf(layers, sizeof layers, " of layer %d", layer);
-    return err_set(g->e, EXIT_IO,
-                   "position %d%s: the %s%s are not finite (NaN or infinity), as with damaged "
-                   "weights",
-                   s->pos[t], token, where, layers);
+    g->failed = true;
+    err_set(g->e, EXIT_IO,
+            "position %d%s: the %s%s are not finite (NaN or infinity), as with damaged weights",
+            s->pos[t], token, what, layers);
 }
 
-/* Take max_rows rows at a time through fn. */
-static void in_parts(Session *s, const Batch *b, int layer, void (*fn)(Rows *r))
+/* All rows of the batch through one step, max_rows at a time. */
+static void all_rows(Graph *g, int layer, void (*step)(Rows *r))
 {
-    int step = s->params.max_rows;
-    for (int from = 0; from < b->n; from += step)
-        fn(&(Rows){s, b, layer, from, b->n - from < step ? b->n - from : step});
+    Session *s = g->s;
+    const Config *c = &s->stack->config;
+    Rows r = {.g = g, .s = s, .c = c, .layer = layer};
+    if (layer >= 0) {
+        r.l = &s->stack->layers[layer];
+        r.lc = &c->layers[layer];
+    }
+    for (; r.from < s->n_rows && !g->failed; r.from += r.n) {
+        int left = s->n_rows - r.from;
+        r.n = left < s->params.max_rows ? left : s->params.max_rows;
+        step(&r);
+    }
 }
 
-static void embed(Rows *r)
+static void show_layer(Rows *r)
 {
-    const Model *m = r->s->model;
-    float *x = r->s->x + (size_t)r->from * (size_t)m->config.dim;
-    threads_run(&r->s->threads, r->n, ROW_GRAIN, embed_rows, r);
-    if (m->embd_norm.on)
-        norm_rows(r->s, &m->embd_norm, x, x, r->n, m->config.dim);
-    threads_run(&r->s->threads, r->n, ROW_GRAIN, check_rows, r);
+    r->n = r->s->n_rows;
+    call_hooks(r, HOOK_LAYER, r->s->x, (size_t)r->c->dim);
 }
 
 static void run_graph(void *context)
 {
     Graph *g = context;
     Session *s = g->s;
-    const Config *c = &s->model->config;
-    g->n_logits = -1;
-    in_parts(s, g->b, 0, embed);
-    if (check_finite(g, "embeddings", -1))
-        return;
-    if (c->pos == POS_ROPE)
-        threads_run(&s->threads, g->b->n, ROW_GRAIN, turn_rows, &(Rows){.s = s, .b = g->b});
-    for (int i = 0; i < c->n_layers; i++) {
-        in_parts(s, g->b, i, run_layer);
-        if (stop_wanted(&s->params) || check_finite(g, "results", i)
-            || (s->watch && s->watch(s->watch_context, s, i)))
-            return;
+    const Config *c = &s->stack->config;
+    all_rows(g, -1, embed);
+    check_finite(g, "embeddings", -1);
+    if (c->pos == POS_ROPE && !g->failed)
+        threads_run(s->threads, s->n_rows, ROW_GRAIN, rope_angles, &(Rows){.s = s, .c = c});
+    for (int i = 0; i < c->n_layers && !g->failed; i++) {
+        all_rows(g, i, project);
+        all_rows(g, i, mix);
+        check_finite(g, "results", i);
+        all_rows(g, i, show_layer);
     }
-    g->n_logits = head(s, g->b);
-    if (check_finite(g, "logits", -1))
-        g->n_logits = -1;
+    if (g->failed)
+        return;
+    g->n_logits = wanted_logits(g);
+    check_finite(g, "logits", -1);
 }
 
 int forward(Session *s, const Batch *b, Err *e)
 {
-    Graph g = {s, b, 0, e};
-    if (place(s, b, e))
+    Graph g = {.s = s, .b = b, .e = e};
+    if (check_batch(s, b, e))
         return -1;
-    s->n_rows = b->n;
     atomic_store(&s->bad_row, INT_MAX);
-    threads_team(&s->threads, run_graph, &g);
-    if (stop_wanted(&s->params)) { // whatever was left out
+    threads_team(s->threads, run_graph, &g);
+    if (threads_stopped(s->threads)) // whatever was left out
         e->code = EXIT_OK;
+    if (g.failed || threads_stopped(s->threads))
         return -1;
-    }
-    if (g.n_logits < 0)
-        return -1;
-    for (int t = 0; t < b->n; t++)
-        s->cache.seqs[seq_of(b, t)].n_pos = s->pos[t] + 1;
+    for (int i = 0; i < s->n_spans; i++)
+        s->cache.seqs[s->spans[i].seq].n_pos = s->spans[i].pos + s->spans[i].n;
     return g.n_logits;
 }

@@ -1,29 +1,29 @@
-/* matmul.c - y = W x for one column or many: threading and packing of activations, once for every
- * weight format.
+/* matmul.c - y = W x for one column or many: threading and packing of the activations, once for
+ * every weight format.
  *
- * Quantised weights are multiplied with activations in signed bytes, a block of 32 with one scale,
- * and bfloat16 weights, where the machine can, with bfloat16 activations, rounded once for all
- * products of the same x; a thread takes panels of rows and the kernel of the format does the rest.
- * With Session.params.exact, and for other float weights, each panel is unpacked to float in the
- * thread's scratch (floats are used in place) and multiplied as floats: the exact path. Every
- * output is one sum in one fixed order, whatever the panel, the number of columns and the thread.
+ * Quantised weights are multiplied with activations packed as signed bytes, a block of 32 with one
+ * scale, and bf16 weights, where the machine can, with activations rounded to bf16; an x is packed
+ * once for all products of it. A thread takes panels of rows and the kernel of the format does the
+ * rest. With Session.params.exact, and for other float weights, each panel is unpacked to f32 in
+ * the thread's scratch (f32 is used in place) and multiplied as f32: the exact path. Every output
+ * is one sum in one fixed order, whatever the panel, the number of columns and the thread.
  */
+#include <assert.h>
+
 #include "model.h"
 
 typedef struct {
     Session *s;
-    const float *x;        // (n_rows, cols)
-    size_t n_rows, height; // of a panel
-    bool packed, bf16;     // whether x is wanted in signed bytes, in bf16
-    const MatmulOut *outs;
+    const Product *products;
+    size_t height; // rows of a panel
 } Job;
 
-static size_t panels(const Job *j, const MatmulOut *out)
+static size_t panels(const Job *j, const Product *p)
 {
-    return (out->w->w.rows + j->height - 1) / j->height;
+    return (p->w->w.rows + j->height - 1) / j->height;
 }
 
-static bool as_packed(const Session *s, const Tensor *w)
+static bool as_bytes(const Session *s, const Tensor *w)
 {
     return !s->params.exact && s->k->gemm_q8[w->type];
 }
@@ -34,78 +34,105 @@ static bool as_bf16(const Session *s, const Tensor *w)
 }
 
 /* One panel: rows row .. row + n - 1 of a product. */
-static void multiply(const Job *j, const MatmulOut *out, size_t row, size_t n, float *scratch)
+static void multiply(const Job *j, const Product *p, size_t row, size_t n, float *scratch)
 {
-    const Tensor *w = &out->w->w;
-    const Kernels *k = j->s->k;
-    size_t cols = w->cols, rows = w->rows, ld = cols;
+    const Session *s = j->s;
+    const Tensor *w = &p->w->w;
+    size_t cols = w->cols, rows = w->rows, n_rows = (size_t)p->n_rows, ld = cols;
     const char *src = (const char *)w->data + row * w->row_bytes;
     const float *panel = (const float *)(const void *)src;
-    float *y = out->y + row;
-    if (as_packed(j->s, w)) {
-        k->gemm_q8[w->type](n, j->n_rows, cols, src, w->row_bytes, j->s->x8, y, rows, scratch);
-    } else if (as_bf16(j->s, w)) {
-        k->bf16->gemm(n, j->n_rows, cols, src, w->row_bytes, j->s->x16, y, rows, scratch);
-    } else if (j->n_rows == 1 && k->gemv[w->type] && (uintptr_t)src % sizeof(float) == 0) {
-        k->gemv[w->type](n, cols, src, w->row_bytes, j->x, y);
+    bool aligned = (uintptr_t)src % sizeof(float) == 0;
+    float *y = p->y + row;
+    if (as_bytes(s, w)) {
+        const PackedBlock *x8 = s->x8 + p->packed_at / 32;
+        s->k->gemm_q8[w->type](n, n_rows, cols, src, w->row_bytes, x8, y, rows, scratch);
+    } else if (as_bf16(s, w)) {
+        const uint16_t *x16 = s->x16 + p->packed_at;
+        s->k->bf16->gemm(n, n_rows, cols, src, w->row_bytes, x16, y, rows, scratch);
+    } else if (n_rows == 1 && s->k->gemv[w->type] && aligned) {
+        s->k->gemv[w->type](n, cols, src, w->row_bytes, p->x, y);
     } else {
-        if (w->type != TYPE_F32 || (uintptr_t)src % sizeof(float)) {
+        if (w->type != TYPE_F32 || !aligned) {
             ld = cols + PANEL_PAD;
             for (size_t r = 0; r < n; r++)
-                k->dequantize[w->type](src + r * w->row_bytes, scratch + r * ld, cols);
+                s->k->dequantize[w->type](src + r * w->row_bytes, scratch + r * ld, cols);
             panel = scratch;
         }
-        k->gemm(n, j->n_rows, cols, panel, ld, j->x, cols, y, rows);
+        s->k->gemm(n, n_rows, cols, panel, ld, p->x, cols, y, rows);
     }
-    if (out->w->b)
-        for (size_t t = 0; t < j->n_rows; t++)
-            for (size_t r = 0; r < n; r++)
-                y[t * rows + r] += out->w->b[row + r];
+    for (size_t t = 0; p->w->b && t < n_rows; t++)
+        for (size_t r = 0; r < n; r++)
+            y[t * rows + r] += p->w->b[row + r];
 }
 
 static void multiply_panels(void *context, int from, int to, int thread)
 {
     const Job *j = context;
-    const MatmulOut *out = j->outs;
+    const Product *p = j->products;
     size_t panel = (size_t)from;
-    for (; panel >= panels(j, out); out++) // panels are numbered through all outputs
-        panel -= panels(j, out);
+    for (; panel >= panels(j, p); p++) // panels are numbered through all products
+        panel -= panels(j, p);
     for (int i = from; i < to; i++, panel++) {
-        if (panel == panels(j, out)) {
+        if (panel == panels(j, p)) {
             panel = 0;
-            out++;
+            p++;
         }
-        size_t row = panel * j->height, left = out->w->w.rows - row;
-        multiply(j, out, row, left < j->height ? left : j->height, session_scratch(j->s, thread));
+        size_t row = panel * j->height, left = p->w->w.rows - row;
+        multiply(j, p, row, left < j->height ? left : j->height,
+                 threads_scratch(j->s->threads, thread));
     }
 }
 
-static void round_rows(void *context, int from, int to, int thread)
+/* One x, and the packed forms that the products of it want. */
+typedef struct {
+    const Session *s;
+    const Product *first;
+    bool bytes, bf16;
+} Pack;
+
+static void pack_rows(void *context, int from, int to, int thread)
 {
-    const Job *j = context;
-    const Session *s = j->s;
-    size_t cols = j->outs->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
+    const Pack *p = context;
+    const Session *s = p->s;
+    size_t cols = p->first->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
+    const float *x = p->first->x + at;
     (void)thread;
-    if (j->packed)
-        s->k->pack_activations(j->x + at, s->x8 + at / 32, n);
-    if (j->bf16)
-        s->k->bf16->round(j->x + at, s->x16 + at, n);
+    at += p->first->packed_at;
+    if (p->bytes)
+        s->k->pack_activations(x, s->x8 + at / 32, n);
+    if (p->bf16)
+        s->k->bf16->round(x, s->x16 + at, n);
 }
 
-void matmul(Session *s, const float *x, int n_rows, const MatmulOut *outs, int n_outs)
+void matmul(Session *s, Product *products, int n_products)
 {
-    Job job = {s, x, (size_t)n_rows, GEMM_ROWS, false, false, outs};
-    size_t n = 0;
-    for (int o = 0; o < n_outs; o++) {
-        job.packed = job.packed || as_packed(s, &outs[o].w->w);
-        job.bf16 = job.bf16 || as_bf16(s, &outs[o].w->w);
+    Job j = {s, products, GEMM_ROWS};
+    size_t n_panels = 0, packed = 0;
+    bool packs = false;
+    int most_rows = 0;
+    for (int i = 0; i < n_products;) { // products of one x, which is packed once
+        Pack p = {.s = s, .first = &products[i]};
+        size_t at = packed;
+        for (; i < n_products && products[i].x == p.first->x; i++) {
+            p.bytes |= as_bytes(s, &products[i].w->w);
+            p.bf16 |= as_bf16(s, &products[i].w->w);
+            products[i].packed_at = at;
+        }
+        packs |= p.bytes || p.bf16;
+        most_rows = p.first->n_rows > most_rows ? p.first->n_rows : most_rows;
+        packed += (size_t)p.first->n_rows * p.first->w->w.cols;
+        assert(packed <= s->packed_size);
+        if (p.bytes || p.bf16)
+            threads_run(s->threads, p.first->n_rows, ROW_GRAIN, pack_rows, &p);
     }
-    if (n_rows == 1 && !job.packed && !job.bf16)
-        job.height =
-            8; // unpacked rows are used once, so they should still be in the first-level cache
-    for (int o = 0; o < n_outs; o++)
-        n += panels(&job, &outs[o]);
-    if (job.packed || job.bf16)
-        threads_run(&s->threads, n_rows, ROW_GRAIN, round_rows, &job);
-    threads_run_parts(&s->threads, (int)n, 1, multiply_panels, &job);
+    if (most_rows == 1 && !packs)
+        j.height = 8; // unpacked rows are used once: they should still be in the first-level cache
+    for (int i = 0; i < n_products; i++)
+        n_panels += panels(&j, &products[i]);
+    threads_run_parts(s->threads, (int)n_panels, 1, multiply_panels, &j);
+}
+
+size_t matmul_scratch(size_t widest_input)
+{
+    return GEMM_ROWS * (widest_input + PANEL_PAD);
 }

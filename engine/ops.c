@@ -14,7 +14,7 @@ typedef struct {
 static void norm_range(void *context, int from, int to, int thread)
 {
     const NormJob *j = context;
-    const Config *c = &j->s->model->config;
+    const Config *c = &j->s->stack->config;
     (void)thread;
     for (size_t t = (size_t)from; t < (size_t)to; t++)
         j->s->k->norm[c->norm](j->y + t * j->width, j->x + t * j->width, j->norm->w, j->norm->b,
@@ -23,34 +23,34 @@ static void norm_range(void *context, int from, int to, int thread)
 
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
 {
-    threads_run(&s->threads, n_rows, ROW_GRAIN, norm_range, &(NormJob){s, n, y, x, (size_t)width});
+    threads_run(s->threads, n_rows, ROW_GRAIN, norm_range, &(NormJob){s, n, y, x, (size_t)width});
 }
 
 /* The pair index whose wavelength makes `turns` turns within the original context (Peng et al.
  * 2023, YaRN, eq. 18). */
-static double yarn_pair(const Config *c, const Rope *r, double turns)
+static double yarn_pair(const Rope *r, double turns)
 {
-    return c->rope_dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846))
+    return r->dim * log(r->orig_seq_len / (turns * 2 * 3.14159265358979323846))
          / (2 * log(r->base));
 }
 
-/* Frequencies (rope_dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
+/* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
  * longrope's long factors, for a text that is longer than the original context. */
-void rope_init(const Model *m, int index, bool is_long, float *inv_freq, float *scale)
+void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, float *scale)
 {
-    const Config *c = &m->config;
-    const Rope *r = &c->ropes[index];
-    const float *factors = r->use_factors ? m->rope_factors[is_long && r->scaling == ROPE_LONGROPE]
-                                          : NULL;
+    const Rope *r = &stack->config.ropes[index];
+    const float *factors = r->use_factors
+                             ? stack->rope_factors[is_long && r->scaling == ROPE_LONGROPE]
+                             : NULL;
     double low = 0, high = 0;
     *scale = r->attn_factor;
     if (r->scaling == ROPE_YARN) {
-        low = fmax(floor(yarn_pair(c, r, r->beta_fast)), 0);
-        high = fmin(ceil(yarn_pair(c, r, r->beta_slow)), c->rope_dim - 1);
+        low = fmax(floor(yarn_pair(r, r->beta_fast)), 0);
+        high = fmin(ceil(yarn_pair(r, r->beta_slow)), r->dim - 1);
         *scale = (float)(r->attn_factor * (1 + 0.1 * log(r->factor)));
     }
-    for (int i = 0; i < c->rope_dim / 2; i++) {
-        double f = pow(r->base, -2.0 * i / c->rope_dim);
+    for (int i = 0; i < r->dim / 2; i++) {
+        double f = pow(r->base, -2.0 * i / r->dim);
         if (factors)
             f /= factors[i];
         if (r->scaling == ROPE_LINEAR) {

@@ -1,87 +1,90 @@
-/* session.c - one use of a model: its parameters, scratch memory and cache, in one allocation.
+/* session.c - one use of a stack: its parameters, scratch memory and cache, in one allocation.
  *
  * Pages of the arena are touched when they are first used, so a long context costs memory only as
  * it fills.
  */
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
 #include "model.h"
 
-static size_t max_of(const Model *m, size_t (*get)(const Config *, const LayerConfig *))
+static size_t ffn_width(const LayerConfig *l)
 {
-    size_t max = 0;
-    for (int i = 0; i < m->config.n_layers; i++) {
-        size_t v = get(&m->config, &m->config.layers[i]);
-        max = v > max ? v : max;
-    }
-    return max;
-}
-
-static size_t ffn_width(const Config *c, const LayerConfig *l)
-{
-    (void)c;
     return (size_t)l->hidden_dim;
 }
-static size_t head_count(const Config *c, const LayerConfig *l)
+
+static size_t head_count(const LayerConfig *l)
 {
-    (void)c;
     return (size_t)l->n_heads;
+}
+
+static size_t max_size(size_t a, size_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Values of the widest input of a product. */
+static size_t widest_input(const Config *c)
+{
+    return max_size((size_t)c->dim, max_size(layers_max(c, ffn_width), layers_max(c, heads_width)));
 }
 
 /* Reserve everything; run once to add up the sizes and once to receive the pieces. */
 static void plan(Session *s)
 {
-    const Model *m = s->model;
-    const Config *c = &m->config;
+    const Config *c = &s->stack->config;
     const SessionParams *p = &s->params;
     Arena *a = &s->arena;
-    size_t T = (size_t)p->max_batch, R = (size_t)p->max_rows, n_logits = (size_t)p->max_logits,
-           dim = (size_t)c->dim, half = (size_t)c->rope_dim / 2;
-    size_t n_layers = (size_t)c->n_layers, f = sizeof(float);
+    size_t T = (size_t)p->max_batch, R = (size_t)p->max_rows, n_logits = (size_t)p->max_logits;
+    size_t dim = (size_t)c->dim, half = (size_t)s->max_rope_dim / 2, f = sizeof(float);
+    size_t hidden = layers_max(c, ffn_width), heads = layers_max(c, head_count);
 
     cache_plan(&s->cache, a);
-    size_t hidden = max_of(m, ffn_width), cols = hidden > dim ? hidden : dim,
-           att = max_of(m, att_width);
     s->pos = arena_reserve(a, T, sizeof *s->pos);
+    s->span_of = arena_reserve(a, T, sizeof *s->span_of);
+    s->spans = arena_reserve(a, (size_t)p->n_seqs, sizeof *s->spans);
     s->x = arena_reserve(a, T * dim, f);
-    s->xn = arena_reserve(a, (R > n_logits ? R : n_logits) * dim, f);
-    s->q = arena_reserve(a, T * max_of(m, q_width), f);
-    s->k_new = arena_reserve(a, R * max_of(m, k_width), f);
-    s->v_new = arena_reserve(a, R * max_of(m, v_width), f);
-    s->att = arena_reserve(a, R * att, f);
+    s->xn = arena_reserve(a, max_size(R, n_logits) * dim, f);
+    s->q = arena_reserve(a, T * layers_max(c, q_width), f);
+    s->k_new = arena_reserve(a, R * layers_max(c, k_width), f);
+    s->v_new = arena_reserve(a, R * layers_max(c, v_width), f);
+    s->heads = arena_reserve(a, R * layers_max(c, heads_width), f);
     s->attn_out = arena_reserve(a, R * dim, f);
     s->hidden = arena_reserve(a, R * hidden, f);
     s->gate = arena_reserve(a, R * hidden, f);
     s->logits = arena_reserve(a, n_logits * (size_t)c->vocab_size, f);
-    if (p->keep_soft)
-        s->soft = arena_reserve(a, T * max_of(m, head_count) * 2, f);
-    s->inv_freq = arena_reserve(a, 2 * 2 * half, f);
-    s->cos_sin = arena_reserve(a, 2 * T * half * 2, f);
-    s->rope_scale = arena_reserve(a, 2, f);
-    s->alibi_slopes = arena_reserve(a, n_layers * max_of(m, head_count), f);
-    s->partial = arena_reserve(a, attention_partial(c, p->seq_len), f);
-
-    cols = att > cols ? att : cols;
-    s->x8 = arena_reserve(a, (R > n_logits ? R : n_logits) * (cols / 32), sizeof *s->x8);
-    s->x16 = arena_reserve(a, (R > n_logits ? R : n_logits) * cols, sizeof *s->x16);
-    size_t for_matmul = GEMM_ROWS * (cols + PANEL_PAD), for_attention = attention_scratch(c);
-    s->scratch_floats = (for_matmul > for_attention ? for_matmul : for_attention) + 16;
-    s->scratch = arena_reserve(a, (size_t)p->n_threads * s->scratch_floats, f);
+    if (p->keep_softmax)
+        s->softmax = arena_reserve(a, T * heads * 2, f);
+    s->inv_freq = arena_reserve(a, MAX_ROPES * 2 * half, f);
+    s->cos_sin = arena_reserve(a, MAX_ROPES * T * half * 2, f);
+    s->rope_scale = arena_reserve(a, MAX_ROPES, f);
+    s->alibi_slopes = arena_reserve(a, (size_t)c->n_layers * heads, f);
+    s->partial = arena_reserve(a, s->partial_floats, f);
+    s->x8 = arena_reserve(a, s->packed_size / 32, sizeof *s->x8);
+    s->x16 = arena_reserve(a, s->packed_size, sizeof *s->x16);
 }
 
-static void set_sizes(Session *s, const Model *m, const SessionParams *p)
+static void set_sizes(Session *s, const Stack *stack, const SessionParams *p)
 {
-    *s = (Session){.model = m, .params = *p, .k = p->kernels};
+    const Config *c = &stack->config;
+    *s = (Session){.stack = stack, .params = *p, .k = p->kernels, .threads = p->threads};
     if (!p->max_rows || p->max_rows > p->max_batch)
         s->params.max_rows = p->max_batch;
-    cache_size(&s->cache, &m->config, p);
+    for (int i = 0; i < c->n_ropes; i++)
+        s->max_rope_dim = c->ropes[i].dim > s->max_rope_dim ? c->ropes[i].dim : s->max_rope_dim;
+    size_t rows = max_size((size_t)s->params.max_rows, (size_t)p->max_logits);
+    if (!size_mul(rows, widest_input(c), &s->packed_size))
+        s->arena.overflow = true;
+    s->partial_floats = attention_partial(c, p->seq_len);
+    s->max_heads = (int)layers_max(c, head_count);
+    cache_size(&s->cache, c, p);
 }
 
-size_t session_bytes(const Model *m, const SessionParams *p)
+size_t session_bytes(const Stack *stack, const SessionParams *p)
 {
     Session s;
-    set_sizes(&s, m, p);
+    set_sizes(&s, stack, p);
     plan(&s);
     return s.arena.overflow ? SIZE_MAX : s.arena.used;
 }
@@ -99,10 +102,10 @@ static float alibi_slope(int h, int n_heads, float max)
     return exp2f(exponent);
 }
 
-int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
+int session_init(Session *s, const Stack *stack, const SessionParams *p, Err *e)
 {
-    const Config *c = &m->config;
-    set_sizes(s, m, p);
+    const Config *c = &stack->config;
+    set_sizes(s, stack, p);
     if (c->pos == POS_LEARNED && p->seq_len > c->seq_len)
         return err_set(e, EXIT_USAGE,
                        "context: got %d positions, want at most the %d that the model has learned",
@@ -111,19 +114,19 @@ int session_init(Session *s, const Model *m, const SessionParams *p, Err *e)
     if (arena_commit(&s->arena, e))
         return -1;
     plan(s);
-    s->threads.n_threads = threads_granted(p->n_threads);
-    s->threads.stop = p->stop;
-
-    s->max_heads = (int)max_of(m, head_count);
+    size_t scratch = max_size(matmul_scratch(widest_input(c)), attention_scratch(c));
+    if (threads_prepare(s->threads, scratch, e)) {
+        session_free(s);
+        return -1;
+    }
     for (int i = 0; i < c->n_layers; i++) {
         const LayerConfig *l = &c->layers[i];
-        for (int h = 0; c->pos == POS_ALIBI && h < l->n_heads; h++)
+        for (int h = 0; c->bias == BIAS_ALIBI && h < l->n_heads; h++)
             s->alibi_slopes[i * s->max_heads + h] = alibi_slope(h, l->n_heads, c->alibi_max);
     }
-    if (c->pos == POS_ROPE)
-        for (int i = 0; i < 2 * c->n_ropes; i++)
-            rope_init(m, i / 2, i % 2, s->inv_freq + (size_t)i * (size_t)(c->rope_dim / 2),
-                      &s->rope_scale[i / 2]);
+    for (int i = 0; c->pos == POS_ROPE && i < 2 * c->n_ropes; i++)
+        rope_init(stack, i / 2, i % 2, s->inv_freq + (size_t)(i * (s->max_rope_dim / 2)),
+                  &s->rope_scale[i / 2]);
     return 0;
 }
 
@@ -133,7 +136,9 @@ void session_free(Session *s)
     *s = (Session){0};
 }
 
-float *session_scratch(const Session *s, int thread)
+void session_hook(Session *s, HookPoint point, int (*fn)(void *context, const HookRows *rows),
+                  void *context)
 {
-    return s->scratch + (size_t)thread * s->scratch_floats;
+    assert(s->n_hooks < MAX_HOOKS);
+    s->hooks[s->n_hooks++] = (Hook){point, fn, context};
 }

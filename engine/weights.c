@@ -1,10 +1,10 @@
 /* weights.c - from the tensors of a file to the fields of a Model.
  *
- * bind_model() and bind_layer() are the binding table: name, field, shape, and whether it must be
- * there. Matrices are views into the map in their own type; vectors (norms and biases) are float,
- * converted where the file has another type. A fused tensor (QKV, gate and up) becomes views of its
- * parts. A tensor that no field claims is an error: it would be a part of the model that we leave
- * out.
+ * stack_bind() and bind_layer() are the binding table: name, field, shape, and whether the tensor
+ * must be there. Matrices are views into the map in their own type; vectors (norms and biases) are
+ * float, converted where the file has another type. A fused tensor (QKV, gate and up) becomes views
+ * of its parts. A tensor that no field claims is an error: it would be a part of the model that we
+ * leave out.
  */
 #include <stdarg.h>
 #include <stdlib.h>
@@ -14,11 +14,15 @@
 
 typedef struct {
     Model *m;
-    bool *used; // (n_tensors)
-    int layer;  // -1 outside the layers
+    Stack *s;
+    const char *prefix; // of all names of the stack
+    bool *used;         // (n_tensors)
+    int layer;          // -1 outside the layers
     bool failed;
     Err *e;
 } Binder;
+
+enum { NAME_SIZE = 128 };
 
 static void fail(Binder *b, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
@@ -35,22 +39,23 @@ static void fail(Binder *b, const char *name, const char *fmt, ...)
     err_set(b->e, EXIT_MODEL, "tensor %s: %s", name, text);
 }
 
-/* "attn_q" + "weight" -> "blk.3.attn_q.weight" inside a layer, "attn_q.weight" outside. */
-static char *full_name(const Binder *b, const char *name, const char *suffix, char out[96])
+/* "attn_q" + "weight" -> PREFIX"blk.3.attn_q.weight" in a layer, PREFIX"attn_q.weight" outside. */
+static char *full_name(const Binder *b, const char *name, const char *suffix, char out[NAME_SIZE])
 {
+    char layer[24] = "";
     if (b->layer >= 0)
-        snprintf(out, 96, "blk.%d.%s.%s", b->layer, name, suffix);
-    else
-        snprintf(out, 96, "%s.%s", name, suffix);
+        snprintf(layer, sizeof layer, "blk.%d.", b->layer);
+    snprintf(out, NAME_SIZE, "%s%s%s.%s", b->prefix, layer, name, suffix);
     return out;
 }
 
 /* The tensor if it is there and has this shape; cols = 0 asks for a vector of `rows`. */
-static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t cols, Need need)
+static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t cols,
+                              Presence presence)
 {
-    const GgufTensor *t = need == NO || b->failed ? NULL : gguf_tensor(&b->m->file, name);
+    const GgufTensor *t = presence == ABSENT || b->failed ? NULL : gguf_tensor(&b->m->file, name);
     if (!t) {
-        if (need == YES)
+        if (presence == REQUIRED)
             fail(b, name, "missing, want shape (%zu%s%.0zu)", rows, cols ? ", " : "", cols);
         return NULL;
     }
@@ -87,10 +92,10 @@ static Tensor view(const GgufTensor *t, size_t first_row, size_t rows, size_t co
 
 /* A (rows, cols) matrix; true if it is there. */
 static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, size_t cols,
-                        Need need)
+                        Presence presence)
 {
-    char full[96];
-    const GgufTensor *t = find(b, full_name(b, name, "weight", full), rows, cols, need);
+    char full[NAME_SIZE];
+    const GgufTensor *t = find(b, full_name(b, name, "weight", full), rows, cols, presence);
     if (t)
         *out = view(t, 0, rows, cols);
     return t != NULL;
@@ -118,44 +123,45 @@ static const float *floats(Binder *b, const GgufTensor *t, size_t n)
 }
 
 static const float *bind_vector(Binder *b, const char *name, const char *suffix, size_t n,
-                                Need need)
+                                Presence presence)
 {
-    char full[96];
-    const GgufTensor *t = find(b, full_name(b, name, suffix, full), n, 0, need);
+    char full[NAME_SIZE];
+    const GgufTensor *t = find(b, full_name(b, name, suffix, full), n, 0, presence);
     return t ? floats(b, t, n) : NULL;
 }
 
 static void bind_linear(Binder *b, Linear *out, const char *name, size_t rows, size_t cols,
-                        Need bias)
+                        Presence presence, Presence bias)
 {
-    bind_matrix(b, &out->w, name, rows, cols, YES);
+    if (!bind_matrix(b, &out->w, name, rows, cols, presence))
+        bias = bias == REQUIRED ? OPTIONAL : bias;
     out->b = bind_vector(b, name, "bias", rows, bias);
 }
 
-/* A norm over n values. need = NO leaves it off; MAYBE turns it on where the weight is there. */
-static void bind_norm(Binder *b, Norm *out, const char *name, size_t n, Need need)
+/* A norm over n values. ABSENT leaves it off; OPTIONAL turns it on where the weight is there. */
+static void bind_norm(Binder *b, Norm *out, const char *name, size_t n, Presence presence)
 {
-    const Config *c = &b->m->config;
-    if (c->norm_affine == YES)
-        out->w = bind_vector(b, name, "weight", n, need);
-    out->on = out->w || (need == YES && c->norm_affine == NO);
+    const Config *c = &b->s->config;
+    if (c->norm_affine)
+        out->w = bind_vector(b, name, "weight", n, presence);
+    out->on = out->w || (presence == REQUIRED && !c->norm_affine);
     if (out->on)
         out->b = bind_vector(b, name, "bias", n, c->norm_bias);
 }
 
 /* The norm of queries or keys, whose weight has one of three shapes. */
-static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads)
+static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads, int key_dim)
 {
-    const Config *c = &b->m->config;
-    size_t width = (size_t)c->key_dim, heads = (size_t)n_heads;
-    char full[96];
+    const Config *c = &b->s->config;
+    size_t width = (size_t)key_dim, heads = (size_t)n_heads;
+    char full[NAME_SIZE];
     if (c->qk_norm == QK_NORM_HEADS) {
         const GgufTensor *t = find(b, full_name(b, name, "weight", full), heads, width,
-                                   c->qk_norm_need);
+                                   c->qk_norm_weight);
         out->w = t ? floats(b, t, heads * width) : NULL;
     } else {
         out->w = bind_vector(b, name, "weight", c->qk_norm == QK_NORM_FULL ? heads * width : width,
-                             c->qk_norm_need);
+                             c->qk_norm_weight);
     }
     out->on = out->w != NULL;
     if (out->on)
@@ -163,21 +169,23 @@ static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads)
                              c->qk_norm_bias);
 }
 
-/* Queries, keys and values: three tensors, or one with their rows in this order. */
-static void bind_qkv(Binder *b, Layer *l, const LayerConfig *lc)
+/* Queries, keys and values: three tensors, or one with their rows in this order. A layer that takes
+ * another one's keys and values may have weights for its own, which it has no use for. */
+static void bind_qkv(Binder *b, Layer *l, int i)
 {
-    const Config *c = &b->m->config;
-    size_t dim = (size_t)c->dim, nq = (size_t)lc->n_heads * (size_t)c->key_dim;
-    size_t nk = (size_t)lc->n_kv_heads * (size_t)c->key_dim,
-           nv = (size_t)lc->n_kv_heads * (size_t)c->value_dim;
-    char full[96];
+    const Config *c = &b->s->config;
+    const LayerConfig *lc = &c->layers[i];
+    size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc), nv = v_width(lc);
+    Presence own = lc->kv_layer == i ? REQUIRED : OPTIONAL;
+    char full[NAME_SIZE];
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
-        bind_linear(b, &l->wq, "attn_q", nq, dim, c->qkv_bias);
-        bind_linear(b, &l->wk, "attn_k", nk, dim, c->qkv_bias);
-        bind_linear(b, &l->wv, "attn_v", nv, dim, c->qkv_bias);
+        bind_linear(b, &l->wq, "attn_q", nq, dim, REQUIRED, c->qkv_bias);
+        bind_linear(b, &l->wk, "attn_k", nk, dim, own, c->qkv_bias);
+        if (nv)
+            bind_linear(b, &l->wv, "attn_v", nv, dim, own, c->qkv_bias);
         return;
     }
-    const GgufTensor *t = find(b, full, nq + nk + nv, dim, YES);
+    const GgufTensor *t = find(b, full, nq + nk + nv, dim, REQUIRED);
     const float *bias = bind_vector(b, "attn_qkv", "bias", nq + nk + nv, c->qkv_bias);
     if (!t)
         return;
@@ -188,46 +196,54 @@ static void bind_qkv(Binder *b, Layer *l, const LayerConfig *lc)
 
 static void bind_ffn(Binder *b, Layer *l, size_t hidden)
 {
-    const Config *c = &b->m->config;
+    const Config *c = &b->s->config;
     size_t dim = (size_t)c->dim;
-    char full[96];
-    bind_linear(b, &l->w_down, "ffn_down", dim, hidden, c->ffn_bias);
+    char full[NAME_SIZE];
+    bind_linear(b, &l->w_down, "ffn_down", dim, hidden, REQUIRED, c->ffn_bias);
     if (c->gated && c->fused_gate_up) {
-        const GgufTensor *t = find(b, full_name(b, "ffn_up", "weight", full), 2 * hidden, dim, YES);
+        const GgufTensor *t = find(b, full_name(b, "ffn_up", "weight", full), 2 * hidden, dim,
+                                   REQUIRED);
         if (t) {
             l->w_gate.w = view(t, 0, hidden, dim);
             l->w_up.w = view(t, hidden, hidden, dim);
         }
         return;
     }
-    bind_linear(b, &l->w_up, "ffn_up", hidden, dim, c->ffn_bias);
+    bind_linear(b, &l->w_up, "ffn_up", hidden, dim, REQUIRED, c->ffn_bias);
     if (c->gated)
-        bind_linear(b, &l->w_gate, "ffn_gate", hidden, dim, c->ffn_bias);
+        bind_linear(b, &l->w_gate, "ffn_gate", hidden, dim, REQUIRED, c->ffn_bias);
 }
 
 static void bind_layer(Binder *b, int i)
 {
-    const Config *c = &b->m->config;
+    const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
-    Layer *l = &b->m->layers[i];
+    Layer *l = &b->s->layers[i];
     size_t dim = (size_t)c->dim;
+    char full[NAME_SIZE];
     b->layer = i;
 
-    bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? YES : NO);
-    bind_qkv(b, l, lc);
+    bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
+    bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
-        bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads);
-        bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads);
+        bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim);
+        if (lc->kv_layer == i)
+            bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim);
     }
-    bind_linear(b, &l->wo, "attn_output", dim, (size_t)lc->n_heads * (size_t)c->value_dim,
-                c->wo_bias);
-    bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? YES : NO);
-    bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && c->shared_norm == NO ? YES : NO);
+    if (c->bias == BIAS_TABLE) {
+        size_t heads = (size_t)lc->n_heads, distances = 2 * (size_t)c->bias_reach + 1;
+        const GgufTensor *t = find(b, full_name(b, "attn_rel_b", "weight", full), heads, distances,
+                                   REQUIRED);
+        l->bias = t ? floats(b, t, heads * distances) : NULL;
+    }
+    bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
+    bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
     bind_ffn(b, l, (size_t)lc->hidden_dim);
-    bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? YES : NO);
+    bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? REQUIRED : ABSENT);
     if (c->attn_norm_2) { // Falcon 40B: this one feeds attention, attn_norm the FFN
         Norm second = {0};
-        bind_norm(b, &second, "attn_norm_2", dim, MAYBE);
+        bind_norm(b, &second, "attn_norm_2", dim, OPTIONAL);
         if (second.on) {
             l->ffn_norm = l->attn_norm;
             l->attn_norm = second;
@@ -235,77 +251,96 @@ static void bind_layer(Binder *b, int i)
     }
 }
 
-static void bind_model(Binder *b)
+/* Factors by which the rotation frequencies are divided: one set, or longrope's two. */
+static void bind_rope_factors(Binder *b)
 {
-    Model *m = b->m;
-    const Config *c = &m->config;
-    size_t dim = (size_t)c->dim, vocab = (size_t)c->vocab_size, half = (size_t)c->rope_dim / 2;
-    b->layer = -1;
-
-    bind_matrix(b, &m->token_embd, "token_embd", vocab, dim, YES);
-    if (c->pos == POS_LEARNED)
-        bind_matrix(b, &m->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset,
-                    dim, YES);
-    bind_norm(b, &m->embd_norm, "token_embd_norm", dim, c->embd_norm ? YES : NO);
-    bind_norm(b, &m->final_norm, "output_norm", dim, c->final_norm ? YES : NO);
-    if (!bind_matrix(b, &m->output.w, "output", vocab, dim,
-                     c->tied == YES  ? NO
-                     : c->tied == NO ? YES
-                                     : MAYBE))
-        m->output.w = m->token_embd;
-    m->output.b = bind_vector(b, "output", "bias", vocab, c->output_bias);
-    if (c->pos == POS_ROPE) {
-        bool is_long = c->ropes[0].scaling == ROPE_LONGROPE;
-        m->rope_factors[0] = bind_vector(b, is_long ? "rope_factors_short" : "rope_freqs", "weight",
-                                         half, is_long ? YES : MAYBE);
-        if (is_long)
-            m->rope_factors[1] = bind_vector(b, "rope_factors_long", "weight", half, YES);
-        for (int f = 0; f < 2; f++)
-            for (size_t i = 0; m->rope_factors[f] && i < half; i++)
-                if (!(m->rope_factors[f][i] > 0))
-                    fail(b, "rope factors", "got %g, want numbers above 0", m->rope_factors[f][i]);
-    }
-    for (int i = 0; i < c->n_layers; i++)
-        bind_layer(b, i);
-
-    for (size_t i = 0; i < m->file.n_tensors && !b->failed; i++) {
-        char shown[96];
-        if (!b->used[i])
-            fail(b, str_escape(m->file.tensors[i].name, shown, sizeof shown),
-                 "the architecture %s has no place for it", c->arch);
-        m->n_params += m->file.tensors[i].shape[0] * m->file.tensors[i].shape[1]
-                     * m->file.tensors[i].shape[2] * m->file.tensors[i].shape[3];
-    }
+    Stack *s = b->s;
+    const Rope *r = s->config.ropes;
+    bool is_long = r->scaling == ROPE_LONGROPE;
+    size_t half = (size_t)r->dim / 2;
+    s->rope_factors[0] = bind_vector(b, is_long ? "rope_factors_short" : "rope_freqs", "weight",
+                                     half, is_long ? REQUIRED : OPTIONAL);
+    if (is_long)
+        s->rope_factors[1] = bind_vector(b, "rope_factors_long", "weight", half, REQUIRED);
+    for (int f = 0; f < 2; f++)
+        for (size_t i = 0; s->rope_factors[f] && i < half; i++)
+            if (!(s->rope_factors[f][i] > 0))
+                fail(b, "rope factors", "got %g, want numbers above 0", s->rope_factors[f][i]);
+    if (s->rope_factors[0] && s->config.n_ropes > 1 && r[1].use_factors && r[1].dim != r[0].dim)
+        fail(b, "rope factors", "windowed layers rotate %d values and not %d, want the same",
+             r[1].dim, r[0].dim);
 }
 
-int model_open(Model *m, const char *path, Err *e)
+int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
+{
+    Binder binder = {m, s, prefix, used, -1, false, e}, *b = &binder;
+    const Config *c = &s->config;
+    size_t dim = (size_t)c->dim, vocab = (size_t)c->vocab_size;
+    s->layers = mem_zalloc((size_t)c->n_layers, sizeof *s->layers);
+    if (!s->layers)
+        return err_set(e, EXIT_MEMORY, "out of memory for %d layers", c->n_layers);
+    bind_matrix(b, &s->token_embd, "token_embd", vocab, dim, REQUIRED);
+    if (c->pos == POS_LEARNED)
+        bind_matrix(b, &s->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset,
+                    dim, REQUIRED);
+    bind_norm(b, &s->embd_norm, "token_embd_norm", dim, c->embd_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &s->final_norm, "output_norm", dim, c->final_norm ? REQUIRED : ABSENT);
+    if (!bind_matrix(b, &s->output.w, "output", vocab, dim, c->output_weight))
+        s->output.w = s->token_embd;
+    s->output.b = bind_vector(b, "output", "bias", vocab, c->output_bias);
+    if (c->pos == POS_ROPE)
+        bind_rope_factors(b);
+    for (int i = 0; i < c->n_layers; i++)
+        bind_layer(b, i);
+    return b->failed ? -1 : 0;
+}
+
+/* Every tensor must have been used; with this the parameters are counted. */
+static int check_used(Model *m, const bool *used, Err *e)
+{
+    char shown[96];
+    for (size_t i = 0; i < m->file.n_tensors; i++) {
+        const GgufTensor *t = &m->file.tensors[i];
+        if (!used[i])
+            return err_set(e, EXIT_MODEL, "tensor %s: the architecture %s has no place for it",
+                           str_escape(t->name, shown, sizeof shown), m->decoder.config.arch);
+        m->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
+    }
+    return 0;
+}
+
+/* The tokenizer, where there is one or has to be one, with a row of the embedding for each token.
+ */
+static int open_tokenizer(Model *m, bool needed, Err *e)
+{
+    int n_rows = m->decoder.config.vocab_size;
+    if (!needed && !gguf_key(&m->file, "tokenizer.ggml.model"))
+        return 0;
+    m->tokenizer = tokenizer_open(&m->file, e);
+    if (!m->tokenizer)
+        return -1;
+    int n = tokenizer_vocab_size(m->tokenizer);
+    if (n > n_rows)
+        return err_set(e, EXIT_MODEL,
+                       "tokenizer.ggml.tokens: got %d tokens, want at most the %d rows of "
+                       "token_embd.weight",
+                       n, n_rows);
+    return 0;
+}
+
+int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e)
 {
     *m = (Model){0};
     if (gguf_open(&m->file, path, e))
         return -1;
-    Binder b = {.m = m, .e = e};
-    if (!config_read(&m->config, &m->file, e)) {
-        b.used = mem_zalloc(m->file.n_tensors, sizeof *b.used);
-        m->layers = mem_zalloc((size_t)m->config.n_layers, sizeof *m->layers);
-        if (!b.used || !m->layers) {
-            b.failed = true;
-            err_set(e, EXIT_MEMORY, "out of memory for %d layers", m->config.n_layers);
-        }
-        if (!b.failed)
-            bind_model(&b);
-        if (!b.failed)
-            m->tokenizer = tokenizer_open(&m->file, e);
-        if (m->tokenizer && tokenizer_vocab_size(m->tokenizer) > m->config.vocab_size) {
-            err_set(e, EXIT_MODEL,
-                    "tokenizer.ggml.tokens: got %d tokens, want at most the %d rows of "
-                    "token_embd.weight",
-                    tokenizer_vocab_size(m->tokenizer), m->config.vocab_size);
-            tokenizer_close(m->tokenizer);
-            m->tokenizer = NULL;
-        }
-        free(b.used);
-    }
-    if (m->tokenizer)
+    bool *used = NULL;
+    int rc = config_read(&m->decoder.config, &m->file, e);
+    if (!rc && !(used = mem_zalloc(m->file.n_tensors, sizeof *used)))
+        rc = err_set(e, EXIT_MEMORY, "out of memory for %zu tensors", m->file.n_tensors);
+    rc = rc || stack_bind(m, &m->decoder, "", used, e) || check_used(m, used, e)
+      || open_tokenizer(m, needs_tokenizer, e);
+    free(used);
+    if (!rc)
         return 0;
     err_prefix(e, path);
     model_close(m);
@@ -318,8 +353,8 @@ void model_close(Model *m)
     for (size_t i = 0; i < m->n_owned; i++)
         free(m->owned[i]);
     free(m->owned);
-    free(m->layers);
-    config_free(&m->config);
+    free(m->decoder.layers);
+    config_free(&m->decoder.config);
     gguf_close(&m->file);
     *m = (Model){0};
 }

@@ -1,5 +1,7 @@
-"""Hugging Face folders: one row per transformers model_type, from its config.json to a Spec and
-from its tensor names to Recipes. Tokenizers are vocab.py's, shards of weights spec.py's."""
+"""Hugging Face folders: one row per transformers model_type.
+
+A row leads from config.json to a Spec and from tensor names to Recipes. vocab.py reads the
+tokenizer, weights.py the shards of weights."""
 from __future__ import annotations
 
 import math
@@ -13,53 +15,65 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
-                            adapter, check_shapes, dims, folder_tensors, gpt_spec, gpt_tensors,
-                            has_weights, split_groups, split_rows)
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims,
+                            gpt_spec, gpt_tensors, split_groups, split_rows)
 from exporting.vocab import read_vocab
+from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
 
 def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
-    """The rope.* part of a Spec, from transformers 4's (rope_theta, rope_scaling) or 5's (rope_parameters) spelling."""
+    """The rope.* part of a Spec.
+
+    transformers 4 spells it rope_theta and rope_scaling, 5 rope_parameters."""
     p = c.get("rope_scaling") or c.get("rope_parameters") or {}
     if not isinstance(p, dict):
         raise c.bad("rope_parameters", "an object")
     if layer_type in p or "full_attention" in p:
         p = p.get(layer_type or "full_attention") or {}
-    p = Config({**p}, {"rope_theta": c.get("rope_theta"), "partial_rotary_factor": c.get("partial_rotary_factor")})
+    p = Config({**p}, {"rope_theta": c.get("rope_theta"),
+                       "partial_rotary_factor": c.get("partial_rotary_factor")})
     base, share = p.num("rope_theta", 10000.0), p.num("partial_rotary_factor", 1.0)
     if share != 1 and "partial_rotary_factor" not in c.defaults:
-        raise ExportError(f"config.json: partial_rotary_factor = {share}: this model_type rotates whole heads")
+        raise ExportError(f"config.json: partial_rotary_factor = {share}: "
+                          "this model_type rotates whole heads")
     rot = int(dim * share)
     kind = p.get("rope_type", p.get("type")) or "default"
     if c.get("model_type") == "phi3" and kind in ("su", "yarn"):
         kind = "longrope"  # the names of its first releases
     out: Spec = {"rope.freq_base": base, "rope.dimension_count": rot}
     if rot < 2 or rot % 2 or not 0 < base:
-        raise ExportError(f"config.json: rope over {rot} of {dim} values per head with base {base}: want an even number")
+        raise ExportError(f"config.json: rope over {rot} of {dim} values per head with base "
+                          f"{base}: want an even number")
     if "mrope_section" in p.data:
-        raise ExportError("config.json: rope with mrope_section (several position axes) is not supported")
+        raise ExportError("config.json: rope with mrope_section (several "
+                          "position axes) is not supported")
     if kind == "default":
         return out
     if kind not in ("linear", "llama3", "yarn", "longrope"):
-        raise ExportError(f"config.json: rope type {short(kind)} is not supported (linear, llama3, yarn, longrope are)")
+        raise ExportError(f"config.json: rope type {short(kind)} is not supported (linear, llama3, "
+                          "yarn, longrope are)")
     context = c.int("max_position_embeddings")
-    original = c.get("original_max_position_embeddings") or p.get("original_max_position_embeddings") or context
+    original = (c.get("original_max_position_embeddings")
+                or p.get("original_max_position_embeddings") or context)
     if type(original) is not int or original <= 0:
-        raise ExportError(f"config.json: original_max_position_embeddings: got {short(original)}, want a positive number")
+        raise ExportError(f"config.json: original_max_position_embeddings: got {short(original)}, "
+                          "want a positive number")
     factor = p.num("factor", context / original if kind in ("yarn", "longrope") else None)
     if factor is None or factor <= 0:
         raise ExportError(f"config.json: rope type {kind} without a factor")
     attn = p.num("attention_factor", p.num("attn_factor"))
     if kind == "linear":
-        return out | ({"rope.scaling.type": "linear", "rope.scaling.factor": factor} if factor != 1 else {})
+        return out | ({"rope.scaling.type": "linear", "rope.scaling.factor": factor}
+                      if factor != 1 else {})
     if kind == "llama3":
         low, high = p.num("low_freq_factor"), p.num("high_freq_factor")
         if low is None or high is None or low == high:
-            raise ExportError("config.json: rope type llama3 needs low_freq_factor and a different high_freq_factor")
+            raise ExportError("config.json: rope type llama3 needs "
+                              "low_freq_factor and a different high_freq_factor")
         divisors = []
         for i in range(rot // 2):
-            rotations = original / (2 * math.pi * base ** (2 * i / rot))  # turns within the original context
+            # turns within the original context
+            rotations = original / (2 * math.pi * base ** (2 * i / rot))
             smooth = min(max((rotations - low) / (high - low), 0.0), 1.0)
             divisors.append(1 / ((1 - smooth) / factor + smooth))
         return out | {"rope_factors": {"rope_freqs.weight": divisors}}
@@ -69,17 +83,20 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
             values = p.get(f"{which}_factor")
             if not isinstance(values, list) or len(values) != rot // 2 or \
                     not all(isinstance(v, (int, float)) and v > 0 for v in values):
-                raise ExportError(f"config.json: rope {which}_factor: want a list of {rot // 2} positive numbers")
+                raise ExportError(f"config.json: rope {which}_factor: want a "
+                                  f"list of {rot // 2} positive numbers")
             out.setdefault("rope_factors", {})[f"rope_factors_{which}.weight"] = values
         if attn is None:
             attn = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         return out | {"rope.scaling.attn_factor": attn}
     p.refuse("truncate", (None, True), "yarn without truncation is not supported")
     out["rope.scaling.factor"] = factor
-    usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0  # what a yarn engine multiplies by on its own
+    # what a yarn engine multiplies by on its own
+    usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     mscale, all_dim = p.num("mscale"), p.num("mscale_all_dim")
     if attn is None and mscale and all_dim:
-        attn = (0.1 * mscale * math.log(factor) + 1) / (0.1 * all_dim * math.log(factor) + 1) if factor > 1 else 1.0
+        attn = (0.1 * mscale * math.log(factor)
+                + 1) / (0.1 * all_dim * math.log(factor) + 1) if factor > 1 else 1.0
     if attn is not None and attn != usual:
         out["rope.scaling.attn_factor"] = attn / usual
     fast, slow = p.num("beta_fast") or 32.0, p.num("beta_slow") or 1.0
@@ -87,22 +104,27 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
                   {"rope.scaling.yarn_beta_fast": fast, "rope.scaling.yarn_beta_slow": slow})
 
 
-def windows(c: Config, has_window: Callable[[int], bool] = lambda i: True, keep: bool = False) -> Spec:
-    """The sliding window and its layers: layer_types, else has_window(layer). A window that holds the whole context is
-    left out unless `keep`."""
+def windows(c: Config, has_window: Callable[[int], bool] = lambda i: True,
+            keep: bool = False) -> Spec:
+    """The sliding window and its layers: layer_types, else has_window(layer).
+
+    A window that holds the whole context is left out unless `keep`."""
     n = c.int("num_hidden_layers")
     if c.get("sliding_window") is None:
         return {}
     types = c.get("layer_types")
     if types is None:
         pattern = [bool(has_window(i)) for i in range(n)]
-    elif not isinstance(types, list) or len(types) != n or set(types) - {"sliding_attention", "full_attention"}:
+    elif (not isinstance(types, list) or len(types) != n
+              or set(types) - {"sliding_attention", "full_attention"}):
         raise c.bad("layer_types", f"{n} of sliding_attention and full_attention")
     else:
         pattern = [t == "sliding_attention" for t in types]
-    if not any(pattern) or (c.int("sliding_window") >= c.int("max_position_embeddings") and not keep):
+    if not any(pattern) or (c.int("sliding_window") >= c.int("max_position_embeddings")
+                            and not keep):
         return {}
-    return {"attention.sliding_window": c.int("sliding_window"), "attention.sliding_window_pattern": pattern}
+    return {"attention.sliding_window": c.int("sliding_window"),
+            "attention.sliding_window_pattern": pattern}
 
 
 def rope(c: Config) -> Spec:
@@ -110,15 +132,19 @@ def rope(c: Config) -> Spec:
 
 
 def mha(c: Config) -> Spec:
-    """For models that know neither head_dim nor num_key_value_heads, whatever their config.json says."""
+    """For models that know neither head_dim nor num_key_value_heads.
+
+    config.json may have them nevertheless; transformers does not read them."""
     h = c.int("num_attention_heads")
     dim = c.int("hidden_size") // h
-    return {"attention.head_count_kv": h, "attention.key_length": dim, "attention.value_length": dim}
+    return {"attention.head_count_kv": h, "attention.key_length": dim,
+            "attention.value_length": dim}
 
 
 def llama(c: Config) -> Spec:
     bias = c.flag("attention_bias")
-    return rope(c) | {"attention.bias": bias, "attention.output_bias": bias, "ffn.bias": c.flag("mlp_bias"),
+    return rope(c) | {"attention.bias": bias, "attention.output_bias": bias,
+                      "ffn.bias": c.flag("mlp_bias"),
                       "ffn.activation": c.activation()}
 
 
@@ -137,11 +163,14 @@ def qwen(c: Config) -> Spec:
 
 
 def gemma(c: Config) -> Spec:
-    c.refuse("use_bidirectional_attention", (None, False), "attention to later tokens is not supported")
+    c.refuse("use_bidirectional_attention", (None, False),
+             "attention to later tokens is not supported")
     bias, kind = c.flag("attention_bias"), c.get("model_type")
-    out = {"attention.bias": bias, "attention.output_bias": bias, "embedding_scale": c.int("hidden_size") ** 0.5}
+    out = {"attention.bias": bias, "attention.output_bias": bias,
+           "embedding_scale": c.int("hidden_size") ** 0.5}
     if kind == "gemma":
-        act = "gelu_tanh" if c.get("hidden_act") == "gelu" else c.activation()  # its first releases meant the tanh form
+        # its first releases meant the tanh form
+        act = "gelu_tanh" if c.get("hidden_act") == "gelu" else c.activation()
         return rope(c) | out | {"ffn.activation": act}
     scalar = c.num("query_pre_attn_scalar")
     if scalar != c.int("head_dim"):
@@ -156,8 +185,11 @@ def gemma(c: Config) -> Spec:
     w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
     if w:
         nested = c.get("rope_parameters") or {}
-        local = nested.get("sliding_attention") or {"rope_theta": c.num("rope_local_base_freq", 10000.0)}
-        local = rope_spec(Config(local, {"max_position_embeddings": c.int("max_position_embeddings")}), c.int("head_dim"))
+        local = (nested.get("sliding_attention")
+                 or {"rope_theta": c.num("rope_local_base_freq", 10000.0)})
+        local = rope_spec(Config(local,
+                                 {"max_position_embeddings": c.int("max_position_embeddings")}),
+                          c.int("head_dim"))
         if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
             raise ExportError("config.json: scaled rope in the windowed layers is not supported")
         out["rope.freq_base_swa"] = local["rope.freq_base"]
@@ -165,9 +197,11 @@ def gemma(c: Config) -> Spec:
 
 
 def phi(c: Config) -> Spec:
-    qk = {"attention.qk_norm": "head", "attention.qk_norm_bias": True} if c.flag("qk_layernorm") else {}
+    qk = {"attention.qk_norm": "head",
+          "attention.qk_norm_bias": True} if c.flag("qk_layernorm") else {}
     return rope(c) | LAYER_NORM | UNGATED | ALL_BIAS | qk | {
-        "ffn.activation": c.activation(), "residual": "parallel", "residual.shared_norm": True, "output_bias": True}
+        "ffn.activation": c.activation(), "residual": "parallel", "residual.shared_norm": True,
+        "output_bias": True}
 
 
 def phi3(c: Config) -> Spec:
@@ -194,7 +228,8 @@ def gpt_neox(c: Config) -> Spec:
 
 def gptj(c: Config) -> Spec:
     return mha(c) | LAYER_NORM | UNGATED | {
-        "rope.pairing": "interleaved", "rope.dimension_count": c.int("rotary_dim"), "output_bias": True,
+        "rope.pairing": "interleaved", "rope.dimension_count": c.int("rotary_dim"),
+        "output_bias": True,
         "ffn.activation": c.activation(), "residual": "parallel", "residual.shared_norm": True}
 
 
@@ -208,13 +243,15 @@ def starcoder2(c: Config) -> Spec:
 def stablelm(c: Config) -> Spec:
     parallel = c.flag("use_parallel_residual")
     return rope(c) | LAYER_NORM | {
-        "attention.bias": c.flag("use_qkv_bias"), "attention.qk_norm": "heads" if c.flag("qk_layernorm") else "none",
+        "attention.bias": c.flag("use_qkv_bias"),
+        "attention.qk_norm": "heads" if c.flag("qk_layernorm") else "none",
         "ffn.activation": c.activation(), "residual": "parallel" if parallel else "sequential",
         "residual.shared_norm": parallel}
 
 
 def olmo2(c: Config) -> Spec:
-    return llama(c) | {"norm.pre": False, "norm.post": True, "attention.qk_norm": "full", "ffn.bias": False}
+    return llama(c) | {"norm.pre": False, "norm.post": True, "attention.qk_norm": "full",
+                       "ffn.bias": False}
 
 
 def smollm3(c: Config) -> Spec:
@@ -231,13 +268,15 @@ def granite(c: Config) -> Spec:
     logits = c.num("logits_scaling", 1.0)
     if not logits:
         raise c.bad("logits_scaling", "a number other than 0")
-    return llama(c) | {"attention.scale": c.num("attention_multiplier", 1.0), "logit_scale": 1 / logits,
+    return llama(c) | {"attention.scale": c.num("attention_multiplier", 1.0),
+                       "logit_scale": 1 / logits,
                        "embedding_scale": c.num("embedding_multiplier", 1.0),
                        "residual_scale": c.num("residual_multiplier", 1.0)}
 
 
 def falcon(c: Config) -> Spec:
-    c.refuse("alibi", (None, False), "Falcon's ALiBi (bfloat16 biases scaled by the head width) is not supported")
+    c.refuse("alibi", (None, False),
+             "Falcon's ALiBi (bfloat16 biases scaled by the head width) is not supported")
     new, heads = c.flag("new_decoder_architecture"), c.int("num_attention_heads")
     kv = c.int("num_key_value_heads", heads) if new else 1 if c.flag("multi_query") else heads
     if heads % kv:
@@ -245,19 +284,22 @@ def falcon(c: Config) -> Spec:
     parallel = c.flag("parallel_attn")
     norms = c.get("num_ln_in_parallel_attn") or (2 if new else 1)
     if (new and not parallel) or norms not in (1, 2) or (norms == 2 and not new):
-        raise ExportError("config.json: this mix of new_decoder_architecture, parallel_attn and num_ln_in_parallel_attn"
-                          " has no meaning in transformers")
+        raise ExportError("config.json: this mix of new_decoder_architecture, parallel_attn and "
+                          "num_ln_in_parallel_attn has no meaning in transformers")
     bias = c.flag("bias")
     return rope(c) | LAYER_NORM | {
         "attention.bias": bias, "attention.output_bias": bias, "ffn.bias": bias, "ffn.gated": False,
         "attention.head_count_kv": kv, "ffn.activation": c.activation(),
-        "residual": "parallel" if parallel else "sequential", "residual.shared_norm": parallel and norms == 1}
+        "residual": "parallel" if parallel else "sequential",
+        "residual.shared_norm": parallel and norms == 1}
 
 
 def bloom(c: Config) -> Spec:
-    c.refuse("apply_residual_connection_post_layernorm", (None, False), "residuals after the norm are not supported")
+    c.refuse("apply_residual_connection_post_layernorm", (None, False),
+             "residuals after the norm are not supported")
     return mha(c) | LAYER_NORM | UNGATED | ALL_BIAS | {
-        "norm.embedding": True, "position": "alibi", "attention.max_alibi_bias": 8.0, "ffn.activation": "gelu_tanh",
+        "norm.embedding": True, "position": "alibi", "attention.max_alibi_bias": 8.0,
+        "ffn.activation": "gelu_tanh",
         "feed_forward_length": 4 * c.int("hidden_size")}
 
 
@@ -272,7 +314,8 @@ def mpt(c: Config) -> Spec:
     c.refuse("norm_type", ("low_precision_layernorm", "layernorm"), "not supported")
     return mha(c) | LAYER_NORM | {
         "norm.bias": False, "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0), "attention.clamp_kqv": a.num("clip_qkv") or None,
+        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0),
+        "attention.clamp_kqv": a.num("clip_qkv") or None,
         "attention.scale": a.num("softmax_scale"),
         "feed_forward_length": c.int("expansion_ratio") * c.int("hidden_size")}
 
@@ -280,63 +323,79 @@ def mpt(c: Config) -> Spec:
 @dataclass(frozen=True)
 class Family:
     """One transformers model_type."""
-    arch: str  # the gguf package's name of it: tensor names and, where CONVENTIONS has it, the file's architecture
+    # the gguf package's name of it: tensor names and, where CONVENTIONS has it, the file's
+    # architecture
+    arch: str
     spec: Callable[[Config], Spec]  # what differs from dims() and the defaults
-    qkv: str = ""  # a fused query_key_value: "rows" (q, then k, then v) or "groups" (heads with their k and v)
+    # a fused query_key_value: "rows" (q, then k, then v) or "groups" (heads with their k and v)
+    qkv: str = ""
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
     names: tuple[tuple[str, str], ...] = ()  # (transformers' name, ours) beyond the gguf package's
-    defaults: dict[str, Any] = field(default_factory=dict)  # where the config class's default matters
+    # where the config class's default matters
+    defaults: dict[str, Any] = field(default_factory=dict)
 
 
 def defaults(**kw: Any) -> dict[str, Any]:
-    return dict(hidden_act="silu", norm_eps=1e-6, max_position_embeddings=2048, tie_word_embeddings=False) | kw
+    return dict(hidden_act="silu", norm_eps=1e-6, max_position_embeddings=2048,
+                tie_word_embeddings=False) | kw
 
 
-GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_tanh", query_pre_attn_scalar=256,
-             hidden_activation="gelu_pytorch_tanh", max_position_embeddings=8192, sliding_window=4096,
-             vocab_size=256000)
+GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_tanh",
+             query_pre_attn_scalar=256, hidden_activation="gelu_pytorch_tanh",
+             max_position_embeddings=8192, sliding_window=4096, vocab_size=256000)
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
-    "mistral": Family("llama", mistral, defaults=defaults(sliding_window=4096, num_key_value_heads=8,
-                                                          max_position_embeddings=131072)),
+    "mistral": Family("llama", mistral,
+                      defaults=defaults(sliding_window=4096, num_key_value_heads=8,
+                                        max_position_embeddings=131072)),
     "qwen2": Family("qwen2", qwen, defaults=defaults(max_position_embeddings=32768)),
     "qwen3": Family("qwen3", qwen, defaults=defaults(max_position_embeddings=32768, head_dim=128)),
     "gemma": Family("gemma", gemma, norm_offset=1, defaults=defaults(**GEMMA)),
     "gemma2": Family("gemma2", gemma, norm_offset=1, defaults=defaults(
-        **GEMMA, num_attention_heads=8, num_key_value_heads=4, hidden_size=2304, intermediate_size=9216,
-        num_hidden_layers=26, attn_logit_softcapping=50.0, final_logit_softcapping=30.0)),
-    "gemma3_text": Family("gemma3", gemma, norm_offset=1, defaults=defaults(
-        **GEMMA | dict(max_position_embeddings=131072, rope_theta=1e6, vocab_size=262208), num_attention_heads=8,
-        num_key_value_heads=4, hidden_size=2304, intermediate_size=9216, num_hidden_layers=26)),
+                         **GEMMA, num_attention_heads=8, num_key_value_heads=4, hidden_size=2304,
+                         intermediate_size=9216, num_hidden_layers=26, attn_logit_softcapping=50.0,
+                         final_logit_softcapping=30.0)),
+    "gemma3_text": Family(
+        "gemma3", gemma, norm_offset=1, defaults=defaults(
+            **GEMMA | dict(max_position_embeddings=131072, rope_theta=1e6, vocab_size=262208),
+            num_attention_heads=8, num_key_value_heads=4, hidden_size=2304, intermediate_size=9216,
+            num_hidden_layers=26)),
     "phi": Family("phi2", phi, names=QK, defaults=defaults(hidden_act="gelu_new", norm_eps=1e-5,
                                                            partial_rotary_factor=0.5)),
     "phi3": Family("phi3", phi3, qkv="rows", defaults=defaults(
-        norm_eps=1e-5, max_position_embeddings=4096, partial_rotary_factor=1.0)),
-    "gpt2": Family("gpt2", gpt2, qkv="rows", conv1d=True, defaults=defaults(**GPT, max_position_embeddings=1024)),
+                       norm_eps=1e-5, max_position_embeddings=4096, partial_rotary_factor=1.0)),
+    "gpt2": Family("gpt2", gpt2, qkv="rows", conv1d=True,
+                   defaults=defaults(**GPT, max_position_embeddings=1024)),
     "gpt_neox": Family("gptneox", gpt_neox, qkv="groups", defaults=defaults(
-        hidden_act="gelu", norm_eps=1e-5, partial_rotary_factor=0.25, use_parallel_residual=True, attention_bias=True)),
-    "gptj": Family("gptj", gptj, defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
-    "starcoder2": Family("starcoder2", starcoder2, defaults=defaults(
-        hidden_act="gelu_pytorch_tanh", norm_eps=1e-5, num_key_value_heads=2, max_position_embeddings=4096,
-        use_bias=True, tie_word_embeddings=True)),
-    "stablelm": Family("stablelm", stablelm, defaults=defaults(norm_eps=1e-5, partial_rotary_factor=0.25,
-                                                               max_position_embeddings=4096)),
+                           hidden_act="gelu", norm_eps=1e-5, partial_rotary_factor=0.25,
+                           use_parallel_residual=True, attention_bias=True)),
+    "gptj": Family("gptj", gptj,
+                   defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
+    "starcoder2": Family(
+        "starcoder2", starcoder2,
+        defaults=defaults(hidden_act="gelu_pytorch_tanh", norm_eps=1e-5, num_key_value_heads=2,
+                          max_position_embeddings=4096, use_bias=True, tie_word_embeddings=True)),
+    "stablelm": Family("stablelm", stablelm,
+                       defaults=defaults(norm_eps=1e-5, partial_rotary_factor=0.25,
+                                         max_position_embeddings=4096)),
     "olmo2": Family("olmo2", olmo2, defaults=defaults(norm_eps=1e-5)),
     "smollm3": Family("smollm3", smollm3, defaults=defaults(
-        num_key_value_heads=4, rope_theta=2e6, no_rope_layer_interval=4, max_position_embeddings=32768,
-        tie_word_embeddings=True)),
+                          num_key_value_heads=4, rope_theta=2e6, no_rope_layer_interval=4,
+                          max_position_embeddings=32768, tie_word_embeddings=True)),
     "granite": Family("granite", granite, defaults=defaults()),
     "falcon": Family("falcon", falcon, qkv="groups",
                      names=(("transformer.h.{}.post_attention_layernorm", "blk.{}.ffn_norm"),),
-                     defaults=defaults(hidden_act="gelu", norm_eps=1e-5, multi_query=True, parallel_attn=True,
-                                       tie_word_embeddings=True)),
-    "bloom": Family("bloom", bloom, qkv="groups", defaults=defaults(norm_eps=1e-5, tie_word_embeddings=True)),
-    "mpt": Family("mpt", mpt, qkv="rows", defaults=defaults(
-        norm_eps=1e-5, expansion_ratio=4, no_bias=True, norm_type="low_precision_layernorm", tie_word_embeddings=True)),
+                     defaults=defaults(hidden_act="gelu", norm_eps=1e-5, multi_query=True,
+                                       parallel_attn=True, tie_word_embeddings=True)),
+    "bloom": Family("bloom", bloom, qkv="groups",
+                    defaults=defaults(norm_eps=1e-5, tie_word_embeddings=True)),
+    "mpt": Family("mpt", mpt, qkv="rows",
+                  defaults=defaults(norm_eps=1e-5, expansion_ratio=4, no_bias=True,
+                                    norm_type="low_precision_layernorm", tie_word_embeddings=True)),
 }
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model)\.")
 
@@ -351,14 +410,18 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
         notes.append(f"adapter_config.json is {what}: not applied to the folder's own weights")
     data = read_json(folder / "config.json")
     if isinstance(data.get("text_config"), dict):  # Gemma 3 with its image tower
-        data = {"tie_word_embeddings": True} | data["text_config"] | {"_outer": data.get("model_type")}
+        data = {"tie_word_embeddings": True} | data["text_config"] | {
+            "_outer": data.get("model_type")}
         data.setdefault("model_type", str(data["_outer"]) + "_text")
     kind = data.get("model_type")
-    kind = {"RefinedWebModel": "falcon", "RefinedWeb": "falcon", "stablelm_epoch": "stablelm"}.get(str(kind), kind)
+    kind = {"RefinedWebModel": "falcon", "RefinedWeb": "falcon",
+            "stablelm_epoch": "stablelm"}.get(str(kind), kind)
     if kind not in FAMILIES:
-        raise ExportError(f"config.json: model_type {short(kind)} is not supported (known: {', '.join(FAMILIES)})")
+        raise ExportError(f"config.json: model_type {short(kind)} is not supported (known: "
+                          f"{', '.join(FAMILIES)})")
     if data.get("quantization_config") is not None:
-        raise ExportError("config.json: quantization_config: quantised checkpoints are not supported")
+        raise ExportError("config.json: quantization_config: quantised "
+                          "checkpoints are not supported")
     family = FAMILIES[kind]
     c = Config(data | {"model_type": kind}, family.defaults)
     try:
@@ -374,7 +437,9 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
 
 
 def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, Recipe], list[str]]:
-    """Match the checkpoint's tensor names with those that `spec` needs. Returns recipes and the names not used."""
+    """Match the checkpoint's tensor names with those that `spec` needs.
+
+    Returns recipes and the names not used."""
     arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.arch)
     table = gguf.get_tensor_name_map(arch, spec["block_count"])
     for theirs, ours in family.names:
@@ -385,7 +450,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
 
     def ours(name: str) -> str | None:
         stem, _, suffix = name.rpartition(".")
-        stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.", stem).replace("model.lm_head", "lm_head")
+        stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
+                      stem).replace("model.lm_head", "lm_head")
         bases = ("model.", "transformer.", "gpt_neox.")
         for spelling in (stem, stem.removeprefix("transformer."), *(base + stem for base in bases)):
             hit = table.get_name(spelling)
@@ -396,18 +462,21 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     for name in source.names():
         if BUFFERS.search(name) or OTHER_PARTS.search(name):
             unused.append(name)
-        elif m := re.fullmatch(r"(.*layernorm)\.norms\.(\d+)(\.weight)", name):  # StableLM: a norm module per head
+        # StableLM: a norm module per head
+        elif m := re.fullmatch(r"(.*layernorm)\.norms\.(\d+)(\.weight)", name):
             per_head.setdefault(m[1] + m[3], {})[int(m[2])] = name
         elif (target := ours(name)) is None:
             raise ExportError(f"tensor {short(name)}: its meaning is not known")
         elif target in found:
-            raise ExportError(f"tensors {short(name)} and {short(found[target].sources[0])} mean the same")
+            raise ExportError(f"tensors {short(name)} and "
+                              f"{short(found[target].sources[0])} mean the same")
         else:
             found[target] = Recipe((name,))
     for name, heads in per_head.items():
         if sorted(heads) != list(range(len(heads))) or (target := ours(name)) is None:
             raise ExportError(f"tensor {short(name)}: norms of some heads are missing")
-        found[target] = Recipe(tuple(heads[i] for i in range(len(heads))), lambda *ts: torch.stack(ts))
+        found[target] = Recipe(tuple(heads[i] for i in range(len(heads))),
+                               lambda *ts: torch.stack(ts))
 
     if family.conv1d:
         for name, recipe in found.items():
@@ -417,27 +486,35 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for name, recipe in found.items():
             if name.endswith("norm.weight"):
                 found[name] = recipe.then(lambda t: t.float() + family.norm_offset)
-    if family.arch == "falcon" and any("attn_norm_2" in name for name in found):  # there attn_norm feeds the FFN
-        found = {re.sub(r"attn_norm\b", "ffn_norm", n).replace("attn_norm_2", "attn_norm"): r for n, r in found.items()}
-    h, kv, ff = spec["attention.head_count"], spec["attention.head_count_kv"], spec["feed_forward_length"]
+    # there attn_norm feeds the FFN
+    if family.arch == "falcon" and any("attn_norm_2" in name for name in found):
+        found = {re.sub(r"attn_norm\b", "ffn_norm", n).replace("attn_norm_2", "attn_norm"): r
+                 for n, r in found.items()}
+    h, kv, ff = (spec["attention.head_count"], spec["attention.head_count_kv"],
+                 spec["feed_forward_length"])
     kd, vd = spec["attention.key_length"], spec["attention.value_length"]
     for name in list(found):
         if family.qkv and ".attn_qkv." in name:
             recipe = found.pop(name)
             for which, part in enumerate("qkv"):
-                op = partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which) if family.qkv == "rows" else \
-                    partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which)
+                op = (partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which)
+                      if family.qkv == "rows" else
+                      partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which))
                 found[name.replace("attn_qkv", f"attn_{part}")] = recipe.then(op)
         if family.arch == "phi3" and name.endswith("ffn_up.weight"):
             recipe = found.pop(name)
             for which, part in enumerate(("ffn_gate", "ffn_up")):
-                found[name.replace("ffn_up", part)] = recipe.then(partial(split_rows, sizes=[ff, ff], which=which))
+                found[name.replace("ffn_up", part)] = recipe.then(
+                    partial(split_rows, sizes=[ff, ff], which=which))
     if spec["tied"] and "output.weight" in found:
         head, embd = found.pop("output.weight").sources[0], found["token_embd.weight"].sources[0]
-        if source.meta(head).shape != source.meta(embd).shape or not torch.equal(source.load(head), source.load(embd)):
-            raise ExportError(f"tensor {short(head)} differs from the embedding, but tie_word_embeddings is true")
+        if (source.meta(head).shape != source.meta(embd).shape
+                or not torch.equal(source.load(head), source.load(embd))):
+            raise ExportError(f"tensor {short(head)} differs from the embedding, but "
+                              "tie_word_embeddings is true")
         unused.append(head)
-    found |= {name: Recipe((), partial(torch.tensor, v)) for name, v in spec["rope_factors"].items()}
+    found |= {name: Recipe((), partial(torch.tensor, v))
+              for name, v in spec["rope_factors"].items()}
     if missing := [name for name in needed if name not in found]:
         raise ExportError(f"{len(missing)} tensors are missing, first {missing[0]}")
     if extra := [name for name in found if name not in needed]:

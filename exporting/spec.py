@@ -1,48 +1,57 @@
-"""What a checkpoint is described as: the Spec of a model in the words of the architecture `gpt`
-(docs/gpt-keys.md), the Tensors that the checkpoint has, the Recipes that make the model's of them.
+"""How a checkpoint is described: a Spec, and Recipes for its tensors.
+
+A Spec says all of a model in the keys of the architecture `gpt` (docs/gpt-keys.md); a Recipe makes
+one of the model's tensors of tensors of the checkpoint.
 
 Readers (huggingface.py, checkpoints.py) make a Model; export.py writes it. What a family's
 configuration or a llama.cpp architecture means is not known here."""
 from __future__ import annotations
 
 import math
-import pickle
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 import torch
 from gguf import GGUFValueType as V
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exporting.config import LIMITS, Config, ExportError, read_json, short
+from exporting.config import LIMITS, Config, ExportError, short
 from exporting.vocab import Vocab
+from exporting.weights import Tensors
 
 Spec = dict[str, Any]
 
-# ---- the architecture gpt: its keys and its tensors ------------------------------------------------------------------
+# ---- the architecture gpt: its keys and its tensors ----------------------------------------------
 
 U32, F32, BOOL, STR = V.UINT32, V.FLOAT32, V.BOOL, V.STRING
 REQUIRED = object()
-GPT_KEYS: dict[str, tuple[V, Any]] = {  # key without "gpt.": type (a list value is an array of it), default
-    "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED), "block_count": (U32, REQUIRED),
+# key without "gpt.": type (a list value is an array of it), default
+GPT_KEYS: dict[str, tuple[V, Any]] = {
+    "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED),
+    "block_count": (U32, REQUIRED),
     "feed_forward_length": (U32, REQUIRED), "vocab_size": (U32, REQUIRED),
     "attention.head_count": (U32, REQUIRED), "attention.head_count_kv": (U32, REQUIRED),
     "attention.key_length": (U32, REQUIRED), "attention.value_length": (U32, REQUIRED),
-    "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True), "norm.bias": (BOOL, False),
-    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False), "norm.final": (BOOL, True),
+    "attention.key_length_swa": (U32, None), "attention.value_length_swa": (U32, None),
+    "rope.dimension_count_swa": (U32, None), "attention.shared_kv_layers": (U32, None),
+    "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True),
+    "norm.bias": (BOOL, False),
+    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False),
+    "norm.final": (BOOL, True),
     "attention.qk_norm": (STR, "none"), "attention.qk_norm_bias": (BOOL, False),
     "attention.bias": (BOOL, False), "attention.output_bias": (BOOL, False),
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
     "residual_scale": (F32, 1.0), "embedding_scale": (F32, 1.0), "logit_scale": (F32, 1.0),
-    "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None), "final_logit_softcapping": (F32, None),
+    "attention.values_in_keys": (BOOL, False),
+    "attention.scale": (F32, None), "attn_logit_softcapping": (F32, None),
+    "final_logit_softcapping": (F32, None),
     "attention.clamp_kqv": (F32, None), "attention.max_alibi_bias": (F32, None),
-    "position": (STR, "rope"), "position.offset": (U32, 0),
-    "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None), "rope.freq_base": (F32, 10000.0),
-    "rope.freq_base_swa": (F32, None), "rope.layers": (BOOL, None), "rope.scaling.type": (STR, "none"),
+    "position": (STR, "rope"), "position.offset": (U32, 0), "position.reach": (U32, None),
+    "rope.pairing": (STR, "half"), "rope.dimension_count": (U32, None),
+    "rope.freq_base": (F32, 10000.0),
+    "rope.freq_base_swa": (F32, None), "rope.layers": (BOOL, None),
+    "rope.scaling.type": (STR, "none"),
     "rope.scaling.factor": (F32, None), "rope.scaling.original_context_length": (U32, None),
     "rope.scaling.attn_factor": (F32, None), "rope.scaling.yarn_beta_fast": (F32, None),
     "rope.scaling.yarn_beta_slow": (F32, None),
@@ -57,7 +66,8 @@ def gpt_spec(**kw: Any) -> Spec:
     spec["rope_factors"] = {}  # tensor name -> rope.dimension_count / 2 divisors; not a key
     spec.update({key.replace("__", "."): value for key, value in kw.items()})
     assert spec.keys() == GPT_KEYS.keys() | {"rope_factors"}, spec.keys() - GPT_KEYS.keys()
-    missing = [key for key, (_, default) in GPT_KEYS.items() if default is REQUIRED and spec[key] in (None, REQUIRED)]
+    missing = [key for key, (_, default) in GPT_KEYS.items()
+               if default is REQUIRED and spec[key] in (None, REQUIRED)]
     if missing:
         raise ExportError(f"the configuration has no {missing[0]}")
     for key, (name, most) in LIMITS.items():  # sizes that a family computes, too
@@ -68,11 +78,28 @@ def gpt_spec(**kw: Any) -> Spec:
     return spec
 
 
+def is_windowed(s: Spec, layer: int) -> bool:
+    pattern = s["attention.sliding_window_pattern"]
+    return bool(s["attention.sliding_window"]) and (not pattern or pattern[layer])
+
+
+def head_widths(s: Spec, layer: int) -> tuple[int, int]:
+    """Widths of a head's keys and values in a layer."""
+    kd, vd = s["attention.key_length"], s["attention.value_length"]
+    if is_windowed(s, layer):
+        kd, vd = s["attention.key_length_swa"] or kd, s["attention.value_length_swa"] or vd
+    return kd, vd
+
+
+def has_kv(s: Spec, layer: int) -> bool:
+    """Whether a layer has keys and values of its own."""
+    return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
 def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Exactly the tensors that a Spec needs, with their shapes, outermost dimension first."""
     d, ff, n_vocab = s["embedding_length"], s["feed_forward_length"], s["vocab_size"]
     h, kv = s["attention.head_count"], s["attention.head_count_kv"]
-    kd, vd = s["attention.key_length"], s["attention.value_length"]
     out: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, d)}
 
     def norm(name: str, shape: tuple[int, ...] = (d,), bias: bool | None = None) -> None:
@@ -92,15 +119,21 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         norm("token_embd_norm")
     for i in range(s["block_count"]):
         b = f"blk.{i}."
+        kd, vd = head_widths(s, i)
         if s["norm.pre"]:
             norm(b + "attn_norm")
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
-        linear(b + "attn_k", kv * kd, d, s["attention.bias"])
-        linear(b + "attn_v", kv * vd, d, s["attention.bias"])
+        if has_kv(s, i):
+            linear(b + "attn_k", kv * kd, d, s["attention.bias"])
+            if not s["attention.values_in_keys"]:
+                linear(b + "attn_v", kv * vd, d, s["attention.bias"])
         if s["attention.qk_norm"] != "none":
-            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv)):
-                shape = {"head": (kd,), "heads": (heads, kd), "full": (heads * kd,)}[s["attention.qk_norm"]]
+            for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv))[:1 + has_kv(s, i)]:
+                shape = {"head": (kd,), "heads": (heads, kd),
+                         "full": (heads * kd,)}[s["attention.qk_norm"]]
                 norm(b + name, shape, s["attention.qk_norm_bias"])
+        if s["position"] == "relative":
+            out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
         if s["norm.post"]:
             norm(b + "post_attention_norm")
@@ -121,171 +154,7 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     return out
 
 
-# ---- checkpoints: names, shapes and tensors, loaded one at a time ----------------------------------------------------
-
-class Tensors:
-    """A dict of tensors in memory or mapped; the base of the lazy reader below."""
-
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
-
-    def names(self) -> Iterable[str]:
-        return self.tensors
-
-    def load(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def meta(self, name: str) -> Tensor:
-        """An empty tensor of the right shape and type, to try a Recipe on."""
-        t = self.tensors[name]
-        return torch.empty(t.shape, dtype=t.dtype, device="meta")
-
-
-class Safetensors(Tensors):
-    """Safetensors shards, mapped."""
-
-    def __init__(self, paths: Iterable[Path]):
-        self.handles: dict[Path, Any] = {}
-        self.where: dict[str, tuple[Path, str]] = {}  # a tensor's file and its name there
-        for path in paths:
-            try:
-                self.handles[path] = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as e:
-                raise ExportError(f"{path}: not a readable safetensors file: {e}") from e
-            for plain, name in plain_names(self.handles[path].keys(), path).items():
-                if plain in self.where:
-                    other = self.where[plain][0].name
-                    raise ExportError(f"{path}: tensor {short(name)} is also in {other}")
-                self.where[plain] = path, name
-        if not self.where:
-            raise ExportError("no tensors in the safetensors files")
-
-    def names(self) -> Iterable[str]:
-        return self.where
-
-    def load(self, name: str) -> Tensor:
-        path, own = self.where[name]
-        return self.handles[path].get_tensor(own)
-
-    def meta(self, name: str) -> Tensor:
-        path, own = self.where[name]
-        part = self.handles[path].get_slice(own)
-        kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
-        return torch.empty(part.get_shape(), dtype=kinds.get(part.get_dtype(), torch.int8), device="meta")
-
-
-def torch_file(path: Path) -> Any:
-    """Contents of a torch.save file: zip files mapped, legacy ones read; nothing that needs code to unpickle."""
-    with open(path, "rb") as f:
-        is_zip = f.read(4) == b"PK\x03\x04"
-    try:
-        return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except pickle.UnpicklingError as e:
-        found = re.search(r"(?:GLOBAL|Unsupported class|Unsupported operand|got) ?`?([\w.:]+)", str(e))
-        what = f" ({found[1]})" if found else ""
-        raise ExportError(f"{path}: refused: not plain tensors and values, needs code to unpickle{what}") from e
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError, OSError) as e:
-        what = (str(e).splitlines() or [type(e).__name__])[0][:100]
-        raise ExportError(f"{path}: not a readable PyTorch file: {what}") from e
-
-
-def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(value, dict) or not value:
-        raise ExportError(f"{path}: expected a dict of tensors, got {type(value).__name__}")
-    for name, t in value.items():
-        if not isinstance(name, str) or not isinstance(t, Tensor):
-            raise ExportError(f"{path}: expected tensors by name, got {short(name)}: {type(t).__name__}")
-    return {plain: value[name] for plain, name in plain_names(value, path).items()}
-
-
-# What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was
-# wrapped, DDP in front
-WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
-
-
-def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
-    """{name without what wrappers added, in whatever order: name}."""
-    out: dict[str, str] = {}
-    for name in names:
-        plain, before = name, ""
-        while plain != before:
-            plain, before = WRAPPERS.sub("", plain), plain
-        if plain in out:
-            raise ExportError(
-                f"{path}: tensors {short(name)} and {short(out[plain])} mean the same")
-        out[plain] = name
-    return out
-
-
-def index_files(index: Path) -> list[str]:
-    """The files that an .index.json names."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ExportError(f"{index}: no weight_map")
-    return sorted(set(weight_map.values()))
-
-
-LAYOUTS = ("model.safetensors", "pytorch_model.bin")  # each whole or, with .index.json, in shards
-
-
-def has_weights(folder: Path) -> bool:
-    return any((folder / f"{whole}{suffix}").is_file() for whole in LAYOUTS
-               for suffix in ("", ".index.json"))
-
-
-def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
-    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since
-    nothing says which is the old one; PyTorch files beside safetensors are not read, as in
-    transformers."""
-    found: dict[str, list[str]] = {}
-    for whole in LAYOUTS:
-        index = folder / f"{whole}.index.json"
-        shards = index_files(index) if index.is_file() and not found else []
-        if (folder / whole).is_file():
-            if shards not in ([], [whole]):
-                raise ExportError(
-                    f"{folder}: has {whole} and {index.name}, which names {short(shards[0])}: "
-                    "want one of the two, delete what is out of date")
-            found[whole] = [whole]
-        elif index.is_file():
-            for name in shards:
-                if Path(name).name != name or not (folder / name).is_file():
-                    raise ExportError(f"{index}: names a missing shard {short(name)}")
-            found[index.name] = shards
-    if not found:
-        raise ExportError(
-            f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
-    taken, *others = found
-    notes += [f"weights taken from {taken}; {other} beside it was not read" for other in others]
-    if "safetensors" in taken:
-        return Safetensors(folder / name for name in found[taken])
-    merged: dict[str, Tensor] = {}
-    for name in found[taken]:
-        part = state_dict(torch_file(folder / name), folder / name)
-        if twice := merged.keys() & part.keys():
-            raise ExportError(
-                f"{folder / name}: tensor {short(min(twice))} is also in another file of {taken}")
-        merged |= part
-    return Tensors(merged)
-
-
-def adapter(folder: Path) -> str | None:
-    """What an adapter_config.json in the folder is, for a message; None without one."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    data = read_json(path)
-    base = data.get("base_model_name_or_path")
-    return f"a PEFT adapter ({short(data.get('peft_type'))}) for {short(base or 'a base model')}"
-
-
-# names of tensors that hold no weights
-BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|attn\.embed_positions"
-                     r"|freqs_(cis|cos|sin))$")
-
-
-# ---- recipes: how an output tensor is made of input tensors ----------------------------------------------------------
+# ---- recipes: how an output tensor is made of input tensors --------------------------------------
 
 @dataclass(frozen=True)
 class Recipe:
@@ -311,18 +180,20 @@ def concat(parts: list[Recipe]) -> Recipe:
 
 
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
-    """Part `which` of a fused tensor whose rows are q, k and v (or gate and up) one after the other."""
+    """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:
-    """q, k or v of a fused tensor of `kv` groups, each of per_kv query heads, a key head and a value head."""
+    """q, k or v (`which`) of a fused tensor of `kv` groups.
+
+    A group is per_kv query heads, a key head and a value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
 
 
 def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
-    """Reorder the rows of each head of `dim` so that the first `rot` pair up for rope as `to` says."""
+    """Reorder the rows of each head of `dim` to the rope pairing `to`, in its first `rot` rows."""
     heads = t.reshape(-1, dim, *t.shape[1:])
     first = heads[:, :rot]
     shape = (2, rot // 2) if to == "interleaved" else (rot // 2, 2)
@@ -331,8 +202,9 @@ def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
 
 
 def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> None:
-    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not
-    fit its config."""
+    """Try every recipe on shapes alone.
+
+    So nothing is written for a checkpoint that does not fit its config."""
     for name, want in gpt_tensors(spec).items():
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]
@@ -364,7 +236,7 @@ class Model:
     notes: list[str] = field(default_factory=list)
 
 
-# ---- configurations --------------------------------------------------------------------------------------------------
+# ---- configurations ------------------------------------------------------------------------------
 
 def dims(c: Config) -> Spec:
     """The sizes that all families share, and rope's keys."""
@@ -373,10 +245,13 @@ def dims(c: Config) -> Spec:
         raise ExportError(f"config.json: hidden_size {d} is no multiple of num_attention_heads {h}")
     kv, dim = c.int("num_key_value_heads", h), c.int("head_dim", d // h)
     if h % kv:
-        raise ExportError(f"config.json: num_attention_heads {h} is no multiple of num_key_value_heads {kv}")
+        raise ExportError(f"config.json: num_attention_heads {h} is no multiple of "
+                          f"num_key_value_heads {kv}")
     return {
-        "context_length": c.int("max_position_embeddings"), "embedding_length": d, "vocab_size": c.int("vocab_size"),
-        "block_count": c.int("num_hidden_layers"), "feed_forward_length": c.int("intermediate_size", 4 * d),
+        "context_length": c.int("max_position_embeddings"), "embedding_length": d,
+        "vocab_size": c.int("vocab_size"),
+        "block_count": c.int("num_hidden_layers"),
+        "feed_forward_length": c.int("intermediate_size", 4 * d),
         "attention.head_count": h, "attention.head_count_kv": kv,
         "attention.key_length": dim, "attention.value_length": dim,
         "norm.epsilon": c.num("norm_eps"), "tied": c.flag("tie_word_embeddings"),

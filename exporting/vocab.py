@@ -1,6 +1,8 @@
-"""Tokenizers in GGUF's terms: tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json,
-llama2.c's tokenizer.bin and nanoGPT's meta.pkl. What ./run could not reproduce exactly is refused.
-Nothing here is known of the model but the size of its vocabulary and its special tokens."""
+"""Tokenizers in GGUF's terms.
+
+Read are tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json, llama2.c's
+tokenizer.bin and nanoGPT's meta.pkl. What ./run could not reproduce exactly is refused. Of the
+model only the size of its vocabulary and its special tokens are known here."""
 from __future__ import annotations
 
 import math
@@ -16,21 +18,26 @@ import gguf
 
 from exporting.config import MAX_VOCAB, Config, ExportError, read_json, short
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value for i in range(1, 7))
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value
+                                                        for i in range(1, 7))
 SPACE = "\u2581"  # SentencePiece's visible space
 GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-                r"|\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+                r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2_SPLIT = LLAMA3_SPLIT.replace("{1,3}", "")
 NO_SPLIT = r"[\s\S]+"  # the text as one piece
-PRE_NAMES = {  # llama.cpp's names; attnc.pre_patterns, which ./run reads first, say the same exactly
-    (GPT2_SPLIT,): "gpt-2", (r"\p{N}", GPT2_SPLIT): "smollm", (LLAMA3_SPLIT,): "llama-bpe", (QWEN2_SPLIT,): "qwen2",
+# llama.cpp's names; attnc.pre_patterns, which ./run reads first, say the same exactly
+PRE_NAMES = {
+    (GPT2_SPLIT,): "gpt-2", (r"\p{N}", GPT2_SPLIT): "smollm", (LLAMA3_SPLIT,): "llama-bpe",
+    (QWEN2_SPLIT,): "qwen2",
 }
 
 
 @dataclass
 class Vocab:
-    """A tokenizer in GGUF's terms. `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE) or "gemma4"."""
+    """A tokenizer in GGUF's terms.
+
+    `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE) or "gemma4"."""
     model: str = ""
     tokens: list[str] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
@@ -63,7 +70,8 @@ class Vocab:
     def fit(self, n_vocab: int, path: Path) -> None:
         """Pad to the model's vocabulary."""
         if len(self.tokens) > n_vocab:
-            raise ExportError(f"{path}: the tokenizer has {len(self.tokens)} tokens, the model only {n_vocab}")
+            raise ExportError(f"{path}: the tokenizer has {len(self.tokens)} "
+                              f"tokens, the model only {n_vocab}")
         try:
             "".join(self.tokens + self.merges).encode("utf-8")
         except UnicodeEncodeError as e:
@@ -73,8 +81,9 @@ class Vocab:
 
 
 def add_tokens(v: Vocab, added: Any, path: Path) -> None:
-    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One
-    that no merge makes has the score -infinity: pieces of other text never join to it."""
+    """Add tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text.
+
+    One that no merge makes has the score -infinity: pieces of other text never join to it."""
     for t in added or []:
         try:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
@@ -84,9 +93,11 @@ def add_tokens(v: Vocab, added: Any, path: Path) -> None:
             raise ExportError(f"{path}: added token {short(text)} has id {i}")
         strips = [k for k in ("lstrip", "rstrip", "single_word") if t.get(k)]
         if strips and not special:
-            raise ExportError(f"{path}: added token {short(text)} with {strips[0]} is not supported")
+            raise ExportError(f"{path}: added token {short(text)} with "
+                              f"{strips[0]} is not supported")
         if strips:
-            v.notes.append(f"{short(text)}: Hugging Face drops spaces beside it ({strips[0]}); ./run keeps them")
+            v.notes.append(f"{short(text)}: Hugging Face drops spaces beside "
+                           f"it ({strips[0]}); ./run keeps them")
         piece = i < len(v.tokens) and v.tokens[i] == text and v.types[i] == NORMAL
         score = -1000.0 if special else v.scores[i] if piece and v.scores[i] != -1e6 else -math.inf
         v.put(i, text, CONTROL if special else USER_DEFINED, score)
@@ -94,44 +105,48 @@ def add_tokens(v: Vocab, added: Any, path: Path) -> None:
 
 
 def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
-    """The parts of a normalizer, pre_tokenizer or post_processor, which may be null, one, or a Sequence."""
+    """The parts of a normalizer, pre_tokenizer or post_processor: null, one, or a Sequence."""
     return [] if value is None else value[key] if value.get("type") == "Sequence" else [value]
 
 
 def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path) -> list[str]:
-    """The steps behind ByteLevel (Falcon's) as patterns on the text itself.
+    """The steps after ByteLevel (Falcon's) as patterns on the text itself.
 
-    There they see the stand-ins of bytes. Only digits can be meant, and six bytes of longer characters count as digits
-    too; where no token joins one of these to anything, cutting at them or not makes no difference.
-    """
+    There they see the stand-ins of bytes. Only digits can be meant, and six bytes of longer
+    characters count as digits too; where no token joins one of these to anything, cutting at them
+    or not makes no difference."""
     out = []
     for step in steps:
         regex = step["pattern"].get("Regex") if isinstance(step.get("pattern"), dict) else None
         if step.get("type") == "Digits":
             out.append("[0-9]" if step.get("individual_digits") else "[0-9]+")
-        elif step.get("type") == "Split" and isinstance(regex, str) and re.fullmatch(r"(\[0-9\])+", regex) and \
-                step.get("behavior") == "Isolated" and not step.get("invert"):
+        elif (step.get("type") == "Split" and isinstance(regex, str)
+                and re.fullmatch(r"(\[0-9\])+", regex)
+                and step.get("behavior") == "Isolated" and not step.get("invert")):
             out.append(regex)
         else:
-            raise ExportError(f"{path}: pre_tokenizer {short(step, 120)} behind ByteLevel is not supported")
-    if out and any(len(t) > 1 and set(t) & set("\u00b2\u00b3\u00b9\u00bc\u00bd\u00be") for t in vocab):
+            raise ExportError(f"{path}: pre_tokenizer {short(step, 120)} "
+                              "after ByteLevel is not supported")
+    if out and any(len(t) > 1 and set(t) & set("\u00b2\u00b3\u00b9\u00bc\u00bd\u00be")
+                   for t in vocab):
         raise ExportError(f"{path}: a pre_tokenizer that cuts inside characters is not supported")
     return out
 
 
 def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
-    """Regular expressions, applied in turn, that cut a text as this byte-level pre_tokenizer does."""
+    """The regular expressions by which a byte-level pre_tokenizer cuts a text, in turn."""
     def refuse(what: Any) -> ExportError:
         return ExportError(f"{path}: pre_tokenizer {short(what, 120)} is not supported")
 
     if pre is None:
-        raise ExportError(f"{path}: a BPE without a ByteLevel pre_tokenizer or byte_fallback is not supported")
+        raise ExportError(f"{path}: a BPE without a ByteLevel pre_tokenizer "
+                          "or byte_fallback is not supported")
     steps = steps_of(pre, "pretokenizers")
     out: list[str] = []
     last = max((k for k, step in enumerate(steps) if step.get("type") == "ByteLevel"), default=None)
     if last is None:
         raise refuse(pre)
-    behind = digit_patterns(steps[last + 1:], vocab, path)
+    after = digit_patterns(steps[last + 1:], vocab, path)
     for k, step in enumerate(steps[:last + 1]):
         kind = step.get("type")
         if kind == "ByteLevel" and k == last:
@@ -140,23 +155,28 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
             out += [GPT2_SPLIT] if step.get("use_regex", True) else []
         elif kind == "Digits":
             out.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
-        elif kind == "Punctuation" and step.get("behavior", "Isolated") in ("Isolated", "Contiguous"):
+        elif kind == "Punctuation" and step.get("behavior",
+                                                "Isolated") in ("Isolated", "Contiguous"):
             out.append(r"[\p{P}$+<=>^`|~]" + ("+" if step.get("behavior") == "Contiguous" else ""))
         elif kind == "Split" and isinstance(step.get("pattern"), dict):
             regex, text = step["pattern"].get("Regex"), step["pattern"].get("String")
             regex = re.sub(r"([^\w\s])", r"\\\1", text) if isinstance(text, str) else regex
-            whole = (regex,) in PRE_NAMES  # these cover every text, so that removing what is between drops nothing
+            # these cover every text, so that removing what is between drops nothing
+            whole = (regex,) in PRE_NAMES
             how = step.get("behavior"), bool(step.get("invert"))
-            if not isinstance(regex, str) or not (how == ("Isolated", False) or (whole and how == ("Removed", True))):
+            if not isinstance(regex, str) or not (how == ("Isolated", False)
+                                                  or (whole and how == ("Removed", True))):
                 raise refuse(step)
             out.append(regex)
         else:
             raise refuse(step)
-    return out + behind or [NO_SPLIT]
+    return out + after or [NO_SPLIT]
 
 
 def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of tokenizer.json, with every option that would change the result refused."""
+    """Vocabulary and merges of tokenizer.json.
+
+    Every option that would change the result is refused."""
     model = tok.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else model
@@ -173,7 +193,8 @@ def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tup
         raise ExportError(f"{path}: token ids must be distinct numbers")
     for merge in model.get("merges") or []:
         pair = merge.split(" ") if isinstance(merge, str) else merge
-        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
+        if not isinstance(pair,
+                          list) or len(pair) != 2 or not all(isinstance(p, str) for p in pair):
             raise ExportError(f"{path}: bad merge {short(merge)}")
         merges.append((pair[0], pair[1]))
     return vocab, merges
@@ -203,13 +224,17 @@ def bpe_vocab_of(tok: dict[str, Any], path: Path) -> Vocab:
     else:
         steps = steps_of(tok.get("normalizer"), "normalizers")
         if [step.get("type") for step in steps] not in ([], ["NFC"]):
-            raise ExportError(f"{path}: normalizer {short(tok['normalizer'])} is not supported (only NFC)")
-        v.model, v.nfc, v.patterns = "gpt2", bool(steps), tuple(pre_patterns(tok.get("pre_tokenizer"), vocab, path))
+            raise ExportError(f"{path}: normalizer "
+                              f"{short(tok['normalizer'])} is not supported (only NFC)")
+        v.model, v.nfc, v.patterns = ("gpt2", bool(steps),
+                                      tuple(pre_patterns(tok.get("pre_tokenizer"), vocab, path)))
         v.merges = [" ".join(m) for m in merges]
         alphabet = byte_alphabet()
-        lost = [b for b, ch in alphabet.items() if ch not in vocab and b not in (0xC0, 0xC1, *range(0xF5, 0x100))]
+        lost = [b for b, ch in alphabet.items()
+                if ch not in vocab and b not in (0xC0, 0xC1, *range(0xF5, 0x100))]
         if lost and tok["model"].get("unk_token") is not None:
-            raise ExportError(f"{path}: byte {lost[0]:#x} has no token: unknown tokens are not supported")
+            raise ExportError(f"{path}: byte {lost[0]:#x} has no token: "
+                              "unknown tokens are not supported")
         if lost:
             v.notes.append(f"{len(lost)} bytes have no token, first {lost[0]:#x}")
         for text, i in vocab.items():
@@ -227,8 +252,9 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def space_prefix(tok: dict[str, Any], path: Path) -> str:
-    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it
-    (tokenizer.h)."""
+    """How a SentencePiece-like tokenizer.json marks spaces.
+
+    The words are those of tokenizer.attnc.space_prefix (tokenizer.h)."""
     pre, found = tok.get("pre_tokenizer"), ""
     for step in steps_of(tok.get("normalizer"), "normalizers"):
         if step == {"type": "Prepend", "prepend": SPACE} and not found:
@@ -254,8 +280,9 @@ def space_prefix(tok: dict[str, Any], path: Path) -> str:
 
 
 def set_space_prefix(v: Vocab, tok: dict[str, Any], path: Path) -> None:
-    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a
-    note says otherwise."""
+    """Take over the scheme of a tokenizer.json.
+
+    A note says where its decoder and ./run differ about the space at the start of a text."""
     v.space_prefix = space_prefix(tok, path)
     v.add_space_prefix = v.space_prefix in ("first", "always", "prepend")
     steps = steps_of(tok.get("decoder"), "decoders")
@@ -281,16 +308,18 @@ def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
 
 def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
                  tok: dict[str, Any], path: Path) -> None:
-    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same:
-    all ways to make a piece are merges, and they stand together in the list. Else, without a space
-    prefix, the merge list is kept."""
+    """SentencePiece in tokenizer.json's words.
+
+    Its merges become scores where they say the same: all ways to make a piece are merges, and they
+    stand together in the list. Else, without a space prefix, the merge list is kept."""
     set_space_prefix(v, tok, path)
     if v.ignore_merges:
         raise ExportError(f"{path}: ignore_merges with byte_fallback is not supported")
     added = {t.get("content"): t.get("special") for t in tok.get("added_tokens") or []}
     bytes_ = {f"<0x{b:02X}>" for b in range(256)}
     if bytes_ - vocab.keys():
-        raise ExportError(f"{path}: byte_fallback, but {len(bytes_ - vocab.keys())} byte tokens are missing")
+        raise ExportError(f"{path}: byte_fallback, but "
+                          f"{len(bytes_ - vocab.keys())} byte tokens are missing")
     rank: dict[str, int] = {}  # piece -> order of its merges
     grouped, count = True, {}
     last = None
@@ -304,18 +333,20 @@ def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
         count[last] = count.get(last, 0) + 1
     whole = {t for t, is_special in added.items() if is_special or t not in count}
     plain = [t for t in vocab if t not in bytes_ and t not in whole]
-    complete = grouped and all(
-        sum(t[:k] in vocab and t[k:] in vocab for k in range(1, len(t))) == count.get(t, 0) for t in plain)
+    complete = grouped and all(sum(t[:k] in vocab and t[k:] in vocab
+                                   for k in range(1, len(t))) == count.get(t, 0) for t in plain)
     v.model = "llama"
     if not complete:
         mixed = any("\n" in t and t.strip("\n") for t in plain)
         if v.add_space_prefix or mixed:
-            raise ExportError(f"{path}: these merges cannot be said as SentencePiece scores; give its tokenizer.model")
+            raise ExportError(f"{path}: these merges cannot be said as SentencePiece scores; give "
+                              "its tokenizer.model")
         v.model, v.merges = "gemma4", [" ".join(m) for m in merges]
     for text, i in vocab.items():
         unk = text == tok["model"].get("unk_token")
         kind = UNKNOWN if unk else BYTE if text in bytes_ else NORMAL
-        v.put(i, text, kind, -float(rank[text]) if text in rank else -1e6 if kind == NORMAL else 0.0)
+        v.put(i, text, kind,
+              -float(rank[text]) if text in rank else -1e6 if kind == NORMAL else 0.0)
     if tok["model"].get("unk_token") in vocab:
         v.ids["unk"] = vocab[tok["model"]["unk_token"]]
 
@@ -328,14 +359,17 @@ def template(v: Vocab, post: Any, path: Path) -> None:
         if step.get("type") != "TemplateProcessing":
             raise ExportError(f"{path}: post_processor {short(step.get('type'))} is not supported")
         single = step.get("single") or []
-        names = [p.get("SpecialToken", {}).get("id") if "Sequence" not in p else None for p in single]
-        if names.count(None) != 1 or len(names) > 3 or names.index(None) > 1 or len(names) - names.index(None) > 2:
+        names = [p.get("SpecialToken", {}).get("id") if "Sequence" not in p else None
+                 for p in single]
+        if (names.count(None) != 1 or len(names) > 3 or names.index(None) > 1
+                or len(names) - names.index(None) > 2):
             raise ExportError(f"{path}: post_processor template {short(single)} is not supported")
         for key, at in (("bos", 0), ("eos", -1)):
             if names[at] is not None:
                 found = v.find(names[at])
                 if found is None:
-                    raise ExportError(f"{path}: post_processor adds an unknown token {short(names[at])}")
+                    raise ExportError(f"{path}: post_processor adds an unknown token "
+                                      f"{short(names[at])}")
                 v.ids[key] = found
                 setattr(v, "add_" + key, True)
 
@@ -383,14 +417,16 @@ def spm_vocab(path: Path) -> Vocab:
                 charsmap, escape = norm.get(2, b""), bool(norm.get(5, 1))
                 v.add_space_prefix = bool(norm.get(3, 1))
                 if norm.get(4, 1):
-                    v.notes.append("SentencePiece would drop extra spaces here; ./run keeps them, as transformers does")
+                    v.notes.append("SentencePiece would drop extra spaces here; ./run keeps them, "
+                                   "as transformers does")
     except (IndexError, KeyError, ValueError, TypeError, struct.error) as e:
         raise ExportError(f"{path}: not a SentencePiece model") from e
     if kind != 2:
         name = {1: "Unigram", 3: "word", 4: "character"}.get(kind, kind)
         raise ExportError(f"{path}: SentencePiece {name} tokenizers are not supported (only BPE)")
     if charsmap or not escape:
-        raise ExportError(f"{path}: SentencePiece normalisation other than identity is not supported")
+        raise ExportError(f"{path}: SentencePiece normalisation other than "
+                          "identity is not supported")
     if not v.tokens or any(not UNKNOWN - 1 <= t <= BYTE for t in v.types):
         raise ExportError(f"{path}: not a SentencePiece model")
     for i, kind in enumerate(v.types):
@@ -404,7 +440,9 @@ def spm_vocab(path: Path) -> Vocab:
 
 
 def llama2c_vocab(path: Path, n_vocab: int) -> Vocab:
-    """llama2.c's tokenizer.bin: the longest length, then a score, a length and the bytes of each token."""
+    """llama2.c's tokenizer.bin.
+
+    The longest length, then of each token a score, a length and the bytes."""
     data, at, v = path.read_bytes(), 4, Vocab("llama", add_bos=True, add_space_prefix=True)
     try:
         while at < len(data):
@@ -420,7 +458,8 @@ def llama2c_vocab(path: Path, n_vocab: int) -> Vocab:
     except (ValueError, struct.error) as e:
         raise ExportError(f"{path}: not a llama2.c tokenizer") from e
     if len(v.tokens) != n_vocab or v.tokens[1:3] != ["<s>", "</s>"]:
-        raise ExportError(f"{path}: has {len(v.tokens)} tokens, want the model's {n_vocab} with <s> and </s> as 1 and 2")
+        raise ExportError(f"{path}: has {len(v.tokens)} tokens, want the model's {n_vocab} with "
+                          "<s> and </s> as 1 and 2")
     v.ids = {"unk": 0, "bos": 1, "eos": 2}
     return v
 
@@ -436,7 +475,9 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def char_vocab(path: Path) -> Vocab:
-    """nanoGPT's meta.pkl: one token per character, as SentencePiece pieces of one character that never merge."""
+    """nanoGPT's meta.pkl: one token per character.
+
+    They become SentencePiece pieces of one character, which never merge."""
     try:
         with open(path, "rb") as f:
             meta = PlainUnpickler(f).load()
@@ -466,21 +507,28 @@ def merges_vocab(folder: Path) -> Vocab:
     except (OSError, ValueError) as e:
         raise ExportError(f"{path}: {e}") from e
     merges = [line for line in lines if line and not line.startswith("#version")]
-    added = [{"id": i, "content": t, "special": True} for t, i in vocab.items() if t == "<|endoftext|>"]
-    v = bpe_vocab({"model": {"type": "BPE", "vocab": vocab, "merges": merges}, "added_tokens": added,
+    added = [{"id": i, "content": t, "special": True}
+             for t, i in vocab.items() if t == "<|endoftext|>"]
+    v = bpe_vocab({"model": {"type": "BPE", "vocab": vocab, "merges": merges},
+                   "added_tokens": added,
                    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}}, folder)
     if added:
         v.ids |= {"bos": added[0]["id"], "eos": added[0]["id"]}
     return v
 
 
-def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: str = "tokenizer.model") -> Vocab:
-    """The tokenizer at `path` (a file or the folder that holds one); `folder` is the model's, with its special tokens."""
-    names = list(dict.fromkeys((first, "tokenizer.model", "tokenizer.json", "tokenizer.bin", "meta.pkl", "vocab.json")))
+def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config,
+               first: str = "tokenizer.model") -> Vocab:
+    """The tokenizer at `path`, a file or the folder that holds one.
+
+    `folder` is the model's, with its special tokens."""
+    names = list(dict.fromkeys((first, "tokenizer.model", "tokenizer.json", "tokenizer.bin",
+                                "meta.pkl", "vocab.json")))
     if path.is_dir():
         home, here = path, [n for n in names if (path / n).is_file()]
         if not here or (here == ["vocab.json"] and not (path / "merges.txt").is_file()):
-            raise ExportError(f"{path}: no tokenizer ({', '.join(names)} with merges.txt) there; give --tokenizer PATH")
+            raise ExportError(f"{path}: no tokenizer ({', '.join(names)} with merges.txt) there; "
+                              "give --tokenizer PATH")
         if here[:2] == ["tokenizer.model", "tokenizer.json"] and \
                 not (read_json(path / "tokenizer.json").get("model") or {}).get("byte_fallback"):
             here.pop(0)  # left over beside a byte-level tokenizer
@@ -511,8 +559,9 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config, first: 
 
 
 def known_ids(value: Any, n_vocab: int, what: str, notes: list[str]) -> list[int]:
-    """A token id, a list of them or None; those that the model does not have are left out with a
-    note."""
+    """A token id, a list of them or None.
+
+    Those that the model does not have are left out with a note."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if any(type(i) is not int for i in ids):
         raise ExportError(f"{what}: got {short(value)}, want a token id or a list of them")
@@ -530,8 +579,9 @@ def content_of(token: Any) -> Any:
 
 def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int,
                 by_template: bool) -> None:
-    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are
-    known by now. Where there is a tokenizer.json, what it says of a token goes first."""
+    """Added tokens of tokenizer_config.json and added_tokens.json that are not known by now.
+
+    Where there is a tokenizer.json, what it says of a token goes first."""
     path, beside = home / "tokenizer_config.json", home / "added_tokens.json"
     named: set[str] = set()
     for key, value in [*sm.items(), *tc.items()]:
@@ -554,8 +604,10 @@ def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_
 
 def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
                    by_template: bool) -> None:
-    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end
-    a text, v.ends has them all, and eot and eom the next two, which other engines know."""
+    """BOS, EOS and the like from tokenizer_config.json and its neighbours.
+
+    Where several tokens end a text, v.ends has them all, and eot and eom the next two, which other
+    engines know."""
     def optional(base: Path, name: str) -> dict[str, Any]:
         return read_json(base / name) if (base / name).is_file() else {}
 
@@ -594,4 +646,5 @@ def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
     v.add_bos &= "bos" in v.ids
     v.add_eos &= "eos" in v.ids
     jinja = folder / "chat_template.jinja"
-    v.chat_template = jinja.read_text(encoding="utf-8") if jinja.is_file() else tc.get("chat_template")
+    v.chat_template = (jinja.read_text(encoding="utf-8")
+                       if jinja.is_file() else tc.get("chat_template"))

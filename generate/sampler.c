@@ -11,16 +11,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-int sampler_init(Sampler *s, const SamplerParams *p, int vocab_size, const Kernels *k, Err *e)
+int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e)
 {
-    *s = (Sampler){.params = *p, .kernels = k, .vocab_size = vocab_size, .state = p->seed};
     size_t n = (size_t)vocab_size;
-    s->n_window = p->repeat_last_n > 0 ? p->repeat_last_n : 0;
+    *s = (Sampler){.kernels = k, .vocab_size = vocab_size};
     s->candidates = mem_alloc(n, sizeof *s->candidates);
     s->probs = mem_alloc(n, sizeof *s->probs);
     s->counts = mem_zalloc(n, sizeof *s->counts);
-    s->window = mem_alloc((size_t)s->n_window, sizeof *s->window);
-    if (s->candidates && s->probs && s->counts && s->window)
+    s->raw = mem_alloc(n, sizeof *s->raw);
+    if (s->candidates && s->probs && s->counts && s->raw)
         return 0;
     sampler_free(s);
     return err_set(e, EXIT_MEMORY, "out of memory for the sampler");
@@ -31,48 +30,41 @@ void sampler_free(Sampler *s)
     free(s->candidates);
     free(s->probs);
     free(s->counts);
-    free(s->window);
+    free(s->raw);
     *s = (Sampler){0};
 }
 
-void sampler_accept(Sampler *s, int id)
+static double uniform(uint64_t *random) // [0, 1) in steps of 2^-53
 {
-    if (s->params.repeat_last_n == 0 || id < 0 || id >= s->vocab_size)
-        return;
-    s->counts[id]++;
-    if (s->n_window) { // -1, all tokens, needs no ring: nothing ever leaves
-        int *slot = &s->window[s->n_seen % s->n_window];
-        if (s->n_seen >= s->n_window)
-            s->counts[*slot]--;
-        *slot = id;
-        s->n_seen++;
-        if (s->n_seen == 2 * s->n_window)
-            s->n_seen = s->n_window;
-    }
-}
-
-static double uniform(Sampler *s) // [0, 1) in steps of 2^-53
-{
-    uint64_t z = s->state += 0x9e3779b97f4a7c15u;
+    uint64_t z = *random += 0x9e3779b97f4a7c15u;
     z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
     z = (z ^ z >> 27) * 0x94d049bb133111ebu;
     z ^= z >> 31;
     return (double)(z >> 11) * 0x1p-53;
 }
 
-static void penalise(const Sampler *s, float *logits)
+/* Biases, then the penalties of the tokens that are in the window at the end of the text. */
+static void penalise(Sampler *s, const SamplerParams *p, const int *text, size_t n, float *logits)
 {
-    const SamplerParams *p = &s->params;
     for (int i = 0; i < p->n_biases; i++)
         logits[p->biases[i].id] += p->biases[i].bias;
     if (p->repeat_penalty == 1 && p->presence_penalty == 0 && p->frequency_penalty == 0)
         return;
-    for (int id = 0; id < s->vocab_size; id++)
-        if (s->counts[id]) {
-            float x = logits[id]; // repeat: Keskar et al. 2019, with the sign taken into account
-            x = x > 0 ? x / p->repeat_penalty : x * p->repeat_penalty;
-            logits[id] = x - p->presence_penalty - p->frequency_penalty * (float)s->counts[id];
-        }
+    size_t from = p->repeat_last_n >= 0 && (size_t)p->repeat_last_n < n
+                    ? n - (size_t)p->repeat_last_n
+                    : 0;
+    for (size_t i = from; i < n; i++)
+        if (text[i] >= 0 && text[i] < s->vocab_size)
+            s->counts[text[i]]++;
+    for (size_t i = from; i < n; i++) {
+        int id = text[i];
+        if (id < 0 || id >= s->vocab_size || !s->counts[id])
+            continue;
+        float x = logits[id]; // repeat: Keskar et al. 2019, with the sign taken into account
+        x = x > 0 ? x / p->repeat_penalty : x * p->repeat_penalty;
+        logits[id] = x - p->presence_penalty - p->frequency_penalty * (float)s->counts[id];
+        s->counts[id] = 0;
+    }
 }
 
 static int better(const void *a, const void *b)
@@ -125,10 +117,10 @@ static double weigh(Sampler *s, int n, float temp)
     return sum;
 }
 
-int sampler_pick(Sampler *s, float *logits)
+int sampler_pick(Sampler *s, const SamplerParams *p, uint64_t *random, const int *text,
+                 size_t n_text, float *logits)
 {
-    const SamplerParams *p = &s->params;
-    penalise(s, logits);
+    penalise(s, p, text, n_text, logits);
     int best = 0;
     for (int id = 0; id < s->vocab_size; id++) {
         if (isnan(logits[id]))
@@ -150,9 +142,33 @@ int sampler_pick(Sampler *s, float *logits)
             sum += s->probs[keep++];
         n = keep;
     }
-    double at = uniform(s) * weigh(s, n, p->temp), sum = 0;
+    double at = uniform(random) * weigh(s, n, p->temp), sum = 0;
     for (int i = 0; i < n - 1; i++)
         if (at < (sum += s->probs[i]))
             return s->candidates[i].id;
     return s->candidates[n - 1].id;
+}
+
+double log_sum_exp(const Kernels *k, float *x, size_t n)
+{
+    enum { PIECE = 1024 };
+    float max = -INFINITY;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    for (size_t i = 0; i < n; i += PIECE)
+        sum += (double)k->exp_sum(x + i, n - i < PIECE ? n - i : PIECE, max);
+    return log(sum) + (double)max;
+}
+
+void sampler_logprobs(Sampler *s, const float *logits, int id, int k, Logprob *out)
+{
+    size_t n = (size_t)s->vocab_size;
+    memcpy(s->probs, logits, n * sizeof *logits);
+    double all = log_sum_exp(s->kernels, s->probs, n);
+    out[0] = (Logprob){id, (double)logits[id] - all};
+    if (k)
+        take_best(s, logits, k);
+    for (int i = 0; i < k; i++)
+        out[1 + i] = (Logprob){s->candidates[i].id, (double)s->candidates[i].logit - all};
 }

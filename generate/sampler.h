@@ -26,26 +26,40 @@ typedef struct {
     float logit;
 } Candidate;
 
+/* A token and the natural logarithm of its probability. */
 typedef struct {
-    SamplerParams params;
+    int id;
+    double logprob;
+} Logprob;
+
+/* Scratch for choosing. It keeps nothing from one choice to the next, so that any number of texts
+ * share one; threads that choose at the same time need one each. */
+typedef struct {
     const Kernels *kernels; // whose exp is the same on every machine
     int vocab_size;
-    uint64_t state;        // of the generator
     Candidate *candidates; // (vocab_size)
     float *probs;          // (vocab_size)
-    int *counts;           // (vocab_size) occurrences within the window
-    int *window;           // (n_window) the last tokens, a ring
-    int n_window, n_seen;
+    int *counts;           // (vocab_size) how often a token is in the penalties' window; else 0
+    float *raw;            // (vocab_size) free for the caller: logits as they were
 } Sampler;
 
-int sampler_init(Sampler *s, const SamplerParams *p, int vocab_size, const Kernels *k, Err *e);
+int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e);
 void sampler_free(Sampler *s);
 
-/* Tell the sampler of a token of the text (prompt or generated), for the penalties. */
-void sampler_accept(Sampler *s, int id);
+/* Choose the token after a text (n ids: the prompt and what was generated) from logits
+ * (vocab_size), which are changed. *random is the state of the text's random numbers, the seed at
+ * first. The same arguments give the same id everywhere. NaN is never chosen; -1 if nothing but NaN
+ * and -inf is there. */
+int sampler_pick(Sampler *s, const SamplerParams *p, uint64_t *random, const int *text, size_t n,
+                 float *logits);
 
-/* Choose from logits (vocab_size), which are changed. The same seed, calls and logits give the same
- * ids everywhere. NaN is never chosen; -1 if nothing but NaN and -inf is there. */
-int sampler_pick(Sampler *s, float *logits);
+/* Log-probabilities by the softmax of logits (vocab_size), before biases, penalties, filters and
+ * temperature: out[0] is the token `id`, out[1 .. k] are the k likeliest ones, equal ones by id. k
+ * is at most the vocabulary's size. */
+void sampler_logprobs(Sampler *s, const float *logits, int id, int k, Logprob *out);
+
+/* log(sum of exp(x)) over x (n), which is changed: sums of floats in pieces, of doubles over the
+ * pieces. The logarithm of a probability is its logit minus this. */
+double log_sum_exp(const Kernels *k, float *x, size_t n);
 
 #endif

@@ -1,98 +1,87 @@
-/* stream.c - generated tokens to bytes, up to a stop text. Contracts are in stream.h. */
+/* stream.c - see stream.h. */
 #include "generate/stream.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/utf8.h"
 
 /* What a byte of the generated text is: printed, or of a control token's name, which is not. Stop
  * texts may hold such names, as a whole or not at all. */
 enum { BYTE_SHOWN, BYTE_HIDDEN, BYTE_HIDDEN_ON }; // HIDDEN begins a name, HIDDEN_ON goes on with it
 
-/* Mark what was appended to the text. */
-static void add_marks(Printer *p, char first, char others)
+/* Mark what was appended to the waiting text. */
+static void add_marks(Stream *s, char first, char others)
 {
-    for (char mark = first; p->marks.len < p->text.len && !p->marks.failed; mark = others)
-        buf_add(&p->marks, &mark, 1);
+    for (char mark = first; s->marks.len < s->waiting.len && !s->marks.failed; mark = others)
+        buf_add(&s->marks, &mark, 1);
 }
 
-void printer_feed(Printer *p, int id)
+/* Append a token's bytes to the waiting text. */
+static void decode(Stream *s, int id)
 {
-    const Tokenizer *t = p->decoder.t;
-    TokenType type = tokenizer_type(t, id);
+    const StreamParams *p = s->params;
+    TokenType type = tokenizer_type(p->tokenizer, id);
     if ((type == TOKEN_CONTROL || type == TOKEN_UNKNOWN) && !p->special) {
-        Str name = tokenizer_piece(t, id);
-        buf_add(&p->text, name.ptr, name.len);
-        add_marks(p, BYTE_HIDDEN, BYTE_HIDDEN_ON);
+        Str name = tokenizer_piece(p->tokenizer, id);
+        buf_add(&s->waiting, name.ptr, name.len);
+        add_marks(s, BYTE_HIDDEN, BYTE_HIDDEN_ON);
     } else {
-        decoder_feed(&p->decoder, id, &p->text);
-        add_marks(p, BYTE_SHOWN, BYTE_SHOWN);
+        decoder_feed(&s->decoder, id, &s->waiting);
+        add_marks(s, BYTE_SHOWN, BYTE_SHOWN);
     }
 }
 
-void printer_end(Printer *p)
-{
-    decoder_flush(&p->decoder, &p->text);
-    add_marks(p, BYTE_SHOWN, BYTE_SHOWN);
-}
-
 /* Whether a stop text may begin or end before byte `at`. */
-static bool is_boundary(const Printer *p, size_t at)
+static bool is_boundary(const Stream *s, size_t at)
 {
-    return at == p->text.len || p->marks.ptr[at] != BYTE_HIDDEN_ON;
+    return at == s->waiting.len || s->marks.ptr[at] != BYTE_HIDDEN_ON;
 }
 
-/* The first stop text: where it begins, or text.len if there is none. */
-static size_t find_stop(Printer *p)
+/* The first stop text: where it begins, or waiting.len if there is none. */
+static size_t find_stop(Stream *s)
 {
-    size_t first = p->text.len;
-    for (int i = 0; i < p->n_stops; i++) {
-        const Str *stop = &p->stops[i];
-        for (size_t at = 0; at + stop->len <= p->text.len && at < first; at++)
-            if (!memcmp(p->text.ptr + at, stop->ptr, stop->len) && is_boundary(p, at)
-                && is_boundary(p, at + stop->len)) {
+    size_t first = s->waiting.len;
+    for (int i = 0; i < s->params->n_stops; i++) {
+        const Str *stop = &s->params->stops[i];
+        for (size_t at = 0; at + stop->len <= s->waiting.len && at < first; at++)
+            if (!memcmp(s->waiting.ptr + at, stop->ptr, stop->len) && is_boundary(s, at)
+                && is_boundary(s, at + stop->len)) {
                 first = at;
-                p->stop = i;
+                s->stop = i;
             }
     }
     return first;
 }
 
 /* How many bytes at the end could be the beginning of a stop text. */
-static size_t held_back(const Printer *p)
+static size_t held_back(const Stream *s)
 {
-    size_t most = 0, len = p->text.len;
-    for (int i = 0; i < p->n_stops; i++) {
-        const Str *stop = &p->stops[i];
+    size_t most = 0, len = s->waiting.len;
+    for (int i = 0; i < s->params->n_stops; i++) {
+        const Str *stop = &s->params->stops[i];
         for (size_t n = stop->len - 1; n > most; n--)
-            if (n <= len && !memcmp(p->text.ptr + len - n, stop->ptr, n) && is_boundary(p, len - n))
+            if (n <= len && !memcmp(s->waiting.ptr + len - n, stop->ptr, n)
+                && is_boundary(s, len - n))
                 most = n;
     }
     return most;
 }
 
-void printer_init(Printer *p, const Tokenizer *t, const Str *stops, int n_stops, bool at_start,
-                  bool special)
+/* Move what is ready from the waiting text to *out; with `all` it is the whole of it, up to a stop
+ * text, which ends the stream. */
+static int take(Stream *s, bool all, Buf *out, Err *e)
 {
-    *p = (Printer){.stops = stops, .n_stops = n_stops, .special = special};
-    decoder_init(&p->decoder, t, at_start, special);
-}
-
-void printer_free(Printer *p)
-{
-    buf_free(&p->text);
-    buf_free(&p->marks);
-}
-
-int printer_take(Printer *p, bool at_end, Buf *out, Err *e)
-{
-    Buf *text = &p->text, *marks = &p->marks;
+    Buf *text = &s->waiting, *marks = &s->marks;
     if (text->failed || marks->failed)
         return err_set(e, EXIT_MEMORY, "out of memory for the text");
     if (!text->len)
         return 0;
-    size_t stop = find_stop(p), n = stop;
-    bool met = stop < text->len;
-    if (!met && !at_end)
-        n -= held_back(p);
+    size_t n = find_stop(s);
+    if (n < text->len)
+        s->end = END_STOP;
+    else if (!all)
+        n -= held_back(s);
     for (size_t i = 0; i < n; i++)
         if (marks->ptr[i] == BYTE_SHOWN)
             buf_add(out, text->ptr + i, 1);
@@ -102,5 +91,76 @@ int printer_take(Printer *p, bool at_end, Buf *out, Err *e)
     memmove(marks->ptr, marks->ptr + n, marks->len - n);
     text->len -= n;
     marks->len -= n;
-    return met;
+    return 0;
+}
+
+void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList prompt)
+{
+    *s = (Stream){.params = params, .text = prompt, .n_prompt = prompt.n, .random = seed};
+    s->end = params->n_predict ? NOT_ENDED : END_LIMIT;
+    decoder_init(&s->decoder, params->tokenizer, false, params->special);
+}
+
+void stream_free(Stream *s)
+{
+    tokens_free(&s->text);
+    free(s->logprobs);
+    buf_free(&s->waiting);
+    buf_free(&s->marks);
+}
+
+size_t stream_follow(Stream *s, const char *text, size_t len)
+{
+    Decoder *d = &s->decoder;
+    size_t ready = utf8_complete(text, len);
+    decoder_init(d, s->params->tokenizer, !len, s->params->special);
+    d->n_held = len - ready;
+    if (d->n_held)
+        memcpy(d->held, text + ready, d->n_held);
+    return ready;
+}
+
+/* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
+static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
+{
+    size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
+    if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
+                     s->logprobs + (n - 1) * (1 + k));
+    return 0;
+}
+
+int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
+{
+    const StreamParams *p = s->params;
+    if (p->logprobs >= 0)
+        memcpy(sampler->raw, logits, (size_t)sampler->vocab_size * sizeof *logits);
+    int id = sampler_pick(sampler, &p->sampling, &s->random, s->text.ids, s->text.n, logits);
+    if (id < 0)
+        return err_set(e, EXIT_IO,
+                       "sampling: no token has a finite logit (a damaged model, or "
+                       "--logit-bias left none)");
+    if (!p->ignore_eos && tokenizer_is_end(p->tokenizer, id)) {
+        s->end = END_TOKEN;
+        s->end_token = id;
+        return 0;
+    }
+    if (tokens_add(&s->text, id, e) || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
+        return -1;
+    decode(s, id);
+    size_t generated = s->text.n - s->n_prompt;
+    s->end = p->n_predict >= 0 && generated >= (size_t)p->n_predict ? END_LIMIT
+           : s->text.n > (size_t)p->seq_len                         ? END_CONTEXT
+                                                                    : NOT_ENDED;
+    return take(s, false, out, e);
+}
+
+int stream_finish(Stream *s, Buf *out, Err *e)
+{
+    if (s->end == END_STOP)
+        return 0;
+    decoder_flush(&s->decoder, &s->waiting);
+    add_marks(s, BYTE_SHOWN, BYTE_SHOWN);
+    return take(s, true, out, e);
 }

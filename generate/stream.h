@@ -1,32 +1,77 @@
-/* stream.h - one text that is being generated: from its token ids to the bytes to print.
+/* stream.h - one text that is being generated: its tokens, its random numbers, and its bytes on
+ * their way out, which wait while a UTF-8 character is incomplete or while they may begin a stop
+ * text.
  *
- * Bytes wait here while a UTF-8 character is incomplete or while they may begin a stop text.
+ * A stream knows no session. Whoever runs the model gives it the logits of its last token:
+ *
+ *     stream_init(s, params, seed, prompt);
+ *     run s->text through the model
+ *     while (!s->end) {
+ *         stream_next(s, sampler, logits, out, e);   one more token in s->text
+ *         print out; unless s->end, run that token
+ *     }
+ *     stream_finish(s, out, e); print out
+ *     stream_free(s);
+ *
+ * Any number of streams may be under way at once, each with a sequence of the session's cache, and
+ * share StreamParams and a Sampler; what a stream keeps grows with its text, not with the
+ * vocabulary. Streams of different threads need a Sampler for each thread.
  */
 #ifndef STREAM_H
 #define STREAM_H
 
+#include "generate/sampler.h"
 #include "tokenizer.h"
 
+/* What streams have in common. */
 typedef struct {
-    Decoder decoder;
-    const Str *stops; // (n_stops) texts that end it, none of them empty; not owned
+    const Tokenizer *tokenizer;
+    SamplerParams sampling; // its seed is not used
+    const Str *stops;       // (n_stops) texts that end a stream, none of them empty
     int n_stops;
-    bool special; // print the names of control tokens
-    Buf text;     // decoded, not printed yet, with the names of control tokens
-    Buf marks;    // of each of its bytes: printed, or of a name that is not
-    int stop;     // number of the stop text that was met, with printer_take() = 1
-} Printer;
+    int n_predict;   // most tokens to generate; -1: as many as the context holds
+    int seq_len;     // the context, tokens
+    bool ignore_eos; // end tokens end nothing
+    bool special;    // print the names of control tokens
+    int logprobs;    // likeliest tokens whose log-probabilities are kept beside the chosen one's;
+                     // -1: none are kept
+} StreamParams;
 
-/* `at_start` as for decoder_init(). Freed with printer_free(). */
-void printer_init(Printer *p, const Tokenizer *t, const Str *stops, int n_stops, bool at_start,
-                  bool special);
-void printer_free(Printer *p);
+/* Why a text ended; NOT_ENDED is 0. */
+typedef enum { NOT_ENDED, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } StreamEnd;
 
-void printer_feed(Printer *p, int id); // append a generated token
-void printer_end(Printer *p); // the text is over: an incomplete character is taken as it is
+typedef struct {
+    const StreamParams *params; // not owned
+    TokenList text;             // the prompt and what was generated
+    size_t n_prompt;
+    uint64_t random; // state of the random numbers
+    StreamEnd end;
+    int end_token;     // with END_TOKEN; it is not in the text
+    int stop;          // with END_STOP: the number of the stop text, which is not printed
+    Logprob *logprobs; // (tokens generated, 1 + params->logprobs) see sampler_logprobs()
+    size_t logprobs_cap;
+    Decoder decoder;
+    Buf waiting; // decoded, not printed yet, with the names of control tokens
+    Buf marks;   // of each of its bytes: printed, or of a name that is not
+} Stream;
 
-/* Append to *out what is ready to be printed, with `at_end` all that is left. 1 when a stop text
- * was met, which is not appended; 0 when none was; -1 and an Err when out of memory. */
-int printer_take(Printer *p, bool at_end, Buf *out, Err *e);
+/* Begin a text after `prompt`, which becomes the stream's. What is printed begins in mid-text; see
+ * stream_follow(). `params` must live as long as the stream. */
+void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList prompt);
+void stream_free(Stream *s); // a zeroed one is fine
+
+/* Say that what is printed follows the prompt's own text, or begins with nothing before it where
+ * that is empty. Returns how many bytes of it are to be printed first: all but an incomplete
+ * character at its end, which waits for the rest of it. */
+size_t stream_follow(Stream *s, const char *text, size_t len);
+
+/* Choose the next token from the logits (vocab_size) of the text's last one, which are changed, and
+ * append to *out what is ready to be printed. s->end is set where the text ends. -1 when out of
+ * memory, or when no logit is finite. */
+int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e);
+
+/* The text is over, wherever it stands: append to *out what still waits. A stop text that shows
+ * only now sets s->end. -1 when out of memory. */
+int stream_finish(Stream *s, Buf *out, Err *e);
 
 #endif

@@ -54,7 +54,8 @@ static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float
     int *keys = m->o.top ? mem_alloc((size_t)m->n, sizeof *keys) : NULL;
     map_label(m, map, label, sizeof label);
     for (int r = 0; r < n_rows; r++, w += m->n) {
-        int q = row + r, n = keys ? map_top(w, q + 1, m->o.top, keys) : q + 1;
+        int q = row + r, n = map_keys(m, q);
+        n = keys ? map_top(w, n, m->o.top, keys) : n;
         if (n < 0 || (m->o.top && !keys))
             out->failed = true;
         for (int i = 0; i < n; i++) {

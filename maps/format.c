@@ -14,8 +14,8 @@ static const MapFormat *const formats[] = {
 
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
-/* The format of the name's ending. What has none and is a pipe or a device gets the first format of
- * lines, which come while the text is made. NULL: none. */
+/* The format of the name's ending; for a pipe or a device without one the first live format. NULL:
+ * none. */
 static const MapFormat *find_format(const char *path, bool direct)
 {
     size_t n = strlen(path);
@@ -25,7 +25,7 @@ static const MapFormat *find_format(const char *path, bool direct)
             return formats[i];
     }
     for (int i = 0; direct && i < N_FORMATS; i++)
-        if (formats[i]->line)
+        if (formats[i]->live)
             return formats[i];
     return NULL;
 }
@@ -51,16 +51,35 @@ int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Er
     *f = (MapFile){.format = find_format(path, direct), .maps = m, .stats = s};
     if (!f->format)
         return bad_ending(path, e);
-    if (f->format->seeks && direct) { // not opened: that could wait for a reader
+    if (f->format->needs_seek && direct) { // not opened: that could wait for a reader
         err_set(e, EXIT_IO, "got a pipe or device, want a regular file for %s", f->format->ending);
         return err_prefix(e, path);
     }
+    f->live = f->format->live && m->o.reduce != REDUCE_ROLLOUT;
     return out_open(&f->out, path, e);
 }
 
-bool mapfile_live(const MapFile *f)
+int mapfile_line(MapFile *f, int pos, int id, const float *w, size_t stride, Err *e)
 {
-    return f->format->line && f->maps->o.reduce != REDUCE_ROLLOUT;
+    return f->live ? f->format->line(f, pos, id, w, stride, e) : 0;
+}
+
+int mapfile_begin(MapFile *f, Err *e)
+{
+    return f->format->begin && !f->live ? f->format->begin(f, e) : 0;
+}
+
+void mapfile_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
+{
+    if (f->format->tile && !f->live)
+        f->format->tile(f, map, row, n_rows, w, out);
+}
+
+int mapfile_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile, Err *e)
+{
+    if (tile->failed)
+        return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
+    return f->live ? 0 : f->format->rows(f, map, row, n_rows, w, tile, e);
 }
 
 int mapfile_finish(MapFile *f, Err *e)

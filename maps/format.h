@@ -1,5 +1,5 @@
-/* format.h - attention files: the formats, and what opens, completes and closes a file of any of
- * them. docs/attention.md describes the files. */
+/* format.h - attention files: the formats, and one set of calls for a file of any of them.
+ * docs/attention.md describes the files. */
 #ifndef FORMAT_H
 #define FORMAT_H
 
@@ -9,27 +9,26 @@
 
 typedef struct MapFile MapFile;
 
-/* One format. tile() runs on any thread and turns rows of a replay, w (n_rows, T), into bytes or
- * whatever rows() needs; rows() gets them in order. A format with line() gets its rows live, but
- * for rollout, which needs the whole text. */
+/* One format: what it needs and its part of each call below; a call that is NULL has nothing to
+ * do. */
 typedef struct {
     const char *ending;
-    bool seeks;                       // needs a regular file
-    bool wants_stats;                 // MapFile.stats are to be made
-    bool takes_top, takes_f16;        // has a use for --attn-top; for --attn-dtype f16
-    double (*size)(const Maps *m);    // bytes, about or at most; m->n is known
-    int (*begin)(MapFile *f, Err *e); // of a replay; NULL: nothing to do
-    void (*tile)(const MapFile *f, int map, int row, int n_rows, const float *w,
-                 Buf *out); // NULL: rows() needs none
+    bool live;                     // rows are written while the text is made
+    bool needs_seek;               // and so a regular file
+    bool wants_stats;              // MapFile.stats are to be made
+    bool takes_top, takes_f16;     // has a use for --attn-top; for --attn-dtype f16
+    double (*size)(const Maps *m); // bytes, about or at most; m->n is known
+    int (*begin)(MapFile *f, Err *e);
+    void (*tile)(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out);
     int (*rows)(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile, Err *e);
-    int (*line)(MapFile *f, int pos, int id, const float *w, size_t stride,
-                Err *e);            // or NULL; map i of the row at pos: w + i * stride
-    int (*end)(MapFile *f, Err *e); // NULL: nothing to do
-    void (*release)(MapFile *f);    // what the state holds; NULL: nothing
+    int (*line)(MapFile *f, int pos, int id, const float *w, size_t stride, Err *e);
+    int (*end)(MapFile *f, Err *e);
+    void (*release)(MapFile *f); // what the state holds
 } MapFormat;
 
 struct MapFile {
     const MapFormat *format;
+    bool live; // gets its rows by line(): of a live format, but for rollout, which needs all rows
     const Maps *maps;
     const Stats *stats; // complete when end() is called
     OutFile out;
@@ -40,10 +39,21 @@ extern const MapFormat format_npz, format_npy, format_jsonl, format_csv, format_
 
 /* 0, or -1; a file that was opened is closed with mapfile_close() in either case. */
 int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Err *e);
-bool mapfile_live(const MapFile *f);    // gets its rows by line(), not from a replay
-int mapfile_finish(MapFile *f, Err *e); // end(): the file is complete
-int mapfile_commit(MapFile *f, Err *e); // then the final name
-void mapfile_close(MapFile *f);         // removes it if that was not given
+
+/* A row of a live file, all maps of it: weights of map i at w + i * stride. Other files do nothing.
+ */
+int mapfile_line(MapFile *f, int pos, int id, const float *w, size_t stride, Err *e);
+
+/* The replay, of which live files do nothing: its beginning; then map by map rows of weights,
+ * w (n_rows, T), from position `row` on: _tile() makes of them what the file needs and runs on any
+ * thread, _rows() gets that in order. */
+int mapfile_begin(MapFile *f, Err *e);
+void mapfile_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out);
+int mapfile_rows(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile, Err *e);
+
+int mapfile_finish(MapFile *f, Err *e); // the file is complete
+int mapfile_commit(MapFile *f, Err *e); // then it gets its final name
+void mapfile_close(MapFile *f);         // removes it if it did not get that
 
 /* For the formats: write bytes, or what a buffer holds, which is emptied. */
 int mapfile_write(MapFile *f, const void *bytes, size_t len, Err *e);

@@ -70,8 +70,8 @@ static void html_tile(const MapFile *f, int map, int row, int n_rows, const floa
     unsigned char codes[256];
     (void)map;
     for (int r = 0; r < n_rows; r++, w += f->maps->n)
-        for (int k = 0, n; k <= row + r; k += n) {
-            n = row + r + 1 - k < 256 ? row + r + 1 - k : 256;
+        for (int k = 0, end = map_keys(f->maps, row + r), n; k < end; k += n) {
+            n = end - k < 256 ? end - k : 256;
             for (int i = 0; i < n; i++)
                 codes[i] = (unsigned char)(sqrtf(w[k + i] < 1 ? w[k + i] : 1) * 255 + 0.5f);
             buf_add(out, codes, (size_t)n);
@@ -83,11 +83,12 @@ static void html_tile(const MapFile *f, int map, int row, int n_rows, const floa
 static size_t pack(const Maps *m, const unsigned char *codes, int floor, Buf *out)
 {
     size_t len = 0;
-    for (int q = m->first; q < m->first + m->n_queries; codes += ++q)
-        for (int k = 0, run; k <= q; k += run) {
+    for (int q = m->first, end; q < m->first + m->n_queries; codes += end, q++) {
+        end = map_keys(m, q);
+        for (int k = 0, run; k < end; k += run) {
             unsigned char bytes[8] = {codes[k]};
             size_t n = 1;
-            for (run = 0; k + run <= q && codes[k + run] < floor; run++)
+            for (run = 0; k + run < end && codes[k + run] < floor; run++)
                 ;
             if (run) {
                 bytes[0] = 0;
@@ -102,6 +103,7 @@ static size_t pack(const Maps *m, const unsigned char *codes, int floor, Buf *ou
             if (out)
                 buf_add(out, bytes, n);
         }
+    }
     return len;
 }
 
@@ -132,7 +134,7 @@ static void add_thumb(Page *p, const Maps *m)
         unsigned char *line = cells
                             + (size_t)i * (size_t)p->thumb_rows / (size_t)m->n_queries
                                   * (size_t)p->thumb_cols;
-        for (int k = 0; k <= m->first + i; k++, codes++) {
+        for (int k = 0, end = map_keys(m, m->first + i); k < end; k++, codes++) {
             unsigned char *cell = line + (size_t)k * (size_t)p->thumb_cols / (size_t)m->n;
             *cell = *codes > *cell ? *codes : *cell;
         }
@@ -181,91 +183,82 @@ static int html_rows(MapFile *f, int map, int row, int n_rows, const float *w, c
     return rc;
 }
 
-static void add_key(Buf *out, const char *name)
+static void add_stats(Json *j, const Stats *s)
 {
-    buf_text(out, ",\n\"");
-    buf_text(out, name);
-    buf_text(out, "\":");
+    json_object(j);
+    json_list(json_key(j, "columns"));
+    for (int c = 0; stats_column(c); c++)
+        json_text(j, stats_column(c));
+    json_end(j);
+    json_list(json_key(j, "rows"));
+    for (int i = 0; i < s->maps->n_layers * s->maps->n_heads; i++) {
+        json_list(json_break(j));
+        for (int c = 0; stats_column(c); c++)
+            json_number(j, (double)(float)stats_value(&s->heads[i], c));
+        json_end(j);
+    }
+    json_end(j);
+    json_end(j);
 }
 
-static void add_stats(Buf *out, const Stats *s)
+/* A key on a line of its own. */
+static Json *line_key(Json *j, const char *name)
 {
-    buf_text(out, "{\"columns\":[");
-    for (int c = 0; stats_column(c); c++) {
-        buf_text(out, c ? ",\"" : "\"");
-        buf_text(out, stats_column(c));
-        buf_text(out, "\"");
+    return json_key(json_break(j), name);
+}
+
+/* Chosen layers or heads; the word for what was made of them where they were reduced. */
+static void add_choice(Json *j, const Maps *m, bool reduced, const int *chosen, int n)
+{
+    if (!reduced) {
+        json_ints(j, chosen, n);
+        return;
     }
-    buf_text(out, "],\"rows\":[");
-    for (int i = 0; i < s->maps->n_layers * s->maps->n_heads; i++) {
-        for (int c = 0; stats_column(c); c++) {
-            buf_text(out, c ? "," : i ? ",\n[" : "\n[");
-            json_float(out, (float)stats_value(&s->heads[i], c));
-        }
-        buf_text(out, "]");
-    }
-    buf_text(out, "]}");
+    json_list(j);
+    json_text(j, m->o.reduce == REDUCE_ROLLOUT     ? "rollout"
+                 : m->o.reduce == REDUCE_MAX_HEADS ? "max"
+                                                   : "mean");
+    json_end(j);
 }
 
 static void add_meta(const MapFile *f, Buf *out)
 {
     const Maps *m = f->maps;
     const Page *p = f->state;
-    const char *name = map_model_name(m);
-    const char *word = m->o.reduce == REDUCE_ROLLOUT   ? "[\"rollout\"]"
-                     : m->o.reduce == REDUCE_MAX_HEADS ? "[\"max\"]"
-                                                       : "[\"mean\"]";
     Buf text = {0};
-    buf_text(out, "{\"v\":1,\n\"model\":");
-    json_string(out, (Str){name, strlen(name)});
-    add_key(out, "arch");
-    json_string(out, (Str){m->model->config.arch, strlen(m->model->config.arch)});
-    add_key(out, "tokens");
+    Json j = {.out = out, .compact = true};
+    json_object(&j);
+    json_int(json_key(&j, "v"), 1);
+    json_text(line_key(&j, "model"), map_model_name(m));
+    json_text(line_key(&j, "arch"), map_config(m)->arch);
+    json_list(line_key(&j, "tokens"));
     for (int i = 0; i < m->n; i++) {
-        buf_text(out, i ? "," : "[");
         text.len = 0;
         map_token_text(m, m->ids[i], &text);
-        json_string(out, (Str){text.len ? text.ptr : "", text.len});
+        json_buf(&j, &text);
     }
-    buf_text(out, "]");
-    add_key(out, "ids");
-    json_ints(out, m->ids, m->n);
-    static const char *const names[] = {"n_prompt", "first_query", "n_queries"};
-    for (int i = 0; i < 3; i++) {
-        add_key(out, names[i]);
-        json_int(out, (int[]){m->n_prompt, m->first, m->n_queries}[i]);
-    }
-    add_key(out, "layers");
-    if (m->o.reduce >= REDUCE_MEAN)
-        buf_text(out, word);
-    else
-        json_ints(out, m->layers, m->n_layers);
-    add_key(out, "heads");
-    if (m->o.reduce != REDUCE_NONE)
-        buf_text(out, word);
-    else
-        json_ints(out, m->heads, m->n_heads);
-    add_key(out, "reduce");
-    json_string(out, (Str){map_reduce_names[m->o.reduce], strlen(map_reduce_names[m->o.reduce])});
-    add_key(out, "floors");
-    for (size_t i = 0; i < p->floors.len; i++) {
-        buf_text(out, i ? "," : "[");
-        json_int(out, (unsigned char)p->floors.ptr[i]);
-    }
-    buf_text(out, p->floors.len ? "]" : "[]");
-    add_key(out, "thumbs");
-    buf_text(out, "{\"rows\":");
-    json_int(out, p->thumb_rows);
-    add_key(out, "cols");
-    json_int(out, p->thumb_cols);
-    add_key(out, "data");
-    buf_text(out, "\"");
-    base64((const unsigned char *)p->thumbs.ptr, p->thumbs.len, out);
-    buf_text(out, "\"}");
-    add_key(out, "stats");
-    add_stats(out, f->stats);
-    buf_text(out, "}\n");
-    out->failed |= text.failed;
+    json_end(&j);
+    json_ints(line_key(&j, "ids"), m->ids, m->n);
+    json_int(line_key(&j, "n_prompt"), m->n_prompt);
+    json_int(line_key(&j, "first_query"), m->first);
+    json_int(line_key(&j, "n_queries"), m->n_queries);
+    add_choice(line_key(&j, "layers"), m, m->o.reduce >= REDUCE_MEAN, m->layers, m->n_layers);
+    add_choice(line_key(&j, "heads"), m, m->o.reduce != REDUCE_NONE, m->heads, m->n_heads);
+    json_text(line_key(&j, "reduce"), map_reduce_names[m->o.reduce]);
+    json_list(line_key(&j, "floors"));
+    for (size_t i = 0; i < p->floors.len; i++)
+        json_int(&j, (unsigned char)p->floors.ptr[i]);
+    json_end(&j);
+    json_object(line_key(&j, "thumbs"));
+    json_int(json_key(&j, "rows"), p->thumb_rows);
+    json_int(line_key(&j, "cols"), p->thumb_cols);
+    text.len = 0;
+    base64((const unsigned char *)p->thumbs.ptr, p->thumbs.len, &text);
+    json_buf(line_key(&j, "data"), &text);
+    json_end(&j);
+    add_stats(line_key(&j, "stats"), f->stats);
+    json_end(&j);
+    buf_text(out, "\n");
     buf_free(&text);
 }
 

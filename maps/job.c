@@ -20,8 +20,7 @@ int maps_check_disk(const MapJob *j, bool replay, Err *e)
             continue;
         for (int k = 0; k < m->o.n_files; k++) {
             const char *other = j->files[k].out.temporary;
-            if (other && !(replay && mapfile_live(&j->files[k])) && !stat(other, &b)
-                && b.st_dev == a.st_dev)
+            if (other && !(replay && j->files[k].live) && !stat(other, &b) && b.st_dev == a.st_dev)
                 need += j->files[k].format->size(m);
         }
         double room = (double)v.f_bavail * (double)v.f_frsize;

@@ -8,7 +8,7 @@
 #ifndef JOB_H
 #define JOB_H
 
-#include <signal.h>
+#include <stdatomic.h>
 
 #include "maps/format.h"
 
@@ -49,10 +49,8 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e);
 bool maps_wants_replay(const MapJob *j);
 
 /* The text is complete: write everything else in one pass, in a session of its own made with p
- * (n_seqs, max_batch and max_logits are set here). *stop other than 0 ends it with -1 and e->code
- * EXIT_OK. */
-int maps_replay(MapJob *j, SessionParams p, const int *ids, int n,
-                const volatile sig_atomic_t *stop, Err *e);
+ * (n_seqs, max_batch and max_logits are set here). A signal ends it with -1 and e->code EXIT_OK. */
+int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, Err *e);
 
 /* Give the files their names and write the statistics (those for "-" to standard output). */
 int maps_finish(MapJob *j, Err *e);

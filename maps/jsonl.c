@@ -11,29 +11,32 @@ static double jsonl_size(const Maps *m)
                                            : map_n_visible(m) * 16;
 }
 
-/* The nested lists of a line: of each map the weights or, for `which` 1, the keys of the largest.
- */
-static void json_maps(const Maps *m, Buf *out, const float *w, size_t stride, int n, int which)
+/* The nested lists of a line: of each map the weights or, with `wants_keys`, the keys of the
+ * largest. */
+static void add_maps(const Maps *m, Json *j, const float *w, size_t stride, int n, bool wants_keys)
 {
     int *keys = mem_alloc((size_t)n, sizeof *keys);
-    out->failed |= !keys;
-    for (int layer = 0; keys && layer < map_layers(m); layer++)
+    j->out->failed |= !keys;
+    json_list(j);
+    for (int layer = 0; keys && layer < map_layers(m); layer++) {
+        json_list(j);
         for (int head = 0; head < map_heads(m); head++) {
             const float *row = w + (size_t)(layer * map_heads(m) + head) * stride;
             int count = m->o.top ? map_top(row, n, m->o.top, keys) : n;
-            out->failed |= count < 0;
-            buf_text(out, head ? ", [" : layer ? "], [[" : "[[[");
+            j->out->failed |= count < 0;
+            json_list(j);
             for (int i = 0; i < count; i++) {
                 int k = m->o.top ? keys[i] : i;
-                buf_add(out, ", ", i ? 2 : 0);
-                if (which)
-                    json_int(out, k);
+                if (wants_keys)
+                    json_int(j, k);
                 else
-                    json_float(out, row[k]);
+                    json_number(j, (double)row[k]);
             }
-            buf_add(out, "]", 1);
+            json_end(j);
         }
-    buf_text(out, "]]");
+        json_end(j);
+    }
+    json_end(j);
     free(keys);
 }
 
@@ -41,31 +44,24 @@ static int jsonl_line(MapFile *f, int pos, int id, const float *w, size_t stride
 {
     const Maps *m = f->maps;
     Buf out = {0}, bytes = {0}, text = {0};
+    Json j = {.out = &out};
     map_token_bytes(m, id, &bytes);
     map_token_text(m, id, &text);
-    buf_text(&out, "{\"v\": 1, \"pos\": ");
-    json_int(&out, pos);
-    buf_text(&out, ", \"id\": ");
-    json_int(&out, id);
-    buf_text(&out, ", \"token\": ");
-    json_string(&out, (Str){text.len ? text.ptr : "", text.len});
-    buf_text(&out, ", \"bytes\": ");
-    json_hex(&out, (Str){bytes.ptr, bytes.len});
-    buf_text(&out, pos < m->n_prompt ? ", \"prompt\": true" : ", \"prompt\": false");
-    buf_text(&out, ", \"reduce\": \"");
-    buf_text(&out, map_reduce_names[m->o.reduce]);
-    buf_text(&out, "\", \"layers\": ");
-    json_ints(&out, m->layers, m->n_layers);
-    buf_text(&out, ", \"heads\": ");
-    json_ints(&out, m->heads, m->n_heads);
-    if (m->o.top) {
-        buf_text(&out, ", \"keys\": ");
-        json_maps(m, &out, w, stride, pos + 1, 1);
-    }
-    buf_text(&out, ", \"attn\": ");
-    json_maps(m, &out, w, stride, pos + 1, 0);
-    buf_text(&out, "}\n");
-    out.failed |= bytes.failed || text.failed;
+    json_object(&j);
+    json_int(json_key(&j, "v"), 1);
+    json_int(json_key(&j, "pos"), pos);
+    json_int(json_key(&j, "id"), id);
+    json_buf(json_key(&j, "token"), &text);
+    json_hex(json_key(&j, "bytes"), &bytes);
+    json_bool(json_key(&j, "prompt"), pos < m->n_prompt);
+    json_text(json_key(&j, "reduce"), map_reduce_names[m->o.reduce]);
+    json_ints(json_key(&j, "layers"), m->layers, m->n_layers);
+    json_ints(json_key(&j, "heads"), m->heads, m->n_heads);
+    if (m->o.top)
+        add_maps(m, json_key(&j, "keys"), w, stride, map_keys(m, pos), true);
+    add_maps(m, json_key(&j, "attn"), w, stride, map_keys(m, pos), false);
+    json_end(&j);
+    buf_text(&out, "\n");
     int rc = mapfile_write_buf(f, &out, e);
     if (!rc && fflush(f->out.f))
         rc = out_error(&f->out, e);
@@ -88,6 +84,7 @@ static int jsonl_rows(MapFile *f, int map, int row, int n_rows, const float *w, 
 
 const MapFormat format_jsonl = {
     .ending = ".jsonl",
+    .live = true,
     .takes_top = true,
     .size = jsonl_size,
     .rows = jsonl_rows,

@@ -16,7 +16,7 @@ enum { LIVE_FLOATS = 1 << 24 };
 bool maps_live(const MapJob *j)
 {
     for (int i = 0; i < j->maps.o.n_files; i++)
-        if (mapfile_live(&j->files[i]))
+        if (j->files[i].live)
             return true;
     return false;
 }
@@ -32,7 +32,7 @@ void maps_live_params(const MapJob *j, SessionParams *p)
     n = n < 1 ? 1 : n > MAP_ROWS ? MAP_ROWS : n;
     p->max_batch = (size_t)p->max_batch < n ? p->max_batch : (int)n;
     p->max_logits = p->max_logits < p->max_batch ? p->max_logits : p->max_batch;
-    p->keep_soft = true;
+    p->keep_softmax = true;
 }
 
 /* The rows of one layer. */
@@ -49,24 +49,25 @@ static void live_heads(void *context, int from, int to, int thread)
     int n_keys = l->pos + l->n_rows;
     size_t size = (size_t)l->n_rows * (size_t)n_keys;
     for (int h = from; h < to; h++)
-        attention_weights(s, l->layer, 0, j->maps.heads[h], l->pos, l->n_rows, s->q, s->soft,
-                          j->heads + (size_t)h * size, n_keys, thread);
+        attention_weights(s, l->layer, j->maps.heads[h], 0, l->n_rows, j->heads + (size_t)h * size,
+                          n_keys, thread);
 }
 
-static int live_layer(void *context, Session *s, int layer)
+static int live_layer(void *context, const HookRows *rows)
 {
+    Session *s = rows->s;
     MapJob *j = context;
     const Maps *m = &j->maps;
     int index = 0;
-    while (index < m->n_layers && m->layers[index] != layer)
+    while (index < m->n_layers && m->layers[index] != rows->layer)
         index++;
     if (index == m->n_layers)
         return 0;
-    LiveLayer l = {j, layer, s->cache.seqs[0].n_pos, s->n_rows};
+    LiveLayer l = {j, rows->layer, s->cache.seqs[0].n_pos, s->n_rows};
     size_t n_keys = (size_t)(l.pos + l.n_rows), seq_len = (size_t)s->params.seq_len;
     size_t n_maps = live_maps(m);
     bool one = m->o.reduce >= REDUCE_MEAN, none = m->o.reduce == REDUCE_NONE;
-    threads_run(&s->threads, m->n_heads, 1, live_heads, &l);
+    threads_run(s->threads, m->n_heads, 1, live_heads, &l);
     for (int h = 0; h < m->n_heads; h++)
         for (int r = 0; r < l.n_rows; r++) {
             int all = index * m->n_heads + h;
@@ -88,8 +89,7 @@ int maps_live_watch(MapJob *j, Session *s, Err *e)
     if (!j->heads || !j->live)
         return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
     j->session = s;
-    s->watch = live_layer;
-    s->watch_context = j;
+    session_hook(s, HOOK_LAYER, live_layer, j);
     return 0;
 }
 
@@ -99,14 +99,14 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
     int pos = s->cache.seqs[0].n_pos - n;
     const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
-    if (stop_wanted(&s->params) && pos + n < j->maps.n_prompt)
+    if (threads_stopped(s->threads) && pos + n < j->maps.n_prompt)
         return 0; // the prompt will not be complete, and then no file is made
     maps_set_text(&j->maps, NULL, pos + n);
     for (int r = 0; r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
-            if (map_has_row(&j->maps, pos + r) && mapfile_live(&j->files[i])
-                && j->files[i].format->line(&j->files[i], pos + r, ids[r],
-                                            live + (size_t)r * n_maps * seq_len, seq_len, e))
+            if (map_has_row(&j->maps, pos + r)
+                && mapfile_line(&j->files[i], pos + r, ids[r], live + (size_t)r * n_maps * seq_len,
+                                seq_len, e))
                 return -1;
     return 0;
 }

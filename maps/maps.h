@@ -41,6 +41,11 @@ typedef struct {
     int first, n_queries; // rows
 } Maps;
 
+static inline const Config *map_config(const Maps *m)
+{
+    return &m->model->decoder.config;
+}
+
 static inline int map_layers(const Maps *m)
 {
     return m->o.reduce >= REDUCE_MEAN ? 1 : m->n_layers;
@@ -72,7 +77,11 @@ void map_token_bytes(const Maps *m, int id, Buf *out);
 /* "3,5,": layer and head of map number `map`, or the words of the reduction. */
 void map_label(const Maps *m, int map, char *out, size_t size);
 
-/* Weights of all maps, for the sizes of files: all of them, and those with key <= query. */
+/* How many keys the row of the query at position pos has in files: the last one that any selected
+ * layer lets it see, and those before. */
+int map_keys(const Maps *m, int pos);
+
+/* Weights of all maps, for the sizes of files: all of them, and those of map_keys(). */
 double map_n_weights(const Maps *m);
 double map_n_visible(const Maps *m);
 

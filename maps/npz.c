@@ -205,7 +205,7 @@ const MapFormat format_npy = {
 
 const MapFormat format_npz = {
     .ending = ".npz",
-    .seeks = true,
+    .needs_seek = true,
     .takes_f16 = true,
     .size = npz_size,
     .begin = npz_start,

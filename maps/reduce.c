@@ -55,8 +55,8 @@ typedef struct {
     const float *w; // (n_rows, T)
 } LayerRows;
 
-/* R' = (A R + R) / 2 for tiles of MAP_ROWS rows; row i of A has i + 1 weights, so later rows of R
- * are not read. */
+/* R' = (A R + R) / 2 for tiles of MAP_ROWS rows; rows of R that no row of A looks at are not read.
+ */
 static void roll_tiles(void *context, int from, int to, int thread)
 {
     const LayerRows *l = context;
@@ -69,7 +69,8 @@ static void roll_tiles(void *context, int from, int to, int thread)
         const float *a = l->w + (size_t)tile * MAP_ROWS * T;
         float *out = all->next + (size_t)row * T;
         memcpy(out, all->rows + (size_t)row * T, (size_t)n * T * sizeof *out);
-        l->s->k->gemm_add((size_t)n, (size_t)(row + n), T, a, T, all->rows, T, out, T);
+        size_t n_keys = (size_t)map_keys(all->maps, row + n - 1);
+        l->s->k->gemm_add((size_t)n, n_keys, T, a, T, all->rows, T, out, T);
         for (size_t i = 0; i < (size_t)n * T; i++)
             out[i] *= 0.5f;
     }
@@ -82,7 +83,7 @@ void all_layers_add(AllLayers *a, Session *s, int layer_index, int pos, int n_ro
         map_reduce(REDUCE_MEAN, all_layers_rows(a, pos), w, (size_t)n_rows * (size_t)m->n,
                    layer_index, m->n_layers);
     else
-        threads_run(&s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, roll_tiles,
+        threads_run(s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, roll_tiles,
                     &(LayerRows){a, s, pos, n_rows, w});
 }
 

@@ -21,7 +21,7 @@ enum { CHUNK_FLOATS = 1 << 22 };
  * are several. */
 typedef struct {
     MapJob *job;
-    Session *s; // its params.stop leaves work out
+    Session *s; // a signal leaves work out
     int layer_index, head, n_heads, map;
     int row, n_rows;      // positions row .. row + n_rows - 1
     float *rows;          // (n_rows, T)
@@ -43,15 +43,12 @@ static void weigh_tiles(void *context, int from, int to, int thread)
     Session *s = c->s;
     size_t T = (size_t)m->n;
     int layer = m->layers[c->layer_index];
-    size_t width = q_width(&m->model->config, &m->model->config.layers[layer]);
     for (int tile = from; tile < to; tile++) {
         int n = tile_rows(c, tile), row = c->row + tile * MAP_ROWS;
         float *out = c->rows + (size_t)tile * MAP_ROWS * T;
-        const float *q = s->q + (size_t)row * width;
-        const float *soft = s->soft + (size_t)row * (size_t)s->max_heads * 2;
         for (int h = 0; h < c->n_heads; h++) {
             float *w = c->n_heads > 1 ? c->spare + (size_t)thread * MAP_ROWS * T : out;
-            attention_weights(s, layer, 0, m->heads[c->head + h], row, n, q, soft, w, m->n, thread);
+            attention_weights(s, layer, m->heads[c->head + h], row, n, w, m->n, thread);
             for (int r = 0; c->row_stats && r < n; r++)
                 stats_row(m, layer, row + r, w + (size_t)r * T,
                           &c->row_stats[h * c->n_rows + tile * MAP_ROWS + r]);
@@ -68,18 +65,16 @@ static void prepare_tiles(void *context, int from, int to, int thread)
     (void)thread;
     for (int tile = from; tile < to; tile++)
         for (int i = 0; i < c->job->maps.o.n_files; i++) {
-            const MapFile *f = &c->job->files[i];
             Buf *out = &c->tiles[tile * c->job->maps.o.n_files + i];
             out->len = 0;
-            if (f->format->tile && !mapfile_live(f))
-                f->format->tile(f, c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
-                                c->rows + (size_t)tile * MAP_ROWS * (size_t)c->job->maps.n, out);
+            mapfile_tile(&c->job->files[i], c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
+                         c->rows + (size_t)tile * MAP_ROWS * (size_t)c->job->maps.n, out);
         }
 }
 
 static bool stopped(const Session *s, Err *e)
 {
-    if (!stop_wanted(&s->params))
+    if (!threads_stopped(s->threads))
         return false;
     e->code = EXIT_OK;
     return true;
@@ -90,20 +85,15 @@ static int write_chunk(Chunk *c, Err *e)
 {
     const Maps *m = &c->job->maps;
     int n_tiles = (c->n_rows + MAP_ROWS - 1) / MAP_ROWS;
-    threads_run(&c->s->threads, n_tiles, 1, prepare_tiles, c);
-    for (int i = 0; i < m->o.n_files; i++) {
-        MapFile *f = &c->job->files[i];
-        for (int tile = 0; tile < n_tiles && !mapfile_live(f); tile++) {
-            const Buf *b = &c->tiles[tile * m->o.n_files + i];
-            if (stopped(c->s, e))
+    threads_run(c->s->threads, n_tiles, 1, prepare_tiles, c);
+    for (int i = 0; i < m->o.n_files; i++)
+        for (int tile = 0; tile < n_tiles; tile++)
+            if (stopped(c->s, e)
+                || mapfile_rows(&c->job->files[i], c->map, c->row + tile * MAP_ROWS,
+                                tile_rows(c, tile),
+                                c->rows + (size_t)tile * MAP_ROWS * (size_t)m->n,
+                                &c->tiles[tile * m->o.n_files + i], e))
                 return -1;
-            if (b->failed)
-                return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
-            if (f->format->rows(f, c->map, c->row + tile * MAP_ROWS, tile_rows(c, tile),
-                                c->rows + (size_t)tile * MAP_ROWS * (size_t)m->n, b, e))
-                return -1;
-        }
-    }
     return 0;
 }
 
@@ -130,7 +120,7 @@ static void run_chunk(Replay *r, int head, int n_heads, int row, int n_rows)
     c->n_heads = n_heads;
     c->row = row;
     c->n_rows = n_rows;
-    threads_run(&r->s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, weigh_tiles, c);
+    threads_run(r->s->threads, (n_rows + MAP_ROWS - 1) / MAP_ROWS, 1, weigh_tiles, c);
     for (int h = 0; c->row_stats && h < n_heads; h++)
         for (int i = 0; i < n_rows; i++)
             if (map_has_row(&j->maps, row + i))
@@ -159,16 +149,17 @@ static int run_map(Replay *r, int head, int n_heads, int map)
     return 0;
 }
 
-static int replay_layer(void *context, Session *s, int layer)
+static int replay_layer(void *context, const HookRows *rows)
 {
     Replay *r = context;
     const Maps *m = &r->job->maps;
     if (r->progress)
-        fprintf(stderr, "\rattention maps: layer %d of %d", layer + 1, m->model->config.n_layers);
-    if (r->layer_index == m->n_layers || m->layers[r->layer_index] != layer)
+        fprintf(stderr, "\rattention maps: layer %d of %d", rows->layer + 1,
+                m->model->decoder.config.n_layers);
+    if (r->layer_index == m->n_layers || m->layers[r->layer_index] != rows->layer)
         return 0;
     if (r->job->stats.on)
-        stats_massive(&r->job->stats, r->layer_index, s, m->n);
+        stats_massive(&r->job->stats, r->layer_index, rows->s, m->n);
     int rc = 0;
     if (m->o.reduce == REDUCE_NONE)
         for (int h = 0; !rc && h < m->n_heads; h++)
@@ -199,7 +190,7 @@ static int write_whole(Replay *r)
 bool maps_wants_replay(const MapJob *j)
 {
     for (int i = 0; i < j->maps.o.n_files; i++)
-        if (!mapfile_live(&j->files[i]))
+        if (!j->files[i].live)
             return true;
     return j->wants_stats;
 }
@@ -216,7 +207,7 @@ static int alloc_replay(Replay *r)
     size_t n_tiles = (rows + MAP_ROWS - 1) / MAP_ROWS;
     r->chunk.rows = size_mul(rows, T, &bytes) ? mem_alloc(bytes, sizeof(float)) : NULL;
     r->chunk.tiles = mem_zalloc(n_tiles * (size_t)m->o.n_files, sizeof *r->chunk.tiles);
-    size_t n_spare = (size_t)r->s->params.n_threads * MAP_ROWS * T;
+    size_t n_spare = (size_t)r->s->threads->n_threads * MAP_ROWS * T;
     r->chunk.spare = reduced ? mem_alloc(n_spare, sizeof(float)) : NULL;
     r->chunk.row_stats = j->stats.on ? mem_alloc(heads * rows, sizeof *r->chunk.row_stats) : NULL;
     bool has_all = m->o.reduce < REDUCE_MEAN || !all_layers_init(&r->all, m);
@@ -249,40 +240,35 @@ static void replay_body(void *context)
     Replay *r = b->replay;
     const Maps *m = &r->job->maps;
     cache_expect(&r->s->cache, 0, m->n);
-    Batch batch = {.n = m->n, .tokens = m->ids, .want = WANT_NONE};
-    b->rc = forward(r->s, &batch, r->e) < 0 ? -1 : 0;
+    Span text = {.n = m->n, .tokens = m->ids, .want = WANT_NONE};
+    b->rc = forward_span(r->s, &text, r->e) < 0 ? -1 : 0;
     if (!b->rc && m->o.reduce >= REDUCE_MEAN)
         b->rc = write_whole(r);
 }
 
-int maps_replay(MapJob *j, SessionParams p, const int *ids, int n,
-                const volatile sig_atomic_t *stop, Err *e)
+int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, Err *e)
 {
     Session s;
     maps_set_text(&j->maps, ids, n);
     if (maps_check_disk(j, true, e))
         return -1;
-    for (int i = 0; i < j->maps.o.n_files; i++) {
-        MapFile *f = &j->files[i];
-        if (!mapfile_live(f) && f->format->begin && f->format->begin(f, e))
+    for (int i = 0; i < j->maps.o.n_files; i++)
+        if (mapfile_begin(&j->files[i], e))
             return -1;
-    }
     p.max_rows = p.max_batch < n ? p.max_batch : n;
     p.max_batch = n;
     p.max_logits = 1;
     p.n_seqs = 1;
-    p.keep_soft = true;
-    p.stop = stop;
-    if (session_init(&s, j->maps.model, &p, e))
+    p.keep_softmax = true;
+    if (session_init(&s, &j->maps.model->decoder, &p, e))
         return -1;
     Replay r = {.job = j, .s = &s, .e = e, .progress = isatty(STDERR_FILENO)};
     Body b = {&r, 0};
     r.chunk.job = j;
     r.chunk.s = &s;
-    s.watch = replay_layer;
-    s.watch_context = &r;
+    session_hook(&s, HOOK_LAYER, replay_layer, &r);
     if (!(b.rc = alloc_replay(&r)))
-        threads_team(&s.threads, replay_body, &b);
+        threads_team(s.threads, replay_body, &b);
     if (r.progress)
         fprintf(stderr, "\r\033[K");
     free_replay(&r);

@@ -88,7 +88,7 @@ static int choose_queries(Maps *m, int n, Err *e)
 
 int maps_select(Maps *m, Err *e)
 {
-    const Config *c = &m->model->config;
+    const Config *c = &m->model->decoder.config;
     m->layers = read_list("--attn-layers", m->o.layers, c->n_layers, &m->n_layers, e);
     if (!m->layers)
         return -1;
@@ -122,10 +122,22 @@ double map_n_weights(const Maps *m)
     return (double)map_layers(m) * map_heads(m) * m->n_queries * m->n;
 }
 
+int map_keys(const Maps *m, int pos)
+{
+    int end = 0;
+    for (int i = 0; i < m->n_layers; i++) {
+        KeyRange keys = visible(&map_config(m)->layers[m->layers[i]], pos, m->n);
+        end = keys.to > end ? keys.to : end;
+    }
+    return end;
+}
+
 double map_n_visible(const Maps *m)
 {
-    double first = m->first + 1, last = m->first + m->n_queries;
-    return (double)map_layers(m) * map_heads(m) * (first + last) / 2 * m->n_queries;
+    double sum = 0;
+    for (int i = 0; i < m->n_queries; i++)
+        sum += map_keys(m, m->first + i);
+    return (double)map_layers(m) * map_heads(m) * sum;
 }
 
 void map_token_text(const Maps *m, int id, Buf *out)

@@ -65,11 +65,10 @@ void stats_free(Stats *s)
 
 void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out)
 {
-    const LayerConfig *l = &m->model->config.layers[layer];
-    int from = l->mask == MASK_WINDOW && pos - l->window + 1 > 0 ? pos - l->window + 1 : 0,
-        n = pos + 1 - from, largest = from;
+    KeyRange keys = visible(&map_config(m)->layers[layer], pos, m->n);
+    int n = keys.to - keys.from, largest = keys.from;
     double entropy = 0, distance = 0, hits = 0, weight = 0;
-    for (int k = from; k <= pos; k++) {
+    for (int k = keys.from; k < keys.to; k++) {
         double x = w[k];
         entropy -= x != 0 ? x * log(x) : 0; // a NaN stays one
         distance += x * (pos - k);
@@ -154,28 +153,28 @@ static void massive_heads(void *context, int from, int to, int thread)
     const Massive *m = context;
     const Session *s = m->session;
     const Maps *maps = m->stats->maps;
-    const Config *c = &s->model->config;
-    int layer = maps->layers[m->layer_index],
-        group = c->layers[layer].n_heads / c->layers[layer].n_kv_heads;
-    size_t width = q_width(c, &c->layers[layer]);
-    float *keys = session_scratch(s, thread),
-          *values = keys + c->key_dim * KV_BLOCK; // attention's has room for these
+    int layer = maps->layers[m->layer_index];
+    const LayerConfig *l = &s->stack->config.layers[layer];
+    int group = l->n_heads / l->n_kv_heads;
+    size_t width = q_width(l);
+    float *keys = threads_scratch(s->threads, thread);
+    float *values = keys + l->key_dim * KV_BLOCK; // attention's scratch has room for these
     for (int i = from; i < to; i++) {
         int head = maps->heads[i];
         HeadStats *h = &m->stats->heads[m->layer_index * maps->n_heads + i];
         Extreme q = {0}, k = {0}, v = {0};
         for (int t = 0; t < m->n; t++)
-            for (int d = 0; d < c->key_dim; d++)
-                see(&q, s->q[(size_t)t * width + (size_t)(head * c->key_dim + d)], d);
+            for (int d = 0; d < l->key_dim; d++)
+                see(&q, s->q[(size_t)t * width + (size_t)(head * l->key_dim + d)], d);
         for (int b = 0; b * KV_BLOCK < m->n; b++) {
             int n = m->n - b * KV_BLOCK < KV_BLOCK ? m->n - b * KV_BLOCK : KV_BLOCK;
             cache_read(&s->cache, layer, head / group, 0, b, keys, values);
-            for (int d = 0; d < c->key_dim; d++)
+            for (int d = 0; d < l->key_dim; d++)
                 for (int t = 0; t < n; t++)
                     see(&k, keys[d * KV_BLOCK + t], d);
             for (int t = 0; t < n; t++)
-                for (int d = 0; d < c->value_dim; d++)
-                    see(&v, values[t * c->value_dim + d], d);
+                for (int d = 0; d < l->value_dim; d++)
+                    see(&v, values[t * l->value_dim + d], d);
         }
         store(h, 0, &q);
         store(h, 1, &k);
@@ -185,7 +184,7 @@ static void massive_heads(void *context, int from, int to, int thread)
 
 void stats_massive(Stats *s, int layer_index, Session *session, int n)
 {
-    threads_run(&session->threads, s->maps->n_heads, 1, massive_heads,
+    threads_run(session->threads, s->maps->n_heads, 1, massive_heads,
                 &(Massive){s, session, layer_index, n});
 }
 
@@ -202,15 +201,6 @@ double stats_value(const HeadStats *h, int i)
     return columns[i].whole ? *(const int *)p : *(const double *)p;
 }
 
-static void add_value(Buf *out, double v, const char *none)
-{
-    char text[32];
-    if (isnan(v))
-        buf_text(out, none);
-    else
-        buf_add(out, text, (size_t)snprintf(text, sizeof text, "%.9g", v));
-}
-
 static int count(const Stats *s)
 {
     return s->maps->n_layers * s->maps->n_heads;
@@ -224,32 +214,32 @@ void stats_csv(const Stats *s, Buf *out)
     }
     for (int i = 0; i < count(s); i++)
         for (int c = 0; c < N_COLUMNS; c++) {
-            add_value(out, stats_value(&s->heads[i], c), "");
+            char text[32];
+            double v = stats_value(&s->heads[i], c);
+            snprintf(text, sizeof text, "%.9g", v);
+            buf_text(out, isnan(v) ? "" : text);
             buf_text(out, c + 1 < N_COLUMNS ? "," : "\n");
         }
 }
 
 void stats_json(const Stats *s, Buf *out)
 {
-    const char *model = map_model_name(s->maps);
-    buf_text(out, "{\"v\": 1, \"model\": ");
-    json_string(out, (Str){model, strlen(model)});
-    buf_text(out, ", \"n_tokens\": ");
-    json_int(out, s->maps->n);
-    buf_text(out, ", \"n_prompt\": ");
-    json_int(out, s->maps->n_prompt);
-    buf_text(out, ", \"heads\": [");
+    Json j = {.out = out};
+    json_object(&j);
+    json_int(json_key(&j, "v"), 1);
+    json_text(json_key(&j, "model"), map_model_name(s->maps));
+    json_int(json_key(&j, "n_tokens"), s->maps->n);
+    json_int(json_key(&j, "n_prompt"), s->maps->n_prompt);
+    json_list(json_key(&j, "heads"));
     for (int i = 0; i < count(s); i++) {
-        buf_text(out, i ? ",\n {" : "\n {");
-        for (int c = 0; c < N_COLUMNS; c++) {
-            buf_text(out, c ? ", \"" : "\"");
-            buf_text(out, columns[c].name);
-            buf_text(out, "\": ");
-            add_value(out, stats_value(&s->heads[i], c), "null");
-        }
-        buf_text(out, "}");
+        json_object(json_break(&j));
+        for (int c = 0; c < N_COLUMNS; c++)
+            json_number(json_key(&j, columns[c].name), stats_value(&s->heads[i], c));
+        json_end(&j);
     }
-    buf_text(out, "\n]}\n");
+    json_end(json_break(&j));
+    json_end(&j);
+    buf_text(out, "\n");
 }
 
 void stats_table(const Stats *s, Buf *out)

@@ -179,7 +179,7 @@ static int svg_rows(MapFile *f, int map, int row, int n_rows, const float *w, co
     if (row == m->first)
         svg_begin_map(s, m, map);
     for (int r = 0; r < n_rows; r++)
-        svg_row(s, row - m->first + r, w + (size_t)r * (size_t)m->n, row + r + 1);
+        svg_row(s, row - m->first + r, w + (size_t)r * (size_t)m->n, map_keys(m, row + r));
     if (row + n_rows < m->first + m->n_queries)
         return 0;
     for (int level = 0; level < LEVELS; level++) {

@@ -104,7 +104,8 @@ static const char *const beginnings[] = {"Once upon a time, there was",
 
 /* One story in the making. */
 typedef struct {
-    Sampler sampler;
+    TokenList ids;
+    uint64_t random;
     Buf text;
     int token, n_tokens; // to be run next; made so far
     bool live;
@@ -120,43 +121,46 @@ static size_t random_below(size_t n)
 
 #define PICK(list) list[random_below(sizeof list / sizeof *list)]
 
-/* Empty sequence `i`, run a new prompt in it and choose the first token. */
-static int begin(Story *st, Session *s, int i, Err *e)
+static const SamplerParams sampling = {.temp = 0.65f,
+                                       .top_k = 50,
+                                       .top_p = 0.92f,
+                                       .min_p = 0.08f,
+                                       .repeat_penalty = 1.06f,
+                                       .presence_penalty = 0.15f,
+                                       .frequency_penalty = 0.1f,
+                                       .repeat_last_n = 96};
+
+/* The story's next token, from the logits of its last one. */
+static int pick(Story *st, Sampler *sampler, float *logits)
 {
-    const Tokenizer *t = s->model->tokenizer;
+    return sampler_pick(sampler, &sampling, &st->random, st->ids.ids, st->ids.n, logits);
+}
+
+/* Empty sequence `i`, run a new prompt in it and choose the first token. */
+static int begin(Story *st, const Tokenizer *t, Session *s, Sampler *sampler, int i, Err *e)
+{
     const char *start = PICK(beginnings);
     char prompt[800];
     TokenList ids = {0};
-    int seqs[512], n = snprintf(prompt, sizeof prompt,
-                                "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
-                                "trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
-                                "Write a short story for young children about %s %s %s. There is "
-                                "%s in it. Use simple words, short sentences and some "
-                                "dialogue.<|im_end|>\n<|im_start|>assistant\n%s",
-                                PICK(who), PICK(where), PICK(how), PICK(what), start);
-    SamplerParams p = {.temp = 0.65f,
-                       .top_k = 50,
-                       .top_p = 0.92f,
-                       .min_p = 0.08f,
-                       .repeat_penalty = 1.06f,
-                       .presence_penalty = 0.15f,
-                       .frequency_penalty = 0.1f,
-                       .repeat_last_n = 96,
-                       .seed = random_state};
-    sampler_free(&st->sampler);
-    if (sampler_init(&st->sampler, &p, s->model->config.vocab_size, s->k, e)
-        || tokenizer_encode(t, prompt, (size_t)n, ENCODE_SPECIAL, &ids, e))
+    int n = snprintf(prompt, sizeof prompt,
+                     "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, "
+                     "trained by Hugging Face<|im_end|>\n<|im_start|>user\n"
+                     "Write a short story for young children about %s %s %s. There is "
+                     "%s in it. Use simple words, short sentences and some "
+                     "dialogue.<|im_end|>\n<|im_start|>assistant\n%s",
+                     PICK(who), PICK(where), PICK(how), PICK(what), start);
+    st->ids.n = 0; // penalties look at the story alone
+    st->random = random_state;
+    if (tokenizer_encode(t, prompt, (size_t)n, ENCODE_SPECIAL, &ids, e))
         return -1;
     cache_truncate(&s->cache, i, 0);
-    for (size_t j = 0; j < ids.n; j++)
-        seqs[j] = i;
-    int rc = forward(s, &(Batch){.n = (int)ids.n, .tokens = ids.ids, .seqs = seqs}, e);
+    int rc = forward_span(s, &(Span){.seq = i, .n = (int)ids.n, .tokens = ids.ids}, e);
     tokens_free(&ids);
     st->text.len = 0;
     buf_add(&st->text, start, strlen(start));
     st->n_tokens = 0;
     st->live = true;
-    st->token = rc < 0 ? -1 : sampler_pick(&st->sampler, s->logits);
+    st->token = rc < 0 ? -1 : pick(st, sampler, s->logits);
     return st->token < 0 ? -1 : 0;
 }
 
@@ -247,10 +251,11 @@ static bool varied(const Buf *b)
 int main(int argc, char **argv)
 {
     static Story stories[N_SEQS];
-    static bool all[N_SEQS];
-    int tokens[N_SEQS], seqs[N_SEQS];
+    Span spans[N_SEQS];
+    Threads threads;
     Model m;
     Session s;
+    Sampler sampler;
     Err e = {0};
     if (argc != 4) {
         fprintf(stderr, "usage: synthesise MODEL STORIES SEED >> stories.txt\n");
@@ -262,31 +267,29 @@ int main(int argc, char **argv)
                        .n_seqs = N_SEQS,
                        .max_batch = 512,
                        .max_logits = N_SEQS,
-                       .n_threads = cpu_threads(),
+                       .threads = &threads,
                        .kv_type = KV_F16,
                        .kernels = kernels_select(NULL, &e)};
-    int rc = model_open(&m, argv[1], &e) || session_init(&s, &m, &p, &e);
+    threads_init(&threads, cpu_threads(), NULL);
+    int rc = model_open(&m, argv[1], true, &e) || session_init(&s, &m.decoder, &p, &e)
+          || sampler_init(&sampler, m.decoder.config.vocab_size, s.k, &e);
     while (!rc && kept < wanted) {
         for (int i = 0; !rc && i < N_SEQS; i++) {
             Story *st = &stories[i];
-            all[i] = true;
             if (!st->live)
-                rc = begin(st, &s, i, &e);
-            sampler_accept(&st->sampler, st->token);
+                rc = begin(st, m.tokenizer, &s, &sampler, i, &e);
+            rc = rc ? rc : tokens_add(&st->ids, st->token, &e);
             tokenizer_bytes(m.tokenizer, st->token, false, &st->text);
-            tokens[i] = st->token;
-            seqs[i] = i;
+            spans[i] = (Span){.seq = i, .n = 1, .tokens = &st->token};
         }
-        if (rc
-            || forward(&s, &(Batch){.n = N_SEQS, .tokens = tokens, .seqs = seqs, .wanted = all}, &e)
-                   < 0) {
+        if (rc || forward(&s, &(Batch){spans, N_SEQS}, &e) < 0) {
             rc = -1;
             break;
         }
         for (int i = 0; i < N_SEQS; i++) {
             Story *st = &stories[i];
-            st->token = sampler_pick(&st->sampler,
-                                     s.logits + (size_t)i * (size_t)m.config.vocab_size);
+            st->token = pick(st, &sampler,
+                             s.logits + (size_t)i * (size_t)m.decoder.config.vocab_size);
             bool ended = tokenizer_is_end(m.tokenizer, st->token);
             if (!ended && ++st->n_tokens < MAX_TOKENS)
                 continue;

@@ -1,15 +1,14 @@
 """Train the small story model that ships as models/tales.bin, sample from it, measure it.
 
-    python models/train.py fairytales.txt stories.txt -o tales.pt           train, then measure the best checkpoint
-    python models/train.py fairytales.txt -o tales.pt --evaluate            measure again
-    python models/train.py -o tales.pt --sample 10 --seed 1                 write texts
-    python models/train.py fairytales.txt --check-copies samples.txt        longest runs of words taken from the data
+    train.py fairytales.txt stories.txt -o tales.pt       train, then measure the best checkpoint
+    train.py fairytales.txt -o tales.pt --evaluate        measure again
+    train.py -o tales.pt --sample 10 --seed 1             write texts
+    train.py fairytales.txt --check-copies samples.txt    longest runs of words taken from the data
 
-A data file holds texts separated by a line <|endoftext|>; several files may be given. The model is a decoder: token
-embedding (also the output head), RMSNorm before attention and feed-forward, rotary positions, causal attention,
-ungated GELU, no biases. Runs on the CPU; export.py turns the checkpoint into a file for ./run.
-Needs torch (2.9 or newer, for Muon), tokenizers and tqdm.
-"""
+A data file holds texts separated by a line <|endoftext|>; several files may be given. The model is
+a decoder: token embedding (also the output head), RMSNorm before attention and feed-forward, rotary
+positions, causal attention, ungated GELU, no biases. Runs on the CPU; export.py turns the
+checkpoint into a file for ./run. Needs torch (2.9 or newer, for Muon), tokenizers and tqdm."""
 import argparse
 import math
 import re
@@ -24,9 +23,10 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
-END = "<|endoftext|>"                                            # token 0: stands before each text and ends it
+# token 0: stands before each text and ends it
+END = "<|endoftext|>"
 
-# ---- model ----------------------------------------------------------------------------------------------------------
+# ---- model ---------------------------------------------------------------------------------------
 
 
 def rotary_table(c):
@@ -37,7 +37,9 @@ def rotary_table(c):
 
 
 def rotate(x, cos, sin):
-    """Rotary positions, halves paired: element i turns with element i + head_dim/2.  x (batch, heads, t, head_dim)."""
+    """Rotary positions: element i turns with element i + head_dim/2.
+
+    x (batch, heads, t, head_dim)."""
     cos, sin = cos[:x.shape[2]].to(x.dtype), sin[:x.shape[2]].to(x.dtype)
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), dim=-1)
@@ -51,15 +53,18 @@ class Layer(nn.Module):
         self.attn_norm = nn.RMSNorm(dim, c["norm_eps"])
         self.wq, self.wk, self.wv, self.wo = (nn.Linear(dim, dim, bias=False) for _ in range(4))
         self.ffn_norm = nn.RMSNorm(dim, c["norm_eps"])
-        self.w_up, self.w_down = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+        self.w_up, self.w_down = nn.Linear(dim, hidden,
+                                           bias=False), nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x, rope, dropout):                         # (batch, t, dim)
         h = self.attn_norm(x)
-        q, k, v = (w(h).unflatten(-1, (self.c["n_heads"], -1)).transpose(1, 2) for w in (self.wq, self.wk, self.wv))
+        q, k, v = (w(h).unflatten(-1, (self.c["n_heads"], -1)).transpose(1, 2)
+                   for w in (self.wq, self.wk, self.wv))
         q, k = (rotate(y, *rope) for y in (q, k))
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + F.dropout(self.wo(a.transpose(1, 2).flatten(2)), dropout, self.training)
-        return x + F.dropout(self.w_down(F.gelu(self.w_up(self.ffn_norm(x)))), dropout, self.training)
+        return x + F.dropout(self.w_down(F.gelu(self.w_up(self.ffn_norm(x)))), dropout,
+                             self.training)
 
 
 class Model(nn.Module):
@@ -71,21 +76,26 @@ class Model(nn.Module):
         self.rope = rotary_table(c)
         self.final_norm = nn.RMSNorm(c["dim"], c["norm_eps"])
         for name, w in self.named_parameters():
-            if w.dim() == 2:                                     # what adds to the residual stream starts smaller
-                nn.init.normal_(w, std=0.02 / math.sqrt(2 * c["n_layers"] if "wo" in name or "w_down" in name else 1))
+            # what adds to the residual stream starts smaller
+            if w.dim() == 2:
+                nn.init.normal_(w, std=0.02 / math.sqrt(2 * c["n_layers"]
+                                                        if "wo" in name or "w_down" in name else 1))
 
-    def forward(self, ids, dropout=0.0):                         # (batch, t) -> (batch, t, vocab_size)
+    # (batch, t) -> (batch, t, vocab_size)
+    def forward(self, ids, dropout=0.0):
         x = F.dropout(self.tok_emb(ids), dropout, self.training)
         for layer in self.layers:
             x = layer(x, self.rope, dropout)
         return F.linear(self.final_norm(x), self.tok_emb.weight)
 
 
-# ---- data -----------------------------------------------------------------------------------------------------------
+# ---- data ----------------------------------------------------------------------------------------
 
 
 def read_texts(path, split):
-    """The texts of a data file in the split "train" or "val": a checksum of the text decides, 1 in 20 is val."""
+    """The texts of a data file in the split "train" or "val".
+
+    A checksum of the text decides; 1 in 20 is val."""
     texts = [t.strip() for t in Path(path).read_text().split(END)]
     return [t for t in texts if t and (zlib.crc32(t.encode()) % 20 == 0) == (split == "val")]
 
@@ -95,9 +105,10 @@ def train_tokenizer(texts, vocab_size):
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False))
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=[END],
+                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                   show_progress=False))
     return tokenizer
 
 
@@ -108,7 +119,9 @@ def to_stream(tokenizer, texts):
 
 
 class Batches:
-    """Endless batches of windows of the streams: one in eight begins where a text begins, the others anywhere."""
+    """Endless batches of windows of the streams.
+
+    One in eight begins where a text begins, the others anywhere."""
 
     def __init__(self, streams, weights, seq_len, rows, seed):
         self.streams, self.rows = streams, rows
@@ -123,15 +136,17 @@ class Batches:
     def __iter__(self):
         while True:
             windows = []
-            for row, i in enumerate(torch.multinomial(self.weights, self.rows, True, generator=self.random)):
+            for row, i in enumerate(torch.multinomial(self.weights, self.rows, True,
+                                                      generator=self.random)):
                 stream, begins = self.streams[i], self.begins[i]
-                at = begins[self.pick(len(begins))] if row % 8 == 0 else self.pick(len(stream) - len(self.window) + 1)
+                at = (begins[self.pick(len(begins))]
+                      if row % 8 == 0 else self.pick(len(stream) - len(self.window) + 1))
                 windows.append(stream[at + self.window])
             w = torch.stack(windows)
             yield w[:, :-1], w[:, 1:]
 
 
-# ---- training -------------------------------------------------------------------------------------------------------
+# ---- training ------------------------------------------------------------------------------------
 
 
 def loss_of(model, x, y, dropout=0.0, reduction="mean"):
@@ -142,7 +157,9 @@ def loss_of(model, x, y, dropout=0.0, reduction="mean"):
 
 @torch.no_grad()
 def nats(model, stream, overlap, rows=32):
-    """Summed loss over a stream's tokens but the first: windows share `overlap` tokens, each token counts once."""
+    """Summed loss over a stream's tokens but the first.
+
+    Windows share `overlap` tokens; each token counts once."""
     windows = defaultdict(list)                                  # those of one shape run together
     at = done = 0                                                # tokens 1..done are counted
     while done < len(stream) - 1:
@@ -167,21 +184,27 @@ def train(a):
     tokenizer = train_tokenizer([t for texts in train_texts for t in texts], a.vocab_size)
     streams = [to_stream(tokenizer, texts) for texts in train_texts]
     val = to_stream(tokenizer, val_texts)
-    config = {"dim": a.dim, "n_layers": a.layers, "n_heads": a.heads, "n_kv_heads": a.heads, "hidden_dim": a.hidden,
-              "vocab_size": tokenizer.get_vocab_size(), "seq_len": a.seq_len, "norm": "rms", "norm_eps": 1e-5,
-              "rope_base": 10000.0, "rope_pairing": "half", "activation": "gelu", "gated": False, "bias": False,
+    config = {"dim": a.dim, "n_layers": a.layers, "n_heads": a.heads, "n_kv_heads": a.heads,
+              "hidden_dim": a.hidden,
+              "vocab_size": tokenizer.get_vocab_size(), "seq_len": a.seq_len, "norm": "rms",
+              "norm_eps": 1e-5,
+              "rope_base": 10000.0, "rope_pairing": "half", "activation": "gelu", "gated": False,
+              "bias": False,
               "tied": True, "bos_id": 0, "eos_id": 0}
     model = Model(config)
     for path, stream in zip(a.data, streams):
         print(f"{path}: {len(stream):,} training tokens")
-    print(f"{sum(w.numel() for w in model.parameters()):,} parameters, {len(val):,} validation tokens")
+    print(f"{sum(w.numel() for w in model.parameters()):,} parameters, "
+          f"{len(val):,} validation tokens")
 
-    # in a trial of 60 steps Muon learned faster than AdamW; it is for matrices, so embedding and norms stay with AdamW
+    # in a trial of 60 steps Muon learned faster than AdamW; it is for matrices, so embedding and
+    # norms stay with AdamW
     hidden = [w for w in model.layers.parameters() if w.dim() == 2]
     vectors = [w for w in model.parameters() if w.dim() == 1]
-    optimizers = [torch.optim.Muon(hidden, weight_decay=a.weight_decay, adjust_lr_fn="match_rms_adamw"),
-                  torch.optim.AdamW([{"params": [model.tok_emb.weight], "weight_decay": a.weight_decay},
-                                     {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.98))]
+    optimizers = [
+        torch.optim.Muon(hidden, weight_decay=a.weight_decay, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW([{"params": [model.tok_emb.weight], "weight_decay": a.weight_decay},
+                           {"params": vectors, "weight_decay": 0.0}], betas=(0.9, 0.98))]
     batches = iter(Batches(streams, a.weights, a.seq_len, a.rows, a.seed))
     best, recent, began, step, done = math.inf, [], time.time(), 0, 0.0
     bar = tqdm(total=1, bar_format="{l_bar}{bar}| {elapsed}{postfix}", mininterval=1)
@@ -207,9 +230,10 @@ def train(a):
                   f"{(time.time() - began) / 60:.1f} minutes", flush=True)
             if val_loss < best:
                 best = val_loss
-                save(a.out, {"format": "attn.c-train-1", "config": config, "model": model.state_dict(),
-                             "tokenizer": tokenizer.to_str(), "step": step, "train_loss": train_loss,
-                             "val_loss": val_loss, "seed": a.seed})
+                save(a.out,
+                     {"format": "attn.c-train-1", "config": config, "model": model.state_dict(),
+                      "tokenizer": tokenizer.to_str(), "step": step, "train_loss": train_loss,
+                      "val_loss": val_loss, "seed": a.seed})
     bar.close()
 
 
@@ -226,16 +250,19 @@ def load(path):
     return ck, model.eval(), Tokenizer.from_str(ck["tokenizer"])
 
 
-# ---- measuring ------------------------------------------------------------------------------------------------------
+# ---- measuring -----------------------------------------------------------------------------------
 
 
 class NGrams:
-    """Interpolated Kneser-Ney over token ids, one discount per order, down to the uniform distribution."""
+    """Interpolated Kneser-Ney over token ids, down to the uniform distribution.
+
+    Each order has one discount."""
 
     def __init__(self, ids, order, vocab_size):
         self.order, self.vocab_size = order, vocab_size
         counts = Counter(zip(*(ids[i:] for i in range(order))))
-        self.tables = []                                         # longest first: (counts, totals, kinds, discount)
+        # longest first: (counts, totals, kinds, discount)
+        self.tables = []
         for _ in range(order):
             total, kinds = Counter(), Counter()
             for gram, n in counts.items():
@@ -243,7 +270,8 @@ class NGrams:
                 kinds[gram[:-1]] += 1
             spread = Counter(counts.values())
             self.tables.append((counts, total, kinds, spread[1] / (spread[1] + 2 * spread[2])))
-            counts = Counter(gram[1:] for gram in counts)        # lower orders count the kinds of tokens to the left
+            # lower orders count the kinds of tokens to the left
+            counts = Counter(gram[1:] for gram in counts)
 
     def probability(self, gram):
         p = 1 / self.vocab_size
@@ -255,7 +283,8 @@ class NGrams:
         return p
 
     def nats(self, ids):
-        return -sum(math.log(self.probability(tuple(ids[max(0, i - self.order + 1):i + 1]))) for i in range(1, len(ids)))
+        return -sum(math.log(self.probability(tuple(ids[max(0, i - self.order + 1):i + 1])))
+                    for i in range(1, len(ids)))
 
 
 def evaluate(a):
@@ -264,22 +293,26 @@ def evaluate(a):
           f"training loss {ck['train_loss']:.3f}, validation loss {ck['val_loss']:.3f}")
     ids = [t for path in a.data for t in to_stream(tokenizer, read_texts(path, "train")).tolist()]
     grams = NGrams(ids, 5, ck["config"]["vocab_size"])
-    print("held-out text          texts     bytes    tokens  loss/token  bits/byte  5-gram bits/byte")
+    print("held-out text          texts     bytes    tokens  loss/token  "
+          "bits/byte  5-gram bits/byte")
     for path in a.data:
         texts = read_texts(path, "val")
         stream = to_stream(tokenizer, texts)
         size, n = sum(len(t.encode()) for t in texts), len(stream) - 1
         loss = nats(model, stream, overlap=ck["config"]["seq_len"] // 2)
-        print(f"{Path(path).name:22} {len(texts):5} {size:9,} {n:9,} {loss / n:11.3f} {loss / size / math.log(2):10.3f} "
+        print(f"{Path(path).name:22} {len(texts):5} {size:9,} {n:9,} {loss / n:11.3f} "
+              f"{loss / size / math.log(2):10.3f} "
               f"{grams.nats(stream.tolist()) / size / math.log(2):17.3f}")
 
 
-# ---- sampling -------------------------------------------------------------------------------------------------------
+# ---- sampling ------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
 def sample(model, tokenizer, prompt, seed, max_tokens, temperature, top_p):
-    """A text that begins with the prompt, up to its end token or max_tokens; it sees its last seq_len tokens."""
+    """A text that begins with the prompt, up to its end token or max_tokens.
+
+    The model sees its last seq_len tokens."""
     random = torch.Generator().manual_seed(seed)
     ids = [0] + tokenizer.encode(prompt).ids
     for _ in range(max_tokens):
@@ -315,7 +348,8 @@ def check_copies(a):
                 n += 1
             best[i] = max(best[i], (n, j))
     for i, (n, j) in enumerate(best):
-        print(f"text {i + 1}: {len(texts[i])} words, longest run {n}: {' '.join(texts[i][j:j + n])}")
+        print(f"text {i + 1}: {len(texts[i])} words, longest run {n}: "
+              f"{' '.join(texts[i][j:j + n])}")
     print(f"longest of all: {max(best)[0]} words")
 
 
@@ -328,7 +362,8 @@ def main():
     p.add_argument("-o", "--out", default="tales.pt", help="checkpoint to write or to read")
     mode = p.add_mutually_exclusive_group()
     mode.add_argument("--evaluate", action="store_true", help="only measure the checkpoint")
-    mode.add_argument("--sample", type=int, metavar="N", help="only write N texts, with the seeds SEED, SEED + 1, ..")
+    mode.add_argument("--sample", type=int, metavar="N",
+                      help="only write N texts, with the seeds SEED, SEED + 1, ..")
     mode.add_argument("--check-copies", metavar="FILE",
                       help="only look for runs of words that FILE's texts share with the data")
     g = p.add_argument_group("model")
@@ -339,14 +374,18 @@ def main():
     g.add_argument("--vocab-size", type=int, default=4096, help="tokens")
     g.add_argument("--seq-len", type=int, default=256, help="context")
     g = p.add_argument_group("training")
-    g.add_argument("--minutes", type=float, default=82, help="length of the run: the learning rate follows the clock")
+    g.add_argument("--minutes", type=float, default=82,
+                   help="length of the run: the learning rate follows the clock")
     g.add_argument("--steps", type=int, help="length of the run in steps instead")
     g.add_argument("--rows", type=int, default=16, help="windows in a batch")
-    g.add_argument("--weights", type=float, nargs="*", help="share of the batches for each data file (default: by size)")
+    g.add_argument("--weights", type=float, nargs="*",
+                   help="share of the batches for each data file (default: by size)")
     g.add_argument("--lr", type=float, default=3e-3, help="highest learning rate")
-    g.add_argument("--warmup", type=int, default=100, help="steps over which the learning rate rises")
+    g.add_argument("--warmup", type=int, default=100,
+                   help="steps over which the learning rate rises")
     g.add_argument("--weight-decay", type=float, default=0.1, help="of the matrices")
-    g.add_argument("--dropout", type=float, default=0.2, help="on the embedding and on what each block adds")
+    g.add_argument("--dropout", type=float, default=0.2,
+                   help="on the embedding and on what each block adds")
     g.add_argument("--eval-every", type=int, default=200, help="steps between validations")
     g = p.add_argument_group("sampling")
     g.add_argument("--prompt", default="Once upon a time", help="how each text begins")

@@ -15,28 +15,27 @@ static void print_timing(const Options *o, const char *name, int n, const Timing
 
 int bench_mode(const Options *o, Err *e)
 {
-    Model m;
-    atomic_bool kv_cut = false;
+    Engine x;
     Bench b = {.n_prompt = o->bench_prompt,
                .n_generate = o->bench_generate,
                .depth = o->bench_depth,
                .n_runs = o->bench_runs};
-    SessionParams p;
-    if (modes_open(o, &m, &p, &kv_cut, e))
+    if (!b.n_prompt && !b.n_generate)
+        return err_set(e, EXIT_USAGE, "--bench: --pp 0 and --tg 0 leave nothing to run");
+    if (modes_open(&x, o, false, e))
         return -1;
-    int rc = timing_run(&m, p, &b, &stop_signal, e);
-    modes_warn_cut(rc, &kv_cut);
+    int rc = timing_run(&x.model, x.params, &b, e);
+    const char *arch = x.model.decoder.config.arch, *kernels = x.params.kernels->name;
     const char *kv = kv_names[o->kv_type];
     if (!rc && (b.prefill.n || b.decode.n)) {
         if (o->json)
             printf("{\"arch\": \"%s\", \"parameters\": %zu, \"kernels\": \"%s\", "
                    "\"threads\": %d, \"kv\": \"%s\", \"pp\": %d, \"tg\": %d, \"depth\": %d",
-                   m.config.arch, m.n_params, p.kernels->name, b.n_threads, kv, b.n_prompt,
-                   b.n_generate, b.depth);
-        else
-            printf("%s, %.1f M parameters, kernels %s, %d threads, KV cache %s, depth %d\n",
-                   m.config.arch, (double)m.n_params / 1e6, p.kernels->name, b.n_threads, kv,
+                   arch, x.model.n_params, kernels, b.n_threads, kv, b.n_prompt, b.n_generate,
                    b.depth);
+        else
+            printf("%s, %.1f M parameters, kernels %s, %d threads, KV cache %s, depth %d\n", arch,
+                   (double)x.model.n_params / 1e6, kernels, b.n_threads, kv, b.depth);
         if (b.prefill.n)
             print_timing(o, "prefill", b.n_prompt, &b.prefill);
         if (b.decode.n)
@@ -44,6 +43,5 @@ int bench_mode(const Options *o, Err *e)
         fputs(o->json ? "}\n" : "", stdout);
         rc = fflush(stdout) || ferror(stdout) ? modes_print_failed(e) : 0;
     }
-    model_close(&m);
-    return rc ? -1 : 0;
+    return modes_close(&x, rc);
 }

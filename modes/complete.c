@@ -5,74 +5,52 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/npy.h"
-#include "base/utf8.h"
-#include "generate/sampler.h"
 #include "generate/stream.h"
 #include "maps/job.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
+#include "modes/result.h"
 
-/* Why a text ended. */
-typedef enum { END_SIGNAL, END_TOKEN, END_STOP, END_LIMIT, END_CONTEXT } End;
+enum { MAX_LOGITS = 32 }; // rows of a pass whose logits are written to a file
 
 /* One run of the mode. */
 typedef struct {
     const Options *o;
-    Model model;
+    Engine engine;
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
-    Printer printer;
-    Buf shown; // bytes on their way to standard output
-    char last; // of them, the last one printed
+    StreamParams params;
+    Stream stream; // the prompt and what is generated
+    Buf shown;     // bytes on their way to standard output
+    char last;     // the last byte that was printed
     NpyFile logits;
     MapJob *maps; // NULL: none are wanted
     Prompt prompt;
-    TokenList text; // the prompt and what is generated
-    int n_prompt, n_generated;
-    int n_run;    // tokens of the text that were run, whose rows were written
-    int n_logits; // rows of logits of the last pass
-    atomic_bool kv_cut;
-    End end;
-    int end_token;   // with END_TOKEN
+    int n_prompt;
+    int n_run;       // tokens of the text that were run, whose rows were written
+    int n_logits;    // rows of logits of the last pass
     bool open_line;  // the text on standard output did not end in a newline
-    bool mixed_line; // nor does what standard error shows with it
+    bool mixed_line; // and standard error appears after it
     double prompt_seconds, generate_seconds;
 } Run;
 
-/* The context: -c, else the model's, at most 4096, grown to what the prompt and -n need. */
-static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, int *seq_len, Err *e)
-{
-    size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0);
-    size_t model = (size_t)c->seq_len, n = model < USUAL_CONTEXT ? model : USUAL_CONTEXT;
-    if (want > n)
-        n = want < model ? want : model;
-    if (o->seq_len)
-        n = (size_t)o->seq_len;
-    if (n_prompt > n)
-        return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)",
-                       n_prompt, n, o->seq_len ? "-c" : "the model's; -c N allows more");
-    *seq_len = (int)n;
-    return 0;
-}
-
 static void describe(const Run *r, const SessionParams *p)
 {
-    const Config *c = &r->model.config;
+    const Config *c = &r->engine.model.decoder.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
     fprintf(stderr,
             "engine: kernels %s, %d threads, context %d of %d, "
             "KV cache %s %.1f KB per token, seed %llu\n",
-            p->kernels->name, r->session.threads.n_threads, p->seq_len, c->seq_len,
-            kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->sampler.params.seed);
+            p->kernels->name, r->session.threads->n_threads, p->seq_len, c->seq_len,
+            kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->params.sampling.seed);
 }
 
-/* Run the text's first n tokens through the model, from where it stands; logits of the last row
- * only, or of all where they are written to a file. Where the text has become longer than
+/* Run the text's first n tokens through the model, but for those that were run; logits of the last
+ * row only, or of all where they are written to a file. Where the text has become longer than
  * longrope's original context all of it runs again, but only rows that are new go to files. */
 static int run_text(Run *r, int n, bool wants_logits, Err *e)
 {
@@ -86,15 +64,16 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
         rows = n - i < step ? n - i : step;
         if (progress)
             fprintf(stderr, "\rprompt: %d of %d tokens", i, n);
-        r->n_logits = forward(s, &(Batch){.n = rows, .tokens = r->text.ids + i, .want = want}, e);
+        Span span = {.n = rows, .tokens = r->stream.text.ids + i, .want = want};
+        r->n_logits = forward_span(s, &span, e);
         if (r->n_logits < 0)
             return stop_signal ? 0 : -1;
         int again = r->n_run - i < 0 ? 0 : r->n_run - i < rows ? r->n_run - i : rows;
         int fresh = rows - again;
-        size_t at = (size_t)again * (size_t)r->model.config.vocab_size;
+        size_t at = (size_t)again * (size_t)r->engine.model.decoder.config.vocab_size;
         if (writes && fresh && npy_rows(&r->logits, s->logits + at, (size_t)fresh, e))
             return -1;
-        if (live && fresh && maps_live_rows(r->maps, r->text.ids + i + again, fresh, e))
+        if (live && fresh && maps_live_rows(r->maps, r->stream.text.ids + i + again, fresh, e))
             return -1;
         r->n_run += fresh;
     }
@@ -113,137 +92,108 @@ static int put(Run *r, const char *bytes, size_t len, Err *e)
     return 0;
 }
 
-/* Print what is ready; `at_end` prints all. 1 when a stop text was met, -1 on failure. */
-static int print_ready(Run *r, bool at_end, Err *e)
+/* Print and empty r->shown; with --json it is printed at the end. */
+static int put_shown(Run *r, Err *e)
 {
+    if (r->o->json)
+        return 0;
+    int rc = put(r, r->shown.ptr, r->shown.len, e);
     r->shown.len = 0;
-    int met = printer_take(&r->printer, at_end, &r->shown, e);
-    return met < 0 || put(r, r->shown.ptr, r->shown.len, e) ? -1 : met;
+    return rc;
+}
+
+/* --logprobs without --json: a line for a new token takes the place of the text. */
+static int show_logprobs(Run *r, size_t n_before, Err *e)
+{
+    if (r->o->json || r->o->logprobs < 0)
+        return 0;
+    r->shown.len = 0;
+    if (r->stream.text.n > n_before)
+        result_logprob_line(&r->stream, &r->shown);
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text") : 0;
+}
+
+/* --json: the whole result as one object. */
+static int print_result(Run *r, Err *e)
+{
+    Buf out = {0};
+    Json j = {.out = &out};
+    Result result = {&r->stream, &r->shown, r->params.sampling.seed, r->prompt_seconds,
+                     r->generate_seconds};
+    json_object(&j);
+    result_members(&j, &result);
+    json_end(&j);
+    buf_text(&out, "\n");
+    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the result")
+                        : put(r, out.ptr, out.len, e);
+    buf_free(&out);
+    return rc;
 }
 
 static int generate(Run *r, Err *e)
 {
-    const Options *o = r->o;
-    const Tokenizer *t = r->model.tokenizer;
-    size_t vocab = (size_t)r->model.config.vocab_size;
-    int met = 0;
-    r->end = o->n_predict ? END_SIGNAL : END_LIMIT;
-    while (!stop_signal && o->n_predict) {
-        int id = sampler_pick(&r->sampler, r->session.logits + (size_t)(r->n_logits - 1) * vocab);
-        if (id < 0)
-            return err_set(e, EXIT_IO,
-                           "sampling: no token has a finite logit (a damaged model, or "
-                           "--logit-bias left none)");
-        if (!o->ignore_eos && tokenizer_is_end(t, id)) {
-            r->end = END_TOKEN;
-            r->end_token = id;
-            break;
-        }
-        sampler_accept(&r->sampler, id);
-        r->n_generated++;
-        if (tokens_add(&r->text, id, e))
-            return -1;
-        printer_feed(&r->printer, id);
-        met = print_ready(r, false, e);
-        bool enough = r->n_generated == o->n_predict;
-        if (met || enough || r->session.cache.seqs[0].n_pos == r->session.params.seq_len) {
-            r->end = met ? END_STOP : enough ? END_LIMIT : END_CONTEXT;
-            break;
-        }
-        if (run_text(r, (int)r->text.n, true, e))
+    Stream *s = &r->stream;
+    size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
+    while (!s->end && !stop_signal) {
+        float *logits = r->session.logits + (size_t)(r->n_logits - 1) * vocab;
+        size_t n = s->text.n;
+        if (stream_next(s, &r->sampler, logits, &r->shown, e) || show_logprobs(r, n, e)
+            || put_shown(r, e) || (!s->end && run_text(r, (int)s->text.n, true, e)))
             return -1;
     }
-    if (!met) {
-        printer_end(&r->printer);
-        met = print_ready(r, true, e);
-        r->end = met > 0 ? END_STOP : r->end;
-    }
-    return met < 0 ? -1 : 0;
+    return stream_finish(s, &r->shown, e) || show_logprobs(r, s->text.n, e) || put_shown(r, e) ? -1
+                                                                                               : 0;
 }
 
-static int check_biases(const Run *r, Err *e)
-{
-    const SamplerParams *p = &r->o->sampler;
-    for (int i = 0; i < p->n_biases; i++)
-        if (p->biases[i].id >= r->model.config.vocab_size)
-            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
-                           p->biases[i].id, r->model.config.vocab_size - 1);
-    return 0;
-}
-
-/* A file that a run writes. */
-typedef struct {
-    const char *flag, *path; // path NULL where none is wanted
-} Output;
-
-/* Number i of them, flag NULL past the last. */
-static Output output_at(const Options *o, int i)
-{
-    const MapOptions *m = &o->maps;
-    if (i == 0)
-        return (Output){"--logits", o->logits};
-    if (--i < m->n_stats)
-        return (Output){"--attn-stats", m->stats[i]};
-    i -= m->n_stats;
-    return i < m->n_files ? (Output){"--dump-attn", m->files[i]} : (Output){NULL, NULL};
-}
-
-/* Whether two results would end in one place: one file, or one flag's results in one stream. */
-static bool same_output(Output a, Output b)
-{
-    return a.path && b.path
-        && (out_same(a.path, b.path) || (!strcmp(a.flag, b.flag) && !strcmp(a.path, b.path)));
-}
-
+/* No result goes to the model's own file, and no two to one file or stream. */
 static int check_outputs(const Run *r, Err *e)
 {
-    for (int i = 0; output_at(r->o, i).flag; i++) {
-        Output a = output_at(r->o, i);
-        if (a.path && modes_is_model_file(&r->model.file, a.path))
-            return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another", a.flag);
-        for (int k = 0; k < i; k++)
-            if (same_output(output_at(r->o, k), a))
-                return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two",
-                               output_at(r->o, k).flag, a.flag);
-    }
+    const Options *o = r->o;
+    const struct {
+        const char *flag;
+        const char *const *paths;
+        int n;
+    } lists[] = {{"--logits", &o->logits, o->logits != NULL},
+                 {"--attn-stats", o->maps.stats, o->maps.n_stats},
+                 {"--dump-attn", o->maps.files, o->maps.n_files}};
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < lists[k].n; i++) {
+            const char *path = lists[k].paths[i];
+            if (modes_is_model_file(&r->engine.model.file, path))
+                return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another",
+                               lists[k].flag);
+            for (int j = 0; j <= k; j++)
+                for (int l = 0; l < (j < k ? lists[j].n : i); l++)
+                    if (out_same(lists[j].paths[l], path)
+                        || (j == k && !strcmp(lists[j].paths[l], path)))
+                        return err_set(e, EXIT_USAGE,
+                                       "%s and %s: got one file for two results, want two",
+                                       lists[j].flag, lists[k].flag);
+        }
     return 0;
 }
 
-/* The session's sizes, and the files that are written from it. */
+/* Open the files that are written while the session runs, and set what they need of it in *p. */
 static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 {
     const Options *o = r->o;
     if (check_outputs(r, e))
         return -1;
-    if (o->logits)
-        p->max_batch = p->max_logits = p->max_batch < 32 ? p->max_batch : 32;
     if (o->maps.n_files || o->maps.n_stats) {
         int n = r->n_prompt + (o->n_predict > 0 && o->ignore_eos ? o->n_predict : 0); // at least
         n = n < p->seq_len ? n : p->seq_len;
-        r->maps = maps_open(&o->maps, &r->model, o->model, r->n_prompt, n, e);
+        r->maps = maps_open(&o->maps, &r->engine.model, o->model, r->n_prompt, n, e);
         if (!r->maps)
             return -1;
         if (maps_live(r->maps))
             maps_live_params(r->maps, p);
     }
-    size_t vocab = (size_t)r->model.config.vocab_size;
+    size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
-/* The sampler's parameters, with a seed of the moment where none is given. */
-static SamplerParams sampler_params(const Options *o)
-{
-    SamplerParams p = o->sampler;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (!o->has_seed)
-        p.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
-               ^ (uint64_t)getpid() << 40;
-    return p;
-}
-
-/* The printer of the generated text, whose beginning is ours too where the prompt is empty. */
-static int prepare_printer(Run *r, Err *e)
+/* The stream, after the prompt's tokens. */
+static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
 {
     const Options *o = r->o;
     r->stops = mem_alloc((size_t)o->n_stops, sizeof *r->stops);
@@ -252,8 +202,11 @@ static int prepare_printer(Run *r, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    printer_init(&r->printer, r->model.tokenizer, r->stops, o->n_stops,
-                 o->echo && !r->prompt.text.len, o->special);
+    r->params = modes_stream_params(o, &r->engine.model, seq_len);
+    r->params.sampling = modes_sampler_params(o);
+    r->params.stops = r->stops;
+    r->params.n_stops = o->n_stops;
+    stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
 
@@ -261,34 +214,27 @@ static int prepare_printer(Run *r, Err *e)
 static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
-    SessionParams p;
-    SamplerParams sampling = sampler_params(o);
-    if (modes_open(o, &r->model, &p, &r->kv_cut, e))
+    TokenList *text = &r->stream.text;
+    if (modes_open(&r->engine, o, true, e))
         return -1;
-    p.n_seqs = p.max_logits = 1;
-    const Tokenizer *t = r->model.tokenizer;
-    if (check_biases(r, e) || prompt_encode(o, t, &r->prompt, &r->text, e))
-        return -1;
-    if (!r->text.n && !o->no_bos && tokenizer_bos(t) >= 0
-        && tokens_add(&r->text, tokenizer_bos(t), e))
+    SessionParams p = r->engine.params;
+    const Config *c = &r->engine.model.decoder.config;
+    int seq_len;
+    if (modes_check_biases(o, c, e)
+        || prompt_start(o, &r->engine.model, &r->prompt, text, &seq_len, e))
         return -1;
     if (!o->echo)
         prompt_free(&r->prompt);
-    r->n_prompt = (int)r->text.n;
-    if (!r->n_prompt)
-        return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
-                       o->no_bos ? "--no-bos leaves nothing to start from"
-                                 : "this model has no begin-of-text token");
-    if (choose_seq_len(o, &r->model.config, r->text.n, &p.seq_len, e))
-        return -1;
-    bool longrope = r->model.config.ropes[0].scaling == ROPE_LONGROPE;
-    int most = longrope ? p.seq_len : r->n_prompt; // run_text() may run all again
-    p.max_batch = p.max_batch < most ? p.max_batch : most;
-    modes_note_context(o, &r->model.config, p.seq_len);
-    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->model, &p, e)
+    r->n_prompt = (int)text->n;
+    int rows = c->ropes[0].scaling == ROPE_LONGROPE ? seq_len : r->n_prompt; // see run_text()
+    if (o->logits && rows > MAX_LOGITS)
+        rows = MAX_LOGITS;
+    modes_sizes(&p, seq_len, rows, o->logits ? MAX_LOGITS : 1);
+    modes_note_context(o, c, seq_len);
+    if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->engine.model.decoder, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
-        || sampler_init(&r->sampler, &sampling, r->model.config.vocab_size, p.kernels, e)
-        || prepare_printer(r, e))
+        || sampler_init(&r->sampler, c->vocab_size, p.kernels, e)
+        || prepare_stream(r, seq_len, *text, e))
         return -1;
     if (o->verbose)
         describe(r, &p);
@@ -315,20 +261,17 @@ static void work(void *context)
     r->generate_seconds = clock_seconds() - begin - r->prompt_seconds;
 }
 
-/* --echo: the prompt as it was given, so without a BOS that we put in front. A character that it
- * leaves incomplete waits for the generated text. */
+/* --echo: the prompt as it was given, without the begin-of-text token that we add. */
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
-    Decoder *d = &r->printer.decoder;
-    size_t n = utf8_complete(text->ptr, text->len);
-    d->n_held = text->len - n;
-    memcpy(d->held, text->ptr ? text->ptr + n : "", d->n_held);
-    return put(r, text->ptr, n, e);
+    buf_add(&r->shown, text->ptr, stream_follow(&r->stream, text->ptr, text->len));
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text")
+                           : put_shown(r, e);
 }
 
-/* Whether standard error may stand behind the text: both are one file, or it is a terminal that may
- * show standard output through a pipe. */
+/* Whether what standard error gets may appear after the text: both are one file, or standard error
+ * is a terminal, which may show standard output through a pipe. */
 static bool shares_screen(void)
 {
     struct stat a, b;
@@ -336,7 +279,7 @@ static bool shares_screen(void)
     return isatty(STDERR_FILENO) || (known && a.st_dev == b.st_dev && a.st_ino == b.st_ino);
 }
 
-/* Begin a new line on standard error if the text's last one stands open there. */
+/* End the text's last line before standard error writes, if both appear together. */
 static void begin_line(Run *r)
 {
     if (r->mixed_line)
@@ -348,30 +291,30 @@ static void begin_line(Run *r)
 static void describe_run(const Run *r)
 {
     char why[200], name[100];
-    double rate = r->n_generated > 1 ? (r->n_generated - 1) / r->generate_seconds : 0;
-    int context = r->session.params.seq_len, id = r->end_token;
-    const Buf *stop = r->end == END_STOP ? &r->o->stops[r->printer.stop].text : NULL;
-    switch (r->end) {
-    case END_SIGNAL:
+    const Stream *s = &r->stream;
+    int n_generated = (int)(s->text.n - s->n_prompt);
+    double rate = n_generated > 1 ? (n_generated - 1) / r->generate_seconds : 0;
+    switch (s->end) {
+    case NOT_ENDED:
         snprintf(why, sizeof why, "signal %d, %s", (int)stop_signal, strsignal(stop_signal));
         break;
     case END_TOKEN:
-        str_escape(tokenizer_piece(r->model.tokenizer, id), name, sizeof name);
-        snprintf(why, sizeof why, "end token %d, %s", id, name);
+        str_escape(tokenizer_piece(r->engine.model.tokenizer, s->end_token), name, sizeof name);
+        snprintf(why, sizeof why, "end token %d, %s", s->end_token, name);
         break;
     case END_STOP:
-        str_escape((Str){stop->ptr, stop->len}, name, sizeof name);
+        str_escape(r->stops[s->stop], name, sizeof name);
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
     case END_CONTEXT:
-        snprintf(why, sizeof why, "the context of %d tokens is full (-c)", context);
+        snprintf(why, sizeof why, "the context of %d tokens is full (-c)", r->params.seq_len);
         break;
     }
     fprintf(stderr,
             "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
             "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
-            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, r->n_generated,
+            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, n_generated,
             r->generate_seconds, rate, why);
 }
 
@@ -379,20 +322,27 @@ static int run_and_print(Run *r, Err *e)
 {
     const Options *o = r->o;
     Work w = {.r = r, .e = e};
-    int rc = o->echo && r->prompt.text.len ? print_prompt(r, e) : 0;
+    int rc = o->echo ? print_prompt(r, e) : 0;
     r->open_line = r->last != '\n';
-    for (int i = 0; i < r->n_prompt; i++)
-        sampler_accept(&r->sampler, r->text.ids[i]);
     if (!rc) {
-        threads_team(&r->session.threads, work, &w);
+        threads_team(r->session.threads, work, &w);
         rc = w.rc;
     }
+    if (!rc && o->json)
+        rc = print_result(r, e);
     r->open_line = r->last != '\n';
     if (r->open_line && isatty(STDOUT_FILENO))
         r->open_line = putchar('\n') == EOF;
     if (!rc && fflush(stdout))
         rc = modes_print_failed(e);
     r->mixed_line = r->open_line && shares_screen();
+    if (!rc && r->stream.end == END_TOKEN && r->stream.text.n == r->stream.n_prompt
+        && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)
+        && gguf_key(&r->engine.model.file, "tokenizer.chat_template")) {
+        begin_line(r);
+        fprintf(stderr, "%s: the model has ended at once; --chat asks in the form that it knows\n",
+                program_name());
+    }
     if (o->verbose && !rc) {
         begin_line(r);
         describe_run(r);
@@ -400,7 +350,7 @@ static int run_and_print(Run *r, Err *e)
     return rc;
 }
 
-/* Whether statistics go to standard output, behind the text. */
+/* Whether statistics go to standard output, after the text. */
 static bool wants_table(const MapOptions *m)
 {
     for (int i = 0; i < m->n_stats; i++)
@@ -414,7 +364,8 @@ static bool wants_table(const MapOptions *m)
 static int write_maps(Run *r, Err *e)
 {
     SessionParams p = r->session.params;
-    int n = (int)r->text.n < p.seq_len ? (int)r->text.n : p.seq_len, rc = 0;
+    const TokenList *text = &r->stream.text;
+    int n = (int)text->n < p.seq_len ? (int)text->n : p.seq_len, rc = 0;
     int first_signal = stop_signal;
     if (stop_signal) {
         stop_signal = 0;
@@ -425,7 +376,7 @@ static int write_maps(Run *r, Err *e)
     session_free(&r->session);
     p.max_batch = r->o->batch;
     if (!rc && n && maps_wants_replay(r->maps))
-        rc = maps_replay(r->maps, p, r->text.ids, n, &stop_signal, e);
+        rc = maps_replay(r->maps, p, text->ids, n, e);
     bool begins = !rc && n && r->open_line && wants_table(&r->o->maps);
     if (begins && (putchar('\n') == EOF || fflush(stdout)))
         rc = modes_print_failed(e);
@@ -438,24 +389,23 @@ static int write_maps(Run *r, Err *e)
 
 int complete_mode(const Options *o, Err *e)
 {
+    if (o->samples > 1)
+        return batch_mode(o, e);
     Run r = {.o = o};
     int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
     bool ran = !rc;
     rc = rc || (r.maps && write_maps(&r, e));
     if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
         rc = -1; // where a signal ended the maps the logits are complete all the same
-    if (rc || atomic_load(&r.kv_cut))
+    if (rc || atomic_load(&r.engine.kv_cut))
         begin_line(&r); // for the error or the warning
-    modes_warn_cut(rc, &r.kv_cut);
     npy_discard(&r.logits);
     maps_close(r.maps);
     prompt_free(&r.prompt);
-    tokens_free(&r.text);
-    printer_free(&r.printer);
+    stream_free(&r.stream);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);
     session_free(&r.session);
-    model_close(&r.model);
-    return rc ? -1 : 0;
+    return modes_close(&r.engine, rc);
 }

@@ -1,19 +1,31 @@
 /* modes.c - what the modes share. Contracts are in modes.h. */
 #include "modes/modes.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "modes/result.h"
+#include "base/file.h"
 
-volatile sig_atomic_t stop_signal;
+atomic_int stop_signal;
 
 int modes_print_failed(Err *e)
 {
     return err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+}
+
+int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e)
+{
+    if (file_read(path, &stop_signal, text, e))
+        return -1;
+    Str whole = {text->ptr ? text->ptr : "", text->len};
+    return json_parse(d, whole, e) ? err_prefix(e, strcmp(path, "-") ? path : "standard input") : 0;
 }
 
 int modes_threads(const Options *o)
@@ -29,30 +41,24 @@ int modes_threads(const Options *o)
 void modes_note_context(const Options *o, const Config *c, int seq_len)
 {
     if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))
-        fprintf(stderr, "run: -c %d is more than the %d tokens that the model was made for\n",
-                seq_len, c->seq_len);
+        fprintf(stderr, "%s: -c %d is more than the %d tokens that the model was made for\n",
+                program_name(), seq_len, c->seq_len);
 }
 
-void modes_warn_cut(int rc, atomic_bool *kv_cut)
-{
-    if (!rc && atomic_load(kv_cut))
-        fprintf(stderr, "run: keys or values beyond 65504 were cut off in the f16 cache; "
-                        "--kv f32 keeps them whole\n");
-}
-
-int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut, Err *e)
+int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
-    *p = (SessionParams){.max_batch = o->batch,
-                         .kv_type = o->kv_type,
-                         .exact = o->exact,
-                         .n_threads = modes_threads(o),
-                         .stop = &stop_signal,
-                         .kernels = kernels_select(getenv("RUN_CPU"), e),
-                         .kv_cut = kv_cut};
-    if (!p->kernels || model_open(m, o->model, e))
+    *x = (Engine){.params = {.max_batch = o->batch,
+                             .kv_type = o->kv_type,
+                             .exact = o->exact,
+                             .threads = &x->threads,
+                             .kernels = kernels_select(getenv("RUN_CPU"), e),
+                             .kv_cut = &x->kv_cut}};
+    threads_init(&x->threads, modes_threads(o), &stop_signal);
+    if (!x->params.kernels || model_open(&x->model, o->model, needs_tokenizer, e))
         return -1;
-    const Config *c = &m->config;
+    const Model *m = &x->model;
+    const Config *c = &m->decoder.config;
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].size;
     if (o->verbose)
@@ -65,6 +71,27 @@ int modes_open(const Options *o, Model *m, SessionParams *p, atomic_bool *kv_cut
     return 0;
 }
 
+int modes_close(Engine *x, int rc)
+{
+    if (!rc && atomic_load(&x->kv_cut))
+        fprintf(stderr,
+                "%s: keys or values beyond 65504 were cut off in the f16 cache; "
+                "--kv f32 keeps them whole\n",
+                program_name());
+    threads_free(&x->threads);
+    model_close(&x->model);
+    return rc ? -1 : 0;
+}
+
+void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits)
+{
+    assert(seq_len > 0 && rows > 0 && max_logits > 0);
+    p->seq_len = seq_len;
+    p->n_seqs = 1;
+    p->max_batch = p->max_batch < rows ? p->max_batch : rows;
+    p->max_logits = max_logits < p->max_batch ? max_logits : p->max_batch;
+}
+
 bool modes_is_model_file(const Gguf *g, const char *path)
 {
     struct stat a, b;
@@ -73,4 +100,38 @@ bool modes_is_model_file(const Gguf *g, const char *path)
             && a.st_ino == b.st_ino)
             return true;
     return false;
+}
+
+SamplerParams modes_sampler_params(const Options *o)
+{
+    SamplerParams p = o->sampler;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!o->has_seed)
+        p.seed = ((uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
+                  ^ (uint64_t)getpid() << 40)
+               % SEED_LIMIT;
+    return p;
+}
+
+StreamParams modes_stream_params(const Options *o, const Model *m, int seq_len)
+{
+    int vocab = m->decoder.config.vocab_size;
+    return (StreamParams){.tokenizer = m->tokenizer,
+                          .sampling = o->sampler,
+                          .n_predict = o->n_predict,
+                          .seq_len = seq_len,
+                          .ignore_eos = o->ignore_eos,
+                          .special = o->special,
+                          .logprobs = o->logprobs < vocab ? o->logprobs : vocab};
+}
+
+int modes_check_biases(const Options *o, const Config *c, Err *e)
+{
+    const SamplerParams *p = &o->sampler;
+    for (int i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id >= c->vocab_size)
+            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
+                           p->biases[i].id, c->vocab_size - 1);
+    return 0;
 }

@@ -1,5 +1,5 @@
-/* options.h - the command line: one table behind parsing, --help, the man page and shell
- * completion. */
+/* options.h - the command line: one table of flags behind parsing, --help, the man page and the
+ * completions. */
 #ifndef OPTIONS_H
 #define OPTIONS_H
 
@@ -8,12 +8,18 @@
 
 #define RUN_VERSION "0.1.0"
 #define USUAL_CONTEXT 4096 // at most, without -c
+#define SCORE_WINDOW 512   // the same, with --perplexity
+#define BENCH_MAX_RUNS 100
 
 /* What the program does, one at a time. A flag chooses each but the first; the table in options.c
  * says which other flags it takes. */
 typedef enum {
     MODE_GENERATE,
+    MODE_BATCH,
     MODE_TOKENIZE,
+    MODE_INFO,
+    MODE_RENDER,
+    MODE_CHAT,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -37,6 +43,12 @@ typedef struct {
     TextArg *parts; // -i and -f in the order given
     int n_parts;
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
+    int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
+    int samples;               // texts of one prompt
+    const char *system;        // text, with MODE_CHAT
+    const char *jsonl, *lines; // file of prompts, with MODE_BATCH
+    int parallel;              // texts at once; 0: chosen from the machine
+    bool unordered, timings;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine
@@ -44,8 +56,12 @@ typedef struct {
     bool has_seed;
     bool exact;
     KvType kv_type;
-    const char *logits;     // file to write, or NULL
-    const char *perplexity; // file to read, with MODE_PERPLEXITY
+    int shell;                                    // with MODE_COMPLETION
+    const char *logits;                           // file to write, or NULL
+    const char *perplexity;                       // file to read, with MODE_PERPLEXITY
+    const char *messages, *tools, *chat_template; // files to read, with MODE_RENDER
+    const char *chat_variables;                   // of --chat-template-kwargs
+    bool no_generation_prompt;
     int bench_prompt, bench_generate, bench_depth,
         bench_runs;                // tokens, and timed runs, with MODE_BENCH
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
@@ -63,9 +79,45 @@ typedef struct {
 int options_parse(Options *o, int argc, char **argv, Err *e);
 void options_free(Options *o);
 
-void options_help(FILE *f);       // --help
-void options_version(FILE *f);    // --version
-void options_man(FILE *f);        // the man page, in roff
-void options_completion(FILE *f); // completion for bash
+/* ---- the table ------------------------------------------------------------------------------- */
+
+typedef enum {
+    OPT_FLAG, // bool
+    OPT_INT,
+    OPT_FLOAT,
+    OPT_CHOICE, // one of `choices`; an int or an enum by their order
+    OPT_TEXT,   // const char *
+    OPT_PATH,   // const char *, the name of a file, given once
+    OPT_NAMES,  // a list of const char *
+    OPT_TEXTS,  // a list of TextArg: texts
+    OPT_FILES,  // files
+    OPT_MODE,   // chooses the mode of `modes`; an argument is given once: a choice or const char *
+    OPT_SEED,
+    OPT_BIAS
+} OptKind;
+
+typedef struct {
+    const char *names; // separated by spaces, the one to show last; NULL for a heading
+    const char *arg;   // name of its argument, NULL for none
+    unsigned modes;    // those that take it, bits 1 << Mode
+    OptKind kind;
+    size_t offset, count;     // in Options: where the value goes; of a list, how many there are
+    double min, max, initial; // of a number; a default outside of min..max is replaced later
+    const char *help;
+    const char *const *choices; // the first is the default; of a file: endings of its name
+    const char *needs;          // names of other flags: one of them must be there too
+} Option;
+
+extern const Option option_table[]; // (n_options)
+extern const int n_options;
+
+/* The row of a flag, by one of its names, which there must be. */
+const Option *options_find(const char *name);
+
+/* Name number i of a list of names between spaces, empty past the last. */
+Str options_name(const char *names, int i);
+
+/* "a, b or c", of a list that ends in NULL, in `out`; returns `out`. */
+char *options_choices(const char *const *choices, char *out, size_t size);
 
 #endif

@@ -25,20 +25,11 @@
 #include "modes/modes.h"
 
 enum {
-    PIECE = 4096,
-    SLICE = 1024 * PIECE
-}; // values a thread takes at a time, a multiple of every block; values of a write
+    PIECE = 4096,        // values that a thread takes at a time, a multiple of every block
+    SLICE = 1024 * PIECE // values of a write
+};
 
-typedef struct {
-    const char *type;       // q4_k_m and so on, any case
-    const char **overrides; // "PATTERN=TYPE"; of several that match a tensor the last one counts
-    int n_overrides;
-    int n_threads;
-    const Kernels *kernels;
-    FILE *log; // a line a tensor; NULL for none
-} QuantizeParams;
-
-/* Layers that get more bits. */
+/* Layers whose tensors get more bits, see has_more(). */
 typedef enum { NOWHERE, SPREAD, FIRST } Where;
 
 typedef struct {
@@ -46,7 +37,7 @@ typedef struct {
     Type type;
     uint32_t file_type; // general.file_type, llama.cpp's numbers
     Where where;
-    Type more; // there
+    Type more; // the type of the tensors that get more bits
 } Mix;
 
 static const Mix mixes[] = {
@@ -77,21 +68,21 @@ typedef struct {
 /* A tensor as it is read and as it is written: another type and size. */
 typedef struct {
     GgufTensor in, out;
-    Type want; // the type before the width had a say
+    Type want; // the type that was chosen, before the width of rows decided
 } Item;
 
 typedef struct {
-    const QuantizeParams *p;
+    const Options *o;
+    const Kernels *kernels;
     const Gguf *g;
     const Mix *mix;
-    Override *overrides; // (p->n_overrides)
+    Override *overrides; // (o->n_quantize_types)
     Item *items;         // (g->n_tensors) in the file's order
     int n_layers;
     bool tied; // token_embd makes the logits
     OutFile file;
     uint8_t *slice; // (SLICE) values of any type, the widest of which has 8 bytes
     Threads threads;
-    const volatile sig_atomic_t *stop;
     double bytes, bytes_done; // of the tensors that are read
     Err *e;
     int rc;
@@ -144,8 +135,8 @@ static int unknown_type(const char *flag, const char *value, const char *want, b
 
 static int read_overrides(Work *w)
 {
-    for (int i = 0; i < w->p->n_overrides; i++) {
-        const char *text = w->p->overrides[i], *equals = strrchr(text, '=');
+    for (int i = 0; i < w->o->n_quantize_types; i++) {
+        const char *text = w->o->quantize_types[i], *equals = strrchr(text, '=');
         const Mix *m = equals && equals > text ? find_mix(equals + 1, true) : NULL;
         if (!m)
             return unknown_type("--quantize-type", text,
@@ -239,14 +230,14 @@ static int plan_tensor(Work *w, Item *it)
     if (!is_matrix(t))
         return 0;
     it->want = type_by_policy(w, t->name);
-    for (int i = 0; i < w->p->n_overrides; i++)
+    for (int i = 0; i < w->o->n_quantize_types; i++)
         if (has_part(t->name, w->overrides[i].pattern, true)) {
             it->want = w->overrides[i].type;
             w->overrides[i].used = true;
         }
     t->type = type_for_width(it->want, width_of(t));
     str_escape(t->name, name, sizeof name);
-    if (t->type != it->in.type && !w->p->kernels->dequantize[it->in.type])
+    if (t->type != it->in.type && !w->kernels->dequantize[it->in.type])
         return err_set(w->e, EXIT_MODEL, "tensor %s: got type %s, which is not supported", name,
                        type_info(it->in.type)->name);
     if (!size_mul(count_of(&it->in) / type_info(t->type)->block, type_info(t->type)->bytes,
@@ -271,7 +262,7 @@ static int plan(Work *w)
         rc = plan_tensor(w, &w->items[i]);
     }
     free(tensors);
-    for (int i = 0; i < w->p->n_overrides && !rc; i++)
+    for (int i = 0; i < w->o->n_quantize_types && !rc; i++)
         if (!w->overrides[i].used)
             rc = err_set(w->e, EXIT_USAGE,
                          "--quantize-type: got \"%s\", want parts of a matrix's name such as "
@@ -281,7 +272,7 @@ static int plan(Work *w)
 }
 
 /* -v: a line a tensor, then the sum. */
-static void describe(const Work *w, FILE *log)
+static void describe(const Work *w)
 {
     char name[96];
     double bytes = 0, values = 0;
@@ -290,19 +281,20 @@ static void describe(const Work *w, FILE *log)
         const Item *it = &w->items[i];
         const TypeInfo *in = type_info(it->in.type), *out = type_info(it->out.type),
                        *want = type_info(it->want);
-        fprintf(log, "%s: %s%s%s", str_escape(it->in.name, name, sizeof name), in->name,
+        fprintf(stderr, "%s: %s%s%s", str_escape(it->in.name, name, sizeof name), in->name,
                 in == out ? ", kept" : " to ", in == out ? "" : out->name);
         if (want != out)
-            fprintf(log, " (rows of %zu do not fit %s)", width_of(&it->in), want->name);
-        fprintf(log, "\n");
+            fprintf(stderr, " (rows of %zu do not fit %s)", width_of(&it->in), want->name);
+        fprintf(stderr, "\n");
         bytes += (double)it->out.size;
         values += (double)count_of(&it->in);
         again += in->block > 1 && in != out;
     }
-    fprintf(log, "%zu tensors, %.1f MB to %.1f MB, %.2f bits a weight\n", w->g->n_tensors,
+    fprintf(stderr, "%zu tensors, %.1f MB to %.1f MB, %.2f bits a weight\n", w->g->n_tensors,
             w->bytes / 1e6, bytes / 1e6, values > 0 ? 8 * bytes / values : 0.0);
     if (again)
-        fprintf(log, "%d tensors were quantised before; the error of that stays in them\n", again);
+        fprintf(stderr, "%d tensors were quantised before; the error of that stays in them\n",
+                again);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -316,7 +308,7 @@ typedef struct {
     atomic_bool bad; // one that the type cannot hold
 } Job;
 
-/* The largest value that a type holds; the scales of blocks are halves. */
+/* The largest value that a type holds; the scales of blocks are f16. */
 static float limit_of(uint32_t type)
 {
     return type == TYPE_F32 || type == TYPE_BF16 ? 0x1.fep127f : 65504.0f;
@@ -351,12 +343,12 @@ static int write_tensor(Work *w, const Item *it)
     char name[96];
     bool changed = it->in.type != it->out.type, progress = isatty(STDERR_FILENO);
     size_t count = count_of(&it->in), n;
-    for (size_t i = 0; i < count && !*w->stop; i += n) {
+    for (size_t i = 0; i < count && !threads_stopped(&w->threads); i += n) {
         n = count - i < SLICE ? count - i : SLICE;
-        Job j = {.k = w->p->kernels, .it = it, .first = i, .count = n, .out = w->slice};
+        Job j = {.k = w->kernels, .it = it, .first = i, .count = n, .out = w->slice};
         if (changed)
             threads_run(&w->threads, (int)((n + PIECE - 1) / PIECE), 1, convert, &j);
-        else // not written from the map: the system would call a file that was cut a bad address
+        else // copied: writing from the map of a file that was cut would fail as a bad address
             memcpy(w->slice, (const uint8_t *)it->in.data + bytes_of(it->in.type, i),
                    bytes_of(it->in.type, n));
         if (atomic_load(&j.bad))
@@ -379,7 +371,7 @@ static int write_tensor(Work *w, const Item *it)
 static void write_tensors(void *context)
 {
     Work *w = context;
-    for (size_t i = 0; i < w->g->n_tensors && !w->rc && !*w->stop; i++)
+    for (size_t i = 0; i < w->g->n_tensors && !w->rc && !threads_stopped(&w->threads); i++)
         w->rc = write_tensor(w, &w->items[i]);
     if (isatty(STDERR_FILENO))
         fprintf(stderr, "\r\033[K");
@@ -389,7 +381,9 @@ static int write_header(Work *w)
 {
     Buf header = {0};
     GgufTensor *tensors = mem_alloc(w->g->n_tensors, sizeof *tensors);
-    GgufU32 set[] = {{"general.file_type", w->mix->file_type}, {"general.quantization_version", 2}};
+    const uint32_t version = 2;
+    GgufKey set[] = {gguf_u32_key("general.file_type", &w->mix->file_type),
+                     gguf_u32_key("general.quantization_version", &version)};
     if (!tensors)
         return err_set(w->e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < w->g->n_tensors; i++)
@@ -401,36 +395,33 @@ static int write_header(Work *w)
     return rc ? -1 : 0;
 }
 
-static int write_file(Work *w, const char *output)
+static int write_file(Work *w)
 {
     if (read_overrides(w) || plan(w))
         return -1;
-    if (w->p->log)
-        describe(w, w->p->log);
-    if (out_open(&w->file, output, w->e) || write_header(w))
+    if (w->o->verbose)
+        describe(w);
+    if (out_open(&w->file, w->o->output, w->e) || write_header(w))
         return -1;
     threads_team(&w->threads, write_tensors, w);
-    return w->rc || *w->stop ? w->rc : out_commit(&w->file, w->e);
+    return w->rc || threads_stopped(&w->threads) ? w->rc : out_commit(&w->file, w->e);
 }
 
-/* Write the model `g` to `output` with its matrices in other types. The same bytes for any number
- * of threads and any kernels. *stop other than 0 ends it early and leaves no file. An unknown type,
- * and an override that matches nothing, set EXIT_USAGE. */
-static int quantize_file(const Gguf *g, const char *output, const QuantizeParams *p,
-                         const volatile sig_atomic_t *stop, Err *e)
+/* Write the model `g` with its matrices in other types. The same bytes for any number of threads
+ * and any kernels. A signal ends it early and leaves no file. An unknown type, and an override that
+ * matches nothing, set EXIT_USAGE. */
+static int quantize_file(const Gguf *g, const Options *o, const Kernels *kernels, Err *e)
 {
-    Work w = {.p = p,
-              .g = g,
-              .mix = find_mix(p->type, false),
-              .stop = stop,
-              .e = e,
-              .threads = {.n_threads = threads_granted(p->n_threads), .stop = stop}};
+    Work w = {.o = o, .kernels = kernels, .g = g, .mix = find_mix(o->quantize, false), .e = e};
+    threads_init(&w.threads, threads_granted(modes_threads(o)), &stop_signal);
     if (!w.mix)
-        return unknown_type("--quantize", p->type, "one of ", false, e);
-    w.overrides = mem_alloc((size_t)p->n_overrides, sizeof *w.overrides);
+        return unknown_type("--quantize", o->quantize, "one of ", false, e);
+    if (modes_is_model_file(g, o->output))
+        return err_set(e, EXIT_USAGE, "-o: got the model's own file, want another");
+    w.overrides = mem_alloc((size_t)o->n_quantize_types, sizeof *w.overrides);
     w.items = mem_alloc(g->n_tensors, sizeof *w.items);
     w.slice = mem_alloc(SLICE, sizeof(double));
-    int rc = w.overrides && w.items && w.slice ? write_file(&w, output)
+    int rc = w.overrides && w.items && w.slice ? write_file(&w)
                                                : err_set(e, EXIT_MEMORY, "out of memory");
     out_discard(&w.file);
     free(w.overrides);
@@ -442,19 +433,12 @@ static int quantize_file(const Gguf *g, const char *output, const QuantizeParams
 int quantize_mode(const Options *o, Err *e)
 {
     Gguf file;
-    QuantizeParams p = {.type = o->quantize,
-                        .overrides = o->quantize_types,
-                        .n_overrides = o->n_quantize_types,
-                        .n_threads = modes_threads(o),
-                        .kernels = kernels_select(getenv("RUN_CPU"), e),
-                        .log = o->verbose ? stderr : NULL};
+    const Kernels *kernels = kernels_select(getenv("RUN_CPU"), e);
     if (!strcmp(o->output, "-") && isatty(STDOUT_FILENO))
         return err_set(e, EXIT_USAGE, "-o: got a terminal, want a file or a pipe for the model");
-    if (!p.kernels || gguf_open(&file, o->model, e))
+    if (!kernels || gguf_open(&file, o->model, e))
         return -1;
-    int rc = modes_is_model_file(&file, o->output)
-               ? err_set(e, EXIT_USAGE, "-o: got the model's own file, want another")
-               : quantize_file(&file, o->output, &p, &stop_signal, e);
+    int rc = quantize_file(&file, o, kernels, e);
     if (rc && e->code == EXIT_MODEL)
         err_prefix(e, o->model);
     gguf_close(&file);

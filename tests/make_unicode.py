@@ -1,19 +1,21 @@
 """Write unicode_tables.h: python tests/make_unicode.py > text/unicode_tables.h
 
-The truth is what Hugging Face tokenizers does, so the tables are read off the `tokenizers` package itself:
-general categories as its regular expression engine (Oniguruma) sees them, which is Unicode 16.0 in tokenizers 0.23,
-and NFC as its older normaliser does it, which knows Unicode 9.0: decompositions and combining classes come from the
-standard library's unicodedata and are dropped where tokenizers does not apply them.
-"""
+The truth is what Hugging Face tokenizers does, so the tables are read off the `tokenizers` package
+itself: general categories as its regular expression engine (Oniguruma) sees them, which is Unicode
+16.0 in tokenizers 0.23, and NFC as its older normaliser does it, which knows Unicode 9.0:
+decompositions and combining classes come from the standard library's unicodedata and are dropped
+where tokenizers does not apply them."""
 import sys
 import unicodedata
 
 import tokenizers
 from tokenizers import Regex, normalizers, pre_tokenizers
 
-# Order and names are those of the table in pattern.c. Cw is our own: the control characters that are white space.
-NAMES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf",
-         "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cw", "Cf", "Cs", "Co", "Cn"]
+# Order and names are those of the table in pattern.c. Cw is our own: the control characters that
+# are white space.
+NAMES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc", "Pd", "Ps", "Pe",
+         "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cw", "Cf", "Cs", "Co",
+         "Cn"]
 WORD = 32  # added for what [\w] matches; Oniguruma's \w alone matches a little more
 ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 TEXT = "".join(map(chr, ALL))
@@ -55,7 +57,8 @@ def nfc_data():
         ch = chr(c)
         n = unicodedata.combining(ch)
         # A mark that tokenizers knows is reordered with one of a lower or of a higher class.
-        if n and (nfd("a\u0345" + ch) != "a\u0345" + ch or nfd("a" + ch + "\u0334") != "a" + ch + "\u0334"):
+        if n and (nfd("a\u0345" + ch) != "a\u0345" + ch
+                  or nfd("a" + ch + "\u0334") != "a" + ch + "\u0334"):
             ccc[c] = n
         d = unicodedata.decomposition(ch)
         if d and not d.startswith("<") and nfd(ch) != ch:
@@ -65,9 +68,40 @@ def nfc_data():
             quick[c] |= not composes
             if composes:
                 quick[parts[1]] = 1
-    for c in list(range(0x1161, 0x1176)) + list(range(0x11A8, 0x11C3)):  # Hangul vowels and finals may compose
+    # Hangul vowels and finals may compose
+    for c in list(range(0x1161, 0x1176)) + list(range(0x11A8, 0x11C3)):
         quick[c] = 1
     return ccc, pairs, quick
+
+
+def case_runs(mapped):
+    """{code point: code point} as rows first, last, step, difference."""
+    runs = []
+    for c, to in sorted(mapped.items()):
+        last = runs[-1] if runs else None
+        if last and to - c == last[3] and (c - last[1] == last[2] or last[0] == last[1]) \
+                and c - last[1] <= 2:
+            last[1:3] = c, c - last[1]
+        else:
+            runs.append([c, c, 1, to - c])
+    return runs
+
+
+def case_rows():
+    """How Python changes the case of a character: runs of upper, lower and title case (where that
+    is not upper case), and {case, code point, up to 3 characters} where there are several."""
+    runs, special = [], []
+    for number, change in enumerate((str.upper, str.lower, str.title)):
+        mapped = {}
+        for c in ALL:
+            to = change(chr(c))
+            plain = chr(c).upper() if change == str.title else chr(c)
+            if len(to) > 1 and to != plain:
+                special.append((number, c, *map(ord, to.ljust(3, "\0"))))
+            elif to != plain:
+                mapped[c] = ord(to)
+        runs.append(case_runs(mapped))
+    return runs, special
 
 
 def two_stage(values):
@@ -81,11 +115,18 @@ def array(kind, name, values):
     print(f"static const {kind} {name}[{len(values)}] = {{")
     line = "   "
     for v in values:
-        if len(line) + len(str(v)) + 2 > 118:
+        if len(line) + len(str(v)) + 2 > 100:
             print(line)
             line = "   "
         line += f" {v},"
     print(line + "\n};\n")
+
+
+def table(kind, name, rows):
+    print(f"static const {kind} {name}[{len(rows)}][{len(rows[0])}] = {{")
+    for i in range(0, len(rows), 3):
+        print("    " + " ".join("{" + ", ".join(map(str, row)) + "}," for row in rows[i:i + 3]))
+    print("};\n")
 
 
 def main():
@@ -98,27 +139,35 @@ def main():
         while c in first:
             c = first[c]
         assert not attention[c]
-    print(f"/* unicode_tables.h - made by tests/make_unicode.py from tokenizers {tokenizers.__version__}; do not edit.\n"
+    print("/* unicode_tables.h - made by tests/make_unicode.py from tokenizers "
+          f"{tokenizers.__version__}; do not edit.\n"
           " *\n"
-          " * unicode_category: the general category of a code point, numbered as in pattern.c, + 32 for a word\n"
-          " * character (Unicode 16.0).\n"
-          " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may change or join to the one\n"
-          " * before it; unicode_pairs: {code point, first, second or 0, composes} sorted by\n"
-          " * code point (Unicode 9.0); unicode_pairs_by_parts: their numbers sorted by (first,\n"
-          " * second). No code point of class 0 in unicode_ccc decomposes to one that begins with\n"
-          " * another class.\n"
-          " * Both tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
+          " * unicode_category: the general category of a code point, numbered as in pattern.c, +\n"
+          " * 32 for a word character (Unicode 16.0).\n"
+          " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may\n"
+          " * change or join to the one before it.\n"
+          " * unicode_pairs: {code point, first, second or 0, composes} sorted by code point\n"
+          " * (Unicode 9.0); unicode_pairs_by_parts: their numbers sorted by (first, second).\n"
+          " * No code point of class 0 in unicode_ccc decomposes to one that begins with another\n"
+          " * class.\n"
+          " * unicode_cases: {first, last, step, difference} of the code points that upper, lower\n"
+          " * and title case change, title case where it is not upper case; unicode_case_starts:\n"
+          " * where each of the three begins; unicode_case_special: {case, code point, up to\n"
+          f" * 3 characters}} (Unicode {unicodedata.unidata_version}).\n"
+          " * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
         index, data = two_stage(values)
         array("uint16_t" if max(index) > 255 else "uint8_t", f"unicode_{name}_index", index)
         array("uint8_t", f"unicode_{name}_data", data)
-    print(f"static const uint32_t unicode_pairs[{len(pairs)}][4] = {{")
-    for i in range(0, len(pairs), 4):
-        print("    " + " ".join("{%d, %d, %d, %d}," % p for p in pairs[i:i + 4]))
-    print("};\n")
+    table("uint32_t", "unicode_pairs", pairs)
     by_parts = sorted(range(len(pairs)), key=lambda i: pairs[i][1:3])
     array("uint16_t", "unicode_pairs_by_parts", by_parts)
+    runs, special = case_rows()
+    table("int32_t", "unicode_cases", [row for part in runs for row in part])
+    starts = [sum(map(len, runs[:i])) for i in range(4)]
+    array("uint16_t", "unicode_case_starts", starts)
+    table("uint32_t", "unicode_case_special", special)
 
 
 if __name__ == "__main__":

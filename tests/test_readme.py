@@ -5,6 +5,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from gguf_files import write
+
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (".c", ".h", ".inc", ".py", ".html")
 
@@ -29,27 +31,24 @@ def test_links() -> None:
 
 def test_architectures(run_bin: Path, tmp_path: Path) -> None:
     """The table of families names every architecture that the program knows, and no other."""
-    import gguf
-
-    path = tmp_path / "x.gguf"
-    w = gguf.GGUFWriter(str(path), "nonesuch")
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.write_tensors_to_file()
-    w.close()
+    path = write(tmp_path / "x.gguf", "nonesuch", {})
     done = subprocess.run([run_bin, path, "-i", "x"], capture_output=True, text=True)
     assert done.returncode == 3
     known = set(done.stderr.split("want one of: ")[1].strip().split(", "))
     table = (ROOT / "docs" / "families.md").read_text()
-    assert known == {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert known == {name for row in re.findall(r"^\| (`.*?) \|", table, re.M)
+                     for name in re.findall(r"`(\w+)`", row)}
 
 
 def test_files() -> None:
     """CONTRIBUTING.md names every source file of every room, and no file that is not there."""
     page = (ROOT / "CONTRIBUTING.md").read_text()
-    rooms = sorted({p.parent for p in ROOT.glob("*/*.c") if not p.parent.name.startswith("build")} - {ROOT / n for n in ("tests", "bench", "models")})
-    there = {str(p.relative_to(ROOT)) for room in [ROOT, *rooms, ROOT / "exporting"] for p in room.iterdir() if p.suffix in SOURCES}
+    rooms = sorted({p.parent for p in ROOT.glob("*/*.c") if not p.parent.name.startswith("build")}
+                   - {ROOT / n for n in ("tests", "bench", "models")})
+    there = {str(p.relative_to(ROOT)) for room in [ROOT, *rooms, ROOT / "exporting"]
+             for p in room.iterdir() if p.suffix in SOURCES}
     named = set()
-    for room, cell in re.findall(r"^\| `?([\w/]*)`? \| (.*?) \|", page.split("## The map")[1].split("\n## ")[0], re.M):
+    for room, cell in re.findall(r"^\| `?([\w/]*)`? \| (.*?) \|",
+                                 page.split("## The map")[1].split("\n## ")[0], re.M):
         named |= {room + n for n in re.findall(r"`([\w.]+)`", cell)}
     assert named == there

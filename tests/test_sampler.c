@@ -1,5 +1,6 @@
 /* test_sampler.c - sampler_pick against a second computation in double precision, the generator
- * against its published numbers, and the corners: ties, infinities, NaN, tiny temperatures.
+ * against its published numbers, and the corners: ties, infinities, NaN, tiny temperatures; and
+ * streams that share one sampler.
  *
  * Distributions: 20,000 draws each. The statistic is Pearson's chi-square over the tokens expected
  * at least 5 times (the rest pooled); its mean is the number of cells less one, k, its deviation
@@ -12,7 +13,7 @@
 #include <string.h>
 
 #include "check.h"
-#include "generate/sampler.h"
+#include "generate/stream.h"
 
 enum { VOCAB = 50, DRAWS = 20000 };
 
@@ -88,13 +89,12 @@ static void check_distribution(const char *name, const SamplerParams *p, const i
     double prob[VOCAB], chi = 0, rest_expected = 0, rest_seen = 0;
     int seen[VOCAB] = {0}, cells = 0;
     make_logits(logits, VOCAB);
-    CHECK(!sampler_init(&s, p, VOCAB, kernels_at(0), &e), "%s", name);
-    for (int i = 0; i < n_text; i++)
-        sampler_accept(&s, text[i]);
+    uint64_t random = p->seed;
+    CHECK(!sampler_init(&s, VOCAB, kernels_at(0), &e), "%s", name);
     expected(p, logits, text, n_text, prob);
     for (int i = 0; i < DRAWS; i++) {
         memcpy(copy, logits, sizeof copy);
-        int id = sampler_pick(&s, copy);
+        int id = sampler_pick(&s, p, &random, text, (size_t)n_text, copy);
         CHECK(id >= 0 && id < VOCAB && prob[id] > 0, "%s: drew %d, which should be out", name, id);
         if (id >= 0 && id < VOCAB)
             seen[id]++;
@@ -185,10 +185,11 @@ static void test_generator(void)
         Sampler s;
         Err e;
         float x[256] = {0};
-        sampler_init(&s, &p, 256, kernels_at(i), &e);
+        uint64_t random = p.seed;
+        sampler_init(&s, 256, kernels_at(i), &e);
         for (int j = 0; j < 5; j++) {
             memset(x, 0, sizeof x);
-            int id = sampler_pick(&s, x);
+            int id = sampler_pick(&s, &p, &random, NULL, 0, x);
             CHECK(id == (int)(published[j] >> 56), "%s: draw %d: %d, want %d", kernels_at(i)->name,
                   j, id, (int)(published[j] >> 56));
         }
@@ -214,11 +215,12 @@ static void test_seeds(void)
                                .seed = (uint64_t)seed};
             Sampler s;
             Err e;
-            sampler_init(&s, &p, VOCAB, kernels_at(i), &e);
+            int text[N];
+            uint64_t random = p.seed;
+            sampler_init(&s, VOCAB, kernels_at(i), &e);
             for (int j = 0; j < N; j++) {
                 memcpy(copy, logits, sizeof copy);
-                int id = sampler_pick(&s, copy);
-                sampler_accept(&s, id);
+                int id = text[j] = sampler_pick(&s, &p, &random, text, (size_t)j, copy);
                 if (seed == 0 && i == 0)
                     first[j] = id;
                 else if (seed == 0)
@@ -238,8 +240,9 @@ static int pick(const SamplerParams *p, const float *logits, int n)
     Err e;
     float copy[VOCAB];
     memcpy(copy, logits, (size_t)n * sizeof *copy);
-    sampler_init(&s, p, n, kernels_at(0), &e);
-    int id = sampler_pick(&s, copy);
+    uint64_t random = p->seed;
+    sampler_init(&s, n, kernels_at(0), &e);
+    int id = sampler_pick(&s, p, &random, NULL, 0, copy);
     sampler_free(&s);
     return id;
 }
@@ -279,29 +282,32 @@ static void test_corners(void)
     CHECK(pick(&p, ties, 5) >= 0 && pick(&p, ties, 1) == 0, "a large top-k, one token");
 }
 
-/* The window is a ring: what falls out of it counts no more, over many turns. */
+/* Only the last tokens of a text count for the penalties, and ids that no logit has for nothing. */
 static void test_window(void)
 {
-    SamplerParams p = plain;
-    p.repeat_last_n = 5;
-    p.presence_penalty = 1;
+    enum { N = 100 };
+    int text[N + 2] = {-1, VOCAB};
+    for (int i = 0; i < N; i++)
+        text[i + 2] = i * i % 13;
     Sampler s;
     Err e;
-    int text[100];
-    sampler_init(&s, &p, VOCAB, kernels_at(0), &e);
-    for (int i = 0; i < 100; i++) {
-        text[i] = i * i % 13;
-        sampler_accept(&s, text[i]);
-        for (int id = 0; id < 13; id++) {
-            int count = 0;
-            for (int j = i; j >= 0 && j > i - 5; j--)
-                count += text[j] == id;
-            CHECK(s.counts[id] == count, "after %d tokens %d is counted %d times, want %d", i + 1,
-                  id, s.counts[id], count);
+    sampler_init(&s, VOCAB, kernels_at(0), &e);
+    for (int last = -1; last < 8; last++) {
+        SamplerParams p = plain;
+        p.repeat_last_n = last;
+        p.frequency_penalty = 1;
+        for (int n = 0; n <= N; n++) {
+            float logits[VOCAB] = {0};
+            sampler_pick(&s, &p, &(uint64_t){0}, text, (size_t)n + 2, logits);
+            for (int id = 0; id < VOCAB; id++) {
+                int count = 0;
+                for (int j = n - 1; j >= 0 && (last < 0 || j >= n - last); j--)
+                    count += text[j + 2] == id;
+                CHECK(logits[id] == (float)-count, "window %d, %d tokens: %d has %g, want %d", last,
+                      n, id, (double)logits[id], -count);
+            }
         }
     }
-    sampler_accept(&s, -1);
-    sampler_accept(&s, VOCAB);
     sampler_free(&s);
 }
 
@@ -319,7 +325,8 @@ static void test_top_k(void)
             Err e;
             bool seen[N] = {false};
             int n_seen = 0;
-            sampler_init(&s, &p, N, kernels_at(0), &e);
+            uint64_t random = p.seed;
+            sampler_init(&s, N, kernels_at(0), &e);
             for (int draw = 0; draw < 40 * k; draw++) {
                 for (int i = 0; i < N; i++)
                     x[i] = (float)(order == 0   ? i
@@ -327,7 +334,7 @@ static void test_top_k(void)
                                    : order == 2 ? i * 17 % N
                                    : order == 3 ? i / 2
                                                 : i % 4);
-                int id = sampler_pick(&s, x);
+                int id = sampler_pick(&s, &p, &random, NULL, 0, x);
                 n_seen += id >= 0 && !seen[id];
                 seen[id < 0 ? 0 : id] = true;
             }
@@ -340,8 +347,100 @@ static void test_top_k(void)
         }
 }
 
+/* What a stream makes with logits that only its own text decides; *out gets the printed bytes. */
+static void run_streams(const StreamParams *p, int n, const uint64_t *seeds, bool together,
+                        Sampler *sampler, Stream *streams, Buf *out)
+{
+    int vocab = tokenizer_vocab_size(p->tokenizer);
+    float *logits = mem_alloc((size_t)vocab, sizeof *logits);
+    Err e;
+    bool more = true;
+    for (int i = 0; i < n; i++) {
+        TokenList prompt = {0};
+        tokenizer_encode(p->tokenizer, "Once", 4, ENCODE_BOS, &prompt, &e);
+        stream_init(&streams[i], p, seeds[i], prompt);
+    }
+    for (int from = 0; from < n; from += together ? n : 1)
+        for (more = true; more;) {
+            more = false;
+            for (int i = from; i < (together ? n : from + 1); i++) {
+                Stream *s = &streams[i];
+                if (s->end)
+                    continue;
+                uint32_t state = (uint32_t)(s->text.ids[s->text.n - 1] + 1);
+                for (int k = 0; k < vocab; k++) {
+                    state = state * 1664525u + 1013904223u;
+                    logits[k] = (float)(state >> 8) * 0x1p-21f;
+                }
+                CHECK(!stream_next(s, sampler, logits, &out[i], &e), "stream %d: %s", i, e.text);
+                more = true;
+            }
+        }
+    for (int i = 0; i < n; i++)
+        CHECK(!stream_finish(&streams[i], &out[i], &e), "stream %d: %s", i, e.text);
+    free(logits);
+}
+
+/* Streams that take turns with one Sampler make what each makes alone, and end as they should. */
+static void test_streams(void)
+{
+    enum { N = 3 };
+    static const uint64_t seeds[N] = {1, 2, 3};
+    Gguf g;
+    Err e;
+    Sampler sampler;
+    CHECK(!gguf_open(&g, "models/tales.bin", &e), "%s", e.text);
+    Tokenizer *t = tokenizer_open(&g, &e);
+    sampler_init(&sampler, tokenizer_vocab_size(t), kernels_at(0), &e);
+    StreamParams p = {.tokenizer = t, .sampling = plain, .n_predict = 60, .seq_len = 1000};
+    p.sampling.repeat_penalty = 1.3f;
+    p.sampling.repeat_last_n = 9;
+    p.ignore_eos = true;
+    Stream alone[N], turns[N];
+    Buf a[N] = {{0}}, b[N] = {{0}};
+    run_streams(&p, N, seeds, false, &sampler, alone, a);
+    run_streams(&p, N, seeds, true, &sampler, turns, b);
+    for (int i = 0; i < N; i++) {
+        const TokenList *x = &alone[i].text, *y = &turns[i].text;
+        CHECK(x->n == alone[i].n_prompt + 60 && alone[i].end == END_LIMIT, "stream %d: %zu tokens",
+              i, x->n);
+        CHECK(x->n == y->n && !memcmp(x->ids, y->ids, x->n * sizeof *x->ids),
+              "stream %d: other tokens in turns", i);
+        CHECK(a[i].len == b[i].len && a[i].len && !memcmp(a[i].ptr, b[i].ptr, a[i].len),
+              "stream %d: other bytes in turns", i);
+        CHECK(!i || memcmp(alone[0].text.ids, x->ids, x->n * sizeof *x->ids),
+              "streams of two seeds are alike");
+        stream_free(&turns[i]);
+    }
+    /* A stop text that the first one prints ends it there; a full context ends it before. */
+    Str stop = {a[0].ptr + 40, 5};
+    p.stops = &stop;
+    p.n_stops = 1;
+    for (int i = 0; i < 2; i++) {
+        Buf c = {0};
+        run_streams(&p, 1, seeds, true, &sampler, turns, &c);
+        bool same = c.len <= a[0].len && !memcmp(c.ptr, a[0].ptr, c.len);
+        CHECK(same && (i || (c.len <= 40 && turns[0].end == END_STOP)), "stopped after %zu bytes",
+              c.len);
+        CHECK(!i || (turns[0].end == END_CONTEXT && turns[0].text.n == 6), "%zu tokens",
+              turns[0].text.n);
+        p.seq_len = 5;
+        stream_free(&turns[0]);
+        buf_free(&c);
+    }
+    for (int i = 0; i < N; i++) {
+        stream_free(&alone[i]);
+        buf_free(&a[i]);
+        buf_free(&b[i]);
+    }
+    sampler_free(&sampler);
+    tokenizer_close(t);
+    gguf_close(&g);
+}
+
 int main(void)
 {
+    test_streams();
     test_generator();
     test_distributions();
     test_seeds();

@@ -1,15 +1,22 @@
-"""How the sources are built: includes point down and never in a circle, and what only one file may know is nowhere else."""
+"""How the sources are built.
+
+Includes point down and never in a circle; what only one file may know is nowhere else."""
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Lowest first; a file includes files of its own room and of rooms before it. The files at the top belong to these rooms.
+WIDTH = 100  # columns of a line
+# Lowest first; a file includes files of its own room and of rooms before it. The files at the top
+# belong to these rooms.
 ROOMS = ["base", "kernels", "text", "engine", "generate", "maps", "modes", "run"]
 TOP = {"tokenizer.h": "text", "tokenizer.c": "text", "model.h": "engine", "run.c": "run"}
 BESIDE = {("text", "kernels"), ("maps", "generate")}  # neither needs the other
-SOURCES = {str(p.relative_to(ROOT)): p.read_text() for room in [".", *ROOMS[:-1]] for p in (ROOT / room).glob("*.*") if p.suffix in (".c", ".h", ".inc")}
+SOURCES = {str(p.relative_to(ROOT)): p.read_text() for room in [".", *ROOMS[:-1]]
+           for p in (ROOT / room).glob("*.*") if p.suffix in (".c", ".h", ".inc")}
 
 
 def room(name: str) -> str:
@@ -33,7 +40,8 @@ def test_no_circle() -> None:
 
     needs: dict[str, set[str]] = {}
     for name in SOURCES:
-        needs.setdefault(module(name), set()).update(module(n) for n in includes(name) if module(n) != module(name))
+        needs.setdefault(module(name), set()).update(module(n) for n in includes(name)
+                                                     if module(n) != module(name))
     done: set[str] = set()
 
     def visit(name: str, path: list[str]) -> None:
@@ -54,17 +62,40 @@ def test_only_the_cache_knows_its_layout() -> None:
 
 
 def test_families_have_one_place() -> None:
-    """No architecture's name outside the table: the tokenizer's own names for its kinds are other things."""
+    """No architecture's name stands outside the table.
+
+    The tokenizer's own names for its kinds are other things."""
     table = SOURCES["engine/families.c"]
     names = set(re.findall(r'\.name = "(\w+)"', table))
     assert len(names) >= 19
     for name, text in SOURCES.items():
         code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
-        if name not in ("engine/families.c", "tokenizer.c", "text/pretokenize.c"):
+        if name not in ("engine/families.c", "text/vocab.c", "text/pretokenize.c"):
             assert not names & set(re.findall(r'"(\w+)"', code)), name
+
+
+def files_of(*suffixes: str) -> list[Path]:
+    return [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
+            if p.suffix in suffixes and not p.parts[-2].startswith("build")]
+
+
+def test_no_line_is_too_long() -> None:
+    files = [*files_of(".py", ".c", ".h", ".inc"), ROOT / "Makefile"]
+    long = [f"{p}:{i}" for p in files for i, line in enumerate(p.read_text().split("\n"), 1)
+            if len(line.expandtabs(4)) > WIDTH]
+    assert len(files) > 100 and not long
 
 
 def test_only_run_ends_the_program() -> None:
     for name, text in SOURCES.items():
         code = re.sub(r"/\*.*?\*/|//[^\n]*", "", text, flags=re.S)
         assert name == "run.c" or not re.search(r"\b(exit|abort)\s*\(", code), name
+
+
+def test_layout() -> None:
+    """Every C file but the generated table is as `make format` leaves it."""
+    files = [p for p in files_of(".c", ".h", ".inc") if p.name != "unicode_tables.h"]
+    done = subprocess.run(
+        [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
+        capture_output=True, text=True)
+    assert len(files) > 90 and done.returncode == 0, done.stderr

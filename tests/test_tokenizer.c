@@ -278,19 +278,85 @@ static void test_sentencepiece(void)
     buf_free(&out);
 }
 
+/* Names end a text where they are CONTROL tokens; <|end|> does not beside the ends of a call and of
+ * a turn, as in the formats harmony and solar. */
+static void test_end_names(void)
+{
+    static const char *const call[] = {"<|call|>", "<|calls|>"}, *const turn[] = {"<|return|>",
+                                                                                  "<|flush|>"};
+    for (int i = 0; i < 16; i++) {
+        const char *names[] = {"a",
+                               "<|end|>",
+                               i & 1 ? call[i >> 2 & 1] : "x",
+                               i & 2 ? turn[i >> 3] : "y",
+                               "</s>",
+                               "<EOT>",
+                               "</s",
+                               "[e~["};
+        static const int32_t types[] = {1, 3, 3, 3, 3, 1, 3, 3};
+        Buf b = {0};
+        Gguf g;
+        Err e = {0};
+        buf_add(&b, "GGUF", 4);
+        add_u32(&b, 3);
+        add_u64(&b, 0);
+        add_u64(&b, 6);
+        add_text_key(&b, "general.architecture", "gpt2");
+        add_text_key(&b, "tokenizer.ggml.model", "gpt2");
+        add_text_key(&b, "tokenizer.ggml.pre", "gpt-2");
+        add_list(&b, "tokenizer.ggml.tokens", names, COUNT(names));
+        add_list(&b, "tokenizer.ggml.merges", names, 0);
+        add_array_head(&b, "tokenizer.ggml.token_type", GGUF_I32, COUNT(types));
+        buf_add(&b, types, sizeof types);
+        Tokenizer *t = open_bytes(&b, &g, &e);
+        CHECK(t != NULL, "%s", e.text);
+        const bool want[] = {false, (i & 3) != 3, i & 1, (i & 2) != 0, true, false, false, true};
+        for (int id = 0; t && id < (int)COUNT(want); id++)
+            CHECK(tokenizer_is_end(t, id) == want[id], "case %d: \"%s\" ends a text: %d", i,
+                  names[id], !want[id]);
+        tokenizer_close(t);
+        gguf_close(&g);
+        buf_free(&b);
+    }
+}
+
 static void test_json(void)
 {
-    Buf b = {0};
+    static const char *const want[] = {
+        "{\"a\": [\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"], \"b\": {}, \"c\": "
+        "[1, 2],\n "
+        "\"d\": [[],\n {\"e\": true},\n 0.100000001, null\n], \"f\": -9223372036854775808, \"g\": "
+        "\"00ff\"}",
+        "{\"a\":[\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"],\"b\":{},\"c\":[1, "
+        "2],\n"
+        "\"d\":[[],\n{\"e\":true},\n0.100000001,null\n],\"f\":-9223372036854775808,\"g\":"
+        "\"00ff\"}"};
     const char text[] = "a\"\\\n\x01\x7f\0\xff\xc3\xa9";
-    json_string(&b, (Str){text, sizeof text - 1});
-    CHECK(strcmp(b.ptr, "\"a\\\"\\\\\\n\\u0001\\u007f\\u0000\xef\xbf\xbd\xc3\xa9\"") == 0, "got %s",
-          b.ptr);
-    b.len = 0;
-    json_int(&b, INT64_MIN);
-    json_float(&b, 0.1f);
-    json_float(&b, 1.0f / 0.0f);
-    CHECK(strcmp(b.ptr, "-92233720368547758080.100000001null") == 0, "got %s", b.ptr);
-    buf_free(&b);
+    for (int compact = 0; compact < 2; compact++) {
+        Buf b = {0}, bytes = {.ptr = (char[]){0, (char)0xff}, .len = 2};
+        Json j = {.out = &b, .compact = compact};
+        json_object(&j);
+        json_list(json_key(&j, "a"));
+        json_string(&j, (Str){text, sizeof text - 1});
+        json_end(&j);
+        json_object(json_key(&j, "b"));
+        json_end(&j);
+        json_ints(json_key(&j, "c"), (int[]){1, 2}, 2);
+        json_list(json_key(json_break(&j), "d"));
+        json_list(&j);
+        json_end(&j);
+        json_object(json_break(&j));
+        json_bool(json_key(&j, "e"), true);
+        json_end(&j);
+        json_number(json_break(&j), (double)0.1f);
+        json_number(&j, 1.0 / 0.0);
+        json_end(json_break(&j));
+        json_int(json_key(&j, "f"), INT64_MIN);
+        json_hex(json_key(&j, "g"), &bytes);
+        json_end(&j);
+        CHECK(strcmp(b.ptr, want[compact]) == 0, "got %s", b.ptr);
+        buf_free(&b);
+    }
 }
 
 /* Encode and decode whatever comes; results are not looked at. */
@@ -502,6 +568,7 @@ int main(int argc, char **argv)
     int n = argc > 1 ? atoi(argv[1]) : 4000;
     test_byte_level();
     test_sentencepiece();
+    test_end_names();
     test_json();
     test_mutated_files(n);
     test_random_patterns(4 * n);

@@ -1,8 +1,8 @@
 """Tokenizers against Hugging Face tokenizers and sentencepiece: no difference on any of the texts.
 
-The C side is build/tokenize_driver, which takes many texts in one run. Vocabularies for the pre-tokenisers are trained
-here, on purpose without cutting words, so that a cut in the wrong place shows as a different token.
-"""
+The C side is build/tokenize_driver, which takes many texts in one run. Vocabularies for the
+pre-tokenisers are trained here, on purpose without cutting words, so that a cut in the wrong place
+shows as a different token."""
 import copy
 import io
 import itertools
@@ -22,6 +22,7 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         processors, trainers)
 
 import export
+import gguf_files
 import hf_models as hf
 from exporting import vocab as voc
 from exporting.config import Config
@@ -29,41 +30,66 @@ from exporting.config import Config
 BOS, SPECIAL, EOS = 1, 2, 4  # flags of tokenizer.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-# ---- texts -----------------------------------------------------------------------------------------------------------
+# ---- texts ---------------------------------------------------------------------------------------
 
-FIXED = [
-    "", " ", "  ", "\n", "\r\n", "\t", "a", "'", "’", "Hello, world!", " Hello", "Hello ", "  Hello  world  ", "\n\nHello\n\n",
-    "I've you're HE'LL she'd WE'RE 'S 'LL 'Ve it's IT'S 't 'T 'D o'clock 'ſ 'Re'm 'ſ ’s ’ll can't’t", "'s's's 'tt 'llama 'velvet 'ſo 'ſTOP",
-    "123", "1234567890", "1 12 123 1234 12345", "3.14159", "1,000,000", "a1b22c333", "x²³¹ ½¼¾ Ⅷ ٣٤٥ ๔๕ ㊿ ①②③ 𝟘𝟙𝟚", "007 0x1F 1e-9 12½34",
-    "def f(x):\n    return x**2  # square\n\n\tif x:\n\t\tpass\r\n", "for(int i=0;i<10;++i){a[i]+=b[i];}\n", "<p class=\"x\">&amp;</p>",
-    "https://example.com/a?b=c&d=%20#e", "foo_bar __init__ CamelCase HTTPServer iPhone XMLHttpRequest aBcDeF ABCdef ABCDEFg",
-    "!!!???...---===***", "…—–«»“”‘’„‚", "a.b,c;d:e", "$100 €50 £20 ¥1000 ₿1 100%", "a/b\\c|d~e`f^g", "//// ///\n/\n//\r\n",
-    "😀😃😄", "👨‍👩‍👧‍👦 👩🏽‍💻 🏳️‍🌈 🇫🇷🇩🇪 ❤️ 1️⃣ 🧑🏿‍🚀", "สวัสดีชาวโลก ภาษาไทย ๑๒๓ กำลัง", "مرحبا بالعالم، كيف الحالُ؟ ٠١٢٣", "שָׁלוֹם עולם",
-    "你好，世界！我想在apple工作1314151天～", "こんにちは世界。カタカナ　ﾊﾝｶｸ ｱｲｳ", "안녕하세요 세계 한국어", "한글 각", "नमस्ते दुनिया क्षत्रिय", "হ্যালো বিশ্ব",
-    "Привет, мир! Ёлка ёж й", "Ελλάδα άέήίόύώ", "İstanbul ıI ŞşĞğ", "ßẞ ﬁﬂﬆ ǅ ǆ Ǆ", "e\u0301 e\u0301\u0323 é\u0323 q\u0307\u0323 a\u0345\u0301 \u0301 \u0301a",
-    "\u1100\u1161\u11a8 \uac00\u11a8 \uac01\u11a8 \u1100\uac00", "\u212b \u2126 \u00c5 A\u030a \u0958 \u2adc \u0344 \U0001d15e \ufb1d \u0f73\u0f75",
-    "a\u0300\u0301\u0302\u0316\u0317" * 8, "\u0000\u0001\u0002\x07\x08\x0b\x0c\x0e\x1b\x7f\x80\x85\x9f", "\u00a0\u2000\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\u1680",
-    " \u00a0 x\u2003y \u3000z", "a\r\nb\rc\nd\n\re", " \n \n\n \n\n\n \t \t\t \t\n  \n   \n    \n     \n", "x  \n  y", "x \n", "\n x", "  \r\n  \r\n x",
-    "▁ ▁▁ a▁b ▁a", "<|endoftext|> <|im_start|>user", "<s>[INST] hi [/INST]</s>", "<0x41><0x0A> <unk> <bos>", "\ue000\uf8ff \U000f0000 \U0010ffff", "\ufffd\ufffe\uffff",
-    "Lorem ipsum dolor sit amet, consectetur adipiscing elit.", "A" * 100, "aB" * 50, " a" * 60, "a " * 60, "1" * 100, "\n" * 50, " " * 50, "\t" * 50, "!" * 70,
-    "’" * 30, "é" * 40, "e\u0301" * 40, "👍" * 30, "中" * 40, "ก" * 40,
-    " " * 33 + "x", " " * 31 + "x", "x" + " " * 32, "    if (a) {\n        b();\n    }\n", "\n\n\n\n    \n\n", "IMGIMGABCZ <sentinel:12> IMGIMGAZ",
-    "🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) ✅ 🦙🦙 3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ------======= "
-    "нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, 'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL",
-]
+FIXED = ["", " ", "  ", "\n", "\r\n", "\t", "a", "'", "’", "Hello, world!", " Hello", "Hello ",
+         "  Hello  world  ", "\n\nHello\n\n", "I've you're HE'LL she'd WE'RE 'S 'LL 'Ve it's IT'S "
+         "'t 'T 'D o'clock 'ſ 'Re'm 'ſ ’s ’ll can't’t", "'s's's 'tt 'llama 'velvet 'ſo 'ſTOP",
+         "123", "1234567890", "1 12 123 1234 12345", "3.14159", "1,000,000", "a1b22c333",
+         "x²³¹ ½¼¾ Ⅷ ٣٤٥ ๔๕ ㊿ ①②③ 𝟘𝟙𝟚", "007 0x1F 1e-9 12½34", "def f(x):\n    return x**2  # "
+         "square\n\n\tif x:\n\t\tpass\r\n", "for(int i=0;i<10;++i){a[i]+=b[i];}\n",
+         "<p class=\"x\">&amp;</p>", "https://example.com/a?b=c&d=%20#e",
+         "foo_bar __init__ CamelCase HTTPServer iPhone XMLHttpRequest aBcDeF ABCdef ABCDEFg",
+         "!!!???...---===***", "…—–«»“”‘’„‚", "a.b,c;d:e", "$100 €50 £20 ¥1000 ₿1 100%",
+         "a/b\\c|d~e`f^g", "//// ///\n/\n//\r\n", "😀😃😄", "👨‍👩‍👧‍👦 👩🏽‍💻 🏳️‍🌈 🇫🇷🇩🇪 ❤️ 1️⃣ 🧑🏿‍🚀",
+         "สวัสดีชาวโลก ภาษาไทย ๑๒๓ กำลัง", "مرحبا بالعالم، كيف الحالُ؟ ٠١٢٣", "שָׁלוֹם עולם",
+         "你好，世界！我想在apple工作1314151天～", "こんにちは世界。カタカナ　ﾊﾝｶｸ ｱｲｳ", "안녕하세요 세계 한국어", "한글 각",
+         "नमस्ते दुनिया क्षत्रिय", "হ্যালো বিশ্ব", "Привет, мир! Ёлка ёж й", "Ελλάδα άέήίόύώ",
+         "İstanbul ıI ŞşĞğ", "ßẞ ﬁﬂﬆ ǅ ǆ Ǆ",
+         "e\u0301 e\u0301\u0323 é\u0323 q\u0307\u0323 a\u0345\u0301 \u0301 \u0301a",
+         "\u1100\u1161\u11a8 \uac00\u11a8 \uac01\u11a8 \u1100\uac00",
+         "\u212b \u2126 \u00c5 A\u030a \u0958 \u2adc \u0344 \U0001d15e \ufb1d \u0f73\u0f75",
+         "a\u0300\u0301\u0302\u0316\u0317" * 8,
+         "\u0000\u0001\u0002\x07\x08\x0b\x0c\x0e\x1b\x7f\x80\x85\x9f",
+         "\u00a0\u2000\u2003\u2028\u2029\u202f\u205f\u3000\u200b\ufeff\u1680",
+         " \u00a0 x\u2003y \u3000z", "a\r\nb\rc\nd\n\re", " \n \n\n \n\n\n"
+         " \t \t\t \t\n  \n   \n    \n     \n", "x  \n  y", "x \n", "\n x", "  \r\n  \r\n x",
+         "▁ ▁▁ a▁b ▁a", "<|endoftext|> <|im_start|>user", "<s>[INST] hi [/INST]</s>",
+         "<0x41><0x0A> <unk> <bos>", "\ue000\uf8ff \U000f0000 \U0010ffff", "\ufffd\ufffe\uffff",
+         "Lorem ipsum dolor sit amet, consectetur adipiscing elit.", "A" * 100, "aB" * 50,
+         " a" * 60, "a " * 60, "1" * 100, "\n" * 50, " " * 50, "\t" * 50, "!" * 70, "’" * 30,
+         "é" * 40, "e\u0301" * 40, "👍" * 30, "中" * 40, "ก" * 40, " " * 33 + "x", " " * 31 + "x",
+         "x" + " " * 32, "    if (a) {\n        b();\n    }\n", "\n\n\n\n    \n\n",
+         "IMGIMGABCZ <sentinel:12> IMGIMGAZ", "🚀 (normal) 😶‍🌫️ (multiple emojis concatenated) ✅ 🦙🦙 "
+         "3 33 333 3333 33333 333333 3333333 33333333 3.3 3..3 3...3 កាន់តែពិសេសអាច😁 ------======= "
+         "нещо на Български ''''''```````\"\"\"\"......!!!!!!?????? I've been 'told he's there, "
+         "'RE you sure? 'M not sure I'll make it, 'D you like some tea? We'Ve a'lL",]
 POOLS = [
-    "the and of to in is was for that it with as his on be at by had not are but from or have an they which one you were".split(),
-    "The THE Hello WORLD iPhone eBay McDonald's don't DON'T won’t I'll I'LL we've y'all 'twas rock'n'roll 'S 'm 'RE".split(),
-    ["0", "1", "42", "365", "1999", "12345", "3.14", "1,000", "0xff", "1e9", "٣٤", "๔", "½", "²", "Ⅻ", "①", "𝟛", "१२", "㊿"],
-    [" ", "  ", "   ", "    ", " " * 7, " " * 17, "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n", "\r", " \n", "\n ", "\t\n", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085"],
-    list(".,;:!?-_()[]{}<>/\\|@#$%^&*+=~`\"'") + ["...", "--", "!!", "?!", "=>", "->", "==", "//", "/*", "*/", "&&", "’", "“", "”", "—", "…", "«", "»"],
-    ["😀", "👍🏽", "👨‍👩‍👧", "🏳️‍🌈", "🇯🇵", "❤️", "1️⃣", "🧑🏿‍🚀", "✅", "™", "©", "→", "∑", "€", "£", "₹", "▁", "\u200d", "\ufe0f"],
-    ["สวัสดี", "กำลัง", "ภาษา", "مرحبا", "الحالُ", "שָׁלוֹם", "नमस्ते", "क्ष", "বিশ্ব", "தமிழ்", "ខ្មែរ", "မြန်မာ", "ქართული", "Հայերեն", "አማርኛ"],
-    ["你好", "世界", "我", "漢字", "。", "，", "、", "「", "」", "ひらがな", "カタカナ", "ｶﾅ", "한국어", "안녕", "각", "가", "ㄱ", "ㄅㄆ", "𠀀", "々"],
-    ["Привет", "мир", "Ёж", "Ελλάδα", "άέ", "naïve", "café", "Ångström", "Zürich", "İI", "ß", "ﬁ", "ǅ", "œuvre", "ŁÓDŹ", "đ", "ʻokina", "ªº"],
-    ["\u0301", "\u0300", "\u0323", "\u0327", "\u0345", "\u064e", "\u0e31", "\u093c", "\u20dd", "\u0338", "e\u0301", "o\u0308\u0304", "a\u0328\u0301", "s\u0323\u0307", "\u212b"],
-    ["\x00", "\x01", "\x07", "\x0b", "\x0c", "\x1f", "\x7f", "\x80", "\x9f", "\u200b", "\u200e", "\ufeff", "\u00ad", "\ue000", "\ufffd"],
-    ["if (x) {", "return;", "def f():", "#include <stdio.h>", "std::vector<int>", "a[i]++", "</div>", "SELECT *", "foo_bar", "HTTPServer", "x = y", "http://a.b/c", "<sub>", "</b>"],
+    "the and of to in is was for that it with as his on be at by had not are but from or have an "
+    "they which one you were".split(),
+    "The THE Hello WORLD iPhone eBay McDonald's don't DON'T won’t I'll I'LL we've y'all 'twas "
+    "rock'n'roll 'S 'm 'RE".split(),
+    ["0", "1", "42", "365", "1999", "12345", "3.14", "1,000", "0xff", "1e9", "٣٤", "๔", "½", "²",
+     "Ⅻ", "①", "𝟛", "१२", "㊿"],
+    [" ", "  ", "   ", "    ", " " * 7, " " * 17, "\t", "\t\t", "\n", "\n\n", "\n\n\n", "\r\n",
+     "\r", " \n", "\n ", "\t\n", "\u00a0", "\u3000", "\u2003", "\u2028", "\u0085"],
+    list(".,;:!?-_()[]{}<>/\\|@#$%^&*+=~`\"'")
+    + ["...", "--", "!!", "?!", "=>", "->", "==", "//", "/*", "*/", "&&", "’", "“", "”", "—", "…",
+       "«", "»"],
+    ["😀", "👍🏽", "👨‍👩‍👧", "🏳️‍🌈", "🇯🇵", "❤️", "1️⃣", "🧑🏿‍🚀", "✅", "™", "©", "→", "∑", "€", "£", "₹",
+     "▁", "\u200d", "\ufe0f"],
+    ["สวัสดี", "กำลัง", "ภาษา", "مرحبا", "الحالُ", "שָׁלוֹם", "नमस्ते", "क्ष", "বিশ্ব", "தமிழ்",
+     "ខ្មែរ", "မြန်မာ", "ქართული", "Հայերեն", "አማርኛ"],
+    ["你好", "世界", "我", "漢字", "。", "，", "、", "「", "」", "ひらがな", "カタカナ", "ｶﾅ", "한국어", "안녕", "각", "가",
+     "ㄱ", "ㄅㄆ", "𠀀", "々"],
+    ["Привет", "мир", "Ёж", "Ελλάδα", "άέ", "naïve", "café", "Ångström", "Zürich", "İI", "ß", "ﬁ",
+     "ǅ", "œuvre", "ŁÓDŹ", "đ", "ʻokina", "ªº"],
+    ["\u0301", "\u0300", "\u0323", "\u0327", "\u0345", "\u064e", "\u0e31", "\u093c", "\u20dd",
+     "\u0338", "e\u0301", "o\u0308\u0304", "a\u0328\u0301", "s\u0323\u0307", "\u212b"],
+    ["\x00", "\x01", "\x07", "\x0b", "\x0c", "\x1f", "\x7f", "\x80", "\x9f", "\u200b", "\u200e",
+     "\ufeff", "\u00ad", "\ue000", "\ufffd"],
+    ["if (x) {", "return;", "def f():", "#include <stdio.h>", "std::vector<int>", "a[i]++",
+     "</div>", "SELECT *", "foo_bar", "HTTPServer", "x = y", "http://a.b/c", "<sub>", "</b>"],
 ]
 
 
@@ -78,7 +104,8 @@ def random_text(rng, size):
             out.append(rng.choice(rng.choice(POOLS)))
         elif kind < 0.93:  # any assigned character
             while True:
-                c = rng.choice((rng.randrange(0x3000), rng.randrange(0x10000), rng.randrange(0x32000)))
+                c = rng.choice((rng.randrange(0x3000), rng.randrange(0x10000),
+                                rng.randrange(0x32000)))
                 if not 0xD800 <= c < 0xE000:
                     break
             out.append(chr(c))
@@ -91,8 +118,10 @@ def random_text(rng, size):
 
 def make_texts(seed=1, n=520):
     rng = random.Random(seed)
-    texts = FIXED + [random_text(rng, rng.choice((1, 2, 3, 5, 8, 13, 30, 80))) for _ in range(n - 3)]
-    texts += [random_text(rng, 3000), Path(__file__).read_text(encoding="utf-8"), " ".join(map(chr, range(0x20, 0x3100)))]
+    texts = FIXED + [random_text(rng, rng.choice((1, 2, 3, 5, 8, 13, 30, 80)))
+                     for _ in range(n - 3)]
+    texts += [random_text(rng, 3000), Path(__file__).read_text(encoding="utf-8"),
+              " ".join(map(chr, range(0x20, 0x3100)))]
     return texts
 
 
@@ -103,11 +132,13 @@ LONG = ["".join(TEXTS), "".join(random.Random(4).choices("abc ", k=120_000)), "a
 assert all(len(t.encode()) > 100_000 for t in LONG)
 
 
-# ---- the C side ------------------------------------------------------------------------------------------------------
+# ---- the C side ----------------------------------------------------------------------------------
 
 @pytest.fixture(scope="session")
 def drive(driver):
-    """drive(arguments, texts) -> the lines of JSON that tokenize_driver prints; with fail=N its error instead."""
+    """drive(arguments, texts) -> the lines of JSON that tokenize_driver prints.
+
+    With fail=N it is the error of a run that exits with N."""
     path = os.environ.get("ATTNC_TOKENIZE_DRIVER") or driver("tokenize_driver")
 
     def run(args, texts=(), fail=None):
@@ -137,34 +168,15 @@ def differences(texts, got, want):
     assert not bad, f"{len(bad)} of {len(texts)} texts differ, the first: {bad[0]!a}"
 
 
-# ---- vocabularies ----------------------------------------------------------------------------------------------------
+# ---- vocabularies --------------------------------------------------------------------------------
 
-def write_gguf(path, arch="gpt2", model="gpt2", tokens=(), types=None, scores=None, merges=None, **keys):
+def write_gguf(path, arch="gpt2", model="gpt2", tokens=None, types=None, scores=None, merges=None,
+               **keys):
     """A file with nothing but a vocabulary. `keys`: tokenizer.* keys with __ for the dots."""
-    w = gguf.GGUFWriter(path, arch)
-    if model is not None:
-        w.add_tokenizer_model(model)
-    w.add_token_list(tokens)
-    if types is not None:
-        w.add_token_types(types)
-    if scores is not None:
-        w.add_token_scores(scores)
-    if merges is not None:
-        w.add_token_merges(merges)
-    for name, value in keys.items():
-        name = "tokenizer." + name.replace("__", ".")
-        if isinstance(value, bool):
-            w.add_bool(name, value)
-        elif isinstance(value, int):
-            w.add_uint32(name, value)
-        elif isinstance(value, str):
-            w.add_string(name, value)
-        else:
-            w.add_array(name, value)
-    w.write_header_to_file()
-    w.write_kv_data_to_file()
-    w.close()
-    return path
+    keys = dict(ggml__model=model, ggml__tokens=tokens, ggml__token_type=types,
+                ggml__scores=scores, ggml__merges=merges) | keys
+    return gguf_files.write(path, arch, {"tokenizer." + name.replace("__", "."): v
+                                         for name, v in keys.items() if v is not None})
 
 
 def byte_level_file(path, tok, **keys):
@@ -186,43 +198,53 @@ def corpus():
     rng = random.Random(7)
     text = [random_text(rng, 60) for _ in range(1500)] + FIXED * 2
     text += [unicodedata.name(chr(c), "") for c in range(0x20, 0x2000)]
-    text += [Path(__file__).read_text(encoding="utf-8"), random.__doc__, json.__doc__, subprocess.__doc__]
+    text += [Path(__file__).read_text(encoding="utf-8"), random.__doc__, json.__doc__,
+             subprocess.__doc__]
     text += [Path(m.__file__).read_text(encoding="utf-8") for m in (random, json, subprocess, io)]
     return text
 
 
 @pytest.fixture(scope="session")
 def crossing():
-    """Vocabulary and merges that know no words: joins across spaces, digits and punctuation are all there."""
+    """Vocabulary and merges that know no words.
+
+    Joins across spaces, digits and punctuation are all there."""
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r"[\s\S]{1,60}"), "isolated"),
-                                                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=6000, show_progress=False, max_token_length=24,
-                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(r"[\s\S]{1,60}"), "isolated"),
+         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tok.train_from_iterator(
+        corpus(), trainers.BpeTrainer(vocab_size=6000, show_progress=False, max_token_length=24,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     model = json.loads(tok.to_str())["model"]
     return model["vocab"], [tuple(m) for m in model["merges"]]
 
 
 def split(*patterns):
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(p), "isolated") for p in patterns]
-                                   + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(p), "isolated")
+         for p in patterns] + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
 def digits_gpt2():
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True),
-                                    pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
+    return pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True),
+         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)])
 
 
 # The pre-tokenisers of the models' tokenizer.json files.
 GPT2 = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
+          r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace("{1,3}", "")
 CASED = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+%s|"
          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*%s|")
 TEKKEN = CASED % ("", "") + r"\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-GPT4O = (CASED % (("(?i:'s|'t|'re|'ve|'m|'ll|'d)?",) * 2) + r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+",
-             r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+GPT4O = (CASED % (("(?i:'s|'t|'re|'ve|'m|'ll|'d)?",) * 2) + r"\p{N}{1,3}| "
+         r"?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
+DEEPSEEK3 = (r"\p{N}{1,3}", "[一-龥\u3040-ゟ゠-ヿ]+", r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|"
+             r"}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| "
+             r"?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 DEEPSEEK_CODER = (r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[一-龥ࠀ-一가-\ud7ff]+", r"\p{N}")
 FAMILIES = {  # name: (pre, pre-tokeniser, NFC, ignore_merges)
     "gpt-2": ("gpt-2", GPT2, False, False),
@@ -255,7 +277,7 @@ def reference(crossing, pre, nfc=False, ignore_merges=False):
     return tok
 
 
-# ---- byte-level BPE --------------------------------------------------------------------------------------------------
+# ---- byte-level BPE ------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family(drive, crossing, tmp_path, family):
@@ -269,33 +291,47 @@ def test_family(drive, crossing, tmp_path, family):
 
 
 def test_falcon(drive, tmp_path):
-    """Its own training: the file's Digits step runs over byte-level characters, where some bytes count as digits."""
+    """Falcon's pre-tokenizer, on a training of its own.
+
+    Its Digits step runs over byte-level characters, where some bytes count as digits."""
     tok = Tokenizer(models.BPE())
-    tok.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
-        pre_tokenizers.Digits(individual_digits=False), pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=3000, show_progress=False,
-                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tok.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Punctuation("contiguous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Digits(individual_digits=False),
+            pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    tok.train_from_iterator(
+        corpus(), trainers.BpeTrainer(vocab_size=3000, show_progress=False,
+                                      initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="falcon")
     texts = TEXTS[:-1]  # the last has punctuation that is newer than what Punctuation knows
-    differences(texts, [g["ids"] for g in encode(drive, path, texts)], [tok.encode(t).ids for t in texts])
+    differences(texts, [g["ids"] for g in encode(drive, path, texts)],
+                [tok.encode(t).ids for t in texts])
 
 
 def test_own(drive, tmp_path):
-    """Our own tokenizer: byte-level, 4,096 tokens, with a CONTROL token, stored with our own keys."""
+    """Our own tokenizer: byte-level, 4,096 tokens, a CONTROL token, our own keys."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=4096, show_progress=False, special_tokens=["<|endoftext|>"],
-                                                          initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tok.train_from_iterator(
+        corpus(),
+        trainers.BpeTrainer(vocab_size=4096, show_progress=False, special_tokens=["<|endoftext|>"],
+                            initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     assert tok.get_vocab_size() == 4096
-    plain = Tokenizer(models.BPE(vocab=tok.get_vocab(), merges=[tuple(m) for m in json.loads(tok.to_str())["model"]["merges"]]))
+    plain = Tokenizer(
+        models.BPE(vocab=tok.get_vocab(),
+                   merges=[tuple(m) for m in json.loads(tok.to_str())["model"]["merges"]]))
     plain.pre_tokenizer = tok.pre_tokenizer
-    texts = TEXTS + ["<|endoftext|>", "a<|endoftext|><|endoftext|> b", "<|endoftext", "<<|endoftext|>|>"]
-    keys = dict(attnc__pre_patterns=[r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"],
-                attnc__normalizer="none", attnc__ignore_merges=False)
+    texts = TEXTS + ["<|endoftext|>", "a<|endoftext|><|endoftext|> b", "<|endoftext",
+                     "<<|endoftext|>|>"]
+    keys = dict(attnc__pre_patterns=[r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| "
+                                     r"?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"], attnc__normalizer="none",
+                attnc__ignore_merges=False)
     for extra in (keys, {"ggml__pre": "gpt-2"}, {}):  # the last: the architecture's own
         path = byte_level_file(tmp_path / "m.gguf", tok, **extra)
-        differences(texts, [g["ids"] for g in encode(drive, path, texts, SPECIAL)], [tok.encode(t).ids for t in texts])
+        differences(texts, [g["ids"] for g in encode(drive, path, texts, SPECIAL)],
+                    [tok.encode(t).ids for t in texts])
         got = encode(drive, path, texts)
         differences(texts, [g["ids"] for g in got], [plain.encode(t).ids for t in texts])
         differences(texts, [g["bytes"] for g in got], [t.encode().hex() for t in texts])
@@ -305,15 +341,18 @@ def test_long_pieces(drive, crossing, tmp_path):
     """A text that no pattern cuts; a joined piece may be anywhere in it."""
     tok = reference(crossing, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
     path = byte_level_file(tmp_path / "m.gguf", tok, attnc__pre_patterns=[r"[\s\S]+"])
-    differences(LONG, [g["ids"] for g in encode(drive, path, LONG)], [tok.encode(t).ids for t in LONG])
+    differences(LONG, [g["ids"] for g in encode(drive, path, LONG)],
+                [tok.encode(t).ids for t in LONG])
 
 
 def test_own_keys_win(drive, crossing, tmp_path):
     """pre_patterns replaces the named rule, normalizer its NFC and ignore_merges its flag."""
     tok = reference(crossing, split(r"\d+|\s+", r"[^a-m]+"), nfc=True)
-    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="llama-bpe", attnc__pre_patterns=[r"\d+|\s+", r"[^a-m]+"],
-                           attnc__normalizer="nfc", attnc__ignore_merges=False)
-    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)], [tok.encode(t).ids for t in TEXTS])
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="llama-bpe",
+                           attnc__pre_patterns=[r"\d+|\s+", r"[^a-m]+"], attnc__normalizer="nfc",
+                           attnc__ignore_merges=False)
+    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)],
+                [tok.encode(t).ids for t in TEXTS])
 
 
 def test_user_defined_tokens(drive, crossing, tmp_path):
@@ -322,7 +361,8 @@ def test_user_defined_tokens(drive, crossing, tmp_path):
     user = ["<a>", "<a>b", "  ", "e", "ee", "e\u0301x", "。", "\n\n", "中", "1234"]
     tok.add_tokens([AddedToken(u, normalized=False, special=False) for u in user])
     path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2")
-    texts = TEXTS + ["<a>b<a><a>", "eeeee", "<<a>", "   e   ", "x123412345 1234", "<a", "e\u0301xe\u0301"]
+    texts = TEXTS + ["<a>b<a><a>", "eeeee", "<<a>", "   e   ", "x123412345 1234", "<a",
+                     "e\u0301xe\u0301"]
     for flags in (0, SPECIAL):
         got = encode(drive, path, texts, flags)
         differences(texts, [g["ids"] for g in got], [tok.encode(t).ids for t in texts])
@@ -330,21 +370,27 @@ def test_user_defined_tokens(drive, crossing, tmp_path):
 
 
 def test_prefix_space(drive, crossing, tmp_path):
-    tok = reference(crossing, pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True), nfc=True)
+    tok = reference(crossing, pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True),
+                    nfc=True)
     path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="olmo", ggml__add_space_prefix=True)
-    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)], [tok.encode(t).ids for t in TEXTS])
+    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)],
+                [tok.encode(t).ids for t in TEXTS])
 
 
 def test_missing_bytes(drive, crossing, tmp_path):
-    """A byte that has no token is left out, as in Hugging Face, and what it stood between may join."""
+    """A byte that has no token is left out, as in Hugging Face.
+
+    What it stood between may join."""
     vocab, merges = crossing
     gone = [p for p in vocab if len(p) == 1 and not any(p in a + b for a, b in merges)] + ["b"]
     keep = [p for p in sorted(vocab, key=vocab.get) if not any(g in p for g in gone)]
-    tok = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(keep)},
-                               merges=[m for m in merges if not any(g in "".join(m) for g in gone)]))
+    tok = Tokenizer(
+        models.BPE(vocab={p: i for i, p in enumerate(keep)},
+                   merges=[m for m in merges if not any(g in "".join(m) for g in gone)]))
     tok.pre_tokenizer = GPT2
     path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2")
-    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)], [tok.encode(t).ids for t in TEXTS])
+    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)],
+                [tok.encode(t).ids for t in TEXTS])
 
 
 @pytest.mark.parametrize("flag", [True, False])
@@ -355,43 +401,55 @@ def test_ignore_merges(drive, crossing, tmp_path, flag):
     pieces = {p for t in TEXTS[:400] for p, _ in pre.pre_tokenize_str(t)} - set(vocab)
     vocab = {**vocab, **{p: len(vocab) + i for i, p in enumerate(sorted(pieces)[::3])}}
     tok = reference((vocab, merges), pre, ignore_merges=flag)
-    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="llama-bpe", **({} if flag else {"attnc__ignore_merges": False}))
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="llama-bpe",
+                           **({} if flag else {"attnc__ignore_merges": False}))
     got = [g["ids"] for g in encode(drive, path, TEXTS)]
     differences(TEXTS, got, [tok.encode(t).ids for t in TEXTS])
     assert any(i >= len(crossing[0]) for ids in got for i in ids) == flag
 
 
 def test_gemma4(drive, tmp_path):
-    """SentencePiece-like BPE with a merge list: characters, bytes as <0xNN> where one has no token, U+2581 for the space."""
+    """SentencePiece-like BPE with a merge list.
+
+    Characters; bytes as <0xNN> where a character has no token; U+2581 for the space."""
     names = [f"<0x{b:02X}>" for b in range(256)]
     tok = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
     tok.normalizer = normalizers.Replace(" ", "▁")
     tok.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]{1,60}"), "isolated")
-    tok.train_from_iterator(corpus(), trainers.BpeTrainer(vocab_size=3000, show_progress=False, limit_alphabet=300, special_tokens=["<bos>"] + names))
+    tok.train_from_iterator(
+        corpus(), trainers.BpeTrainer(vocab_size=3000, show_progress=False, limit_alphabet=300,
+                                      special_tokens=["<bos>"] + names))
     model = json.loads(tok.to_str())["model"]
-    plain = Tokenizer(models.BPE(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]], byte_fallback=True, fuse_unk=True))
+    plain = Tokenizer(models.BPE(vocab=model["vocab"], merges=[tuple(m) for m in model["merges"]],
+                                 byte_fallback=True, fuse_unk=True))
     plain.normalizer = tok.normalizer
     tokens = sorted(model["vocab"], key=model["vocab"].get)
     def write(arch):
-        return write_gguf(tmp_path / "m.gguf", arch, "gemma4", tokens=tokens, types=[CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 257),
-                          merges=[" ".join(m) for m in model["merges"]], ggml__bos_token_id=0, ggml__add_bos_token=False)
+        return write_gguf(tmp_path / "m.gguf", arch, "gemma4", tokens=tokens,
+                          types=[CONTROL] + [BYTE] * 256 + [NORMAL] * (len(tokens) - 257),
+                          merges=[" ".join(m) for m in model["merges"]], ggml__bos_token_id=0,
+                          ggml__add_bos_token=False)
     path = write("llama")
     texts = TEXTS + LONG
     got = encode(drive, path, texts)
     differences(texts, [g["ids"] for g in got], [plain.encode(t).ids for t in texts])
-    differences(texts, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in texts])
+    differences(texts, [g["bytes"] for g in got],
+                [t.replace("▁", " ").encode().hex() for t in texts])
     assert encode(drive, path, ["a"], BOS)[0]["ids"] == plain.encode("a").ids
-    assert encode(drive, write("gemma4"), ["a"], BOS)[0]["ids"] == [0] + plain.encode("a").ids  # whatever the key says, as in llama.cpp
+    # whatever the key says, as in llama.cpp
+    assert encode(drive, write("gemma4"), ["a"], BOS)[0]["ids"] == [0] + plain.encode("a").ids
 
 
 # llama.cpp's names (src/llama-vocab.cpp), but for those that we refuse.
-NAMES = """default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano deepseek-llm deepseek-coder
-deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2 jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert
-jais-2 gemma4 granite-embed-multi-311m sarvam-moe jina-v1-en jina-v2-code roberta-bpe refact command-r qwen2 deepseek-r1-qwen kormo f2llmv2
-qwen35 stablelm2 olmo dbrx smaug-bpe poro-chat chatglm-bpe glm4 glm5 viking jais tekken smollm codeshell bloom gpt3-finnish exaone exaone4
-exaone-moe chameleon minerva-7b megrez gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya cohere2moe superbpe trillion
-granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4 joyai-llm ufakzeka grok-2 afmoe laguna minimax-m2
-solar-open mellum2""".split()
+NAMES = """default minicpm5 llama3 llama-v3 llama-bpe falcon3 falcon-h1 pixtral midm-2.0 lfm2
+jina-v5-nano deepseek-llm deepseek-coder deepseek-v3 spark2_5 youtu falcon mpt starcoder gpt-2 phi-2
+jina-es jina-de gigachat jina-v2-es jina-v2-de a.x-4.0 mellum modern-bert jais-2 gemma4
+granite-embed-multi-311m sarvam-moe jina-v1-en jina-v2-code roberta-bpe refact command-r qwen2
+deepseek-r1-qwen kormo f2llmv2 qwen35 stablelm2 olmo dbrx smaug-bpe poro-chat chatglm-bpe glm4 glm5
+viking jais tekken smollm codeshell bloom gpt3-finnish exaone exaone4 exaone-moe chameleon
+minerva-7b megrez gpt-4o llama4 kanana2 talkie granite-embed-multi-97m tiny_aya cohere2moe superbpe
+trillion granite-docling bailingmoe bailingmoe2 llada-moe seed-coder hunyuan hunyuan-dense hy_v4
+joyai-llm ufakzeka grok-2 afmoe laguna minimax-m2 solar-open mellum2""".split()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -414,24 +472,33 @@ def check_cuts(drive, patterns):
     differences(TEXTS, drive(["--split", *patterns], TEXTS), want)
 
 
-@pytest.mark.parametrize("pattern", [
-    r"\w+|[^\w\s]+", r"\W+", r"\b\w", r"\B.", r"^.|.$", r"\A\S+", r"a*?b|.", r"(?:ab?)+?c?|e", r"[^\W\d_]+", r"(?>a+|e)b?|\d++\d|\s?+x", r"(?=[aeiou])\w{2,4}",
-    r"(?!the)\b\w+", r"(?i:the|AND|k|[s-u]x?)", r"[\p{Lu}\p{Nd}-]+|[]a]+", r"\P{L}+", r"\p{^L}+|\p{Mn}", r"[\x41-\x{5a}\u00e9]+", r"(a|e(i|o(u)?)?)*t|.",
-    r"(?:\p{L}{2}){1,3}", r"\s{2,}|\S{3}", r"x|", r"[a-e[x-z]]+", r"\.{3}|\||\(|\^", r"\S+?\n|\S", r"[\W]\w|\W\W", r"(?=\d)", r"\p{Zs}|\p{Cc}|\p{Co}|\p{Cn}", r"[^\n]*\n|.+"])
+@pytest.mark.parametrize(
+    "pattern",
+    [r"\w+|[^\w\s]+", r"\W+", r"\b\w", r"\B.", r"^.|.$", r"\A\S+", r"a*?b|.", r"(?:ab?)+?c?|e",
+     r"[^\W\d_]+", r"(?>a+|e)b?|\d++\d|\s?+x", r"(?=[aeiou])\w{2,4}", r"(?!the)\b\w+",
+     r"(?i:the|AND|k|[s-u]x?)", r"[\p{Lu}\p{Nd}-]+|[]a]+", r"\P{L}+", r"\p{^L}+|\p{Mn}",
+     r"[\x41-\x{5a}\u00e9]+", r"(a|e(i|o(u)?)?)*t|.", r"(?:\p{L}{2}){1,3}", r"\s{2,}|\S{3}", r"x|",
+     r"[a-e[x-z]]+", r"\.{3}|\||\(|\^", r"\S+?\n|\S", r"[\W]\w|\W\W", r"(?=\d)",
+     r"\p{Zs}|\p{Cc}|\p{Co}|\p{Cn}", r"[^\n]*\n|.+"])
 def test_pattern_syntax(drive, pattern):
     check_cuts(drive, [pattern])
 
 
-@pytest.mark.parametrize("pattern", [
-    r".{0,5}x|.", r".*x|.", r"[^b]+(?=b)|a+?", r"(?:..)+a|.", r"\S+?\n|\S", r"\b\w+|.{2}", r"(?>\S+)\s|\S{1,3}", r"[^a]*[^b]*x|.",
-    r".+?(?!\S)|.", r"\S{2,}\b|^.|.$", r"(?=.{3}x)..|[^x]"])
+@pytest.mark.parametrize("pattern",
+                         [r".{0,5}x|.", r".*x|.", r"[^b]+(?=b)|a+?", r"(?:..)+a|.", r"\S+?\n|\S",
+                          r"\b\w+|.{2}", r"(?>\S+)\s|\S{1,3}", r"[^a]*[^b]*x|.", r".+?(?!\S)|.",
+                          r"\S{2,}\b|^.|.$", r"(?=.{3}x)..|[^x]"])
 def test_patterns_over_bytes(drive, pattern):
-    """A byte that is no UTF-8 is a character of its own: the cuts are those of a text with U+E000 in its place."""
+    """A byte that is no UTF-8 is a character of its own.
+
+    The cuts are those of a text with U+E000 in its place."""
     rng = random.Random(8)
-    units = ["a", "b", "x", " ", "\n", "é", "中", "🙂", b"\x80", b"\xff", b"\xe4", b"\xe4\xbd", b"\xf0\x9f\x99", b"\xc3", b"\xed\xa0\x80"]
+    units = ["a", "b", "x", " ", "\n", "é", "中", "🙂", b"\x80", b"\xff", b"\xe4", b"\xe4\xbd",
+             b"\xf0\x9f\x99", b"\xc3", b"\xed\xa0\x80"]
     texts = ["".join(rng.choices("ab x\n", k=3)).encode() for _ in range(20)]
     for size in (3, 8, 40, 200):
-        parts = ([u if isinstance(u, bytes) else u.encode() for u in rng.choices(units, k=size)] for _ in range(60))
+        parts = ([u if isinstance(u, bytes) else u.encode() for u in rng.choices(units, k=size)]
+                 for _ in range(60))
         texts += [b"".join(p) for p in parts]
     split_by = pre_tokenizers.Split(Regex(pattern), "isolated")
     want = []
@@ -443,8 +510,10 @@ def test_patterns_over_bytes(drive, pattern):
     differences(texts, drive(["--split", pattern], texts), want)
 
 
-@pytest.mark.parametrize("pattern", ["(", ")", "a)", "[a", "a{", "{2}", "*a", "a{2,1}", "a{2}+", r"\p{Han}", r"\pL", r"\1", r"\k<a>", "(?<=a)b", "(?P<a>b)", "[a&&b]",
-                                     "(a*)*", "(a|)+", "[[:alpha:]]", "[z-a]", "(?i:é)", "a{100000}", "(" * 100 + ")" * 100, r"\x{110000}", "\\"])
+@pytest.mark.parametrize(
+    "pattern", ["(", ")", "a)", "[a", "a{", "{2}", "*a", "a{2,1}", "a{2}+", r"\p{Han}", r"\pL",
+                r"\1", r"\k<a>", "(?<=a)b", "(?P<a>b)", "[a&&b]", "(a*)*", "(a|)+", "[[:alpha:]]",
+                "[z-a]", "(?i:é)", "a{100000}", "(" * 100 + ")" * 100, r"\x{110000}", "\\"])
 def test_pattern_refused(drive, pattern):
     message = drive(["--split", pattern], ["text"], fail=3)
     assert "pre-tokenizer pattern: got" in message and message.count("\n") == 1
@@ -454,23 +523,31 @@ def test_nfc(drive):
     rng = random.Random(3)
     marks = [chr(c) for c in range(0x110000) if unicodedata.combining(chr(c))]
     jamo = [chr(c) for c in (*range(0x1100, 0x1200), *range(0xAC00, 0xAC80))]
-    letters = [chr(c) for c in range(0x2FA20) if unicodedata.decomposition(chr(c))] + list("aeousnAEOUSN<=~") + jamo
-    texts = TEXTS + [chr(c) for c in range(0x110000) if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn"][::7]
-    texts += ["".join(rng.choice(letters if rng.random() < 0.4 else marks) for _ in range(rng.randint(1, 40))) for _ in range(3000)]
+    letters = [chr(c) for c in range(0x2FA20)
+               if unicodedata.decomposition(chr(c))] + list("aeousnAEOUSN<=~") + jamo
+    texts = TEXTS + [chr(c) for c in range(0x110000)
+                     if not 0xD800 <= c < 0xE000 and unicodedata.category(chr(c)) != "Cn"][::7]
+    texts += ["".join(rng.choice(letters if rng.random() < 0.4 else marks)
+                      for _ in range(rng.randint(1, 40))) for _ in range(3000)]
     texts += ["a" + "".join(rng.choice(marks) for _ in range(3000)), *LONG]
     nfc = normalizers.NFC()
-    differences(texts, drive(["--nfc"], texts), [nfc.normalize_str(t).encode().hex() for t in texts])
+    differences(texts, drive(["--nfc"], texts),
+                [nfc.normalize_str(t).encode().hex() for t in texts])
 
 
-# ---- SentencePiece ---------------------------------------------------------------------------------------------------
+# ---- SentencePiece -------------------------------------------------------------------------------
 
 def sentencepiece_file(path, sp, user=(), **keys):
-    """As llama.cpp's converter writes it, but that user-defined symbols (`user`) are marked as what they are."""
+    """A SentencePiece model as llama.cpp's converter writes it.
+
+    But user-defined symbols (`user`) are marked as what they are."""
     n = sp.get_piece_size()
-    kind = lambda i: (UNKNOWN if sp.is_unknown(i) else CONTROL if sp.is_control(i) else UNUSED if sp.is_unused(i) else
-                      BYTE if sp.is_byte(i) else USER_DEFINED if sp.id_to_piece(i) in user else NORMAL)
-    return write_gguf(path, "llama", "llama", tokens=[sp.id_to_piece(i) for i in range(n)], types=[kind(i) for i in range(n)],
-                      scores=[sp.get_score(i) for i in range(n)], **keys)
+    kind = lambda i: (UNKNOWN if sp.is_unknown(i) else CONTROL if sp.is_control(i) else UNUSED
+                      if sp.is_unused(i) else BYTE if sp.is_byte(i) else USER_DEFINED
+                      if sp.id_to_piece(i) in user else NORMAL)
+    return write_gguf(path, "llama", "llama", tokens=[sp.id_to_piece(i) for i in range(n)],
+                      types=[kind(i) for i in range(n)], scores=[sp.get_score(i) for i in range(n)],
+                      **keys)
 
 
 def proto(*fields):
@@ -494,8 +571,10 @@ SP_OPTIONS = {
     "no prefix": dict(byte_fallback=True, add_dummy_prefix=False),
     "no bytes": dict(byte_fallback=False),
     "squeezed": dict(byte_fallback=True, remove_extra_whitespaces=True),
-    "user symbols": dict(byte_fallback=True, user_defined_symbols=["<sym>", "the", "中", "▁▁", "▁▁▁", "\n\n", "1", "ab", "abc"]),
-    "crossing": dict(byte_fallback=True, split_by_whitespace=False, split_by_unicode_script=False, split_by_number=False, max_sentencepiece_length=24),
+    "user symbols": dict(byte_fallback=True, user_defined_symbols=["<sym>", "the", "中", "▁▁", "▁▁▁",
+                                                                   "\n\n", "1", "ab", "abc"]),
+    "crossing": dict(byte_fallback=True, split_by_whitespace=False, split_by_unicode_script=False,
+                     split_by_number=False, max_sentencepiece_length=24),
 }
 
 
@@ -504,31 +583,39 @@ def test_sentencepiece(drive, tmp_path, option):
     options = {"add_dummy_prefix": True, "remove_extra_whitespaces": False, **SP_OPTIONS[option]}
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([s.replace("\0", "") for t in corpus() for s in t.split("\n")]), model_writer=model, vocab_size=2500, model_type="bpe",
-        normalization_rule_name="identity", character_coverage=0.995, minloglevel=2, max_sentence_length=100000, **options)
+        sentence_iterator=iter([s.replace("\0", "") for t in corpus() for s in t.split("\n")]),
+        model_writer=model, vocab_size=2500, model_type="bpe", normalization_rule_name="identity",
+        character_coverage=0.995, minloglevel=2, max_sentence_length=100000, **options)
     sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     keys = {} if options["add_dummy_prefix"] else {"ggml__add_space_prefix": False}
     if options["remove_extra_whitespaces"]:
         keys["ggml__remove_extra_whitespaces"] = True
-    path = sentencepiece_file(tmp_path / "m.gguf", sp, options.get("user_defined_symbols", ()), **keys)
-    texts = TEXTS + LONG + ["<sym>", "a<sym> b", " <sym>", "abcabab", "the the", "    x", "\n\n\n\n", "中中 中"]
+    path = sentencepiece_file(tmp_path / "m.gguf", sp, options.get("user_defined_symbols", ()),
+                              **keys)
+    texts = TEXTS + LONG + ["<sym>", "a<sym> b", " <sym>", "abcabab", "the the", "    x",
+                            "\n\n\n\n", "中中 中"]
     got = encode(drive, path, texts)
     differences(texts, [g["ids"] for g in got], [sp.encode(t) for t in texts])
     assert encode(drive, path, ["a"], BOS)[0]["ids"] == [1] + sp.encode("a")
     if options["byte_fallback"] and not options["remove_extra_whitespaces"]:
-        differences(texts, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in texts])
+        differences(texts, [g["bytes"] for g in got],
+                    [t.replace("▁", " ").encode().hex() for t in texts])
 
 
 def test_special_tokens_in_sentencepiece(drive, tmp_path):
-    """Parsed CONTROL tokens: the text after one gets its space prefix again, as in Hugging Face's Llama tokenizer."""
+    """The text after a parsed CONTROL token gets its space prefix again.
+
+    So it is in Hugging Face's Llama tokenizer."""
     model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus()), model_writer=model, vocab_size=1000, model_type="bpe", byte_fallback=True,
-                                             normalization_rule_name="identity", remove_extra_whitespaces=False, minloglevel=2, hard_vocab_limit=False,
-                                             character_coverage=0.99)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus()), model_writer=model, vocab_size=1000, model_type="bpe",
+        byte_fallback=True, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        minloglevel=2, hard_vocab_limit=False, character_coverage=0.99)
     sp = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     path = sentencepiece_file(tmp_path / "m.gguf", sp)
     got = encode(drive, path, ["<s>a b</s>c", "<s>", "a<s"], SPECIAL)
-    assert [g["ids"] for g in got] == [[1] + sp.encode("a b") + [2] + sp.encode("c"), [1], sp.encode("a<s")]
+    assert [g["ids"]
+            for g in got] == [[1] + sp.encode("a b") + [2] + sp.encode("c"), [1], sp.encode("a<s")]
     assert encode(drive, path, ["<s>a b</s>c"])[0]["ids"] == sp.encode("<s>a b</s>c")
 
 
@@ -557,10 +644,9 @@ def marked_json(llama_json, scheme, added):
     """The same with a way to mark spaces and more added tokens: (content, special, normalized)."""
     tok = copy.deepcopy(llama_json) | MARKINGS[scheme]
     n = len(tok["model"]["vocab"])
-    tok["added_tokens"] += [{
-        "id": n + k, "content": c, "special": s, "normalized": norm, "single_word": False,
-        "lstrip": False, "rstrip": False
-    } for k, (c, s, norm) in enumerate(added)]
+    tok["added_tokens"] += [{"id": n + k, "content": c, "special": s, "normalized": norm,
+                             "single_word": False, "lstrip": False, "rstrip": False}
+                            for k, (c, s, norm) in enumerate(added)]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     strip = [] if scheme in ("never", "replace") else strip
     tok["decoder"] = {
@@ -595,8 +681,10 @@ def check_marking(drive, path, tok, texts):
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("scheme", MARKINGS)
 def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
-    """Special and other added tokens at the start, in the middle and at the end, with spaces on all
-    sides: tokenizers' ids and its decoder's text."""
+    """Tokenizers' ids and its decoder's text, for every scheme of space prefixes.
+
+    Special and other added tokens stand at the start, in the middle and at the end, with spaces on
+    all sides."""
     added = [("<tool>", False, normalized), ("<ctl>", True, normalized), ("a b", False, normalized),
              ("▁x", False, normalized)]
     tok = marked_json(llama_json, scheme, added)
@@ -606,18 +694,13 @@ def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.add_space_prefix"].contents() == (
         scheme not in ("never", "replace"))
     words = ["Once", "a", "é", "▁", "▁x", "x", "<tool>", "<ctl>", "<s>", "</s>", "a b"]
-    fixed = [
-        f"{before}{token}{after}"
-        for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
-        for before in ("", " ", "  ", "Once", "Once ", "▁")
-        for after in ("", " ", "  ", "Once", " Once", "▁")
-    ]
+    fixed = [f"{before}{token}{after}"
+             for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
+             for before in ("", " ", "  ", "Once", "Once ", "▁")
+             for after in ("", " ", "  ", "Once", " Once", "▁")]
     rng = random.Random(17)
-    mixed = [
-        "".join(
-            rng.choice(words) + rng.choice(("", "", " ", "  ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(600)
-    ]
+    mixed = ["".join(rng.choice(words) + rng.choice(("", "", " ", "  "))
+                     for _ in range(rng.randint(1, 9))) for _ in range(600)]
     check_marking(drive, path, tok,
                   ["", " ", "  ", "Once", " Once", "  Once upon", *fixed, *mixed, *TEXTS[:100]])
 
@@ -630,10 +713,9 @@ def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
     path = vocab_file(tmp_path / "m.gguf", voc.bpe_vocab(tok, tmp_path))
     rng = random.Random(18)
     words = ["Once", "<tool>", "<raw>", "<ctl>", "<sys>", "<s>", "b"]
-    check_marking(drive, path, tok, [
-        "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(900)
-    ])
+    check_marking(drive, path, tok,
+                  ["".join(rng.choice(words) + rng.choice(("", " "))
+                           for _ in range(rng.randint(1, 9))) for _ in range(900)])
     # A CONTROL token that is looked for in the marked text obeys the parts of the raw one.
     n = len(llama_json["model"]["vocab"])
     text = " é a <ctl> <ctl>"
@@ -647,8 +729,9 @@ def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
 
 
 def test_space_prefix_of_the_issue(drive, llama_json, tmp_path):
-    """<tool>Once with prepend_scheme first: no prefix behind the token, whose place is the text's
-    start."""
+    """<tool>Once with prepend_scheme first.
+
+    There is no prefix behind the token, which stands at the text's start."""
     tok = marked_json(llama_json, "first", [("<tool>", False, False)])
     tok["post_processor"] = {
         "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
@@ -662,33 +745,29 @@ def test_space_prefix_of_the_issue(drive, llama_json, tmp_path):
 
 
 def test_space_prefix_without_key(drive, llama_json, tmp_path):
-    """A file of llama.cpp's converter: as the legacy normalizers have it, where its tokens are
-    special."""
+    """A file of llama.cpp's converter goes by the legacy normalizers, around special tokens."""
     tok = marked_json(llama_json, "prepend", [("<ctl>", True, False)])
     vocab = voc.bpe_vocab(tok, tmp_path)
     vocab.space_prefix = ""
     path = vocab_file(tmp_path / "m.gguf", vocab)
     assert "tokenizer.attnc.space_prefix" not in gguf.GGUFReader(path).fields
-    check_marking(drive, path, tok, [
-        "", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once", "<s>Once</s>", "a<ctl>", "<ctl>",
-        " <ctl> "
-    ])
+    check_marking(drive, path, tok, ["", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once",
+                                     "<s>Once</s>", "a<ctl>", "<ctl>", " <ctl> "])
 
 
 @pytest.mark.parametrize("legacy", [None, True, False])
 def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
-    """A Hugging Face folder without tokenizer.json: transformers' converter of a tokenizer.model
-    reads "legacy"."""
+    """A Hugging Face folder without tokenizer.json.
+
+    transformers' converter of a tokenizer.model reads "legacy"."""
     from transformers.convert_slow_tokenizer import LlamaConverter
     model = hf.sentencepiece(tmp_path)
     sp = sentencepiece.SentencePieceProcessor(model_file=str(model))
     n = sp.vocab_size()
     added = {"0": "<unk>", "1": "<s>", "2": "</s>", str(n): "<tool>", str(n + 1): "<ctl>"}
     config = {
-        "added_tokens_decoder": {
-            i: {"content": c, "special": c != "<tool>", "normalized": False}
-            for i, c in added.items()
-        }
+        "added_tokens_decoder": {i: {"content": c, "special": c != "<tool>", "normalized": False}
+                                 for i, c in added.items()}
     }
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps(config | ({} if legacy is None else {"legacy": legacy})))
@@ -701,10 +780,8 @@ def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
     tok.normalizer = LlamaConverter.normalizer(converter, None)
     tok.pre_tokenizer = LlamaConverter.pre_tokenizer(converter, "▁", True)
     tok.decoder = LlamaConverter.decoder(converter, "▁", True)
-    texts = [
-        "Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once", "<s>Once",
-        "Once</s>", " <tool>", ""
-    ]
+    texts = ["Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once",
+             "<s>Once", "Once</s>", " <tool>", ""]
     check_marking(drive, vocab_file(tmp_path / "m.gguf", vocab), json.loads(tok.to_str()), texts)
 
 
@@ -729,21 +806,28 @@ def test_space_prefix_of_both_files(drive, llama_json, tmp_path):
             ["Once", " Once", "<tool>Once", "Once<sym> a", "<ctl>Once", "<sym>Once", "a <sym>  b"])
 
 
-# ---- real vocabularies -----------------------------------------------------------------------------------------------
+# ---- real vocabularies ---------------------------------------------------------------------------
 
 def keys_of(path):
-    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items() if name.startswith("tokenizer.ggml")}
+    return {name: field.contents() for name, field in gguf.GGUFReader(path).fields.items()
+            if name.startswith("tokenizer.ggml")}
 
 
 def test_smollm2(drive, smollm2_path):
     keys = keys_of(smollm2_path)
     tokens = keys["tokenizer.ggml.tokens"]
-    tok = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(tokens)}, merges=[tuple(m.split(" ")) for m in keys["tokenizer.ggml.merges"]]))
+    tok = Tokenizer(models.BPE(vocab={p: i for i, p in enumerate(tokens)},
+                               merges=[tuple(m.split(" ")) for m in keys["tokenizer.ggml.merges"]]))
     tok.pre_tokenizer = digits_gpt2()
-    differences(TEXTS, [g["ids"] for g in encode(drive, smollm2_path, TEXTS)], [tok.encode(t).ids for t in TEXTS])
-    tok.add_special_tokens([AddedToken(p, special=True, normalized=False) for p, t in zip(tokens, keys["tokenizer.ggml.token_type"]) if t == CONTROL])
-    texts = TEXTS + ["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", "<|im_start|><|im_end", "x <repo_name>y<reponame>"]
-    differences(texts, [g["ids"] for g in encode(drive, smollm2_path, texts, SPECIAL)], [tok.encode(t).ids for t in texts])
+    differences(TEXTS, [g["ids"] for g in encode(drive, smollm2_path, TEXTS)],
+                [tok.encode(t).ids for t in TEXTS])
+    tok.add_special_tokens([AddedToken(p, special=True, normalized=False)
+                            for p, t in zip(tokens, keys["tokenizer.ggml.token_type"])
+                            if t == CONTROL])
+    texts = TEXTS + ["<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n",
+                     "<|im_start|><|im_end", "x <repo_name>y<reponame>"]
+    differences(texts, [g["ids"] for g in encode(drive, smollm2_path, texts, SPECIAL)],
+                [tok.encode(t).ids for t in texts])
 
 
 @pytest.fixture(scope="session")
@@ -754,38 +838,51 @@ def gemma_keys(gemma3_path):
 def test_gemma_as_sentencepiece(drive, gemma3_path, gemma_keys):
     """The vocabulary put back into the form that the model was made with."""
     rows = zip(*(gemma_keys[f"tokenizer.ggml.{k}"] for k in ("tokens", "scores", "token_type")))
-    pieces = [(1, proto((1, piece.replace(" ", "▁")), (2, score), (3, UNKNOWN if i == 3 else t))) for i, (piece, score, t) in enumerate(rows)]
-    trainer = proto((3, 2), (35, 1), (40, 3), (41, 2), (42, 1), (43, 0))  # BPE, byte_fallback, unk, bos, eos, pad
+    pieces = [(1, proto((1, piece.replace(" ", "▁")), (2, score), (3, UNKNOWN if i == 3 else t)))
+              for i, (piece, score, t) in enumerate(rows)]
+    # BPE, byte_fallback, unk, bos, eos, pad
+    trainer = proto((3, 2), (35, 1), (40, 3), (41, 2), (42, 1), (43, 0))
     normalizer = proto((1, "identity"), (3, 0), (4, 0))  # no dummy prefix, extra white space stays
-    sp = sentencepiece.SentencePieceProcessor(model_proto=proto(*pieces, (2, trainer), (3, normalizer)))
-    texts = TEXTS + LONG + [" " * n + "x" for n in range(70)] + ["\n" * n for n in range(70)] + ["\t" * n + "y" for n in range(40)]
+    sp = sentencepiece.SentencePieceProcessor(
+        model_proto=proto(*pieces, (2, trainer), (3, normalizer)))
+    texts = TEXTS + LONG + [" " * n + "x" for n in range(70)] + ["\n" * n for n in range(70)] + [
+        "\t" * n + "y" for n in range(40)]
     got = encode(drive, gemma3_path, texts)
     differences(texts, [g["ids"] for g in got], [sp.encode(t) for t in texts])
-    differences(texts, [g["bytes"] for g in got], [t.replace("▁", " ").encode().hex() for t in texts])
+    differences(texts, [g["bytes"] for g in got],
+                [t.replace("▁", " ").encode().hex() for t in texts])
     assert encode(drive, gemma3_path, ["Hi"], BOS)[0]["ids"] == [2] + sp.encode("Hi")
 
 
 def test_gemma_as_hugging_face(drive, gemma3_path, gemma_keys):
-    """The same as Hugging Face's fast tokenizer has it: merges made of the scores, no cutting, bytes as fallback."""
-    tokens, scores, types = (gemma_keys[f"tokenizer.ggml.{k}"] for k in ("tokens", "scores", "token_type"))
+    """The same ids as Hugging Face's fast tokenizer.
+
+    That has merges made of the scores, does not cut, and falls back to bytes."""
+    tokens, scores, types = (gemma_keys[f"tokenizer.ggml.{k}"]
+                             for k in ("tokens", "scores", "token_type"))
     vocab = {p.replace(" ", "▁"): i for i, p in enumerate(tokens)}
     merges = []
     for piece, score, t in zip(tokens, scores, types):
         if t == NORMAL or set(piece) == {" "}:
             p = piece.replace(" ", "▁")
-            parts = [(vocab[p[:k]], vocab[p[k:]], p[:k], p[k:]) for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab]
+            parts = [(vocab[p[:k]], vocab[p[k:]], p[:k], p[k:])
+                     for k in range(1, len(p)) if p[:k] in vocab and p[k:] in vocab]
             merges += [(0.0 if t != NORMAL else -score, *part) for part in sorted(parts)]
     merges.sort(key=lambda m: m[0])
-    tok = Tokenizer(models.BPE(vocab=vocab, merges=[m[3:] for m in merges], byte_fallback=True, fuse_unk=True))
+    tok = Tokenizer(models.BPE(vocab=vocab, merges=[m[3:] for m in merges], byte_fallback=True,
+                               fuse_unk=True))
     tok.normalizer = normalizers.Replace(" ", "▁")
-    tok.add_tokens([AddedToken(p, normalized=False) for p, t in zip(tokens, types) if t == USER_DEFINED and " " not in p])
-    # Runs of more than 31 spaces are cut otherwise by merges than by SentencePiece's user-defined symbols.
+    tok.add_tokens([AddedToken(p, normalized=False)
+                    for p, t in zip(tokens, types) if t == USER_DEFINED and " " not in p])
+    # Runs of more than 31 spaces are cut otherwise by merges than by SentencePiece's user-defined
+    # symbols.
     texts = [t for t in TEXTS + LONG[1:] if " " * 16 not in t.replace("▁", " ")]
     assert len(texts) > 500
-    differences(texts, [g["ids"] for g in encode(drive, gemma3_path, texts)], [tok.encode(t).ids for t in texts])
+    differences(texts, [g["ids"] for g in encode(drive, gemma3_path, texts)],
+                [tok.encode(t).ids for t in texts])
 
 
-# ---- keys, limits, bad files -----------------------------------------------------------------------------------------
+# ---- keys, limits, bad files ---------------------------------------------------------------------
 
 def test_bos_and_eos(drive, crossing, tmp_path):
     tok = reference(crossing, GPT2)
@@ -797,11 +894,11 @@ def test_bos_and_eos(drive, crossing, tmp_path):
     for keys, front, behind in (({}, 0, 0), (add_bos, 1, 0), (add_eos, 0, 1),
                                 (add_bos | add_eos, 1, 1), (llama3, 1, 0),
                                 (llama3 | {"ggml__add_bos_token": False}, 0, 0)):
-        path = byte_level_file(tmp_path / "m.gguf", tok, **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos, "ggml__eos_token_id": eos, **keys})
-        pair = [
-            f"{'<s> ' * n}$A{' </s>' * m}"
-            for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))
-        ]
+        path = byte_level_file(tmp_path / "m.gguf", tok,
+                               **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos,
+                                  "ggml__eos_token_id": eos, **keys})
+        pair = [f"{'<s> ' * n}$A{' </s>' * m}"
+                for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))]
         for flags, single in zip((BOS | EOS, BOS, EOS, 0), pair):
             tok.post_processor = processors.TemplateProcessing(
                 single=single, special_tokens=[("<s>", bos), ("</s>", eos)])
@@ -813,35 +910,29 @@ def test_bos_and_eos(drive, crossing, tmp_path):
 
 
 def test_prompts_get_no_eos(run_bin, crossing, tmp_path):
-    """The program itself: a prompt is to be continued, whatever the file says of complete texts; a
-    typed BOS is one."""
+    """A prompt is to be continued, whatever the file says of complete texts.
+
+    This is the program itself. A BOS that the user types counts."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
-                           ggml__eos_token_id=eos,
-                           ggml__add_bos_token=True,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
+                           ggml__eos_token_id=eos, ggml__add_bos_token=True,
                            ggml__add_eos_token=True)
     for text in ("Once upon a time", "<s>Once"):
         done = subprocess.run([run_bin, path, "--tokenize", "--json", "--special", "-i", text],
-                              capture_output=True,
-                              check=True)
+                              capture_output=True, check=True)
         assert json.loads(done.stdout)["ids"] == [bos] + tok.encode(text.removeprefix("<s>")).ids
 
 
 def test_typed_bos(drive, crossing, tmp_path):
-    """A text that begins with a parsed BOS gets no second one; a BOS that is text, or that stands
-    elsewhere, counts for nothing."""
+    """A text that begins with a parsed BOS gets no second one.
+
+    A BOS that is text, or that stands elsewhere, counts for nothing."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos = tok.token_to_id("<s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
                            ggml__add_bos_token=True)
     texts = ["<s>Hi", "<s>", "", "Hi<s>", " <s>Hi", "<s><s>Hi", "</s><s>"]
     want = [tok.encode(t).ids for t in texts]
@@ -870,17 +961,17 @@ def byte_level_ids(tok, text):
 
 def encode_parts(drive, path, texts, flags=0):
     """texts: (text, [(end in bytes, special), ...])."""
-    packed = [
-        x for text, parts in texts for x in (text, b"".join(struct.pack("<II", *p) for p in parts))
-    ]
+    packed = [x for text, parts in texts
+              for x in (text, b"".join(struct.pack("<II", *p) for p in parts))]
     out = drive(["--parts", path, flags], packed)
     assert len(out) == len(texts)
     return out
 
 
 def test_parts(drive, crossing, tmp_path):
-    """CONTROL tokens are parsed inside stretches of special parts; the text is cut and joined as
-    one."""
+    """CONTROL tokens are parsed inside stretches of special parts.
+
+    The text is cut and joined as one."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "<s>x", "中中"])
     tok.add_tokens([AddedToken("<u>", normalized=False), AddedToken("</s", normalized=False)])
@@ -902,19 +993,18 @@ def test_parts(drive, crossing, tmp_path):
 
 
 def parts_reference(tok, plain, data, parts):
-    """The rule said in another way: cut out the tokens that are parsed, and let tokenizers do what
-    is between them."""
+    """The rule of parts in another way.
+
+    Cut out the tokens that are parsed, and let tokenizers do what is between them."""
     kinds = [False] * len(data)
     for (begin, _), (end, special) in zip([(0, 0), *parts], parts):
         kinds[begin:end] = [bool(special)] * (end - begin)
-    added = sorted(
-        ((t.content.encode(), i, t.special) for i, t in tok.get_added_tokens_decoder().items()),
-        key=lambda x: -len(x[0]))
+    added = sorted(((t.content.encode(), i, t.special)
+                    for i, t in tok.get_added_tokens_decoder().items()), key=lambda x: -len(x[0]))
     ids, at, begin = [], 0, 0
     while at <= len(data):
-        hit = next(((t, i) for t, i, special in added
-                    if data.startswith(t, at) and (not special or all(kinds[at:at + len(t)]))),
-                   None)
+        hit = next(((t, i) for t, i, special in added if data.startswith(t, at)
+                    and (not special or all(kinds[at:at + len(t)]))), None)
         if hit or at == len(data):
             ids += plain.encode(data[begin:at].decode()).ids
         if hit:
@@ -926,13 +1016,9 @@ def parts_reference(tok, plain, data, parts):
 
 
 def test_parts_of_sentencepiece(drive, tmp_path):
-    """The space prefix and the joins depend on the text and its parsed tokens only, not on its
-    parts."""
+    """Space prefix and joins depend on the text and its parsed tokens, not on its parts."""
     tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab"]
-    path = write_gguf(tmp_path / "m.gguf",
-                      "llama",
-                      "llama",
-                      tokens=tokens,
+    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens,
                       types=[UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 6,
                       scores=[0.0, 0.0, 0.0, -5.0, -6.0, -7.0, -3.0, -1.0, -2.0])
     cases = [("ab", [(1, 0), (2, 1)]), ("ab", []), ("ab", [(2, 1)]), ("a<s>b", [(2, 1), (5, 1)]),
@@ -945,45 +1031,50 @@ def test_any_bytes(drive, crossing, tmp_path):
     """Invalid UTF-8 is carried through byte for byte."""
     rng = random.Random(5)
     texts = [bytes(rng.randrange(256) for _ in range(rng.randint(1, 200))) for _ in range(500)]
-    texts += [b"\xff", b"\xe4\xbd", b"a\xe4\xbdb", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"e\xcc\x81\xff\xcc\x81", b"\x00\x00"]
+    texts += [b"\xff", b"\xe4\xbd", b"a\xe4\xbdb", b"\xf0\x9f\x98", b"\xc0\x80", b"\xed\xa0\x80",
+              b"\xf4\x90\x80\x80", b"e\xcc\x81\xff\xcc\x81", b"\x00\x00"]
     for name in ("gpt-2", "llama-bpe", "deepseek-v3", "tiny_aya"):
-        path = byte_level_file(tmp_path / "m.gguf", reference(crossing, GPT2), ggml__pre=name, attnc__normalizer="none")
-        differences(texts, [g["bytes"] for g in encode(drive, path, texts)], [t.hex() for t in texts])
+        path = byte_level_file(tmp_path / "m.gguf", reference(crossing, GPT2), ggml__pre=name,
+                               attnc__normalizer="none")
+        differences(texts, [g["bytes"] for g in encode(drive, path, texts)],
+                    [t.hex() for t in texts])
 
 
 BAD = {  # what is wrong: (changes, a part of the message)
-    "no pre": (dict(arch="llama", ggml__pre=None), "tokenizer.ggml.pre: missing"),
-    "unknown pre": (dict(ggml__pre="gpt-99\n"), "got \"gpt-99\\x0a\", want a pre-tokenizer that we know"),
-    "refused pre": (dict(ggml__pre="kimi-k2"), "tokenizer.ggml.pre"),
-    "no model": (dict(model=None), "tokenizer.ggml.model: missing"),
-    "unigram": (dict(model="t5"), "got \"t5\" (Unigram)"),
-    "wordpiece": (dict(model="bert"), "got \"bert\" (WordPiece)"),
-    "no merges": (dict(merges=None), "tokenizer.ggml.merges: missing"),
-    "bad merge": (dict(merges=["a b", "ab zz"]), "got \"ab zz\" at 1"),
-    "merge without space": (dict(merges=["ab"]), "got \"ab\" at 0"),
-    "empty merge": (dict(merges=[""]), "got \"\" at 0"),
-    "bos out of range": (dict(ggml__bos_token_id=3), "got 3, want less than the 3 tokens"),
-    "few types": (dict(types=[1]), "tokenizer.ggml.token_type: got 1 items, want 3"),
-    "bad pattern": (dict(attnc__pre_patterns=["("]), "pre-tokenizer pattern: got \"(\""),
-    "bad normalizer": (dict(attnc__normalizer="nfkc"), "got \"nfkc\", want \"none\" or \"nfc\""),
-    "no scores": (dict(model="llama"), "tokenizer.ggml.scores: missing"),
-    "bad space prefix": (dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="both"),
-                         "got \"both\", want first, always, never, prepend or replace"),
-    "normalized out of range": (
-        dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
-             attnc__normalized_tokens=[3]), "got 3, want less than the 3 tokens"),
-    "normalized of texts": (
-        dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
-             attnc__normalized_tokens=["a"]), "want an array of 32-bit integers"),
-    "charsmap": (dict(model="llama", scores=[0.0] * 3, ggml__precompiled_charsmap=b"\x01\x02\x03\x04"), "precompiled_charsmap"),
-}
+       "no pre": (dict(arch="llama", ggml__pre=None), "tokenizer.ggml.pre: missing"),
+       "unknown pre": (dict(ggml__pre="gpt-99\n"),
+                       "got \"gpt-99\\x0a\", want a pre-tokenizer that we know"),
+       "refused pre": (dict(ggml__pre="kimi-k2"), "tokenizer.ggml.pre"),
+       "no model": (dict(model=None), "tokenizer.ggml.model: missing"),
+       "unigram": (dict(model="t5"), "got \"t5\" (Unigram)"),
+       "wordpiece": (dict(model="bert"), "got \"bert\" (WordPiece)"),
+       "no merges": (dict(merges=None), "tokenizer.ggml.merges: missing"),
+       "bad merge": (dict(merges=["a b", "ab zz"]), "got \"ab zz\" at 1"),
+       "merge without space": (dict(merges=["ab"]), "got \"ab\" at 0"),
+       "empty merge": (dict(merges=[""]), "got \"\" at 0"),
+       "bos out of range": (dict(ggml__bos_token_id=3), "got 3, want less than the 3 tokens"),
+       "few types": (dict(types=[1]), "tokenizer.ggml.token_type: got 1 items, want 3"),
+       "bad pattern": (dict(attnc__pre_patterns=["("]), "pre-tokenizer pattern: got \"(\""),
+       "bad normalizer": (dict(attnc__normalizer="nfkc"), "got \"nfkc\", want \"none\" or \"nfc\""),
+       "no scores": (dict(model="llama"), "tokenizer.ggml.scores: missing"),
+       "bad space prefix": (dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="both"),
+                            "got \"both\", want first, always, never, prepend or replace"),
+       "normalized out of range": (
+           dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
+                attnc__normalized_tokens=[3]), "got 3, want less than the 3 tokens"),
+       "normalized of texts": (
+           dict(model="llama", scores=[0.0] * 3, attnc__space_prefix="first",
+                attnc__normalized_tokens=["a"]), "want an array of 32-bit integers"),
+       "charsmap": (dict(model="llama", scores=[0.0] * 3,
+                         ggml__precompiled_charsmap=b"\x01\x02\x03\x04"), "precompiled_charsmap"),
+       }
 
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_file(drive, tmp_path, case):
     changes, message = BAD[case]
     keys = {"tokens": ["a", "b", "ab"], "merges": ["a b"], "ggml__pre": "gpt-2", **changes}
-    path = write_gguf(tmp_path / "m.gguf", **{k: v for k, v in keys.items() if v is not None or k in ("model", "merges")})
+    path = write_gguf(tmp_path / "m.gguf", **keys)
     text = drive([path, 0], ["ab"], fail=3)
     assert message in text and text.count("\n") == 1
 
@@ -991,32 +1082,46 @@ def test_bad_file(drive, tmp_path, case):
 def test_odd_vocabularies(drive, tmp_path):
     """Empty tokens, equal tokens (the last counts), tokens that are no UTF-8."""
     tokens = [b"a", b"b", b"", b"ab", b"\xff\xfe", b"ab", b"c" * 5000]
-    path = write_gguf(tmp_path / "m.gguf", tokens=tokens, merges=["a b"], types=[1] * 7, ggml__pre="gpt-2")
+    path = write_gguf(tmp_path / "m.gguf", tokens=tokens, merges=["a b"], types=[1] * 7,
+                      ggml__pre="gpt-2")
     assert encode(drive, path, ["ab ba"])[0] == {"ids": [5, 1, 0], "bytes": "61626261"}
-    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens, scores=[0.0, -1.0, float("nan"), 2.0, 0.0, 1.0, 0.0], types=[1] * 7,
+    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens,
+                      scores=[0.0, -1.0, float("nan"), 2.0, 0.0, 1.0, 0.0], types=[1] * 7,
                       ggml__unknown_token_id=2, ggml__add_space_prefix=False)
     assert encode(drive, path, ["abzzb"])[0]["ids"] == [5, 2, 1]
-    # Scores of 0 and -0 are equal, so the left pair goes first; <0x7A> is no byte token unless its type says so.
-    path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=["<unk>", "a", "b", "c", "ab", "bc", "<0x7A>"], scores=[0.0] * 4 + [-0.0, 0.0, 0.0],
-                      types=[UNKNOWN] + [NORMAL] * 6, ggml__add_space_prefix=False)
+    # Scores of 0 and -0 are equal, so the left pair goes first; <0x7A> is no byte token unless its
+    # type says so.
+    path = write_gguf(tmp_path / "m.gguf", "llama", "llama",
+                      tokens=["<unk>", "a", "b", "c", "ab", "bc", "<0x7A>"],
+                      scores=[0.0] * 4 + [-0.0, 0.0, 0.0], types=[UNKNOWN] + [NORMAL] * 6,
+                      ggml__add_space_prefix=False)
     assert encode(drive, path, ["abcz"])[0]["ids"] == [4, 3, 0]
 
 
 @pytest.mark.parametrize("letter", ["a", " ", "1", "\n", "é", "<"])
 def test_growth(drive, crossing, tmp_path, letter, smollm2_path, gemma3_path):
-    """Twice the text takes at most 2.6 times the processor time. `own` takes a whole text as one piece."""
-    own = byte_level_file(tmp_path / "m.gguf", reference(crossing, GPT2), attnc__pre_patterns=[r".+|\s+"])
+    """Twice the text takes at most 2.6 times the processor time.
+
+    `own` takes a whole text as one piece."""
+    own = byte_level_file(tmp_path / "m.gguf", reference(crossing, GPT2),
+                          attnc__pre_patterns=[r".+|\s+"])
     sizes = (500_000, 1_000_000) if letter in "a " else (100_000, 200_000)
     for path in (smollm2_path, gemma3_path, own):
-        half, full = (min(drive(["--time", path, 0], [letter * n])[0]["second"] for _ in range(2)) for n in sizes)
+        half, full = (min(drive(["--time", path, 0], [letter * n])[0]["second"] for _ in range(2))
+                      for n in sizes)
         assert full < 10 and full <= 2.6 * half + 0.02, (path, half, full)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n not in ("tiny_aya", "cohere2moe", "afmoe", "superbpe")])
+@pytest.mark.parametrize("name", [n for n in NAMES
+                                  if n not in ("tiny_aya", "cohere2moe", "afmoe", "superbpe")])
 def test_cutting_is_linear(drive, name):
-    """200,000 characters, equal or alternating, through every rule; the four left out look ahead over all digits."""
+    """200,000 characters, equal or alternating, through every rule.
+
+    The four left out look ahead over all digits."""
     patterns = drive(["--rule", name])[0]["patterns"]
-    texts = [c * (200_000 // len(c)) for c in ("a", " ", "\n", "1", "A", "aA", "a ", " \n", "' ", ".", ". ", "ก", "é\u0301", "\t ", "中", "🙂", "\r\n", "\x00", "A'")]
+    texts = [c * (200_000 // len(c))
+             for c in ("a", " ", "\n", "1", "A", "aA", "a ", " \n", "' ", ".", ". ", "ก", "é\u0301",
+                       "\t ", "中", "🙂", "\r\n", "\x00", "A'")]
     out = drive(["--split", *patterns], texts)  # steps are bounded by pattern.c itself
     assert [e[-1] for e in out] == [len(t.encode()) for t in texts]
 
@@ -1025,8 +1130,10 @@ def ugly_texts(size):
     """`size` bytes of each kind."""
     rng = random.Random(6)
     cjk = "".join(map(chr, rng.choices(range(0x4E00, 0x9FA5), k=size // 3)))
-    mixed = "".join(rng.choices(["the ", "A", " ", "\n", "1", ".", "'s", "é", "中", "\t", "🙂", "e\u0301"], k=size // 3))
-    return [b"a" * size, b" " * size, b"\n" * size, rng.randbytes(size), cjk.encode(), mixed.encode(), b"1 " * (size // 2),
+    mixed = "".join(rng.choices(["the ", "A", " ", "\n", "1", ".", "'s", "é", "中", "\t", "🙂",
+                                 "e\u0301"], k=size // 3))
+    return [b"a" * size, b" " * size, b"\n" * size, rng.randbytes(size), cjk.encode(),
+            mixed.encode(), b"1 " * (size // 2),
             b"' " * (size // 2), b"\x80" * size, b"\xe4\xbd" * (size // 2)]
 
 
@@ -1039,14 +1146,18 @@ def test_rules_stay_below_their_steps(drive):
         assert [e[-1] for e in drive(["--split", *patterns], texts)] == [len(t) for t in texts]
 
 
-@pytest.mark.parametrize("pattern", [r"\s*x|\s", r"\s*[\r\n]+|\s{2}", r"a*b|a", r"[^b]+(?=b)|a+?", r"(?:a*b)?a"])
+@pytest.mark.parametrize("pattern", [r"\s*x|\s", r"\s*[\r\n]+|\s{2}", r"a*b|a", r"[^b]+(?=b)|a+?",
+                                     r"(?:a*b)?a"])
 def test_failed_runs_are_remembered(drive, pattern):
-    """Patterns that run to the end of the text from everywhere in vain: quadratic work would exceed the count of steps."""
+    """Patterns that run to the end of the text from everywhere in vain.
+
+    Quadratic work would exceed the count of steps."""
     for letter in " a":
         assert drive(["--split", pattern], [letter * 200_000])[0][-1] == 200_000
 
 
 def test_loading_is_quick(drive, gemma3_path):
     """Opening and the first short text on 262,144 tokens; the goal is 0.02 s."""
-    best = min(sum(drive(["--time", gemma3_path, 1], ["The capital of France is"])[0][k] for k in ("open", "first")) for _ in range(5))
+    best = min(sum(drive(["--time", gemma3_path, 1], ["The capital of France is"])[0][k]
+                   for k in ("open", "first")) for _ in range(5))
     assert best < 0.2, best

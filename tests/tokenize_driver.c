@@ -1,12 +1,13 @@
 /* tokenize_driver.c - many texts through one tokenizer, for tests/test_tokenizers.py.
  *
- *     tokenize_driver MODEL FLAGS          texts -> {"ids": [...], "bytes": "HEX"}, the bytes being
- * the ids decoded tokenize_driver --parts MODEL FLAGS  the same; each text is followed by another
- * that holds its parts: end and whether special, 4 bytes each tokenize_driver --split PATTERN...
- * texts -> [ends of the pieces in bytes] tokenize_driver --nfc                texts -> "HEX"
- *     tokenize_driver --rule NAME          {"flags": N, "patterns": [...]}, or null for an unknown
- * name; reads nothing tokenize_driver --time MODEL FLAGS   one text -> {"ids": count, "open": s,
- * "first": s, "second": s}: processor seconds of opening, encoding, and encoding again
+ * - MODEL FLAGS: each text becomes {"ids": [...], "bytes": "HEX"}, the bytes being the ids decoded.
+ * - --parts MODEL FLAGS: the same; each text is followed by another that holds its parts: end and
+ *   whether special, 4 bytes each.
+ * - --split PATTERN...: [ends of the pieces in bytes].
+ * - --nfc: "HEX".
+ * - --rule NAME: {"flags": N, "patterns": [...]}, or null for an unknown name; reads nothing.
+ * - --time MODEL FLAGS: one text becomes {"ids": count, "open": s, "first": s, "second": s},
+ *   processor seconds of opening, encoding, and encoding again.
  *
  * Texts are read from standard input, each after its length as 4 bytes, little-endian; one line is
  * printed for each.
@@ -51,17 +52,6 @@ static int read_text(Buf *out)
     return 1;
 }
 
-static void add_hex(Buf *out, const char *p, size_t len)
-{
-    buf_add(out, "\"", 1);
-    for (size_t i = 0; i < len; i++) {
-        char hex[3];
-        snprintf(hex, sizeof hex, "%02x", (unsigned)(unsigned char)p[i]);
-        buf_add(out, hex, 2);
-    }
-    buf_add(out, "\"", 1);
-}
-
 static void print_line(Buf *line)
 {
     buf_add(line, "\n", 1);
@@ -85,12 +75,11 @@ static int split(char **patterns, int n, Err *e)
         rc = c ? 0 : -1;
         if (c)
             cutter_start(c, text.ptr, text.len);
-        buf_add(&line, "[", 1);
-        while (c && (rc = cutter_next(c, &end, e)) == 1) {
-            buf_add(&line, ", ", line.len > 1 ? 2 : 0);
-            json_int(&line, (int64_t)end);
-        }
-        buf_add(&line, "]", 1);
+        Json j = {.out = &line};
+        json_list(&j);
+        while (c && (rc = cutter_next(c, &end, e)) == 1)
+            json_int(&j, (int64_t)end);
+        json_end(&j);
         print_line(&line);
     }
     cutter_close(c);
@@ -107,7 +96,7 @@ static int normalize(Err *e)
     while (rc >= 0 && read_text(&text)) {
         out.len = 0;
         rc = nfc(text.ptr, text.len, &out, e);
-        add_hex(&line, rc == 1 ? out.ptr : text.ptr, rc == 1 ? out.len : text.len);
+        json_hex(&(Json){.out = &line}, rc == 1 ? &out : &text);
         print_line(&line);
     }
     buf_free(&text);
@@ -120,17 +109,17 @@ static int rule(const char *name)
 {
     const PreRule *r = pre_rule((Str){name, strlen(name)});
     Buf line = {0};
-    buf_add(&line, "{\"flags\": ", 10);
-    json_int(&line, r ? (int64_t)r->flags : 0);
-    buf_add(&line, ", \"patterns\": [", 15);
-    for (int i = 0; r && i < PRE_MAX_PATTERNS && r->patterns[i]; i++) {
-        buf_add(&line, ", ", i ? 2 : 0);
-        json_string(&line, (Str){r->patterns[i], strlen(r->patterns[i])});
-    }
-    buf_add(&line, "]}", 2);
+    Json j = {.out = &line};
+    json_object(&j);
+    json_int(json_key(&j, "flags"), r ? (int64_t)r->flags : 0);
+    json_list(json_key(&j, "patterns"));
+    for (int i = 0; r && i < PRE_MAX_PATTERNS && r->patterns[i]; i++)
+        json_text(&j, r->patterns[i]);
+    json_end(&j);
+    json_end(&j);
     if (!r) {
         line.len = 0;
-        buf_add(&line, "null", 4);
+        buf_text(&line, "null");
     }
     print_line(&line);
     buf_free(&line);
@@ -202,16 +191,14 @@ static int tokenize(const char *path, bool by_parts, unsigned flags, Err *e)
         Decoder d;
         bytes.len = 0;
         decoder_init(&d, t, true, flags & ENCODE_SPECIAL);
-        buf_add(&line, "{\"ids\": [", 9);
-        for (size_t i = 0; i < list.n; i++) {
-            buf_add(&line, ", ", i ? 2 : 0);
-            json_int(&line, list.ids[i]);
+        for (size_t i = 0; i < list.n; i++)
             decoder_feed(&d, list.ids[i], &bytes);
-        }
         decoder_flush(&d, &bytes);
-        buf_add(&line, "], \"bytes\": ", 12);
-        add_hex(&line, bytes.ptr, bytes.len);
-        buf_add(&line, "}", 1);
+        Json j = {.out = &line};
+        json_object(&j);
+        json_ints(json_key(&j, "ids"), list.ids, (int)list.n);
+        json_hex(json_key(&j, "bytes"), &bytes);
+        json_end(&j);
         print_line(&line);
     }
     tokens_free(&list);

@@ -41,14 +41,8 @@ typedef struct {
 
 static bool points_add(Points *p, uint32_t cp)
 {
-    if (p->n == p->cap) {
-        size_t cap = p->cap ? 2 * p->cap : 256;
-        uint32_t *grown = mem_grow(p->cp, cap, sizeof *grown);
-        if (!grown)
-            return false;
-        p->cp = grown;
-        p->cap = cap;
-    }
+    if (!mem_room(&p->cp, p->n + 1, &p->cap, sizeof *p->cp))
+        return false;
     p->cp[p->n++] = cp;
     return true;
 }
@@ -169,7 +163,7 @@ static bool add_stretch(const char *text, size_t len, Points *points, Points *sc
 }
 
 /* A starter that NFC leaves alone joins nothing before it, and neither does what it decomposes to;
- * so each such starter begins a stretch of its own, and only those with other characters behind it
+ * so each such starter begins a stretch of its own, and only those with other characters after it
  * are touched. */
 int nfc(const char *text, size_t len, Buf *out, Err *e)
 {

@@ -146,18 +146,9 @@ static const char *too_much(const Parser *s)
 /* Make room for one more item of *items; returns its index, or -1 after noting the problem. */
 static int grow(Parser *s, void *items, size_t *n, size_t *cap, size_t size)
 {
-    void **p = items;
     if (*n >= MAX_CODE * 4)
         return fail(s, too_much(s));
-    if (*n == *cap) {
-        size_t want = *cap ? 2 * *cap : 64;
-        void *grown = mem_grow(*p, want, size);
-        if (!grown)
-            return fail(s, no_memory);
-        *p = grown;
-        *cap = want;
-    }
-    return (int)(*n)++;
+    return mem_room(items, *n + 1, cap, size) ? (int)(*n)++ : fail(s, no_memory);
 }
 
 static int node(Parser *s, NodeKind kind, int a, int b)
@@ -689,7 +680,7 @@ typedef struct {
     uint32_t from;   // where the next one that is cut off begins
     uint32_t pos;    // where the next match is looked for
     uint32_t done;   // where the last match ended
-    uint32_t second; // a cut behind the one just made that is known already, or 0
+    uint32_t second; // a cut after the one just made that is known already, or 0
 } Level;
 
 /* Steps that cutting a text may take: of the order of a second for a short text. The rules of
@@ -720,20 +711,22 @@ struct Cutter {
     uint32_t whole;  // without patterns: the end of the text, or 0
 };
 
-/* False, and no steps are left, where there is no room. */
+/* False, and no steps are left, where there is no room. Apart, so that push() stays small. */
+__attribute__((noinline, cold)) static bool grow_stack(Cutter *c)
+{
+    bool full = c->n_stack >= c->max_stack;
+    c->no_memory = !full && !mem_room(&c->stack, c->n_stack + 1, &c->cap_stack, sizeof *c->stack);
+    if (full || c->no_memory)
+        c->steps_left = -1;
+    else if (c->cap_stack > c->max_stack)
+        c->cap_stack = c->max_stack;
+    return !full && !c->no_memory;
+}
+
 static bool push(Cutter *c, uint32_t pc, uint32_t pos, uint32_t lo)
 {
-    if (c->n_stack == c->cap_stack) {
-        size_t cap = c->cap_stack < c->max_stack / 2 ? 2 * c->cap_stack + 256 : c->max_stack;
-        Frame *grown = cap > c->n_stack ? mem_grow(c->stack, cap, sizeof *grown) : NULL;
-        if (!grown) {
-            c->no_memory = cap > c->n_stack;
-            c->steps_left = -1;
-            return false;
-        }
-        c->stack = grown;
-        c->cap_stack = cap;
-    }
+    if (c->n_stack == c->cap_stack && !grow_stack(c))
+        return false;
     c->stack[c->n_stack++] = (Frame){pc, pos, lo};
     return true;
 }

@@ -4,8 +4,6 @@
  */
 #include "text/pretokenize.h"
 
-#include <string.h>
-
 /* The patterns are those of the models' tokenizer.json files, or where these are not at hand
  * llama.cpp's reading of them (src/llama-vocab.cpp, llm_tokenizer_bpe). NFC is set where the
  * models' tokenizer.json has it. */
@@ -141,11 +139,7 @@ static const PreRule rules[] = {
 const PreRule *pre_rule(Str name)
 {
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++)
-        for (const char *p = rules[i].names, *end; *p; p = end + (*end != 0)) {
-            end = strchr(p, ' ');
-            end = end ? end : p + strlen(p);
-            if ((size_t)(end - p) == name.len && memcmp(p, name.ptr, name.len) == 0)
-                return &rules[i];
-        }
+        if (str_listed(name, rules[i].names))
+            return &rules[i];
     return NULL;
 }
