@@ -75,8 +75,9 @@ class Maps:
 
     @property
     def positions(self) -> np.ndarray:
-        """Position of each row, (queries,); ValueError where neither the file nor its shape
-        says."""
+        """Position of each row, (queries,).
+
+        ValueError where neither the file nor its shape says."""
         if self.queries is not None:
             return np.array(self.queries, np.int64)
         if self.attn.shape[2] != self.attn.shape[3]:
@@ -90,15 +91,15 @@ class Maps:
                 if self.tokens and all(self.tokens) else None)
 
     def names(self, axis: int) -> list[int | str]:
-        """What the entries of the axis (0 layers, 1 heads) are called: numbers of the model, or one
-        word."""
+        """The entries of the axis (0 layers, 1 heads): numbers of the model, or one word."""
         word, numbers = REDUCED[self.reduce or "none"][axis], (self.layers, self.heads)[axis]
         return ([word] if word else list(range(self.attn.shape[axis]))
                 if numbers is None else list(numbers))
 
     def index(self, axis: int, name: int | None) -> int:
-        """Where layer (axis 0) or head (axis 1) `name` lies; negative ones count from the end, None
-        is the first."""
+        """Where layer (axis 0) or head (axis 1) `name` lies.
+
+        Negative ones count from the end, None is the first."""
         names = self.names(axis)
         if name is None or name in names:
             return 0 if name is None else names.index(name)
@@ -107,8 +108,9 @@ class Maps:
         raise ValueError(f"no {('layer', 'head')[axis]} {name}, there are {spans(names)}")
 
     def square(self, layer: int | None = None) -> np.ndarray:
-        """(layers, heads, T, T) float32 in order of position, or (heads, T, T) of one layer; rows
-        not there are 0."""
+        """(layers, heads, T, T) float32 in order of position, or (heads, T, T) of one layer.
+
+        Rows that the file does not have are 0."""
         attn = self.attn if layer is None else self.attn[self.index(0, layer)]
         out = np.zeros((*attn.shape[:-2], attn.shape[-1], attn.shape[-1]), np.float32)
         out[..., self.positions, :] = attn
@@ -118,8 +120,9 @@ class Maps:
 # ---- reading -------------------------------------------------------------------------------------
 
 def npy_size(f: Any, size: int) -> None:
-    """Compare the shape in an npy header with the `size` bytes of the file, before numpy allocates
-    anything."""
+    """Compare the shape in an npy header with the file's `size` bytes.
+
+    This comes before numpy allocates anything."""
     read = (np.lib.format.read_array_header_1_0, np.lib.format.read_array_header_2_0)
     shape, _, dtype = read[np.lib.format.read_magic(f)[0] > 1](f)
     if dtype.hasobject:
@@ -168,15 +171,17 @@ def numbers(value: Any, what: str) -> list[int]:
 
 
 def left_out(smallest: np.ndarray, total: np.ndarray, reduce: str) -> np.ndarray:
-    """How large a weight beside a row's K largest can be: no larger than those, nor than what they
-    leave of 1."""
+    """The largest that a weight beside a row's K largest can be.
+
+    It is no larger than those K, nor than what they leave of the row's sum of 1."""
     return np.minimum(smallest,
                       smallest if reduce == "max-heads" else np.maximum(1 - total, 0) + 1e-6)
 
 
 def jsonl_line(raw: bytes, last: int) -> tuple[dict[str, Any], np.ndarray, float]:
-    """A line -> its fields, weights (layers, heads, pos + 1), and how far off those are that
-    --attn-top left out."""
+    """One line: its fields, its weights (layers, heads, pos + 1), and the error of --attn-top.
+
+    The error is the largest that a weight which was left out can be."""
     if not raw.endswith(b"\n"):
         raise ValueError("is cut off")
     line = json.loads(raw)
@@ -234,8 +239,7 @@ CSV_COLUMNS = ["layer", "head", "query", "key", "query_token", "key_token", "wei
 
 
 def axes(*found: Sequence[str]) -> dict[str, Any]:
-    """The names of layers and heads in a file, numbers or one word each -> layers, heads, reduce of
-    Maps."""
+    """layers, heads and reduce of a Maps, from the names of layers and heads in a file."""
     values = [[int(v) for v in names] if all(re.fullmatch(r"\d{1,9}", v) for v in names) else None
               for names in found]
     words = tuple(names[0] if v is None and len(names) == 1 else None
@@ -330,8 +334,10 @@ def read_svg(path: Path) -> Maps:
 
 
 def decode(data: bytes, queries: np.ndarray, n_tokens: int) -> np.ndarray:
-    """One map of the viewer, (queries, T) float32: a byte c is (c/255)^2, 0 and a LEB128 number
-    skip so many keys."""
+    """One map of the viewer, (queries, T) float32.
+
+    A byte c stands for the weight (c / 255)^2; after a byte 0 a LEB128 number says how many keys to
+    skip."""
     b = np.frombuffer(data, np.uint8).astype(np.int64)
     counts = np.ones(b.size, np.int64)  # keys that each byte stands for
     zero = np.flatnonzero(b == 0)
@@ -396,8 +402,9 @@ READERS = {".npz": read_npz, ".npy": read_npy, ".jsonl": read_jsonl, ".csv": rea
 
 
 def check(maps: Maps, values: bool = True) -> Maps:
-    """The promises of docs/attention.md that every file must keep; the weights themselves only with
-    `values`."""
+    """Raise ValueError where a file breaks a promise of docs/attention.md.
+
+    The weights themselves are checked only with `values`."""
     attn = maps.attn
     if attn.ndim == 4 and attn.shape[2] == 0:
         raise ValueError("has no rows")
@@ -471,8 +478,9 @@ def load(path: str | os.PathLike[str], mmap: bool = False) -> Maps:
 
 
 def save(maps: Maps, path: str | os.PathLike[str]) -> None:
-    """Write the .npz of docs/attention.md, without the arrays that are None; complete when it gets
-    its name."""
+    """Write the .npz of docs/attention.md.
+
+    Arrays that are None are left out. The file gets its name when it is complete."""
     types = {"token_ids": "i4", "n_prompt": "i8", "layers": "i4", "heads": "i4", "queries": "i4",
              "reduce": "U", "tokens": "U"}
     arrays = {k: np.array(v, types[k])
@@ -492,13 +500,13 @@ def save(maps: Maps, path: str | os.PathLike[str]) -> None:
 # ---- numbers -------------------------------------------------------------------------------------
 
 def stats(maps: Maps) -> dict[str, np.ndarray]:
-    """The statistics of docs/attention.md that the maps alone give: column -> (layers, heads)
-    float64.
+    """The statistics of docs/attention.md: column -> (layers, heads) float64.
 
-    NaN where no row counts; `induction` is NaN where the file has no tokens. A row is taken to see
-    all keys up to its own: files do not tell of sliding windows, in which --attn-stats counts fewer
-    (rows, entropy_rel). Sources: Clark et al. 2019 (entropy), Vig and Belinkov 2019 (distance),
-    Xiao et al. 2023 (sink), Voita et al. 2019 (max_weight), TransformerLens (induction)."""
+    Only those that follow from the maps. NaN where no row counts; `induction` is NaN where the file
+    has no tokens. A row is taken to see all keys up to its own: files do not tell of sliding
+    windows, in which --attn-stats counts fewer (rows, entropy_rel). Sources: Clark et al. 2019
+    (entropy), Vig and Belinkov 2019 (distance), Xiao et al. 2023 (sink), Voita et al. 2019
+    (max_weight), TransformerLens (induction)."""
     pos, T, text = maps.positions, maps.attn.shape[3], maps.text
     names = ("rows", "entropy", "entropy_rel", "distance", "sink", "self", "previous", "max_weight",
              "sink_rows", "induction")
@@ -530,8 +538,9 @@ def stats(maps: Maps) -> dict[str, np.ndarray]:
 
 
 def rollout(maps: Maps) -> np.ndarray:
-    """Attention rollout (Abnar and Zuidema 2020), (T, T) float64: R = A_L ... A_1, A = (mean over
-    heads + I) / 2."""
+    """Attention rollout (Abnar and Zuidema 2020), (T, T) float64.
+
+    R = A_L ... A_1 with A = (mean over heads + I) / 2."""
     if (maps.reduce not in (None, "none", "mean-heads")
             or sorted(maps.positions) != list(range(maps.attn.shape[3]))):
         raise ValueError("rollout needs every row of every layer")
@@ -588,23 +597,26 @@ def cosine(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Rank correlation (Spearman 1904) along the last axis; of rows without order 1 if both are, 0
-    if one is."""
+    """Rank correlation (Spearman 1904) along the last axis.
+
+    Where all values are equal there is no order: 1 if both rows are such, 0 if one is."""
     x, y = (r - r.mean(-1, keepdims=True) for r in (ranks(x), ranks(y)))
     flat = ~x.any(-1) & ~y.any(-1)
     return np.where(flat, 1, cosine(x, y))
 
 
 def jensen_shannon(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Divergence of distributions along the last axis (Lin 1991), nats: H((x + y) / 2) - (H(x) +
-    H(y)) / 2."""
+    """Divergence of distributions along the last axis (Lin 1991), in nats.
+
+    H((x + y) / 2) - (H(x) + H(y)) / 2 with the entropy H."""
     hx, hy, hm = (-(p * np.log(np.where(p > 0, p, 1))).sum(-1) for p in (x, y, (x + y) / 2))
     return np.maximum(hm - (hx + hy) / 2, 0)
 
 
 def align(a: Maps, b: Maps) -> np.ndarray:
-    """Positions of the tokens that both texts have in the same order, (n, 2); files without tokens
-    match by position."""
+    """Positions of the tokens that both texts have in the same order, (n, 2).
+
+    Files without tokens match by position."""
     x, y, n = a.text, b.text, (a.attn.shape[3], b.attn.shape[3])
     if (a.token_ids is None) != (b.token_ids is None):
         x, y = (replace(m, token_ids=None).text for m in (a, b))
@@ -619,8 +631,9 @@ def align(a: Maps, b: Maps) -> np.ndarray:
 
 
 def diff(a: Maps, b: Maps) -> Diff:
-    """Compare the rows of two runs head by head, over the tokens that their texts share,
-    renormalised over those."""
+    """Compare the rows of two runs head by head.
+
+    Rows are compared over the tokens that both texts have, renormalised over those."""
     if a.reduce is not None and b.reduce is not None and a.reduce != b.reduce:
         raise ValueError(f"one file is reduced by {a.reduce}, the other by {b.reduce}")
     names, at = [], []
@@ -660,15 +673,17 @@ def diff(a: Maps, b: Maps) -> Diff:
 # ---- pictures ------------------------------------------------------------------------------------
 
 def shown(maps: Maps) -> list[str]:
-    """Tokens as one can see them, (T,): with the viewer's signs for space and newline, escapes for
-    control characters."""
+    """Tokens as one can see them, (T,).
+
+    Spaces and newlines have the viewer's signs, control characters are escaped."""
     words = maps.tokens or [str(i) for i in range(maps.attn.shape[3])]
     return [printable(w.replace(" ", "\u00b7").replace("\n", "\u21b5")) or "?" for w in words]
 
 
 def to_bertviz(maps: Maps) -> tuple[tuple[Any, ...], list[str]]:
-    """(attention, tokens) for bertviz.head_view and model_view: for each layer (1, heads, T, T), of
-    torch if it is there."""
+    """(attention, tokens) for bertviz.head_view and model_view.
+
+    Attention is a list with (1, heads, T, T) for each layer, of torch if it is installed."""
     try:
         from torch import from_numpy as tensor
     except ImportError:
@@ -677,8 +692,9 @@ def to_bertviz(maps: Maps) -> tuple[tuple[Any, ...], list[str]]:
 
 
 def to_circuitsvis(maps: Maps, layer: int | None = None) -> dict[str, Any]:
-    """Arguments of circuitsvis.attention.attention_heads and attention_patterns: tokens, attention
-    (heads, T, T)."""
+    """Arguments of circuitsvis.attention.attention_heads and attention_patterns.
+
+    They are tokens and attention (heads, T, T)."""
     return {"tokens": shown(maps),
             "attention": maps.square(maps.names(0)[0] if layer is None else layer)}
 

@@ -36,8 +36,9 @@ try:
     from exporting.config import ExportError, short
     from exporting.conventions import CONVENTIONS, conventional, misfit
     from exporting.huggingface import hf_model
-    from exporting.spec import GPT_KEYS, Model, Spec, torch_file
+    from exporting.spec import GPT_KEYS, Model, Spec
     from exporting.vocab import PRE_NAMES, Vocab
+    from exporting.weights import torch_file
 except ImportError as e:
     if __name__ != "__main__":
         raise
@@ -132,8 +133,10 @@ def own_type(model: Model) -> str:
 
 
 def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
-    """Matrices take the asked type; norms, biases and position tables stay f32; odd widths fall
-    back to f16."""
+    """Matrices take the type that was asked for.
+
+    Norms, biases and position tables stay f32; widths that are no multiple of the block fall back
+    to f16."""
     if len(shape) == 1 or "norm" in name or name.startswith("position_embd"):
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]

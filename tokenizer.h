@@ -2,9 +2,17 @@
  *
  * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like
  * BPE with a merge list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a
- * text is cut before byte-level BPE (`tokenizer.ggml.pre`) is pretokenize.h's business.
- *
- * The keys are llama.cpp's. Our own exports add some (tokenizer.attnc.NAME) where no name of
+ * text is cut before byte-level BPE (tokenizer.ggml.pre) is pretokenize.h's business.
+ */
+#ifndef TOKENIZER_H
+#define TOKENIZER_H
+
+#include "base/gguf.h"
+#include "text/token.h"
+
+typedef struct Tokenizer Tokenizer;
+
+/* The keys are llama.cpp's. Our own exports add some (tokenizer.attnc.NAME) where no name of
  * llama.cpp's says what the tokenizer does; where one of them is present it wins over what
  * `tokenizer.ggml.pre` implies:
  *
@@ -27,13 +35,6 @@
  * space is put at the start and after each parsed CONTROL token, as Llama 2's tokenizer and
  * llama.cpp do.
  */
-#ifndef TOKENIZER_H
-#define TOKENIZER_H
-
-#include "base/gguf.h"
-#include "text/token.h"
-
-typedef struct Tokenizer Tokenizer;
 
 /* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent)
  * and the tokenizer.* keys, no tensors. Keeps views into `g`, which must outlive it. NULL and
@@ -46,7 +47,7 @@ void tokenizer_close(Tokenizer *t); // NULL is fine
 int tokenizer_vocab_size(const Tokenizer *t);
 int tokenizer_bos(const Tokenizer *t);             // -1 if there is none
 int tokenizer_eos(const Tokenizer *t);             // -1 if there is none
-bool tokenizer_adds_bos(const Tokenizer *t);       // whether ENCODE_BOS puts BOS in front
+bool tokenizer_adds_bos(const Tokenizer *t);       // whether ENCODE_BOS puts BOS first
 bool tokenizer_is_end(const Tokenizer *t, int id); // eos, eot, eom and the well-known end markers;
                                                    // false if out of range
 TokenType tokenizer_type(const Tokenizer *t, int id);
@@ -56,14 +57,14 @@ Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty
 int tokenizer_find(const Tokenizer *t, Str piece, Err *e);
 
 enum {
-    ENCODE_BOS = 1,     // BOS in front where the file says so and the text has none parsed there
+    ENCODE_BOS = 1,     // BOS first where the file says so and the text does not begin with one
     ENCODE_SPECIAL = 2, // tokenizer_encode() only: CONTROL tokens written in the text are parsed
-    ENCODE_EOS = 4      // EOS behind where the file says so: never for a text to be continued
+    ENCODE_EOS = 4      // EOS last where the file says so: never for a text to be continued
 };
 
 /* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8), tokenized as one
  * text whatever its parts. A CONTROL or UNKNOWN token is parsed where its whole spelling lies in
- * special parts that follow each other; USER_DEFINED tokens match everywhere. What lies behind the
+ * special parts that follow each other; USER_DEFINED tokens match everywhere. What lies after the
  * last part is not special. 0, or -1 with *out as before. */
 int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, const TextPart *parts,
                            size_t n_parts, unsigned flags, TokenList *out, Err *e);

@@ -1,5 +1,5 @@
 /* cpu.c - how many threads this process should start: physical cores that we may use, within the
- * container's quota. */
+ * container's quota; and how much memory is free. */
 #define _GNU_SOURCE // sched_getaffinity
 #include "base/cpu.h"
 
@@ -96,4 +96,21 @@ int cpu_threads(void)
     if (limit > 0 && n > limit)
         n = (int)limit < limit ? (int)limit + 1 : (int)limit;
     return n > 0 ? n : 1;
+}
+
+size_t cpu_free_memory(void)
+{
+    char text[4096];
+    unsigned long long kb = 1 << 20, limit, used;
+    const char *found = read_start("/proc/meminfo", text, sizeof text)
+                          ? strstr(text, "MemAvailable:")
+                          : NULL;
+    if (found)
+        sscanf(found, "MemAvailable: %llu", &kb);
+    if (read_start("/sys/fs/cgroup/memory.max", text, sizeof text)
+        && sscanf(text, "%llu", &limit) == 1
+        && read_start("/sys/fs/cgroup/memory.current", text, sizeof text)
+        && sscanf(text, "%llu", &used) == 1 && limit / 1024 < kb + used / 1024)
+        kb = limit > used ? (limit - used) / 1024 : 0;
+    return (size_t)kb * 1024;
 }

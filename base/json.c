@@ -56,7 +56,12 @@ void json_end(Json *j)
 
 Json *json_key(Json *j, const char *name)
 {
-    json_text(j, name);
+    return json_key_str(j, (Str){name, strlen(name)});
+}
+
+Json *json_key_str(Json *j, Str name)
+{
+    json_string(j, name);
     buf_add(j->out, ": ", j->compact ? 1 : 2);
     j->keyed = true;
     return j;
@@ -118,6 +123,25 @@ void json_int(Json *j, int64_t v)
 {
     char text[32];
     value(j, text, (size_t)snprintf(text, sizeof text, "%" PRId64, v));
+}
+
+void json_bytes(Json *j, const Buf *bytes)
+{
+    json_list(j);
+    for (size_t i = 0; i < bytes->len; i++)
+        json_int(j, (unsigned char)bytes->ptr[i]);
+    json_end(j);
+    j->out->failed |= bytes->failed;
+}
+
+void json_null(Json *j)
+{
+    value(j, "null", 4);
+}
+
+void json_raw(Json *j, Str json)
+{
+    value(j, json.ptr, json.len);
 }
 
 void json_bool(Json *j, bool v)

@@ -29,6 +29,7 @@ void json_end(Json *j);
 
 /* A key of the present object, whose value comes next. Returns j. */
 Json *json_key(Json *j, const char *name);
+Json *json_key_str(Json *j, Str name);
 
 /* A new line before the next item, key or closing bracket. Returns j. */
 Json *json_break(Json *j);
@@ -42,8 +43,15 @@ void json_buf(Json *j, const Buf *b); // fails where b did
 /* Bytes of any kind as a string of two hexadecimal digits each: "e282ac". */
 void json_hex(Json *j, const Buf *bytes);
 
+/* Bytes of any kind as a list of numbers from 0 to 255. */
+void json_bytes(Json *j, const Buf *bytes);
+
 void json_int(Json *j, int64_t v);
 void json_bool(Json *j, bool v);
+void json_null(Json *j);
+
+/* A value that is JSON already. */
+void json_raw(Json *j, Str json);
 
 /* As many digits as a float needs to be read back the same; null if it is not finite. */
 void json_number(Json *j, double v);

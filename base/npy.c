@@ -83,7 +83,7 @@ void crc_init(Crc *c)
             v = v >> 1 ^ (v & 1 ? CRC_POLYNOMIAL : 0);
         c->table[0][i] = v;
     }
-    for (int k = 1; k < 8; k++) // the same byte with k zeros behind it
+    for (int k = 1; k < 8; k++) // the same byte with k zeros after it
         for (int i = 0; i < 256; i++)
             c->table[k][i] = c->table[k - 1][i] >> 8 ^ c->table[0][c->table[k - 1][i] & 0xff];
 }

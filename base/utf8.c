@@ -59,3 +59,11 @@ size_t utf8_complete(const char *p, size_t len)
     }
     return len;
 }
+
+bool utf8_valid(const char *p, size_t len)
+{
+    uint32_t cp = 0;
+    for (size_t i = 0; i < len && !(cp & UTF8_INVALID);)
+        i += utf8_decode(p + i, p + len, &cp);
+    return !(cp & UTF8_INVALID);
+}

@@ -2,6 +2,7 @@
 #ifndef UTF8_H
 #define UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -13,6 +14,9 @@ size_t utf8_decode(const char *p, const char *end, uint32_t *cp);
 
 /* Write a code point (at most U+10FFFF); returns its length in bytes. */
 size_t utf8_encode(uint32_t cp, char out[4]);
+
+/* Whether all of (p, len) is UTF-8. */
+bool utf8_valid(const char *p, size_t len);
 
 /* Length of the longest prefix of (p, len) that does not end inside a character which more bytes
  * could complete. */

@@ -9,13 +9,13 @@ short run of every engine, one right after the other. A ratio is ours / best pee
 within a round, since a machine that is shared is faster in one minute than in the next; the table
 shows the median, least and largest ratio of all rounds. The best peer is the better one of that
 round in whichever of its settings (--llama-args, --ik-args) did best in it, so chance favours the
-peers. Settings whose best run of two rounds is more than a tenth behind that of their engine's best
+peers. Settings whose best run of two rounds is more than a tenth below that of their engine's best
 are then left out.
 
-Every engine makes one run of the work for nothing and then the one that counts, with an f16 cache.
-ik_llama.cpp has no option for tokens in the cache: it runs them as a prompt before the timed part
-(-gp). The prompt of the cold process is "a"; its time is from start to exit, the model's file being
-in the page cache. Peers that are missing are named and left out. Only the standard library is
+Every engine makes an untimed warm-up run of the work and then the one that counts, with an f16
+cache. ik_llama.cpp has no option for tokens in the cache: it runs them as a prompt before the timed
+part (-gp). The prompt of the cold process is "a"; its time is from start to exit, the model's file
+being in the page cache. Peers that are missing are named and left out. Only the standard library is
 needed."""
 from __future__ import annotations
 
@@ -52,8 +52,10 @@ Run = dict[str, Any]
 
 @dataclass(frozen=True)
 class Work:
-    """What is timed: a prefill (pp512), a generation (tg64), one behind other tokens (tg64@2048),
-    or a cold process (cold)."""
+    """What is timed.
+
+    A prefill (pp512), a generation (tg64), one after other tokens (tg64@2048), or a cold process
+    (cold)."""
     name: str
     n_prompt: int = 0
     n_generate: int = 0
@@ -69,7 +71,7 @@ class Work:
             return "one token from a cold process"
         if self.n_prompt:
             return f"prefill {self.n_prompt}"
-        return f"decode {self.n_generate}" + (f" behind {self.depth}" if self.depth else "")
+        return f"decode {self.n_generate}" + (f" after {self.depth}" if self.depth else "")
 
 
 def parse_work(name: str) -> Work:
@@ -115,8 +117,9 @@ class Engine:
 
 
 def parse_rate(engine: str, work: Work, output: str) -> float:
-    """Tokens a second from what a bench printed: our own, or the last sample of llama-bench's
-    JSON."""
+    """Tokens a second, from what our bench or llama-bench printed.
+
+    Of llama-bench's JSON it is the last sample."""
     data = json.loads(output[output.index("{" if engine == OURS else "["):])
     if engine == OURS:
         return float(data["prefill_tps" if work.n_prompt else "decode_tps"])
@@ -127,8 +130,9 @@ def parse_rate(engine: str, work: Work, output: str) -> float:
 
 
 def measure(argv: list[str]) -> tuple[str, float, float]:
-    """Standard output, seconds from start to exit and peak memory in MiB (at least this program's
-    own) of a command."""
+    """A command's standard output, seconds from start to exit, and peak memory in MiB.
+
+    The memory is at least that of this program."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         begin = time.perf_counter()
         child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -337,8 +341,7 @@ def print_report(data: dict[str, Any]) -> str:
 
 
 def merge(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Runs of several calls as if of one: the rounds of a later call come after those of an earlier
-    one."""
+    """Join the runs of several calls; the rounds of a later call come after those of an earlier."""
     for i, part in enumerate(parts):
         for r in part["runs"]:
             r["round"] += 1000 * i

@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Make the pictures of the README in docs/: the viewer in headless Chromium, and one map through
-attn.py.
+"""Make the pictures of the README: the viewer in headless Chromium, and a map through attn.py.
 
     python docs/pictures.py SMOLLM2.gguf
 

@@ -105,8 +105,9 @@ class Model:
 
 def losses(logits: np.ndarray, ids: list[int],
            against: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Of each token after the first: its negative log likelihood, and the KL divergence from the
-    logits `against`; nats."""
+    """Of each token after the first, in nats: its loss, and the KL divergence from `against`.
+
+    The loss is the negative log likelihood; `against` are logits."""
     log_p = lambda x: (y := x - x.max(-1, keepdims=True)) - np.log(np.exp(y).sum(-1, keepdims=True))
     nll, kl = np.empty((2, len(ids) - 1))
     for i in range(0, len(nll), 64):
@@ -119,11 +120,9 @@ def losses(logits: np.ndarray, ids: list[int],
 
 
 def forward(m: Model, ids: list[int]) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """Both models in plain numpy, for ./run shows statistics of q, k and v but not the vectors
-    themselves.
+    """Both models in plain numpy.
 
-    Returns [q, k, v] of each layer, (T, heads, head_dim) as attention uses them, and logits (T,
-    vocab). Texts must be shorter than Gemma's window of 512."""
+    ./run shows statistics of q, k and v but not the vectors themselves."""
     T, D = len(ids), m.head_dim
     norm = lambda x, name: x / np.sqrt((x * x).mean(-1, keepdims=True) + m.eps) * m.weight(name)
     x = m.weight("token_embd")[ids] * (m.dim**0.5 if m.gemma else 1)
@@ -218,8 +217,7 @@ def kinds(m: Model, words: list[str]) -> list[np.ndarray]:
 
 
 def cut(m: Model, words: list[str], score: np.ndarray) -> None:
-    """What the model loses without its induction heads, against as many others of the same
-    layers."""
+    """The loss without the induction heads, against as many others of the same layers."""
     heads = [tuple(x) for x in np.argwhere(score > CUT).tolist()]
     others = [(l, h) for l, _ in dict(heads).items()
               for h in range(m.n_heads) if (l, h) not in heads]
@@ -277,8 +275,9 @@ def picture_induction(m: Model, words: list[str], score: np.ndarray) -> None:
 # ---- 2. massive values ---------------------------------------------------------------------------
 
 def massive(m: Model) -> list[list[np.ndarray]]:
-    """Prints where they sit; returns the norms over the tokens, (heads, head_dim) of q, k, v of
-    every layer."""
+    """Print where the massive values sit; return the norms of q, k and v of every layer.
+
+    The norms are over the tokens, (heads, head_dim)."""
     ids = m.ids(EXCERPT)
     m.run(EXCERPT, "--kv", "f32", "--logits", m.work / "check.npy")
     seen, logits = forward(m, ids)
@@ -343,8 +342,10 @@ def picture_massive(found: list[tuple[Model, list[list[np.ndarray]]]]) -> None:
 # ---- 3. rounding ---------------------------------------------------------------------------------
 
 def rounded(w: np.ndarray, bits: int) -> np.ndarray:
-    """Blocks of 32 along the input, each on a grid of 2^bits - 1 steps that is symmetric about 0
-    and ends at its max."""
+    """Round to `bits` bits in blocks of 32 along the input.
+
+    Each block has its own grid of 2^bits - 1 steps, symmetric about 0, which ends at its largest
+    magnitude."""
     blocks, top = w.reshape(-1, 32), 2**(bits - 1) - 1
     scale = np.abs(blocks).max(1, keepdims=True) / top
     return (np.rint(blocks / np.where(scale > 0, scale, 1)) * scale).reshape(w.shape)

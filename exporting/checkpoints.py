@@ -1,6 +1,7 @@
-"""Checkpoints other than Hugging Face's: nanoGPT's, llama2.c's (.pt, and .bin of version 0) and
-those of models/train.py. A reader takes what torch.load gave (or the .bin's path) to a Model.
-Which of them a file is for is export.py's to find out."""
+"""Checkpoints other than Hugging Face's: nanoGPT's, llama2.c's and those of models/train.py.
+
+A reader takes what torch.load gave (or the path of llama2.c's .bin of version 0) to a Model.
+export.py finds out which reader a file is for."""
 from __future__ import annotations
 
 import json
@@ -14,15 +15,17 @@ import numpy as np
 import torch
 
 from exporting.config import LIMITS, Config, ExportError, short
-from exporting.spec import (BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
-                            check_shapes, dims, gpt_spec, gpt_tensors, state_dict)
+from exporting.spec import (LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims, gpt_spec,
+                            gpt_tensors)
 from exporting.vocab import Vocab, bpe_vocab, read_vocab
+from exporting.weights import BUFFERS, Tensors, state_dict
 
 
 def renamed(source: Tensors, spec: Spec, names: dict[str, str],
             unused: list[str]) -> dict[str, Recipe]:
-    """Recipes by a table of {our name: their name}, "{}" standing for the layer in both. Names of
-    buffers are added to `unused`."""
+    """Recipes by a table of {our name: their name}, "{}" standing for the layer in both.
+
+    Names of buffers are added to `unused`."""
     table = {ours.format(i): theirs.format(i) for ours, theirs in names.items()
              for i in range(spec["block_count"])}
     have, needed = set(source.names()), gpt_tensors(spec)
@@ -45,8 +48,9 @@ def both(ours: str, theirs: str) -> dict[str, str]:
 
 
 def nanogpt(data: dict[str, Any], path: Path, tokenizer: Path | None, activation: str) -> Model:
-    """nanoGPT: model_args and a state dict of nn.Linear weights, q, k and v fused in rows,
-    embeddings tied."""
+    """nanoGPT's checkpoint: model_args and a state dict.
+
+    Its matrices are nn.Linear weights, q, k and v are fused in rows, embeddings are tied."""
     c = Config(data["model_args"], {}, f"{path.name}: model_args")
     source = Tensors(state_dict(data["model"], path))
     d, have = c.int("n_embd"), source.tensors
@@ -127,8 +131,9 @@ def llama2c_checkpoint(data: dict[str, Any], path: Path, tokenizer: Path | None)
 
 
 def llama2c_bin(path: Path, tokenizer: Path | None) -> Model:
-    """llama2.c's version 0 file: 7 ints, then f32 arrays in a fixed order with all layers of a kind
-    together."""
+    """llama2.c's file of version 0.
+
+    7 ints, then f32 arrays in a fixed order, all layers of a kind together."""
     with open(path, "rb") as f:
         header = f.read(28).ljust(28, b"\0")
     dim, hidden, layers, heads, kv, vocab, seq = struct.unpack("<7i", header)

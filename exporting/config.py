@@ -66,8 +66,9 @@ ACTIVATIONS = {
 
 
 class Config:
-    """config.json, or what a checkpoint has instead (`source`), with the family's defaults: typed
-    reads, one-line errors. A null is a value, not an absence."""
+    """config.json, or what a checkpoint has instead (`source`), over the family's defaults.
+
+    Reads are typed and their errors one line. A null is a value, not an absence."""
 
     def __init__(self, data: dict[str, Any], defaults: dict[str, Any],
                  source: str = "config.json"):

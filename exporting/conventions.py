@@ -19,8 +19,9 @@ ROPE_SCALING = ("none", "linear", "yarn")
 
 @dataclass(frozen=True)
 class Convention:
-    """What a llama.cpp architecture implies of a Spec (beyond gpt_spec()'s defaults) and how it
-    spells the rest."""
+    """What a llama.cpp architecture implies of a Spec, and how it spells the rest.
+
+    What gpt_spec() takes as default need not be said."""
     # Spec key -> value, ANY, SET, a tuple of values, or a function of the Spec that gives the value
     implies: dict[str, Any]
     pairing: str = "half"
@@ -37,8 +38,9 @@ def every(n: int, count: int) -> list[bool]:
 
 
 def gemma_scale(layers_27b: int) -> Callable[[Spec], float | None]:
-    """The 27B models, known by their layer count, scale by dim / heads; the others by the head
-    width."""
+    """The 27B models, known by their number of layers, scale by dim / heads.
+
+    The others scale by the width of a head."""
     return lambda s: (None if s["block_count"] != layers_27b else
                       (s["embedding_length"] // s["attention.head_count"]) ** -0.5)
 

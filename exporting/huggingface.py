@@ -1,5 +1,7 @@
-"""Hugging Face folders: one row per transformers model_type, from its config.json to a Spec and
-from its tensor names to Recipes. Tokenizers are vocab.py's, shards of weights spec.py's."""
+"""Hugging Face folders: one row per transformers model_type.
+
+A row leads from config.json to a Spec and from tensor names to Recipes. vocab.py reads the
+tokenizer, weights.py the shards of weights."""
 from __future__ import annotations
 
 import math
@@ -13,15 +15,16 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, BUFFERS, LAYER_NORM, UNGATED, Model, Recipe, Spec, Tensors,
-                            adapter, check_shapes, dims, folder_tensors, gpt_spec, gpt_tensors,
-                            has_weights, split_groups, split_rows)
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims,
+                            gpt_spec, gpt_tensors, split_groups, split_rows)
 from exporting.vocab import read_vocab
+from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
 
 def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
-    """The rope.* part of a Spec, from transformers 4's (rope_theta, rope_scaling) or 5's
-    (rope_parameters) spelling."""
+    """The rope.* part of a Spec.
+
+    transformers 4 spells it rope_theta and rope_scaling, 5 rope_parameters."""
     p = c.get("rope_scaling") or c.get("rope_parameters") or {}
     if not isinstance(p, dict):
         raise c.bad("rope_parameters", "an object")
@@ -129,8 +132,9 @@ def rope(c: Config) -> Spec:
 
 
 def mha(c: Config) -> Spec:
-    """For models that know neither head_dim nor num_key_value_heads, whatever their config.json
-    says."""
+    """For models that know neither head_dim nor num_key_value_heads.
+
+    config.json may have them nevertheless; transformers does not read them."""
     h = c.int("num_attention_heads")
     dim = c.int("hidden_size") // h
     return {"attention.head_count_kv": h, "attention.key_length": dim,

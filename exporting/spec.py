@@ -1,24 +1,23 @@
-"""What a checkpoint is described as: the Spec of a model in the words of the architecture `gpt`
-(docs/gpt-keys.md), the Tensors that the checkpoint has, the Recipes that make the model's of them.
+"""How a checkpoint is described: a Spec, and Recipes for its tensors.
+
+A Spec says all of a model in the keys of the architecture `gpt` (docs/gpt-keys.md); a Recipe makes
+one of the model's tensors of tensors of the checkpoint.
 
 Readers (huggingface.py, checkpoints.py) make a Model; export.py writes it. What a family's
 configuration or a llama.cpp architecture means is not known here."""
 from __future__ import annotations
 
 import math
-import pickle
-import re
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Callable, Iterable
+from typing import Any, Callable
 
 import torch
 from gguf import GGUFValueType as V
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from exporting.config import LIMITS, Config, ExportError, read_json, short
+from exporting.config import LIMITS, Config, ExportError, short
 from exporting.vocab import Vocab
+from exporting.weights import Tensors
 
 Spec = dict[str, Any]
 
@@ -155,177 +154,6 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     return out
 
 
-# ---- checkpoints: names, shapes and tensors, loaded one at a time --------------------------------
-
-class Tensors:
-    """A dict of tensors in memory or mapped; the base of the lazy reader below."""
-
-    def __init__(self, tensors: dict[str, Tensor]):
-        self.tensors = tensors
-
-    def names(self) -> Iterable[str]:
-        return self.tensors
-
-    def load(self, name: str) -> Tensor:
-        return self.tensors[name]
-
-    def meta(self, name: str) -> Tensor:
-        """An empty tensor of the right shape and type, to try a Recipe on."""
-        t = self.tensors[name]
-        return torch.empty(t.shape, dtype=t.dtype, device="meta")
-
-
-class Safetensors(Tensors):
-    """Safetensors shards, mapped."""
-
-    def __init__(self, paths: Iterable[Path]):
-        self.handles: dict[Path, Any] = {}
-        self.where: dict[str, tuple[Path, str]] = {}  # a tensor's file and its name there
-        for path in paths:
-            try:
-                self.handles[path] = safe_open(path, framework="pt")
-            except (SafetensorError, OSError) as e:
-                raise ExportError(f"{path}: not a readable safetensors file: {e}") from e
-            for plain, name in plain_names(self.handles[path].keys(), path).items():
-                if plain in self.where:
-                    other = self.where[plain][0].name
-                    raise ExportError(f"{path}: tensor {short(name)} is also in {other}")
-                self.where[plain] = path, name
-        if not self.where:
-            raise ExportError("no tensors in the safetensors files")
-
-    def names(self) -> Iterable[str]:
-        return self.where
-
-    def load(self, name: str) -> Tensor:
-        path, own = self.where[name]
-        return self.handles[path].get_tensor(own)
-
-    def meta(self, name: str) -> Tensor:
-        path, own = self.where[name]
-        part = self.handles[path].get_slice(own)
-        kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-                 "F64": torch.float64}
-        return torch.empty(part.get_shape(), dtype=kinds.get(part.get_dtype(), torch.int8),
-                           device="meta")
-
-
-def torch_file(path: Path) -> Any:
-    """Contents of a torch.save file: zip files mapped, legacy ones read; nothing that needs code to
-    unpickle."""
-    with open(path, "rb") as f:
-        is_zip = f.read(4) == b"PK\x03\x04"
-    try:
-        return torch.load(path, map_location="cpu", mmap=is_zip, weights_only=True)
-    except pickle.UnpicklingError as e:
-        found = re.search(r"(?:GLOBAL|Unsupported class|Unsupported operand|got) ?`?([\w.:]+)",
-                          str(e))
-        what = f" ({found[1]})" if found else ""
-        raise ExportError(f"{path}: refused: not plain tensors and values, "
-                          f"needs code to unpickle{what}") from e
-    except (RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError,
-            OSError) as e:
-        what = (str(e).splitlines() or [type(e).__name__])[0][:100]
-        raise ExportError(f"{path}: not a readable PyTorch file: {what}") from e
-
-
-def state_dict(value: Any, path: Path) -> dict[str, Tensor]:
-    if not isinstance(value, dict) or not value:
-        raise ExportError(f"{path}: expected a dict of tensors, got {type(value).__name__}")
-    for name, t in value.items():
-        if not isinstance(name, str) or not isinstance(t, Tensor):
-            raise ExportError(f"{path}: expected tensors by name, got {short(name)}: "
-                              f"{type(t).__name__}")
-    return {plain: value[name] for plain, name in plain_names(value, path).items()}
-
-
-# What wrappers put into names: torch.compile, FSDP and activation checkpoints where a module was
-# wrapped, DDP in front
-WRAPPERS = re.compile(
-    r"(?<![^.])(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.|^module\.")
-
-
-def plain_names(names: Iterable[str], path: Path) -> dict[str, str]:
-    """{name without what wrappers added, in whatever order: name}."""
-    out: dict[str, str] = {}
-    for name in names:
-        plain, before = name, ""
-        while plain != before:
-            plain, before = WRAPPERS.sub("", plain), plain
-        if plain in out:
-            raise ExportError(
-                f"{path}: tensors {short(name)} and {short(out[plain])} mean the same")
-        out[plain] = name
-    return out
-
-
-def index_files(index: Path) -> list[str]:
-    """The files that an .index.json names."""
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
-        raise ExportError(f"{index}: no weight_map")
-    return sorted(set(weight_map.values()))
-
-
-LAYOUTS = ("model.safetensors", "pytorch_model.bin")  # each whole or, with .index.json, in shards
-
-
-def has_weights(folder: Path) -> bool:
-    return any((folder / f"{whole}{suffix}").is_file() for whole in LAYOUTS
-               for suffix in ("", ".index.json"))
-
-
-def folder_tensors(folder: Path, notes: list[str]) -> Tensors:
-    """The weights of a Hugging Face folder. A whole file and an index of others are refused, since
-    nothing says which is the old one; PyTorch files beside safetensors are not read, as in
-    transformers."""
-    found: dict[str, list[str]] = {}
-    for whole in LAYOUTS:
-        index = folder / f"{whole}.index.json"
-        shards = index_files(index) if index.is_file() and not found else []
-        if (folder / whole).is_file():
-            if shards not in ([], [whole]):
-                raise ExportError(
-                    f"{folder}: has {whole} and {index.name}, which names {short(shards[0])}: "
-                    "want one of the two, delete what is out of date")
-            found[whole] = [whole]
-        elif index.is_file():
-            for name in shards:
-                if Path(name).name != name or not (folder / name).is_file():
-                    raise ExportError(f"{index}: names a missing shard {short(name)}")
-            found[index.name] = shards
-    if not found:
-        raise ExportError(
-            f"{folder}: no model.safetensors or pytorch_model.bin (or their .index.json)")
-    taken, *others = found
-    notes += [f"weights taken from {taken}; {other} beside it was not read" for other in others]
-    if "safetensors" in taken:
-        return Safetensors(folder / name for name in found[taken])
-    merged: dict[str, Tensor] = {}
-    for name in found[taken]:
-        part = state_dict(torch_file(folder / name), folder / name)
-        if twice := merged.keys() & part.keys():
-            raise ExportError(
-                f"{folder / name}: tensor {short(min(twice))} is also in another file of {taken}")
-        merged |= part
-    return Tensors(merged)
-
-
-def adapter(folder: Path) -> str | None:
-    """What an adapter_config.json in the folder is, for a message; None without one."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    data = read_json(path)
-    base = data.get("base_model_name_or_path")
-    return f"a PEFT adapter ({short(data.get('peft_type'))}) for {short(base or 'a base model')}"
-
-
-# names of tensors that hold no weights
-BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|"
-                     r"attn\.embed_positions|freqs_(cis|cos|sin))$")
-
-
 # ---- recipes: how an output tensor is made of input tensors --------------------------------------
 
 @dataclass(frozen=True)
@@ -352,21 +180,20 @@ def concat(parts: list[Recipe]) -> Recipe:
 
 
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
-    """Part `which` of a fused tensor whose rows are q, k and v (or gate and up) one after the
-    other."""
+    """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:
-    """q, k or v of a fused tensor of `kv` groups, each of per_kv query heads, a key head and a
-    value head."""
+    """q, k or v (`which`) of a fused tensor of `kv` groups.
+
+    A group is per_kv query heads, a key head and a value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
 
 
 def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
-    """Reorder the rows of each head of `dim` so that the first `rot` pair up for rope as `to`
-    says."""
+    """Reorder the rows of each head of `dim` to the rope pairing `to`, in its first `rot` rows."""
     heads = t.reshape(-1, dim, *t.shape[1:])
     first = heads[:, :rot]
     shape = (2, rot // 2) if to == "interleaved" else (rot // 2, 2)
@@ -375,8 +202,9 @@ def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:
 
 
 def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> None:
-    """Try every recipe on shapes alone, so that nothing is written for a checkpoint that does not
-    fit its config."""
+    """Try every recipe on shapes alone.
+
+    So nothing is written for a checkpoint that does not fit its config."""
     for name, want in gpt_tensors(spec).items():
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]

@@ -1,6 +1,8 @@
-"""Tokenizers in GGUF's terms: tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json,
-llama2.c's tokenizer.bin and nanoGPT's meta.pkl. What ./run could not reproduce exactly is refused.
-Nothing here is known of the model but the size of its vocabulary and its special tokens."""
+"""Tokenizers in GGUF's terms.
+
+Read are tokenizer.json, SentencePiece's tokenizer.model, GPT-2's vocab.json, llama2.c's
+tokenizer.bin and nanoGPT's meta.pkl. What ./run could not reproduce exactly is refused. Of the
+model only the size of its vocabulary and its special tokens are known here."""
 from __future__ import annotations
 
 import math
@@ -79,8 +81,9 @@ class Vocab:
 
 
 def add_tokens(v: Vocab, added: Any, path: Path) -> None:
-    """tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text. One
-    that no merge makes has the score -infinity: pieces of other text never join to it."""
+    """Add tokenizer.json's added_tokens: special ones are CONTROL, the others match in any text.
+
+    One that no merge makes has the score -infinity: pieces of other text never join to it."""
     for t in added or []:
         try:
             i, text, special = int(t["id"]), str(t["content"]), bool(t.get("special"))
@@ -102,13 +105,12 @@ def add_tokens(v: Vocab, added: Any, path: Path) -> None:
 
 
 def steps_of(value: Any, key: str) -> list[dict[str, Any]]:
-    """The parts of a normalizer, pre_tokenizer or post_processor, which may be null, one, or a
-    Sequence."""
+    """The parts of a normalizer, pre_tokenizer or post_processor: null, one, or a Sequence."""
     return [] if value is None else value[key] if value.get("type") == "Sequence" else [value]
 
 
 def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path) -> list[str]:
-    """The steps behind ByteLevel (Falcon's) as patterns on the text itself.
+    """The steps after ByteLevel (Falcon's) as patterns on the text itself.
 
     There they see the stand-ins of bytes. Only digits can be meant, and six bytes of longer
     characters count as digits too; where no token joins one of these to anything, cutting at them
@@ -124,7 +126,7 @@ def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path
             out.append(regex)
         else:
             raise ExportError(f"{path}: pre_tokenizer {short(step, 120)} "
-                              "behind ByteLevel is not supported")
+                              "after ByteLevel is not supported")
     if out and any(len(t) > 1 and set(t) & set("\u00b2\u00b3\u00b9\u00bc\u00bd\u00be")
                    for t in vocab):
         raise ExportError(f"{path}: a pre_tokenizer that cuts inside characters is not supported")
@@ -132,8 +134,7 @@ def digit_patterns(steps: list[dict[str, Any]], vocab: Iterable[str], path: Path
 
 
 def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
-    """Regular expressions, applied in turn, that cut a text as this byte-level pre_tokenizer
-    does."""
+    """The regular expressions by which a byte-level pre_tokenizer cuts a text, in turn."""
     def refuse(what: Any) -> ExportError:
         return ExportError(f"{path}: pre_tokenizer {short(what, 120)} is not supported")
 
@@ -145,7 +146,7 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
     last = max((k for k, step in enumerate(steps) if step.get("type") == "ByteLevel"), default=None)
     if last is None:
         raise refuse(pre)
-    behind = digit_patterns(steps[last + 1:], vocab, path)
+    after = digit_patterns(steps[last + 1:], vocab, path)
     for k, step in enumerate(steps[:last + 1]):
         kind = step.get("type")
         if kind == "ByteLevel" and k == last:
@@ -169,12 +170,13 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
             out.append(regex)
         else:
             raise refuse(step)
-    return out + behind or [NO_SPLIT]
+    return out + after or [NO_SPLIT]
 
 
 def bpe_parts(tok: dict[str, Any], path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Vocabulary and merges of tokenizer.json, with every option that would change the result
-    refused."""
+    """Vocabulary and merges of tokenizer.json.
+
+    Every option that would change the result is refused."""
     model = tok.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         kind = model.get("type") if isinstance(model, dict) else model
@@ -250,8 +252,9 @@ def byte_alphabet() -> dict[int, str]:
 
 
 def space_prefix(tok: dict[str, Any], path: Path) -> str:
-    """How a SentencePiece-like tokenizer.json marks spaces, as tokenizer.attnc.space_prefix says it
-    (tokenizer.h)."""
+    """How a SentencePiece-like tokenizer.json marks spaces.
+
+    The words are those of tokenizer.attnc.space_prefix (tokenizer.h)."""
     pre, found = tok.get("pre_tokenizer"), ""
     for step in steps_of(tok.get("normalizer"), "normalizers"):
         if step == {"type": "Prepend", "prepend": SPACE} and not found:
@@ -277,8 +280,9 @@ def space_prefix(tok: dict[str, Any], path: Path) -> str:
 
 
 def set_space_prefix(v: Vocab, tok: dict[str, Any], path: Path) -> None:
-    """The scheme of a tokenizer.json; its decoder takes a space off again where ./run does, or a
-    note says otherwise."""
+    """Take over the scheme of a tokenizer.json.
+
+    A note says where its decoder and ./run differ about the space at the start of a text."""
     v.space_prefix = space_prefix(tok, path)
     v.add_space_prefix = v.space_prefix in ("first", "always", "prepend")
     steps = steps_of(tok.get("decoder"), "decoders")
@@ -304,9 +308,10 @@ def spm_conventions(v: Vocab, tok: dict[str, Any], path: Path) -> None:
 
 def spm_from_bpe(v: Vocab, vocab: dict[str, int], merges: list[tuple[str, str]],
                  tok: dict[str, Any], path: Path) -> None:
-    """SentencePiece in tokenizer.json's words. Its merges become scores where they say the same:
-    all ways to make a piece are merges, and they stand together in the list. Else, without a space
-    prefix, the merge list is kept."""
+    """SentencePiece in tokenizer.json's words.
+
+    Its merges become scores where they say the same: all ways to make a piece are merges, and they
+    stand together in the list. Else, without a space prefix, the merge list is kept."""
     set_space_prefix(v, tok, path)
     if v.ignore_merges:
         raise ExportError(f"{path}: ignore_merges with byte_fallback is not supported")
@@ -435,8 +440,9 @@ def spm_vocab(path: Path) -> Vocab:
 
 
 def llama2c_vocab(path: Path, n_vocab: int) -> Vocab:
-    """llama2.c's tokenizer.bin: the longest length, then a score, a length and the bytes of each
-    token."""
+    """llama2.c's tokenizer.bin.
+
+    The longest length, then of each token a score, a length and the bytes."""
     data, at, v = path.read_bytes(), 4, Vocab("llama", add_bos=True, add_space_prefix=True)
     try:
         while at < len(data):
@@ -469,8 +475,9 @@ class PlainUnpickler(pickle.Unpickler):
 
 
 def char_vocab(path: Path) -> Vocab:
-    """nanoGPT's meta.pkl: one token per character, as SentencePiece pieces of one character that
-    never merge."""
+    """nanoGPT's meta.pkl: one token per character.
+
+    They become SentencePiece pieces of one character, which never merge."""
     try:
         with open(path, "rb") as f:
             meta = PlainUnpickler(f).load()
@@ -512,8 +519,9 @@ def merges_vocab(folder: Path) -> Vocab:
 
 def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config,
                first: str = "tokenizer.model") -> Vocab:
-    """The tokenizer at `path` (a file or the folder that holds one); `folder` is the model's, with
-    its special tokens."""
+    """The tokenizer at `path`, a file or the folder that holds one.
+
+    `folder` is the model's, with its special tokens."""
     names = list(dict.fromkeys((first, "tokenizer.model", "tokenizer.json", "tokenizer.bin",
                                 "meta.pkl", "vocab.json")))
     if path.is_dir():
@@ -551,8 +559,9 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config,
 
 
 def known_ids(value: Any, n_vocab: int, what: str, notes: list[str]) -> list[int]:
-    """A token id, a list of them or None; those that the model does not have are left out with a
-    note."""
+    """A token id, a list of them or None.
+
+    Those that the model does not have are left out with a note."""
     ids = [] if value is None else value if isinstance(value, list) else [value]
     if any(type(i) is not int for i in ids):
         raise ExportError(f"{what}: got {short(value)}, want a token id or a list of them")
@@ -570,8 +579,9 @@ def content_of(token: Any) -> Any:
 
 def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_vocab: int,
                 by_template: bool) -> None:
-    """Added tokens that tokenizer_config.json and added_tokens.json list beyond those that are
-    known by now. Where there is a tokenizer.json, what it says of a token goes first."""
+    """Added tokens of tokenizer_config.json and added_tokens.json that are not known by now.
+
+    Where there is a tokenizer.json, what it says of a token goes first."""
     path, beside = home / "tokenizer_config.json", home / "added_tokens.json"
     named: set[str] = set()
     for key, value in [*sm.items(), *tc.items()]:
@@ -594,8 +604,10 @@ def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_
 
 def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
                    by_template: bool) -> None:
-    """BOS, EOS and the like from tokenizer_config.json and its neighbours. Where several tokens end
-    a text, v.ends has them all, and eot and eom the next two, which other engines know."""
+    """BOS, EOS and the like from tokenizer_config.json and its neighbours.
+
+    Where several tokens end a text, v.ends has them all, and eot and eom the next two, which other
+    engines know."""
     def optional(base: Path, name: str) -> dict[str, Any]:
         return read_json(base / name) if (base / name).is_file() else {}
 

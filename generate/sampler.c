@@ -18,7 +18,8 @@ int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e)
     s->candidates = mem_alloc(n, sizeof *s->candidates);
     s->probs = mem_alloc(n, sizeof *s->probs);
     s->counts = mem_zalloc(n, sizeof *s->counts);
-    if (s->candidates && s->probs && s->counts)
+    s->raw = mem_alloc(n, sizeof *s->raw);
+    if (s->candidates && s->probs && s->counts && s->raw)
         return 0;
     sampler_free(s);
     return err_set(e, EXIT_MEMORY, "out of memory for the sampler");
@@ -29,6 +30,7 @@ void sampler_free(Sampler *s)
     free(s->candidates);
     free(s->probs);
     free(s->counts);
+    free(s->raw);
     *s = (Sampler){0};
 }
 
@@ -145,4 +147,28 @@ int sampler_pick(Sampler *s, const SamplerParams *p, uint64_t *random, const int
         if (at < (sum += s->probs[i]))
             return s->candidates[i].id;
     return s->candidates[n - 1].id;
+}
+
+double log_sum_exp(const Kernels *k, float *x, size_t n)
+{
+    enum { PIECE = 1024 };
+    float max = -INFINITY;
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        max = x[i] > max ? x[i] : max;
+    for (size_t i = 0; i < n; i += PIECE)
+        sum += (double)k->exp_sum(x + i, n - i < PIECE ? n - i : PIECE, max);
+    return log(sum) + (double)max;
+}
+
+void sampler_logprobs(Sampler *s, const float *logits, int id, int k, Logprob *out)
+{
+    size_t n = (size_t)s->vocab_size;
+    memcpy(s->probs, logits, n * sizeof *logits);
+    double all = log_sum_exp(s->kernels, s->probs, n);
+    out[0] = (Logprob){id, (double)logits[id] - all};
+    if (k)
+        take_best(s, logits, k);
+    for (int i = 0; i < k; i++)
+        out[1 + i] = (Logprob){s->candidates[i].id, (double)s->candidates[i].logit - all};
 }

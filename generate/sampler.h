@@ -26,6 +26,12 @@ typedef struct {
     float logit;
 } Candidate;
 
+/* A token and the natural logarithm of its probability. */
+typedef struct {
+    int id;
+    double logprob;
+} Logprob;
+
 /* Scratch for choosing. It keeps nothing from one choice to the next, so that any number of texts
  * share one; threads that choose at the same time need one each. */
 typedef struct {
@@ -34,6 +40,7 @@ typedef struct {
     Candidate *candidates; // (vocab_size)
     float *probs;          // (vocab_size)
     int *counts;           // (vocab_size) how often a token is in the penalties' window; else 0
+    float *raw;            // (vocab_size) free for the caller: logits as they were
 } Sampler;
 
 int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e);
@@ -45,5 +52,14 @@ void sampler_free(Sampler *s);
  * and -inf is there. */
 int sampler_pick(Sampler *s, const SamplerParams *p, uint64_t *random, const int *text, size_t n,
                  float *logits);
+
+/* Log-probabilities by the softmax of logits (vocab_size), before biases, penalties, filters and
+ * temperature: out[0] is the token `id`, out[1 .. k] are the k likeliest ones, equal ones by id. k
+ * is at most the vocabulary's size. */
+void sampler_logprobs(Sampler *s, const float *logits, int id, int k, Logprob *out);
+
+/* log(sum of exp(x)) over x (n), which is changed: sums of floats in pieces, of doubles over the
+ * pieces. The logarithm of a probability is its logit minus this. */
+double log_sum_exp(const Kernels *k, float *x, size_t n);
 
 #endif

@@ -1,6 +1,7 @@
 /* stream.c - see stream.h. */
 #include "generate/stream.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
@@ -107,6 +108,7 @@ void stream_free(Stream *s)
     if (s->params && s->params->matcher)
         matcher_let_go(s->params->matcher, s->place);
     tokens_free(&s->text);
+    free(s->logprobs);
     buf_free(&s->waiting);
     buf_free(&s->marks);
 }
@@ -151,9 +153,22 @@ static StreamEnd check_end(const Stream *s)
                                                                   : NOT_ENDED;
 }
 
+/* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
+static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
+{
+    size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
+    if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
+                     s->logprobs + (n - 1) * (1 + k));
+    return 0;
+}
+
 int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
 {
     const StreamParams *p = s->params;
+    if (p->logprobs >= 0)
+        memcpy(sampler->raw, logits, (size_t)sampler->vocab_size * sizeof *logits);
     if (p->matcher && (constrain(s, logits, sampler->vocab_size, e) || s->end))
         return s->end ? 0 : -1;
     int id = sampler_pick(sampler, &p->sampling, &s->random, s->text.ids, s->text.n, logits);
@@ -167,7 +182,8 @@ int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
         return 0;
     }
     if (tokens_add(&s->text, id, e)
-        || (p->matcher && matcher_token(p->matcher, &s->place, id, e) < 0))
+        || (p->matcher && matcher_token(p->matcher, &s->place, id, e) < 0)
+        || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
         return -1;
     decode(s, id);
     s->end = check_end(s);

@@ -34,6 +34,8 @@ typedef struct {
     int seq_len;      // the context, tokens
     bool ignore_eos;  // end tokens end nothing
     bool special;     // print the names of control tokens
+    int logprobs;     // likeliest tokens whose log-probabilities are kept beside the chosen one's;
+                      // -1: none are kept
     Matcher *matcher; // the form that the text has, NULL: any
 } StreamParams;
 
@@ -53,8 +55,10 @@ typedef struct {
     size_t n_prompt;
     uint64_t random; // state of the random numbers
     StreamEnd end;
-    int end_token;    // with END_TOKEN; it is not in the text
-    int stop;         // with END_STOP: the number of the stop text, which is not printed
+    int end_token;     // with END_TOKEN; it is not in the text
+    int stop;          // with END_STOP: the number of the stop text, which is not printed
+    Logprob *logprobs; // (tokens generated, 1 + params->logprobs) see sampler_logprobs()
+    size_t logprobs_cap;
     MatchState place; // in the grammar, where there is one
     Decoder decoder;
     Buf waiting; // decoded, not printed yet, with the names of control tokens

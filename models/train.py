@@ -37,7 +37,7 @@ def rotary_table(c):
 
 
 def rotate(x, cos, sin):
-    """Rotary positions, halves paired: element i turns with element i + head_dim/2.
+    """Rotary positions: element i turns with element i + head_dim/2.
 
     x (batch, heads, t, head_dim)."""
     cos, sin = cos[:x.shape[2]].to(x.dtype), sin[:x.shape[2]].to(x.dtype)
@@ -93,8 +93,9 @@ class Model(nn.Module):
 
 
 def read_texts(path, split):
-    """The texts of a data file in the split "train" or "val": a checksum of the text decides, 1 in
-    20 is val."""
+    """The texts of a data file in the split "train" or "val".
+
+    A checksum of the text decides; 1 in 20 is val."""
     texts = [t.strip() for t in Path(path).read_text().split(END)]
     return [t for t in texts if t and (zlib.crc32(t.encode()) % 20 == 0) == (split == "val")]
 
@@ -118,8 +119,9 @@ def to_stream(tokenizer, texts):
 
 
 class Batches:
-    """Endless batches of windows of the streams: one in eight begins where a text begins, the
-    others anywhere."""
+    """Endless batches of windows of the streams.
+
+    One in eight begins where a text begins, the others anywhere."""
 
     def __init__(self, streams, weights, seq_len, rows, seed):
         self.streams, self.rows = streams, rows
@@ -155,8 +157,9 @@ def loss_of(model, x, y, dropout=0.0, reduction="mean"):
 
 @torch.no_grad()
 def nats(model, stream, overlap, rows=32):
-    """Summed loss over a stream's tokens but the first: windows share `overlap` tokens, each token
-    counts once."""
+    """Summed loss over a stream's tokens but the first.
+
+    Windows share `overlap` tokens; each token counts once."""
     windows = defaultdict(list)                                  # those of one shape run together
     at = done = 0                                                # tokens 1..done are counted
     while done < len(stream) - 1:
@@ -251,8 +254,9 @@ def load(path):
 
 
 class NGrams:
-    """Interpolated Kneser-Ney over token ids, one discount per order, down to the uniform
-    distribution."""
+    """Interpolated Kneser-Ney over token ids, down to the uniform distribution.
+
+    Each order has one discount."""
 
     def __init__(self, ids, order, vocab_size):
         self.order, self.vocab_size = order, vocab_size
@@ -306,8 +310,9 @@ def evaluate(a):
 
 @torch.no_grad()
 def sample(model, tokenizer, prompt, seed, max_tokens, temperature, top_p):
-    """A text that begins with the prompt, up to its end token or max_tokens; it sees its last
-    seq_len tokens."""
+    """A text that begins with the prompt, up to its end token or max_tokens.
+
+    The model sees its last seq_len tokens."""
     random = torch.Generator().manual_seed(seed)
     ids = [0] + tokenizer.encode(prompt).ids
     for _ in range(max_tokens):

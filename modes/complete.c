@@ -5,15 +5,14 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/npy.h"
 #include "generate/stream.h"
 #include "maps/job.h"
-#include "modes/constraint.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
+#include "modes/result.h"
 
 enum { MAX_LOGITS = 32 }; // rows of a pass whose logits are written to a file
 
@@ -24,7 +23,6 @@ typedef struct {
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
-    Constraint constraint;
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
@@ -39,22 +37,6 @@ typedef struct {
     bool mixed_line; // and standard error appears after it
     double prompt_seconds, generate_seconds;
 } Run;
-
-/* The context: -c, else the model's, at most USUAL_CONTEXT, grown to what the prompt and -n need.
- * -1 and an Err where the prompt is longer. */
-static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, Err *e)
-{
-    size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0);
-    size_t model = (size_t)c->seq_len, n = model < USUAL_CONTEXT ? model : USUAL_CONTEXT;
-    if (want > n)
-        n = want < model ? want : model;
-    if (o->seq_len)
-        n = (size_t)o->seq_len;
-    if (n_prompt > n)
-        return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)",
-                       n_prompt, n, o->seq_len ? "-c" : "the model's; -c N allows more");
-    return (int)n;
-}
 
 static void describe(const Run *r, const SessionParams *p)
 {
@@ -110,11 +92,41 @@ static int put(Run *r, const char *bytes, size_t len, Err *e)
     return 0;
 }
 
-/* Print and empty r->shown. */
+/* Print and empty r->shown; with --json it is printed at the end. */
 static int put_shown(Run *r, Err *e)
 {
+    if (r->o->json)
+        return 0;
     int rc = put(r, r->shown.ptr, r->shown.len, e);
     r->shown.len = 0;
+    return rc;
+}
+
+/* --logprobs without --json: a line for a new token takes the place of the text. */
+static int show_logprobs(Run *r, size_t n_before, Err *e)
+{
+    if (r->o->json || r->o->logprobs < 0)
+        return 0;
+    r->shown.len = 0;
+    if (r->stream.text.n > n_before)
+        result_logprob_line(&r->stream, &r->shown);
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text") : 0;
+}
+
+/* --json: the whole result as one object. */
+static int print_result(Run *r, Err *e)
+{
+    Buf out = {0};
+    Json j = {.out = &out};
+    Result result = {&r->stream, &r->shown, r->params.sampling.seed, r->prompt_seconds,
+                     r->generate_seconds};
+    json_object(&j);
+    result_members(&j, &result);
+    json_end(&j);
+    buf_text(&out, "\n");
+    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the result")
+                        : put(r, out.ptr, out.len, e);
+    buf_free(&out);
     return rc;
 }
 
@@ -124,21 +136,13 @@ static int generate(Run *r, Err *e)
     size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
     while (!s->end && !stop_signal) {
         float *logits = r->session.logits + (size_t)(r->n_logits - 1) * vocab;
-        if (stream_next(s, &r->sampler, logits, &r->shown, e) || put_shown(r, e)
-            || (!s->end && run_text(r, (int)s->text.n, true, e)))
+        size_t n = s->text.n;
+        if (stream_next(s, &r->sampler, logits, &r->shown, e) || show_logprobs(r, n, e)
+            || put_shown(r, e) || (!s->end && run_text(r, (int)s->text.n, true, e)))
             return -1;
     }
-    return stream_finish(s, &r->shown, e) || put_shown(r, e) ? -1 : 0;
-}
-
-static int check_biases(const Run *r, Err *e)
-{
-    const SamplerParams *p = &r->o->sampler;
-    for (int i = 0; i < p->n_biases; i++)
-        if (p->biases[i].id >= r->engine.model.decoder.config.vocab_size)
-            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
-                           p->biases[i].id, r->engine.model.decoder.config.vocab_size - 1);
-    return 0;
+    return stream_finish(s, &r->shown, e) || show_logprobs(r, s->text.n, e) || put_shown(r, e) ? -1
+                                                                                               : 0;
 }
 
 /* No result goes to the model's own file, and no two to one file or stream. */
@@ -188,18 +192,6 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
-/* The sampler's parameters, with a seed of the moment where none is given. */
-static SamplerParams sampler_params(const Options *o)
-{
-    SamplerParams p = o->sampler;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
-    if (!o->has_seed)
-        p.seed = (uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
-               ^ (uint64_t)getpid() << 40;
-    return p;
-}
-
 /* The stream, after the prompt's tokens. */
 static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
 {
@@ -210,15 +202,10 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    r->params = (StreamParams){.tokenizer = r->engine.model.tokenizer,
-                               .sampling = sampler_params(o),
-                               .stops = r->stops,
-                               .n_stops = o->n_stops,
-                               .n_predict = o->n_predict,
-                               .seq_len = seq_len,
-                               .ignore_eos = o->ignore_eos,
-                               .special = o->special,
-                               .matcher = r->constraint.matcher};
+    r->params = modes_stream_params(o, &r->engine, seq_len);
+    r->params.sampling = modes_sampler_params(o);
+    r->params.stops = r->stops;
+    r->params.n_stops = o->n_stops;
     stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
@@ -232,22 +219,13 @@ static int prepare(Run *r, Err *e)
         return -1;
     SessionParams p = r->engine.params;
     const Config *c = &r->engine.model.decoder.config;
-    const Tokenizer *t = r->engine.model.tokenizer;
-    if (check_biases(r, e) || constraint_of_options(&r->constraint, o, t, e)
-        || prompt_encode(o, t, &r->prompt, text, e))
-        return -1;
-    if (!text->n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(text, tokenizer_bos(t), e))
+    int seq_len;
+    if (modes_check_biases(o, c, e)
+        || prompt_start(o, &r->engine.model, &r->prompt, text, &seq_len, e))
         return -1;
     if (!o->echo)
         prompt_free(&r->prompt);
     r->n_prompt = (int)text->n;
-    if (!r->n_prompt)
-        return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
-                       o->no_bos ? "--no-bos leaves nothing to start from"
-                                 : "this model has no begin-of-text token");
-    int seq_len = choose_seq_len(o, c, text->n, e);
-    if (seq_len < 0)
-        return -1;
     int rows = c->ropes[0].scaling == ROPE_LONGROPE ? seq_len : r->n_prompt; // see run_text()
     if (o->logits && rows > MAX_LOGITS)
         rows = MAX_LOGITS;
@@ -287,7 +265,9 @@ static void work(void *context)
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
-    return put(r, text->ptr, stream_follow(&r->stream, text->ptr, text->len), e);
+    buf_add(&r->shown, text->ptr, stream_follow(&r->stream, text->ptr, text->len));
+    return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text")
+                           : put_shown(r, e);
 }
 
 /* Whether what standard error gets may appear after the text: both are one file, or standard error
@@ -349,12 +329,21 @@ static int run_and_print(Run *r, Err *e)
         threads_team(r->session.threads, work, &w);
         rc = w.rc;
     }
+    if (!rc && o->json)
+        rc = print_result(r, e);
     r->open_line = r->last != '\n';
     if (r->open_line && isatty(STDOUT_FILENO))
         r->open_line = putchar('\n') == EOF;
     if (!rc && fflush(stdout))
         rc = modes_print_failed(e);
     r->mixed_line = r->open_line && shares_screen();
+    if (!rc && r->stream.end == END_TOKEN && r->stream.text.n == r->stream.n_prompt
+        && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)
+        && gguf_key(&r->engine.model.file, "tokenizer.chat_template")) {
+        begin_line(r);
+        fprintf(stderr, "%s: the model has ended at once; --chat asks in the form that it knows\n",
+                program_name());
+    }
     if (o->verbose && !rc) {
         begin_line(r);
         describe_run(r);
@@ -401,6 +390,8 @@ static int write_maps(Run *r, Err *e)
 
 int complete_mode(const Options *o, Err *e)
 {
+    if (o->samples > 1)
+        return batch_mode(o, e);
     Run r = {.o = o};
     int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
     bool ran = !rc;
@@ -413,7 +404,6 @@ int complete_mode(const Options *o, Err *e)
     maps_close(r.maps);
     prompt_free(&r.prompt);
     stream_free(&r.stream);
-    constraint_close(&r.constraint);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);

@@ -6,15 +6,26 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "modes/result.h"
+#include "base/file.h"
 
 atomic_int stop_signal;
 
 int modes_print_failed(Err *e)
 {
     return err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+}
+
+int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e)
+{
+    if (file_read(path, &stop_signal, text, e))
+        return -1;
+    Str whole = {text->ptr ? text->ptr : "", text->len};
+    return json_parse(d, whole, e) ? err_prefix(e, strcmp(path, "-") ? path : "standard input") : 0;
 }
 
 int modes_threads(const Options *o)
@@ -57,7 +68,8 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
                 c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
                 1e3 * (clock_seconds() - begin));
-    return 0;
+    x->constraints.tokenizer = m->tokenizer;
+    return constraints_of_options(&x->constraints, o, &stop_signal, &x->constraint, e);
 }
 
 int modes_close(Engine *x, int rc)
@@ -67,6 +79,7 @@ int modes_close(Engine *x, int rc)
                 "%s: keys or values beyond 65504 were cut off in the f16 cache; "
                 "--kv f32 keeps them whole\n",
                 program_name());
+    constraints_close(&x->constraints);
     threads_free(&x->threads);
     model_close(&x->model);
     return rc ? -1 : 0;
@@ -89,4 +102,39 @@ bool modes_is_model_file(const Gguf *g, const char *path)
             && a.st_ino == b.st_ino)
             return true;
     return false;
+}
+
+SamplerParams modes_sampler_params(const Options *o)
+{
+    SamplerParams p = o->sampler;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (!o->has_seed)
+        p.seed = ((uint64_t)now.tv_sec * 1000000007u ^ (uint64_t)now.tv_nsec
+                  ^ (uint64_t)getpid() << 40)
+               % SEED_LIMIT;
+    return p;
+}
+
+StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len)
+{
+    int vocab = x->model.decoder.config.vocab_size;
+    return (StreamParams){.tokenizer = x->model.tokenizer,
+                          .sampling = o->sampler,
+                          .n_predict = o->n_predict,
+                          .seq_len = seq_len,
+                          .ignore_eos = o->ignore_eos,
+                          .special = o->special,
+                          .matcher = x->constraint ? x->constraint->matcher : NULL,
+                          .logprobs = o->logprobs < vocab ? o->logprobs : vocab};
+}
+
+int modes_check_biases(const Options *o, const Config *c, Err *e)
+{
+    const SamplerParams *p = &o->sampler;
+    for (int i = 0; i < p->n_biases; i++)
+        if (p->biases[i].id >= c->vocab_size)
+            return err_set(e, EXIT_USAGE, "--logit-bias: got token %d, want 0 to %d",
+                           p->biases[i].id, c->vocab_size - 1);
+    return 0;
 }

@@ -4,12 +4,19 @@
 
 #include <stdatomic.h>
 
+#include "generate/stream.h"
+#include "base/json_read.h"
+#include "modes/constraint.h"
 #include "modes/options.h"
 
 /* Each does what its flag asks for and prints the results on standard output. 0, or -1 and an Err;
  * where stop_signal is set the Err may be empty. */
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
+int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
 int tokenize_mode(const Options *o, Err *e);
+int info_mode(const Options *o, Err *e);
+int render_mode(const Options *o, Err *e);
+int chat_mode(const Options *o, Err *e); // a conversation by the model's chat template
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);
@@ -31,6 +38,8 @@ typedef struct {
     Threads threads;
     SessionParams params; // but for the sizes, see modes_sizes(); max_batch is -b
     atomic_bool kv_cut;   // keys or values did not fit the f16 cache of a session
+    Constraints constraints;
+    Constraint *constraint; // what the flags ask for, NULL: any text will do
 } Engine;
 
 /* Open the model, with a tokenizer where one is needed; with -v standard error gets a line about
@@ -42,6 +51,15 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e);
  * Returns rc ? -1 : 0. */
 int modes_close(Engine *x, int rc);
 
+/* The sampler's parameters, with a seed of the moment where none is given. */
+SamplerParams modes_sampler_params(const Options *o);
+
+/* What the flags say of how a text is generated, but for the texts of --stop. */
+StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len);
+
+/* --logit-bias names tokens that there are. */
+int modes_check_biases(const Options *o, const Config *c, Err *e);
+
 /* Sizes of a session for one text of seq_len tokens: passes of at most `rows` rows, at most
  * max_logits of them with logits. */
 void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits);
@@ -52,6 +70,10 @@ void modes_note_context(const Options *o, const Config *c, int seq_len);
 
 /* Whether `path` is one of the files that `g` was read from. */
 bool modes_is_model_file(const Gguf *g, const char *path);
+
+/* Read a file, "-" being standard input, that is one JSON text; both *text and *d are freed by the
+ * caller in either case. */
+int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e);
 
 /* Standard output cannot be written, for the reason in errno: an Err; returns -1. */
 int modes_print_failed(Err *e);

@@ -17,7 +17,11 @@
 
 enum {
     G = 1 << MODE_GENERATE,
+    L = 1 << MODE_BATCH,
     T = 1 << MODE_TOKENIZE,
+    I = 1 << MODE_INFO,
+    R = 1 << MODE_RENDER,
+    C = 1 << MODE_CHAT,
     P = 1 << MODE_PERPLEXITY,
     B = 1 << MODE_BENCH,
     Q = 1 << MODE_QUANTIZE,
@@ -39,68 +43,71 @@ _Static_assert(sizeof(KvType) == sizeof(int) && sizeof(MapReduce) == sizeof(int)
 
 const Option option_table[] = {
     {.help = "Prompt"},
-    {"-i -p --prompt", "TEXT", G | T, OPT_TEXTS, AT(parts), .count = AT(n_parts),
+    {"-i -p --prompt", "TEXT", G | C | T, OPT_TEXTS, AT(parts), .count = AT(n_parts),
      .help = "prompt; several -i and -f are joined in order"},
-    {"-f --file", "FILE", G | T, OPT_FILES, AT(parts), .count = AT(n_parts),
+    {"-f --file", "FILE", G | C | T, OPT_FILES, AT(parts), .count = AT(n_parts),
      .help = "prompt from a file or - (standard input), but for a newline at the prompt's end"},
-    {"--keep-newline", NULL, G | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
-    {"-e --escape", NULL, G | T, OPT_FLAG, AT(escape),
+    {"--keep-newline", NULL, G | C | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
+    {"-e --escape", NULL, G | L | C | T, OPT_FLAG, AT(escape),
      .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},
-    {"--special", NULL, G | T, OPT_FLAG, AT(special),
+    {"--special", NULL, G | L | C | T, OPT_FLAG, AT(special),
      .help = "read control tokens such as <|im_end|> in -i, and print them"},
-    {"--special-files", NULL, G | T | P, OPT_FLAG, AT(special_files),
+    {"--special-files", NULL, G | L | T | P, OPT_FLAG, AT(special_files),
      .help = "read control tokens in files and standard input"},
-    {"--no-bos", NULL, G | T | P, OPT_FLAG, AT(no_bos),
+    {"--no-bos", NULL, G | L | T | P, OPT_FLAG, AT(no_bos),
      .help = "do not begin with the begin-of-text token"},
 
     {.help = "Generation"},
-    {"-n --n-predict --predict", "N", G, OPT_INT, AT(n_predict), .min = -1, .max = MANY,
+    {"-n --n-predict --predict", "N", G | L | C, OPT_INT, AT(n_predict), .min = -1, .max = MANY,
      .initial = -1, .help = "tokens to generate; 0 only runs the prompt, -1 has no limit"},
-    {"--stop", "TEXT", G, OPT_TEXTS, AT(stops), .count = AT(n_stops),
+    {"--stop", "TEXT", G | L | C, OPT_TEXTS, AT(stops), .count = AT(n_stops),
      .help = "end before this text or control token; may be repeated"},
-    {"--grammar", "TEXT", G, OPT_TEXT, AT(grammar),
+    {"--grammar", "TEXT", G | L | C, OPT_TEXT, AT(grammar),
      .help = "generate only what this grammar allows, in llama.cpp's GBNF"},
-    {"--grammar-file", "FILE", G, OPT_PATH, AT(grammar_file), .help = "the same from a file"},
-    {"-j --json-schema", "SCHEMA", G, OPT_TEXT, AT(json_schema),
-     .help = "generate only JSON that this JSON schema allows"},
-    {"-jf --json-schema-file", "FILE", G, OPT_PATH, AT(json_schema_file),
+    {"--grammar-file", "FILE", G | L | C, OPT_PATH, AT(grammar_file),
      .help = "the same from a file"},
-    {"--ignore-eos", NULL, G, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
-    {"--echo", NULL, G, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
+    {"-j --json-schema", "SCHEMA", G | L | C, OPT_TEXT, AT(json_schema),
+     .help = "generate only JSON that this JSON schema allows"},
+    {"-jf --json-schema-file", "FILE", G | L | C, OPT_PATH, AT(json_schema_file),
+     .help = "the same from a file"},
+    {"--samples", "N", G, OPT_INT, AT(samples), .min = 1, .max = 1 << 16, .initial = 1,
+     .help = "texts of one prompt, a JSON object each; more than one need --json"},
+    {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
+    {"--echo", NULL, G | L, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
 
     {.help = "Sampling"},
-    {"--temperature --temp", "T", G, OPT_FLOAT, AT(sampler.temp), .max = 1e6, .initial = 0.8,
-     .help = "temperature, 0 takes the likeliest token"},
-    {"--top-k", "K", G, OPT_INT, AT(sampler.top_k), .max = MANY, .initial = 40,
+    {"--temperature --temp", "T", G | L | C, OPT_FLOAT, AT(sampler.temp), .max = 1e6,
+     .initial = 0.8, .help = "temperature, 0 takes the likeliest token"},
+    {"--top-k", "K", G | L | C, OPT_INT, AT(sampler.top_k), .max = MANY, .initial = 40,
      .help = "keep the K likeliest, 0 keeps all"},
-    {"--top-p", "P", G, OPT_FLOAT, AT(sampler.top_p), .max = 1, .initial = 0.95,
+    {"--top-p", "P", G | L | C, OPT_FLOAT, AT(sampler.top_p), .max = 1, .initial = 0.95,
      .help = "keep the likeliest that sum to P, 1 keeps all"},
-    {"--min-p", "P", G, OPT_FLOAT, AT(sampler.min_p), .max = 1, .initial = 0.05,
+    {"--min-p", "P", G | L | C, OPT_FLOAT, AT(sampler.min_p), .max = 1, .initial = 0.05,
      .help = "keep those at least P times as likely as the best"},
-    {"--repeat-penalty", "X", G, OPT_FLOAT, AT(sampler.repeat_penalty), .min = 1e-6, .max = 1e6,
-     .initial = 1, .help = "divide the logits of recent tokens by X"},
-    {"--presence-penalty", "X", G, OPT_FLOAT, AT(sampler.presence_penalty), .min = -1e6, .max = 1e6,
-     .help = "subtract X from those of recent tokens"},
-    {"--frequency-penalty", "X", G, OPT_FLOAT, AT(sampler.frequency_penalty), .min = -1e6,
+    {"--repeat-penalty", "X", G | L | C, OPT_FLOAT, AT(sampler.repeat_penalty), .min = 1e-6,
+     .max = 1e6, .initial = 1, .help = "divide the logits of recent tokens by X"},
+    {"--presence-penalty", "X", G | L | C, OPT_FLOAT, AT(sampler.presence_penalty), .min = -1e6,
+     .max = 1e6, .help = "subtract X from those of recent tokens"},
+    {"--frequency-penalty", "X", G | L | C, OPT_FLOAT, AT(sampler.frequency_penalty), .min = -1e6,
      .max = 1e6, .help = "subtract X for each recent occurrence"},
-    {"--repeat-last-n", "N", G, OPT_INT, AT(sampler.repeat_last_n), .min = -1, .max = MANY,
+    {"--repeat-last-n", "N", G | L | C, OPT_INT, AT(sampler.repeat_last_n), .min = -1, .max = MANY,
      .initial = 64, .help = "how many tokens are recent, -1 is all"},
-    {"-l --logit-bias", "ID+BIAS", G, OPT_BIAS,
+    {"-l --logit-bias", "ID+BIAS", G | L | C, OPT_BIAS,
      .help = "add to the logit of a token: 15043+1.5 or 2-inf; may be repeated"},
-    {"-s --seed", "SEED", G, OPT_SEED,
+    {"-s --seed", "SEED", G | L | C, OPT_SEED,
      .help = "seed of the sampler; without, or with -1, a random one that -v shows"},
 
     {.help = "Engine"},
-    {"-c --ctx-size", "N", G | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
+    {"-c --ctx-size", "N", G | L | C | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
      .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT) ", grown to the "
                                                                                "prompt and -n"},
-    {"-b --batch-size", "N", G | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
+    {"-b --batch-size", "N", G | L | C | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
      .initial = 512, .help = "prompt tokens of one pass"},
-    {"-t --threads", "N", G | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
+    {"-t --threads", "N", G | L | C | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
      .help = "threads; by default OMP_NUM_THREADS, else the physical cores we may use"},
-    {"--kv", "TYPE", G | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
+    {"--kv", "TYPE", G | L | C | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
      .help = "type of the cached keys and values, q8 half the size of f16: "},
-    {"--exact", NULL, G | P | B, OPT_FLAG, AT(exact),
+    {"--exact", NULL, G | L | C | P | B, OPT_FLAG, AT(exact),
      .help = "multiply with float activations, not with bytes or BF16"},
 
     {.help = "Attention"},
@@ -122,9 +129,40 @@ const Option option_table[] = {
     {"--attn-top", "K", G, OPT_INT, AT(maps.top), .max = MANY, .needs = "--dump-attn",
      .help = "only the K largest weights of a row in .csv and .jsonl, 0 is all"},
 
+    {.help = "Many prompts"},
+    {"--jsonl", "FILE", L, OPT_MODE, AT(jsonl),
+     .help = "a prompt a line, as JSON, - is standard input; a JSON object a line comes out"},
+    {"--lines", "FILE", L, OPT_MODE, AT(lines), .help = "the same for lines of plain text"},
+    {"--parallel", "N", L, OPT_INT, AT(parallel), .min = 1, .max = 4096,
+     .help = "texts at once; by default what the processor and half of the free memory allow"},
+    {"--unordered", NULL, L, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
+    {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
+
+    {.help = "Chat"},
+    {"-cnv --conversation --chat", NULL, C, OPT_MODE,
+     .help =
+         "answer -i or standard input by the model's chat template; a conversation on a terminal"},
+    {"-sys --system-prompt --system", "TEXT", C, OPT_TEXT, AT(system),
+     .help = "what the model is told first"},
+    {"--render", NULL, R, OPT_MODE, .needs = "--messages",
+     .help = "print a conversation as the model's chat template writes it; needs no weights"},
+    {"--messages", "FILE", R | C, OPT_PATH, AT(messages),
+     .help =
+         "the conversation, a JSON list of messages: [{\"role\": \"user\", \"content\": \"...\"}]"},
+    {"--tools", "FILE", R | C, OPT_PATH, AT(tools),
+     .help = "JSON list of the functions that the model may call"},
+    {"--chat-template", "FILE", R | C, OPT_PATH, AT(chat_template),
+     .help = "another template than the model's own"},
+    {"--chat-template-kwargs", "JSON", R | C, OPT_TEXT, AT(chat_variables),
+     .help = "more variables for it: {\"enable_thinking\": false}"},
+    {"--no-generation-prompt", NULL, R, OPT_FLAG, AT(no_generation_prompt),
+     .help = "end after the last message, without the beginning of an answer"},
+
     {.help = "Instead of generating"},
     {"--tokenize", NULL, T, OPT_MODE,
      .help = "print the prompt's token ids and their texts; needs no weights"},
+    {"--info", NULL, I, OPT_MODE,
+     .help = "what the file is: sizes, types, tokenizer; with --json its metadata too"},
     {"--perplexity", "FILE", P, OPT_MODE, AT(perplexity),
      .help =
          "how well the model predicts a text, in windows of -c tokens (" DIGITS(SCORE_WINDOW) ")"},
@@ -142,15 +180,17 @@ const Option option_table[] = {
     {"--quantize-type", "NAME=TYPE", Q, OPT_NAMES, AT(quantize_types),
      .count = AT(n_quantize_types),
      .help = "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
-    {"-o --output", "FILE", Q, OPT_PATH, AT(output),
-     .help = "file that --quantize writes, - is standard output"},
+    {"-o --output", "FILE", L | Q, OPT_PATH, AT(output),
+     .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, T | P | B, OPT_FLAG, AT(json),
-     .help = "print --tokenize, --perplexity or --bench as JSON"},
+    {"--json", NULL, G | C | T | I | R | P | B, OPT_FLAG, AT(json),
+     .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
+    {"--logprobs", "K", G | L, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
+     .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
     {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
-    {"-v --verbose", NULL, G | P | B | Q, OPT_FLAG, AT(verbose),
+    {"-v --verbose", NULL, G | L | C | P | B | Q, OPT_FLAG, AT(verbose),
      .help = "model, seed, speed and why the text ended, on standard error"},
 
     {.help = "Help"},
@@ -195,10 +235,9 @@ static const struct {
     {"--ppl", "it is --perplexity FILE"},
     {"-npp", "it is --pp"},
     {"-ntg", "it is --tg"},
-    {"--show --info --parameters --modelfile", "-n 0 -i \"\" -v shows what the model is"},
-    {"-cnv --conversation -st --single-turn --interactive -if --interactive-first -y -sys --system"
-     " --system-prompt -sysf --system-prompt-file --chat-template --jinja",
-     "there is no chat mode; write the model's chat format in -i, with --special -e"},
+    {"--show --parameters --modelfile", "it is --info"},
+    {"-st --single-turn --interactive -if --interactive-first -y --jinja", "it is --chat"},
+    {"-sysf --system-prompt-file", "it is --system TEXT, or --messages FILE"},
     {"--in-prefix --in-suffix --template --no-jinja", "the prompt is what -i and -f say"},
     {"-no-cnv --no-conversation --no-warmup --log-disable --no-perf --simple-io --nowordwrap",
      "leave it out, that is how it is here"},
@@ -242,6 +281,13 @@ static int find(Str name)
         if (has_name(option_table[i].names, name))
             return i;
     return -1;
+}
+
+const Option *options_find(const char *name)
+{
+    int i = find((Str){name, strlen(name)});
+    assert(i >= 0);
+    return &option_table[i];
 }
 
 /* The name to show. */
@@ -684,7 +730,8 @@ static int check_flags(const Parser *p, Err *e)
 {
     Str mode = {NULL, 0};
     for (int i = 0; i < N_OPTIONS; i++)
-        if (option_table[i].kind == OPT_MODE && mode_of(&option_table[i]) == p->o->mode)
+        if (option_table[i].kind == OPT_MODE && mode_of(&option_table[i]) == p->o->mode
+            && p->given[i].len)
             mode = p->given[i];
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
@@ -699,9 +746,10 @@ static int check_flags(const Parser *p, Err *e)
                            o->kind == OPT_MODE ? "%.*s and %.*s are two modes, choose one"
                                                : "%.*s does not take %.*s",
                            (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
-        if (needs_other(p, flag, o->needs, e))
-            return -1;
     }
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (p->given[i].len && needs_other(p, p->given[i], option_table[i].needs, e))
+            return -1;
     return 0;
 }
 

@@ -15,7 +15,11 @@
  * says which other flags it takes. */
 typedef enum {
     MODE_GENERATE,
+    MODE_BATCH,
     MODE_TOKENIZE,
+    MODE_INFO,
+    MODE_RENDER,
+    MODE_CHAT,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -39,6 +43,12 @@ typedef struct {
     TextArg *parts; // -i and -f in the order given
     int n_parts;
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
+    int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
+    int samples;               // texts of one prompt
+    const char *system;        // text, with MODE_CHAT
+    const char *jsonl, *lines; // file of prompts, with MODE_BATCH
+    int parallel;              // texts at once; 0: chosen from the machine
+    bool unordered, timings;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine
@@ -46,9 +56,12 @@ typedef struct {
     bool has_seed;
     bool exact;
     KvType kv_type;
-    int shell;              // with MODE_COMPLETION
-    const char *logits;     // file to write, or NULL
-    const char *perplexity; // file to read, with MODE_PERPLEXITY
+    int shell;                                    // with MODE_COMPLETION
+    const char *logits;                           // file to write, or NULL
+    const char *perplexity;                       // file to read, with MODE_PERPLEXITY
+    const char *messages, *tools, *chat_template; // files to read, with MODE_RENDER
+    const char *chat_variables;                   // of --chat-template-kwargs
+    bool no_generation_prompt;
     int bench_prompt, bench_generate, bench_depth,
         bench_runs;                // tokens, and timed runs, with MODE_BENCH
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
@@ -98,6 +111,9 @@ typedef struct {
 
 extern const Option option_table[]; // (n_options)
 extern const int n_options;
+
+/* The row of a flag, by one of its names, which there must be. */
+const Option *options_find(const char *name);
 
 /* Name number i of a list of names between spaces, empty past the last. */
 Str options_name(const char *names, int i);

@@ -10,9 +10,10 @@
 #include <unistd.h>
 
 #include "base/file.h"
+#include "generate/sampler.h"
 #include "modes/modes.h"
 
-enum { LOGIT_ROWS = 32, PIECE = 1024, MIN_TOKENS = 3 };
+enum { LOGIT_ROWS = 32, MIN_TOKENS = 3 };
 
 typedef struct {
     const Tokenizer *tokenizer;
@@ -46,13 +47,8 @@ static void measure_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int i = from; i < to; i++) {
         float *x = s->session.logits + (size_t)i * vocab;
-        float max = -INFINITY, own = x[s->window[s->from + i + 1]];
-        double sum = 0;
-        for (size_t k = 0; k < vocab; k++)
-            max = x[k] > max ? x[k] : max;
-        for (size_t k = 0; k < vocab; k += PIECE) // floats in a piece, doubles over the pieces
-            sum += (double)s->session.k->exp_sum(x + k, vocab - k < PIECE ? vocab - k : PIECE, max);
-        s->row_nll[i] = log(sum) + (double)max - (double)own;
+        double own = x[s->window[s->from + i + 1]];
+        s->row_nll[i] = log_sum_exp(s->session.k, x, vocab) - own;
     }
 }
 

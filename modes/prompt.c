@@ -33,7 +33,7 @@ static int no_prompt(const Options *o, Err *e)
                    program_name(), model);
 }
 
-static int prompt_read(const Options *o, Prompt *p, Err *e)
+int prompt_read(const Options *o, Prompt *p, Err *e)
 {
     static const TextArg piped = {.arg = "-", .is_file = true};
     const TextArg *list = o->n_parts ? o->parts : &piped;
@@ -65,4 +65,35 @@ int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *id
     if (rc && e->code == EXIT_MODEL)
         err_prefix(e, o->model); // its tables are built, and so checked, on first use
     return rc;
+}
+
+/* The context: -c, else the model's, at most USUAL_CONTEXT, grown to what the prompt and -n need.
+ * -1 and an Err where the prompt is longer. */
+static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, Err *e)
+{
+    size_t want = n_prompt + (size_t)(o->n_predict > 0 ? o->n_predict : 0);
+    size_t model = (size_t)c->seq_len, n = model < USUAL_CONTEXT ? model : USUAL_CONTEXT;
+    if (want > n)
+        n = want < model ? want : model;
+    if (o->seq_len)
+        n = (size_t)o->seq_len;
+    if (n_prompt > n)
+        return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)",
+                       n_prompt, n, o->seq_len ? "-c" : "the model's; -c N allows more");
+    return (int)n;
+}
+
+int prompt_start(const Options *o, const Model *m, Prompt *p, TokenList *ids, int *seq_len, Err *e)
+{
+    const Tokenizer *t = m->tokenizer;
+    if (prompt_encode(o, t, p, ids, e))
+        return -1;
+    if (!ids->n && !o->no_bos && tokenizer_bos(t) >= 0 && tokens_add(ids, tokenizer_bos(t), e))
+        return -1;
+    if (!ids->n)
+        return err_set(e, EXIT_USAGE, "the prompt is empty, want some text (%s)",
+                       o->no_bos ? "--no-bos leaves nothing to start from"
+                                 : "this model has no begin-of-text token");
+    *seq_len = choose_seq_len(o, &m->decoder.config, ids->n, e);
+    return *seq_len < 0 ? -1 : 0;
 }

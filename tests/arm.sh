@@ -37,6 +37,7 @@ dir=$(mktemp -d)
 trap 'rm -r "$dir"' EXIT
 want=$(text ./run --exact)
 [ ${#want} -gt 200 ] || fail "the native program wrote: $want"
+qemu-aarch64 -cpu max build-arm/test_threads
 qemu-aarch64 -cpu max build-arm/test_sampler
 qemu-aarch64 -cpu max build-arm/test_tokenizer
 check max dotprod 0

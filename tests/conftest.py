@@ -1,5 +1,6 @@
-"""Fixtures: the programs under test, a tiny model, and the two real models (downloaded once into
-cache/)."""
+"""Fixtures: the programs under test, a tiny model, and the two real models.
+
+The real models are downloaded once into cache/."""
 from __future__ import annotations
 
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ TABLES = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon", 
 CACHE = Path(os.environ.get("ATTNC_CACHE", ROOT / "cache"))
 # Jobs in the background, or under nohup, are started with signals ignored, which the programs under
 # test would inherit; not those that do nothing.
-for number in (signal.SIGINT, signal.SIGHUP):
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
     if signal.getsignal(number) == signal.SIG_IGN:
         signal.signal(number, lambda *_: None)
 sys.path.insert(0, str(ROOT))
@@ -45,8 +47,9 @@ def any_run(request: pytest.FixtureRequest, run_bin: Path) -> Path:
 
 @pytest.fixture(params=TABLES.get(platform.machine(), ["scalar"]))
 def table(request: pytest.FixtureRequest) -> str:
-    """Each kernel table for this kind of machine; without its instructions the program exits with
-    2."""
+    """Each kernel table for this kind of machine.
+
+    Where the machine lacks the instructions the program exits with 2."""
     return request.param
 
 
@@ -59,6 +62,14 @@ def driver():
         return ROOT / "build" / name
 
     return build
+
+
+@pytest.fixture(scope="session")
+def tok() -> dict[str, Any]:
+    """tokenizer.json of a byte-level BPE of 300 tokens: see hf_models.py."""
+    import hf_models
+
+    return hf_models.tokenizer_json()
 
 
 @pytest.fixture(scope="session")
@@ -117,8 +128,9 @@ def gemma3_path() -> Path:
 
 @pytest.fixture(scope="session", params=["smollm2_path", "gemma3_path"])
 def real(request: pytest.FixtureRequest):
-    """(fixture's name, path, transformers model in float32 with eager attention) of each real
-    model; loading takes some 20 s."""
+    """Each real model: the fixture's name, the path, and transformers' model.
+
+    transformers computes in float32 with eager attention; loading takes some 20 s."""
     import torch
     from transformers import AutoModelForCausalLM
 

@@ -1,11 +1,10 @@
-"""The tables of docs/exactness.md: the real models against transformers on tests/passage.txt,
-logits and attention maps.
+"""The tables of docs/exactness.md: the real models against transformers.
 
     .venv/bin/python tests/exactness.py cache/*.gguf
 
-Both sides have the same dequantised weights; transformers runs in float32 with eager attention.
-test_real.py and test_dump.py assert limits of the same comparison. The passage is from Grimm's
-Household Tales (Hunt, 1884)."""
+Compared are logits and attention maps on tests/passage.txt. Both sides have the same dequantised
+weights; transformers runs in float32 with eager attention. test_real.py and test_dump.py assert
+limits of the same comparison. The passage is from Grimm's Household Tales (Hunt, 1884)."""
 from __future__ import annotations
 
 import sys
@@ -16,15 +15,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from test_real import ROOT, ids_of, log_softmax, logits_of
-
-PASSAGE = str(ROOT / "tests" / "passage.txt")
+from command import ids_of, logits_of
+from test_real import PASSAGE, log_softmax
 
 
 def measure(run: Path, path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = ids_of(run, path, "--keep-newline", "-f", PASSAGE)
+    ids = ids_of(run, path, *PASSAGE)
     with torch.no_grad():
         out = model(torch.tensor([ids]), output_attentions=True)
     want, maps = out.logits[0].numpy(), [a[0].numpy() for a in out.attentions]
@@ -33,8 +31,8 @@ def measure(run: Path, path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for flags in (["--exact", "--kv", "f32"], []):
             dump = Path(folder) / "maps.npy"
-            got = logits_of(run, path, Path(folder), "--keep-newline", "-f", PASSAGE, "-n", "0",
-                            "--dump-attn", str(dump), *flags)
+            _, got = logits_of(run, path, Path(folder) / "l.npy", *PASSAGE, "-n", 0,
+                               "--dump-attn", dump, *flags)
             q, off = log_softmax(got), np.abs(got - want)
             kl, same = (np.exp(p) * (p - q)).sum(-1), (want.argmax(-1) == got.argmax(-1)).mean()
             moved = [np.abs(ours - theirs)

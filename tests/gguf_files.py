@@ -1,7 +1,8 @@
-"""GGUF files for tests: whole models and vocabularies, which the gguf package writes, and Images,
-which are made byte by byte and can be wrong in every way.
+"""GGUF files for tests.
 
-Both take the same keys (plain Python values by their full names) and tensors (arrays by name)."""
+Whole models and vocabularies are written by the gguf package; an Image is made byte by byte and can
+be wrong in every way. Both take the same keys (plain Python values by their full names) and tensors
+(arrays by name)."""
 from __future__ import annotations
 
 import copy
@@ -22,7 +23,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def kind_of(value: Any) -> int:
-    """int is u32, but i32 in lists, as llama.cpp writes types of tokens; float is f32; bytes are an
+    """The GGUF type of a Python value.
+
+    int is u32, but i32 in lists, as llama.cpp writes types of tokens; float is f32; bytes are an
     array of u8."""
     return {int: U32, bytes: ARR}.get(type(value)) or int(gguf.GGUFValueType.get_type(value))
 

@@ -1,10 +1,9 @@
-"""Tiny random transformers models, one Case per family and feature, and a plain reference of the
-architecture `gpt`.
+"""Tiny random transformers models, and a plain reference of the architecture `gpt`.
 
-The weights are spread out so that everything shows: norm weights lie in 0.5 .. 1.5, biases and
-scales are far from nothing, attention scores have a deviation of some units, and logits of about
-1.7. Each Case names features to drop: the same weights without that feature must give other logits,
-or the parity test proves nothing about it."""
+There is one Case per family and feature. The weights are spread out so that everything shows: norm
+weights lie in 0.5 .. 1.5, biases and scales are far from nothing, attention scores have a deviation
+of some units, and logits of about 1.7. Each Case names features to drop: the same weights without
+that feature must give other logits, or the parity test proves nothing about it."""
 from __future__ import annotations
 
 import json
@@ -30,8 +29,9 @@ PROMPT = ("Once upon a time there was a cat, and the old man said: \"What's that
 
 def tokenizer_json(n_vocab: int = 300, pattern: Any = None, normalizer: Any = None,
                    **extra: Any) -> dict[str, Any]:
-    """A byte-level BPE trained on TEXT, as tokenizer.json; `pattern` replaces ByteLevel's own
-    regex."""
+    """A byte-level BPE trained on TEXT, as tokenizer.json.
+
+    `pattern` replaces ByteLevel's own regex."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
     tok = Tokenizer(models.BPE())
     if pattern is None:
@@ -398,8 +398,9 @@ def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, pairing: str) -> Tensor:
-    """x (heads, T, dim): its first values in pairs, "half" (i, i + n) or "interleaved" (2i, 2i +
-    1)."""
+    """Rotate the first values of x (heads, T, dim) in pairs.
+
+    The pairing is "half" (i, i + n) or "interleaved" (2i, 2i + 1)."""
     n = cos.shape[-1]
     a, b = (x[..., :n],
             x[..., n:2 * n]) if pairing == "half" else (x[..., :2 * n:2], x[..., 1:2 * n:2])
@@ -640,6 +641,25 @@ def save(model: torch.nn.Module, tok: dict[str, Any], folder: Path) -> Path:
     return folder
 
 
+def exported(model: torch.nn.Module, tok: dict[str, Any], path: Path) -> Path:
+    """What export.py makes of a transformers model, in f32; its folder lies beside it."""
+    import export
+    folder = save(model, tok, path.with_suffix(".hf"))
+    assert export.main([str(folder), "-o", str(path), "--dtype", "f32"]) == 0
+    return path
+
+
+def exported_gpt(spec: dict[str, Any], tensors: dict[str, Tensor], tok: dict[str, Any],
+                 path: Path) -> Path:
+    """A file of the architecture `gpt` with these keys and tensors, in f32."""
+    import export
+    from exporting import spec as M, vocab, weights
+    export.export(M.Model(spec, {name: M.Recipe((name,)) for name in tensors},
+                          weights.Tensors(tensors), vocab.bpe_vocab(tok, Path("tokenizer.json")),
+                          "gpt", path.stem), path, "f32")
+    return path
+
+
 def sentencepiece(folder: Path, kind: str = "bpe", **kw: Any) -> Path:
     import sentencepiece as spm
     text = folder / "text.txt"
@@ -695,8 +715,9 @@ def nanogpt_forward(state: dict[str, torch.Tensor], ids: list[int], layers: int,
 
 
 def fast_json(sp: Any) -> dict[str, Any]:
-    """tokenizer.json of a SentencePiece BPE, as transformers converts it: all ways to make a piece
-    are merges."""
+    """tokenizer.json of a SentencePiece BPE, as transformers converts it.
+
+    Every way to make a piece of two others is a merge."""
     n = sp.vocab_size()
     vocab = {sp.id_to_piece(i): i for i in range(n)}
     merges = [[p[:k], p[k:]] for p in sorted(vocab, key=lambda p: -sp.get_score(vocab[p]))

@@ -1,13 +1,12 @@
-"""The same bits before and after: some five hundred commands, with this tree's ./run and with that
-of another commit.
+"""The same bits before and after: this tree's ./run against that of another commit.
 
     .venv/bin/python tests/same_bits.py BASE [--models FILE.gguf ...] [--only WORD]
 
-BASE is built in a temporary worktree. The models are tiny random ones of every family
-(hf_models.py), written once by this tree's export.py; each type of weights, type of cache, kernel
-table, dump format, reduction and mode has its commands. Compared are the exit status, standard
-output, standard error and every file that a command writes, byte for byte. It is for refactorings
-that must not change a bit, and no part of `make test`."""
+BASE is built in a temporary worktree. Some 700 commands are run with both. The models are tiny
+random ones of every family (hf_models.py), written once by this tree's export.py; each type of
+weights, type of cache, kernel table, dump format, reduction and mode has its commands. Compared are
+the exit status, standard output, standard error and every file that a command writes, byte for
+byte. It is for refactorings that must not change a bit, and no part of `make test`."""
 from __future__ import annotations
 
 import argparse
@@ -27,8 +26,6 @@ from pathlib import Path
 import hf_models as hf
 from conftest import ROOT, TABLES
 
-import export
-from exporting import spec as M, vocab as voc
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0",
          "q5_k_m", "q4_k_m", "q4_k_s")
@@ -59,8 +56,9 @@ def build(commit: str, folder: Path) -> Path:
 
 
 def write_models(folder: Path) -> dict[str, Path]:
-    """A file for each family and each description of the architecture `gpt`, and two wide enough
-    for every type of weights."""
+    """A file for each family and for each description of the architecture `gpt`.
+
+    Two more are wide enough for every type of weights."""
     tok, out = hf.tokenizer_json(), {}
     cases = [*hf.CASES,
              hf.Case("wide", hf.L, hf.base(hidden_size=256, intermediate_size=512, head_dim=64),
@@ -70,15 +68,10 @@ def write_models(folder: Path) -> dict[str, Path]:
                              num_hidden_layers=7, sliding_window=16, query_pre_attn_scalar=32,
                              tie_word_embeddings=True), "gemma3", offset=1.0)]
     for case in cases:
-        out[case.name] = folder / f"{case.name}.gguf"
-        assert export.main([str(hf.save(case.build(), tok, folder / "hf")), "-o",
-                            str(out[case.name]), "--dtype", "f32"]) == 0
+        out[case.name] = hf.exported(case.build(), tok, folder / f"{case.name}.gguf")
     for gpt in hf.GPT_CASES:
-        spec, tensors = gpt.build()
-        out[f"gpt-{gpt.name}"] = folder / f"gpt-{gpt.name}.gguf"
-        model = M.Model(spec, {n: M.Recipe((n,)) for n in tensors}, M.Tensors(tensors),
-                        voc.bpe_vocab(tok, Path("tokenizer.json")), "gpt", gpt.name)
-        export.export(model, out[f"gpt-{gpt.name}"], "f32")
+        name = f"gpt-{gpt.name}"
+        out[name] = hf.exported_gpt(*gpt.build(), tok, folder / f"{name}.gguf")
     return out
 
 

@@ -1,8 +1,4 @@
-"""attn.py opens, compares and draws what ./run dumps; and what ./run dumps is what
-docs/attention.md says.
-
-The first part needs no program: it writes maps of its own in every format, by encoders as plain as
-the documentation."""
+"""attn.py opens, compares and draws what ./run dumps, which is what docs/attention.md says."""
 from __future__ import annotations
 
 import base64
@@ -197,8 +193,9 @@ def written(m: Maps, tmp_path: Path, ending: str, **more) -> Path:
 @pytest.mark.parametrize("ending", FORMATS)
 @pytest.mark.parametrize("reduce", REDUCES)
 def test_formats(tmp_path: Path, ending: str, reduce: str) -> None:
-    """Every format gives back its weights within its step and what else it holds; the rest is
-    None."""
+    """Every format gives back its weights within its step and what else it holds.
+
+    The rest is None."""
     want = sample(reduce)
     got = attn.load(written(want, tmp_path, ending))
     assert got.attn.dtype == np.float32 and got.attn.shape == want.attn.shape
@@ -216,8 +213,9 @@ def test_formats(tmp_path: Path, ending: str, reduce: str) -> None:
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_some_rows(tmp_path: Path, ending: str) -> None:
-    """Rows 3 to 6: formats that list keys end with the last key, .jsonl knows the tokens of its
-    lines."""
+    """Rows 3 to 6.
+
+    Formats that list keys end with the last key; .jsonl knows the tokens of its lines."""
     want = sample(queries=range(3, 7))
     got = attn.load(written(want, tmp_path, ending))
     T = 7 if ending in (".csv", ".jsonl") else 12
@@ -241,8 +239,9 @@ def test_some_rows(tmp_path: Path, ending: str) -> None:
 
 @pytest.mark.parametrize("ending", [".jsonl", ".csv"])
 def test_top(tmp_path: Path, ending: str) -> None:
-    """Weights that were left out are 0 and no larger than the step, at most each row's smallest and
-    the rest of 1."""
+    """Weights that were left out are 0 in the Maps and at most its step in truth.
+
+    The step is at most each row's smallest weight and what the others leave of 1."""
     want = sample()
     got = attn.load(written(want, tmp_path, ending, top=4))
     kept = np.sort(want.attn, -1)[..., -4:]
@@ -272,8 +271,7 @@ def test_half_and_mmap(tmp_path: Path) -> None:
 
 
 def test_viewer_codes(tmp_path: Path) -> None:
-    """Runs of more than 127 keys, rows that are one run, floors; against the documented
-    rounding."""
+    """Runs of more than 127 keys, rows that are one run, floors: by the documented rounding."""
     rng = np.random.default_rng(1)
     queries = np.arange(400)
     w = softmax(rng, (1, 400, 400), queries, 12)
@@ -318,8 +316,10 @@ def refused(path: Path, match: str = "", mmap: bool = False) -> None:
 
 @pytest.mark.parametrize("ending", FORMATS)
 def test_truncated(tmp_path: Path, ending: str) -> None:
-    """At many lengths: an error of one line, but where only white space is missing, and between the
-    lines of a .jsonl or of the first head in a .csv: there, nothing tells that more was to come."""
+    """A file that is cut is an error of one line, at many lengths.
+
+    Two cases are none: only white space is missing; or the cut is between the lines of a .jsonl, or
+    of the first head in a .csv, where nothing tells that more was to come."""
     m = sample()
     m.attn = m.attn[:1, :2]
     m.layers, m.heads = [0], [1, 2]
@@ -562,7 +562,9 @@ def test_rollout() -> None:
 
 
 def by_hand(x: list[float], y: list[float]) -> tuple[float, float, float]:
-    """Cosine, Jensen-Shannon divergence as two Kullback-Leibler ones, Spearman as Pearson of
+    """Cosine, Jensen-Shannon divergence and rank correlation in another way.
+
+    The divergence is made of two Kullback-Leibler ones, the rank correlation is Pearson's of
     counted ranks."""
     x, y = ([v / sum(r) for v in r] for r in (x, y))
     cosine = sum(a * b
@@ -583,8 +585,9 @@ def test_diff_same() -> None:
 
 
 def test_diff_rows() -> None:
-    """Every row of two runs of one text against Python; ties, zeros and constant rows among
-    them."""
+    """Every row of two runs of one text against Python.
+
+    Ties, zeros and constant rows among them."""
     a, b = sample(), sample(seed=1)
     a.attn[0, 0, 5] = [0.25, 0.25, 0, 0.5] + [0] * 8
     b.attn[0, 0, 5] = [0, 0.5, 0.25, 0.25] + [0] * 8
@@ -627,8 +630,9 @@ def inserted(m: Maps, at: int, share: float) -> Maps:
 
 
 def test_diff_aligned() -> None:
-    """An inserted token and its share are left out, so that nothing else moved; without ids by
-    words; not without either."""
+    """An inserted token and its share are left out, so that nothing else moved.
+
+    Files without ids align by their words; without words either they cannot."""
     a = sample()
     b = inserted(inserted(a, 5, 0.75), 2, 0.5)
     d = attn.diff(a, b)
@@ -720,8 +724,7 @@ def needed(package: str) -> None:
 
 @pytest.mark.parametrize("queries", [range(12), range(3, 7)], ids=["square", "rows"])
 def test_heatmap(tmp_path: Path, queries: range) -> None:
-    """The pixel in the middle of each cell has the cell's colour, later keys are white, the labels
-    are the tokens."""
+    """Each cell's middle has the cell's colour, later keys are white, the labels are the tokens."""
     needed("matplotlib")
     import matplotlib
     from matplotlib.image import imread
@@ -749,8 +752,9 @@ def test_heatmap(tmp_path: Path, queries: range) -> None:
 
 
 def test_heatmap_long() -> None:
-    """Of 300 tokens not each is labelled, of a mean the title says so; on axes that someone else
-    made."""
+    """Of 300 tokens only some are labelled; the title says of what the map is a mean.
+
+    It is drawn on axes that someone else made."""
     needed("matplotlib")
     from matplotlib.figure import Figure
 
@@ -816,8 +820,9 @@ def full(dumps: dict[str, Path]) -> Maps:
 
 
 def test_run_maps(run_bin: Path, full: Maps) -> None:
-    """The text is the run's, rows are distributions, nothing looks ahead, head counts are the
-    model's."""
+    """The text is the run's, the rows are distributions, and nothing looks ahead.
+
+    The numbers of layers and heads are the model's."""
     ids = json.loads(run(run_bin, TALES, "-i", PROMPT, "--tokenize", "--json").stdout)["ids"]
     T = len(full.tokens)
     assert (full.n_prompt == len(ids) and full.token_ids[:len(ids)] == ids
@@ -834,8 +839,7 @@ def test_run_maps(run_bin: Path, full: Maps) -> None:
 
 @pytest.mark.parametrize("ending", FORMATS[1:])
 def test_run_formats(dumps: dict[str, Path], full: Maps, ending: str) -> None:
-    """Every file of one run has the same weights within its step, and the same of what else it
-    holds."""
+    """Every file of one run has the same weights within its step, and the same other contents."""
     got = attn.load(dumps[ending])
     assert got.attn.shape == full.attn.shape and got.step == pytest.approx(STEPS.get(ending, 0))
     assert np.abs(got.attn - full.attn).max() <= got.step + 1e-7 * bool(got.step)
@@ -844,8 +848,9 @@ def test_run_formats(dumps: dict[str, Path], full: Maps, ending: str) -> None:
 
 
 def test_run_odd_text(run_bin: Path, tmp_path: Path) -> None:
-    """Quotes, markup, control characters, halves of characters and a NUL reach every format and
-    come back."""
+    """Odd text reaches every format and comes back.
+
+    Quotes, markup, control characters, parts of characters and a NUL."""
     prompt, paths = tmp_path / "prompt", [tmp_path / f"a{ending}" for ending in FORMATS]
     raw = ('say "x, y"\n\r\n\t</script><!-- ]]> &amp; \x1b[31m \u202e \u2028 '
            '\U0001f451 k\u00f6nig \ufffe'.encode() + b"\xff\xe4 \0 end")
@@ -1054,8 +1059,7 @@ def test_run_csv_order(dumps: dict[str, Path], full: Maps) -> None:
 
 
 def test_run_html_meta(run_bin: Path, tmp_path: Path, dumps: dict[str, Path], full: Maps) -> None:
-    """Thumbnails are the largest codes of the cells they stand for, the statistics are those of
-    stats()."""
+    """Thumbnails are the largest codes of their cells, the statistics are those of stats()."""
     text = dumps[".html"].read_text(encoding="utf-8")
     meta = json.loads(re.search(r'<script type="application/json" id="meta">(.*?)</script>', text,
                                 re.S)[1])
@@ -1085,8 +1089,9 @@ def test_run_html_meta(run_bin: Path, tmp_path: Path, dumps: dict[str, Path], fu
 
 
 def test_run_live(run_bin: Path, full: Maps) -> None:
-    """Through a pipe the lines come while the model generates: more is to come than a pipe holds
-    when the first is read."""
+    """Through a pipe the lines come while the model generates.
+
+    When the first is read more is to come than a pipe holds."""
     read, write = os.pipe()
     n = 150
     with subprocess.Popen([run_bin, TALES, "-i", PROMPT, "-n", str(n), "-s", "1", "--ignore-eos",
@@ -1113,8 +1118,9 @@ def test_run_live(run_bin: Path, full: Maps) -> None:
 
 
 def test_run_flushed(run_bin: Path, full: Maps) -> None:
-    """A line is out before the program goes on: all of the prompt's are there while standard output
-    holds it up."""
+    """A line is out before the program goes on.
+
+    All of the prompt's lines are there while standard output holds the program up."""
     (out, stdout), (read, write) = os.pipe(), os.pipe()
     os.write(stdout, bytes(fcntl.fcntl(stdout, fcntl.F_SETPIPE_SZ, 4096)))  # full
     with subprocess.Popen([run_bin, TALES, "-i", PROMPT, "-n", "8", "-s", "1", "--attn-layers", "0",
@@ -1136,8 +1142,9 @@ def test_run_flushed(run_bin: Path, full: Maps) -> None:
 
 
 def test_run_diff(run_bin: Path, tmp_path: Path, dumps: dict[str, Path], full: Maps) -> None:
-    """A changed word moves what comes after it and nothing before; the cache's type hardly
-    anything; a file is itself."""
+    """A changed word moves what comes after it and nothing before.
+
+    The cache's type moves hardly anything, and a file does not differ from itself."""
     d = attn.diff(full, attn.load(dumps[".jsonl"]))
     assert not d.js.any()
     other = [PROMPT.replace("king", "queen") if a == PROMPT else a for a in (PROMPT,)][0]
@@ -1163,8 +1170,7 @@ RECIPES = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "recipes.md").re
 
 @pytest.mark.parametrize("code", RECIPES, ids=lambda c: re.findall(r"(?:import|from) (\w+)", c)[-1])
 def test_recipes(run_bin: Path, tmp_path: Path, code: str) -> None:
-    """Each block runs beside the files that the page names, in ten lines, and leaves the file that
-    it names."""
+    """Each block of the page runs, in ten lines, and writes the file that it names."""
     for package in re.findall(r"^(?:import|from) (\w+)", code, re.M):
         needed(package)
     assert len(code.splitlines()) <= 10

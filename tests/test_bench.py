@@ -1,5 +1,6 @@
-"""bench/: how compare.py reads what benches print and forms ratios, and that kernels_bench times
-every kernel. No speed is judged."""
+"""bench/: what compare.py reads and computes, and that kernels_bench times every kernel.
+
+No speed is judged."""
 from __future__ import annotations
 
 import json
@@ -63,8 +64,7 @@ def runs(work: str, *rounds: dict[tuple[str, str], float], threads: int = 2) -> 
 
 
 def test_ratios() -> None:
-    """Within each round, against the best setting of the best peer of that round, then the
-    median."""
+    """A ratio is formed within a round, against the best peer; then comes the median."""
     us, a0, a1, b = ("attn.c", ""), ("A", "-fa 0"), ("A", "-fa 1"), ("B", "")
     some = runs("tg64", {us: 30, a0: 10, a1: 15, b: 12}, {us: 10, a0: 10, a1: 5, b: 4},
                 {us: 33, a0: 20, a1: 2, b: 22}, {us: 99}, {a1: 1})
@@ -134,8 +134,7 @@ def test_session(run_bin: Path, kernels_bench: Path, tmp_path: Path) -> None:
 
 
 def test_kernels(kernels_bench: Path) -> None:
-    """Every kernel on every instruction set, the peaks and the whole program: numbers that are
-    numbers."""
+    """Every kernel on every instruction set, the peaks and the program: finite numbers."""
     data = json.loads(subprocess.run([kernels_bench, "--json", "--quick", TALES],
                                      capture_output=True, text=True, check=True).stdout)
     names: dict[str, list[tuple[str, str]]] = {}
@@ -151,7 +150,7 @@ def test_kernels(kernels_bench: Path) -> None:
         assert table == "scalar" or {n.split()[0] for n, _ in own} >= vector
     kinds = {n.split()[0] for n, _ in names["scalar"]}
     assert kinds >= {"dequantize", "gemm", "gemm_add", "gemm_add_f16", "norm", "act", "mul",
-                     "quantize", "soft_cap", "soft", "exp_sum", "f32_to_f16"}
+                     "pack_activations", "soft_cap", "online_softmax", "exp_sum", "f32_to_f16"}
     # the types of docs/families.md
     assert sum(n.startswith("dequantize ") for n, _ in names["scalar"]) == 15
     peaks = {(p["table"], p["peak"]): p["rate"] for p in data["peaks"]}

@@ -1,5 +1,7 @@
-"""The command line as a user meets it: flags, prompts, standard streams, exit statuses, signals,
-and the promise that the bytes do not depend on threads, batches or the output's form."""
+"""The command line as a user meets it.
+
+Flags, prompts, standard streams, exit statuses, signals, and the promise that the bytes do not
+depend on threads, batches or the output's form."""
 from __future__ import annotations
 
 import itertools
@@ -17,7 +19,7 @@ import gguf
 import numpy as np
 import pytest
 import tokenizers
-from command import TIMEOUT, error_of, printable, run, text_of
+from command import TIMEOUT, error_of, logits_of, printable, run, text_of
 from gguf_files import I32, STR, U32, byte_level, smallest, write_tiny
 
 GREEDY = ["--temp", "0"]
@@ -120,8 +122,7 @@ USAGE = [
     (["M", "--quantize", "q8_0", "--quantize", "q4_0", "-o", "a"],
      "--quantize: given twice, want one TYPE"),
     # flags and modes
-    (["M", "--json"], "--json needs --tokenize, --perplexity or --bench"),
-    (["M", "--output=x"], "--output needs --quantize"),
+    (["M", "--output=x"], "--output needs --jsonl, --lines or --quantize"),
     (["M", "--quantize", "q8_0"], "--quantize needs -o"),
     (["M", "--pp", "1"], "--pp needs --bench"),
     (["M", "--bench", "-p", "x"], "--bench does not take -p"),
@@ -181,8 +182,9 @@ def prompt_of(exe: Path, model: Path, *args: str | Path, **more) -> bytes:
 
 
 def test_the_last_newline(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """One newline at the very end of a prompt that ends in a file or standard input is cut; nothing
-    else ever is."""
+    """One newline at the very end of a prompt that ends in a file or standard input is cut.
+
+    Nothing else ever is."""
     for text in (b"", b"\n", b"\r\n", b"\r", b"\n\n", b"a", b"a\n", b"a\r\n", b"a\r", b"a\n\n",
                  b"a\r\n\r\n", b"\n a", b"a \n", b"a\n\r"):
         cut = (text.removesuffix(b"\n").removesuffix(b"\r")
@@ -336,8 +338,9 @@ def reference(model: Path) -> tokenizers.Tokenizer:
 
 def test_control_tokens_are_text_unless_special(any_run: Path, tiny_model: Path,
                                                 tmp_path: Path) -> None:
-    """--special is for -i, --special-files for files and standard input; the ids are those of
-    tokenizers with and without its encode_special_tokens."""
+    """--special is for -i, --special-files for files and standard input.
+
+    The ids are those of tokenizers with and without its encode_special_tokens."""
     hf = reference(tiny_model)
     text = "<|end|>the<|bos|>a"
     hf.encode_special_tokens = True
@@ -413,7 +416,7 @@ def read_terminal(parent: int) -> bytes:
 
 
 def on_terminal(exe: Path, *args: str | os.PathLike) -> bytes:
-    """Standard output of a run whose output is a terminal (its \r\n made \n again)."""
+    r"""Standard output of a run whose output is a terminal (its \r\n made \n again)."""
     parent, child = pty.openpty()
     done = run(exe, *args, stdout=child)
     os.close(child)
@@ -519,8 +522,9 @@ def test_a_signal_as_the_end(any_run: Path, long_model: Path) -> None:
 
 
 def test_verbose_begins_on_a_new_line(any_run: Path, tiny_model: Path) -> None:
-    """Where standard error shows the text too: one pipe, one file, one terminal, or a terminal
-    behind a pipe."""
+    """Also where standard error shows the text too.
+
+    That is with one pipe, one file, one terminal, or a terminal at the end of a pipe."""
     a, newline = 2 + ord("a"), 2 + ord("\n")
     args = [any_run, tiny_model, "-i", "x", "-n", "2", "-v", *GREEDY]
     for token, text in ((a, b"aa\n"), (newline, b"\n\n")):
@@ -587,8 +591,9 @@ def test_verbose_is_on_stderr(any_run: Path, tiny_model: Path, story: bytes) -> 
 
 
 def stoppable(story: bytes) -> list[tuple[int, int]]:
-    """Slices of a story that make stop texts: no zeros, several tokens, ending where a character
-    may end."""
+    """Slices of a story that make stop texts.
+
+    No zeros, several tokens, ending where a character may end."""
     return [(a, b) for a, b in ((0, 1), (3, 7), (10, 20), (len(story) - 6, len(story)))
             if b"\0" not in story[a:b]]
 
@@ -616,8 +621,9 @@ def test_stop(any_run: Path, tiny_model: Path, story: bytes) -> None:
 
 
 def test_stop_at_control_tokens(any_run: Path, tiny_model: Path) -> None:
-    """A stop text that is a control token, or holds some, meets the token and not a part of its
-    name; where they are printed their names are text."""
+    """A stop text that is or holds a control token meets the token, not its name.
+
+    Where control tokens are printed their names are text."""
     # a <|bos|> b c: each once, as the penalty has it
     order = [2 + ord("a"), 0, 2 + ord("b"), 2 + ord("c"), 0]
     bias = [x for rank, i in enumerate(order[:4])
@@ -704,8 +710,9 @@ def test_seeds(any_run: Path, tiny_model: Path) -> None:
 
 
 def test_greedy(any_run: Path, tiny_model: Path, story: bytes, tmp_path: Path) -> None:
-    """--temp 0 takes the largest logit, as do top-k 1, top-p 0, min-p 1 and a vanishing
-    temperature."""
+    """--temp 0 takes the largest logit.
+
+    So do top-k 1, top-p 0, min-p 1 and a vanishing temperature."""
     args = [tiny_model, "-i", "the", "-n", "60"]
     for same in (["--top-k", "1"], ["--top-p", "0"], ["--min-p", "1"],
                  ["--temp", "1e-30", "--top-p", "1", "--min-p", "0", "--top-k", "0"]):
@@ -723,8 +730,9 @@ def test_greedy(any_run: Path, tiny_model: Path, story: bytes, tmp_path: Path) -
 
 
 def test_penalties_change_the_text(any_run: Path, tiny_model: Path) -> None:
-    """Their arithmetic is tested in test_sampler.c; here, that the flags arrive and the prompt
-    counts."""
+    """The flags arrive, and the prompt counts.
+
+    The arithmetic of penalties is tested in test_sampler.c."""
     args = [tiny_model, "-i", "aaaa", "-n", "30", *GREEDY, "--ignore-eos"]
     plain = text_of(any_run, *args)
     for flags in (["--presence-penalty", "50"], ["--frequency-penalty", "50"],
@@ -737,11 +745,6 @@ def test_penalties_change_the_text(any_run: Path, tiny_model: Path) -> None:
 
 
 # ---- logits, and that nothing depends on the form ------------------------------------------------
-
-
-def logits_of(exe: Path, model: Path, path: Path, *args: str, **more) -> tuple[bytes, np.ndarray]:
-    out = text_of(exe, model, "--logits", path, *args, **more)
-    return out, np.load(path)
 
 
 PROMPT = "the quick brown fox jumps over the lazy dog and " * 4
@@ -764,8 +767,9 @@ def test_same_bytes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_kv_types(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Halves have 11 bits: the logits (deviation about 5) move by about 1e-3, and not by nothing;
-    bytes have 8."""
+    """An f16 cache moves logits by about 1e-3, a q8 cache more, and neither by nothing.
+
+    f16 has 11 bits, q8 has 8; the logits deviate by about 5."""
     path, args = tmp_path / "l.npy", ["-i", PROMPT, "-n", "0", "--exact"]
     _, half = logits_of(run_bin, tiny_model, path, *args)
     _, named = logits_of(run_bin, tiny_model, path, *args, "--kv", "f16")
@@ -784,9 +788,10 @@ def test_kv_size(run_bin: Path, smollm2_path: Path) -> None:
 
 
 def test_kernel_tables(run_bin: Path, tiny_model: Path, tmp_path: Path, table: str) -> None:
-    """Tables sum in different orders: at most about sqrt(64) * 2^-24 relative for each of 14
-    products in a row, with growth through two layers; 1e-4 of the deviation is a hundred times that
-    and far below any mistake."""
+    """Kernel tables differ by the order of their sums only.
+
+    That is at most about sqrt(64) * 2^-24 relative for each of 14 products in a row, with growth
+    through two layers; 1e-4 of the deviation is a hundred times that and far below any mistake."""
     path = tmp_path / "l.npy"
     _, want = logits_of(run_bin, tiny_model, path, "-i", PROMPT, "-n", "0", "--kv", "f32",
                         env={"RUN_CPU": "scalar"})
@@ -910,37 +915,56 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "t": ["--tokenize"], "p": ["--perplexity", "text"],
+MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", "form"],
+         "r": ["--render", "--messages", "talk", "--chat-template", "form"],
+         "t": ["--tokenize"], "n": ["--info"],
+         "p": ["--perplexity", "text"],
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
 TAKES = {  # flag: the modes that take it, and a value
-         "-i": ("gt", "the"), "-f": ("gt", "text"), "--keep-newline": ("gt", None),
-         "-e": ("gt", None), "--special": ("gt", None),
-         "--special-files": ("gtp", None), "--no-bos": ("gtp", None),
-         "-n": ("g", "2"), "--stop": ("g", "x"), "--ignore-eos": ("g", None), "--echo": ("g", None),
-         "--temp": ("g", "1"), "--top-k": ("g", "3"), "--top-p": ("g", "0.5"),
-         "--min-p": ("g", "0.1"), "--repeat-penalty": ("g", "1.5"),
-         "--presence-penalty": ("g", "1"), "--frequency-penalty": ("g", "1"),
-         "--repeat-last-n": ("g", "3"), "--logit-bias": ("g", "5+1"), "-s": ("g", "1"),
-         "-c": ("gp", "64"), "-b": ("gpb", "3"), "-t": ("gpbq", "1"), "--kv": ("gpb", "f32"),
-         "--exact": ("gpb", None),
+         "-i": ("gct", "the"), "-f": ("gct", "text"), "--keep-newline": ("gct", None),
+         "-e": ("gclt", None), "--special": ("gclt", None),
+         "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
+         "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
+         "--echo": ("gl", None),
+         "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
+         "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
+         "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
+         "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
+         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"), "--kv": ("gclpb", "f32"),
+         "--exact": ("gclpb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
-         "--quantize-type": ("q", "attn_v=f32"), "-o": ("q", "out"),
-         "--json": ("tpb", None), "--logits": ("g", "c.npy"), "-v": ("gpbq", None),
+         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
+         "--json": ("gctnrpb", None), "--info": ("n", None),
+         "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
+         "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
+         "--unordered": ("l", None), "--timings": ("l", None),
+         "--chat": ("c", None), "--system": ("c", "x"),
+         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
+         "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
+         "--no-generation-prompt": ("r", None),
+         "--logits": ("g", "c.npy"), "-v": ("gclpbq", None),
          }
+CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
 def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                              monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each flag of --help in each mode, under each of its names: the mode takes it, or refuses it
-    by name."""
+    """Each flag of --help in each mode, under each of its names.
+
+    The mode takes it, or refuses it by name."""
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
+    (tmp_path / "lines").write_text('"the"\n')
+    (tmp_path / "short").write_text("the\nfox\n")
+    (tmp_path / "talk").write_text('[{"role": "user", "content": "the"}]')
+    (tmp_path / "tools").write_text("[]")
+    (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
@@ -953,10 +977,11 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if key in base:
+            if (key in base or (mode == "l" and key in ("--jsonl", "--lines"))
+                    or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
-            more = ["-i", "the"] if mode in "gt" and key not in ("-i", "-f") else []
-            more += ["-n", "1"] if mode == "g" and key != "-n" else []
+            more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
+            more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
             for name in names if mode != "b" or mode not in modes else [key]:
@@ -968,14 +993,16 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     continue
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
-                    owners = [MODES[m][0] for m in "tpbq" if m in modes]
-                    assert (key in ("--tokenize", "--perplexity", "--bench", "--quantize") or line
+                    owners = ["--jsonl", "--lines"] if "l" in modes else []
+                    owners += [MODES[m][0] for m in "crtnpbq" if m in modes]
+                    assert (key in CHOOSE or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
-                elif key in ("--tokenize", "--perplexity", "--bench", "--quantize"):
+                elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "out", "a.csv", "b.csv", "c.npy",
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "talk", "tools", "form", "out", "a.csv",
+                                                    "b.csv", "c.npy",
                                                     "d.csv", "d.npz"}
 
 
@@ -983,7 +1010,8 @@ def test_two_modes(run_bin: Path) -> None:
     """Any two rows of the table that choose a mode are refused, in both orders."""
     table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
-    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
+    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows
+             if names != "--jsonl"]  # the mode of --lines
     assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m]
     for a, b in itertools.permutations(modes, 2):
         want = f"{a[0]} and {b[0]} are two modes, choose one"
@@ -992,14 +1020,15 @@ def test_two_modes(run_bin: Path) -> None:
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path,
                                     monkeypatch: pytest.MonkeyPatch) -> None:
-    """What --help shows in parentheses is what happens without the flag; another value is something
-    else."""
+    """What --help shows in parentheses is what happens without the flag.
+
+    Another value changes something."""
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 30)
     monkeypatch.chdir(tmp_path)
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$",
                       text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
-    assert len(shown) == len(rows) == 19
+    assert len(shown) == len(rows) == 20
     assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
             # llama.cpp's (common/common.h, common_params_sampling)
             "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05",
@@ -1025,8 +1054,9 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
 
 
 def test_help_wins(any_run: Path, tiny_model: Path) -> None:
-    """Over errors before and behind it, over other modes and missing values; not as another flag's
-    value."""
+    """--help wins over errors before and after it, other modes and missing values.
+
+    As the value of another flag it is a value."""
     for flag in ALONE:
         text = text_of(any_run, flag)
         for args in (["--nonesuch", flag], [flag, "--nonesuch"], ["M", "N", flag],

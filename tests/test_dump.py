@@ -1,12 +1,7 @@
-"""--dump-attn and --attn-stats: the maps against transformers and plain references, that nothing
-depends on their being written, and how files fail. What the formats hold in detail is tested with
-their reader, in test_attn.py.
+"""--dump-attn and --attn-stats.
 
-Tolerance of the maps: 1e-4, with an f32 cache. Scores have a deviation of some units and lie within
-about 1e-5 of transformers' own f32, and a weight moves by no more than a quarter of what its score
-does; 3e-5 was the most seen over all cases here (scores of +-40), 2e-5 with the real models. A mask
-off by one, a missed cap or slope moves weights by 0.01 at least. Rows sum to 1 within what rounding
-1000 weights and their sum to 24 bits can do: 2e-6."""
+The maps against transformers and plain references, that nothing depends on their being written, and
+how files fail. What the formats hold in detail is tested with their reader, in test_attn.py."""
 from __future__ import annotations
 
 import csv
@@ -27,9 +22,7 @@ import torch
 from command import TIMEOUT, error_of, run, text_of
 from gguf_files import I32, STR, smallest, write_tiny
 
-import export
 import hf_models as hf
-from exporting import spec as M, vocab as voc
 
 TALES = Path(__file__).resolve().parent.parent / "models" / "tales.bin"
 TOLERANCE, SUMS = 1e-4, 2e-6
@@ -60,18 +53,13 @@ def check(got: np.ndarray, want: np.ndarray) -> None:
 
 # ---- against references --------------------------------------------------------------------------
 
-@pytest.fixture(scope="module")
-def tok() -> dict:
-    return hf.tokenizer_json()
-
-
 @pytest.mark.parametrize("case", hf.CASES, ids=lambda c: c.name)
 def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None:
-    """Every family: transformers returns the probabilities of its eager attention for one pass over
-    the whole text."""
-    model, path = case.build(), tmp_path / "model.bin"
-    assert export.main([str(hf.save(model, tok, tmp_path / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
+    """Every family's maps, against transformers.
+
+    It returns the probabilities of its eager attention for one pass over the whole text."""
+    model = case.build()
+    path = hf.exported(model, tok, tmp_path / "model.bin")
     _, got = npz(run_bin, path, tmp_path, "-i", hf.PROMPT, "-n", "6", *EXACT,
                  *(["-c", str(case.context)] if case.context else []))
     ids, n = got["token_ids"].tolist(), int(got["n_prompt"])
@@ -104,11 +92,7 @@ MORE_CASES = [
 def test_gpt(case: hf.GptCase, run_bin: Path, tok: dict, tmp_path: Path) -> None:
     """The architecture `gpt`: against its description in torch, in f64."""
     spec, tensors = case.build()
-    path = tmp_path / "model.bin"
-    recipes = {name: M.Recipe((name,)) for name in tensors}
-    export.export(M.Model(spec, recipes, M.Tensors(tensors),
-                          voc.bpe_vocab(tok, Path("tokenizer.json")), "gpt", case.name), path,
-                  "f32")
+    path = hf.exported_gpt(spec, tensors, tok, tmp_path / "model.bin")
     _, got = npz(run_bin, path, tmp_path, "-i", hf.PROMPT * (9 if case in MORE_CASES else 1), "-n",
                  "6", *EXACT)
     want: list[torch.Tensor] = []
@@ -196,8 +180,10 @@ TEXTS = {
 
 @pytest.mark.parametrize("name", TEXTS)
 def test_same_maps(run_bin: Path, tiny_model: Path, tmp_path: Path, name: str) -> None:
-    """The same bytes for any number of threads and any chunk; lines written token by token are the
-    rows of the last pass; and the tokens are the prompt and the text."""
+    """The same bytes for any number of threads and any chunk.
+
+    Lines written token by token are the rows of the last pass, and the tokens are the prompt and
+    the text."""
     which, args, n_new, n_cut = TEXTS[name]
     model = tiny_model if which == "tiny" else TALES
     seen = set()
@@ -244,7 +230,7 @@ def test_live_reductions(run_bin: Path, tiny_model: Path, tmp_path: Path, reduce
 
 
 def test_no_rows(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Rows of what was generated, where nothing was; and positions behind the text."""
+    """Rows of what was generated, where nothing was; and positions after the text."""
     for queries in ("generated", "90-99"):
         for more in ([], ["--attn-reduce", "mean"], ["--attn-reduce", "rollout"]):
             _, maps = npz(any_run, tiny_model, tmp_path, "-i", "the", "-n", "0", "--attn-queries",
@@ -260,8 +246,9 @@ def test_no_rows(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
 # ---- files ---------------------------------------------------------------------------------------
 
 def test_npz(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """A zip archive that others read, with right sums of 32-bit and 16-bit data, the same bytes at
-    any time."""
+    """A zip archive that others read, and the same bytes at any time.
+
+    Its check sums are right, of 32-bit and of 16-bit data."""
     for dtype in ("f4", "f2"):
         args = ["-i", PROMPT, "-n", "9", "-s", "5", "--ignore-eos", "--attn-dtype",
                 {"f4": "f32", "f2": "f16"}[dtype]]
@@ -286,8 +273,9 @@ ODD = ["<unk>", "<s>", "</s>", "\u2581", "a", '"\\\x01\n\x7f\u2028\u202e</script
 
 
 def test_odd_tokens(any_run: Path, tmp_path: Path) -> None:
-    """Texts of tokens that could end a quote, a line, a script or a document arrive whole wherever
-    they are data."""
+    """Texts of tokens arrive whole wherever they are data.
+
+    They could end a quote, a line, a script or a document."""
     m = smallest().array("tokenizer.ggml.tokens", STR,
                          ODD).array("tokenizer.ggml.token_type", I32, [2, 3, 3, 1, 1, 4, 4])
     (tmp_path / "<&m>.gguf").write_bytes(m.build())
@@ -309,8 +297,9 @@ def test_odd_tokens(any_run: Path, tmp_path: Path) -> None:
 
 
 def test_every_byte(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Bytes that are not UTF-8 are shown as \\xE4 and stand as they are in token_bytes; control
-    tokens have none."""
+    r"""Bytes that are not UTF-8 are shown as \xE4 and stand unchanged in token_bytes.
+
+    Control tokens have no bytes there."""
     everything = bytes(range(255, 5, -1))
     (tmp_path / "f").write_bytes(everything)
     _, maps = npz(any_run, tiny_model, tmp_path, "-f", tmp_path / "f", "-n", "0",
@@ -326,8 +315,9 @@ def test_every_byte(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_pipes(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """Lines into a descriptor, standard output or a named pipe; what must seek says so before
-    anything is run."""
+    """Lines go into a descriptor, standard output or a named pipe.
+
+    A format that must seek says so before anything is run."""
     args = [any_run, tiny_model, "-i", "the", "-n", "30", "-s", "1", "--ignore-eos"]
     text_of(*args, *dumps(tmp_path, ".jsonl", ".csv"))
     lines = (tmp_path / "a.jsonl").read_bytes()
@@ -469,8 +459,9 @@ def test_zero_byte(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
 
 
 def test_what_is_there_stays(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """A wrong flag does not empty an old file, and a reader that leaves (SIGPIPE) or a hang-up no
-    half-written one."""
+    """A wrong flag does not empty an old file.
+
+    A reader that leaves (SIGPIPE) or a hang-up leaves no half-written one."""
     (tmp_path / "l.npy").write_bytes(b"old")
     error_of(run_bin, tiny_model, "-i", "the", "--logits", tmp_path / "l.npy",
              *dumps(tmp_path, ".npz"), "--attn-layers", "99", code=2)
@@ -506,8 +497,10 @@ def test_write_error(any_run: Path, place: list[str], args: list[str], kilobytes
 
 
 def test_full_disk(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
-    """A disk of 256 kB: what is known when the text is complete is refused, lines fail when it is
-    full; nothing stays."""
+    """A disk of 256 kB: nothing stays on it.
+
+    What is known to be too large when the text is complete is refused; lines fail when the disk is
+    full."""
     script = ('mount -t tmpfs -o size=256k none "$0" && cd "$0" && "$@"; code=$?; [ -z "$(ls -A)" '
               '] || echo left: *; exit $code')
     if run(Path("/bin/bash"), "-c", 'unshare -m bash -c "$@"', "-", script, tmp_path,
@@ -542,8 +535,7 @@ def popen(exe: Path, *args: str | Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_generating(any_run: Path, tmp_path: Path, number: signal.Signals) -> None:
-    """The maps of what was generated are written, live and otherwise, and the process dies by that
-    signal."""
+    """The maps of what was generated are written, and the process dies by that signal."""
     write_tiny(tmp_path / "m.gguf", context=4000)
     files = dumps(tmp_path, ".npz", ".jsonl")
     p = popen(any_run, tmp_path / "m.gguf", "-i", "the", "-s", "1", "--ignore-eos", "--attn-layers",
@@ -564,8 +556,9 @@ def test_signal_while_generating(any_run: Path, tmp_path: Path, number: signal.S
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_while_writing(run_bin: Path, tmp_path: Path, number: signal.Signals,
                               first: signal.Signals | None) -> None:
-    """No file under the final name, no other left; also where another signal has ended the
-    generation."""
+    """No file under the final name is left, and no other.
+
+    Also where another signal has ended the generation."""
     (tmp_path / "f").write_text("Once upon a time there was a king. " * 300)
     folder = tmp_path / "out"
     folder.mkdir()

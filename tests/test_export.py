@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import struct
 import subprocess
@@ -319,8 +320,10 @@ def test_sentencepiece(folder: Path, tmp_path: Path, tok: dict[str, Any]) -> Non
 
 def test_sentencepiece_in_tokenizer_json(tmp_path: Path,
                                          capsys: pytest.CaptureFixture[str]) -> None:
-    """Llama's tokenizer.json: the merges of each piece together and complete become scores in their
-    order; others are refused, or kept as merges where there is no space prefix (Gemma)."""
+    """Llama's tokenizer.json becomes SentencePiece pieces with scores.
+
+    That is where the merges of each piece are complete and together in the list; others are
+    refused, or kept as merges where there is no space prefix (Gemma)."""
     import sentencepiece as spm
     sp = spm.SentencePieceProcessor(model_file=str(hf.sentencepiece(tmp_path)))
     tok = hf.fast_json(sp)
@@ -364,7 +367,7 @@ def test_tokenizers_refused(folder: Path, tmp_path: Path, capsys: pytest.Capture
          "MergedWithNext"),
         ({"pre_tokenizer": {"type": "Sequence",
                             "pretokenizers": [byte_level | {"add_prefix_space": False}, split]}},
-         "behind ByteLevel"),
+         "after ByteLevel"),
         ({"pre_tokenizer": {"type": "Sequence",
                             "pretokenizers": [byte_level | {"add_prefix_space": False}, digits]},
           "model": tok["model"] | {"vocab": tok["model"]["vocab"] | {"\u00c2\u00bd": 1000}}},
@@ -509,8 +512,7 @@ def test_own_checkpoint(tmp_path: Path, tok: dict[str, Any],
                         capsys: pytest.CaptureFixture[str]) -> None:
     g = torch.Generator().manual_seed(5)
     shapes = {"attn_norm": (32,), "wq": (32, 32), "wk": (32, 32), "wv": (32, 32), "wo": (32, 32),
-              "ffn_norm": (32,),
-              "w_up": (64, 32), "w_down": (32, 64)}
+              "ffn_norm": (32,), "w_up": (64, 32), "w_down": (32, 64)}
     state = {"tok_emb.weight": torch.randn(300, 32, generator=g),
              "final_norm.weight": torch.rand(32, generator=g)}
     state |= {f"layers.{i}.{k}.weight": torch.randn(v, generator=g) for i in range(2)
@@ -556,8 +558,7 @@ def test_pickles_run_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     torch.save({"model": Evil()}, "ckpt.pt", _use_new_zipfile_serialization=False)
     assert "needs code" in refused(capsys, Path("ckpt.pt"), out)
     for bad in (Evil(), {"itos": Evil()}, {"itos": {0: "ab"}}, {"itos": {1: "a"}}, {"itos": 3}, [],
-                {"itos": {0: "a", 1: "a"}},
-                {"itos": {0: " ", 1: voc.SPACE}}, {"itos": {0: 7}}):
+                {"itos": {0: "a", 1: "a"}}, {"itos": {0: " ", 1: voc.SPACE}}, {"itos": {0: 7}}):
         with pytest.raises(ExportError):
             Path("meta.pkl").write_bytes(pickle.dumps(bad))
             voc.char_vocab(Path("meta.pkl"))
@@ -683,8 +684,9 @@ def test_an_old_file_survives_a_failure(folder: Path, tmp_path: Path,
 
 def test_every_end_token_is_kept(folder: Path, tmp_path: Path,
                                  capsys: pytest.CaptureFixture[str]) -> None:
-    """generation_config.json's list whole, as transformers reads it; ids of padding rows count,
-    others are named."""
+    """All of generation_config.json's list is kept, as transformers reads it.
+
+    Ids of padding rows count, those beyond are named."""
     from transformers import GenerationConfig
     ids = [0, 270, 271, 272, 299]
     (folder / "tokenizer.json").write_text(json.dumps(hf.tokenizer_json(280)))
@@ -716,14 +718,14 @@ def test_every_end_token_is_kept(folder: Path, tmp_path: Path,
 
 def test_added_tokens_beyond_tokenizer_json(folder: Path, tmp_path: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
-    """Tokens that only tokenizer_config.json lists, or with vocab.json only added_tokens.json:
-    transformers adds them."""
+    """transformers adds the tokens that only tokenizer_config.json lists.
+
+    With a vocab.json, also those that only added_tokens.json lists."""
     from transformers import AutoTokenizer
     tok = hf.tokenizer_json(280)
     (folder / "tokenizer.json").write_text(json.dumps(tok))
     flags = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False}
-    edit(folder / "tokenizer_config.json",
-         added_tokens_decoder={
+    edit(folder / "tokenizer_config.json", added_tokens_decoder={
              "280": flags | {"content": "<|user|>", "special": True},
              "281": flags | {"content": "<think>", "special": False},
              "999": flags | {"content": "<far>", "special": True}
@@ -748,8 +750,9 @@ def test_added_tokens_beyond_tokenizer_json(folder: Path, tmp_path: Path,
 
 
 def test_padding_prints_nothing(folder: Path, tmp_path: Path, run_bin: Path) -> None:
-    """Rows beyond the tokenizer, in our files and in those of llama.cpp's converter: as tokenizers
-    decodes them."""
+    """Rows beyond the tokenizer print nothing, as tokenizers decodes them.
+
+    In our files and in those of llama.cpp's converter."""
     import tokenizers
     tok = hf.tokenizer_json(280)
     (folder / "tokenizer.json").write_text(json.dumps(tok))
@@ -762,11 +765,8 @@ def test_padding_prints_nothing(folder: Path, tmp_path: Path, run_bin: Path) -> 
         want = tokenizers.Tokenizer.from_str(json.dumps(tok)).decode([290, 290, 290])
         assert (done.returncode, done.stdout) == (0, want)
     some = tok["model"]["vocab"]["a"]  # the flag works
-    done = subprocess.run(
-        [run_bin, tmp_path / "a.bin", "-i", "a", "-n", "3", "--logit-bias", f"{some}+1000"],
-        capture_output=True,
-        text=True,
-        timeout=60)
+    done = subprocess.run([run_bin, tmp_path / "a.bin", "-i", "a", "-n", "3", "--logit-bias",
+                           f"{some}+1000"], capture_output=True, text=True, timeout=60)
     assert done.stdout == "aaa"
 
 
@@ -790,11 +790,9 @@ def test_values_no_type_can_hold(dtype: str, value: float, folder: Path, tmp_pat
         f.write(struct.pack("<f", value))
     up[0, 7] = value
     save_file(state, folder / "model.safetensors")
-    quantized = subprocess.run(
-        [run_bin, tmp_path / "f32.bin", "--quantize", dtype, "-o", tmp_path / "out" / "q.bin"],
-        capture_output=True,
-        text=True,
-        timeout=60)
+    quantized = subprocess.run([run_bin, tmp_path / "f32.bin", "--quantize", dtype,
+                                "-o", tmp_path / "out" / "q.bin"],
+                               capture_output=True, text=True, timeout=60)
     (tmp_path / "out" / "q.bin").unlink(missing_ok=True)
     if dtype == "f32":  # whatever is finite; --quantize copies this file as it is
         fits = abs(value) < torch.inf
@@ -861,10 +859,9 @@ def test_adapters_are_named(folder: Path, tmp_path: Path,
         (folder / "config.json").unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("prefix", [
-    "module.", "_orig_mod.module.", "module._orig_mod.", "_orig_mod._orig_mod.", "module.module.",
-    "_fsdp_wrapped_module.", "module._fsdp_wrapped_module._orig_mod."
-])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.module.", "module._orig_mod.", "_orig_mod._orig_mod.",
+               "module.module.", "_fsdp_wrapped_module.", "module._fsdp_wrapped_module._orig_mod."])
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
 def test_wrappers_names(prefix: str, layout: str, folder: Path, tmp_path: Path,
                         capsys: pytest.CaptureFixture[str]) -> None:
@@ -909,36 +906,30 @@ def test_limits_are_those_of_the_program(field: str, most: int, folder: Path, tm
 
 def test_limits_agree_with_config_c() -> None:
     text = (ROOT / "engine/config.c").read_text()
-    names = {
-        "MAX_DIM": ("embedding_length", ), "MAX_LAYERS": ("block_count", ),
-        "MAX_CONTEXT": ("context_length", ),
-        "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
-        "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length")
-    }
-    line = next(line for line in text.splitlines() if line.startswith("enum { MAX_DIM"))
-    stated = {
-        name: eval(value) for name, value in (part.split(" = ") for part in line[7:-3].split(", "))
-    }
+    names = {"MAX_DIM": ("embedding_length",), "MAX_LAYERS": ("block_count",),
+             "MAX_CONTEXT": ("context_length",),
+             "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
+             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": ()}
+    stated = {name: eval(value)
+              for name, value in re.findall(r"^    (MAX_\w+) = (.*?),?(?: //.*)?$", text, re.M)}
     assert stated.keys() == names.keys()
     for name, keys in names.items():
         assert all(LIMITS[key][1] == stated[name] for key in keys)
     assert LIMITS["feed_forward_length"][1] == 4 * stated["MAX_DIM"] and "MAX_DIM * 4" in text
 
 
-@pytest.mark.parametrize("args,name", [(dict(n_layer=10**9), "n_layer"),
-                                       (dict(n_head=10**9), "n_head"),
-                                       (dict(n_embd=10**9), "n_embd"),
-                                       (dict(vocab_size=10**9), "vocab_size"),
-                                       (dict(block_size=10**9), "max_position_embeddings")])
+@pytest.mark.parametrize("args,name",
+                         [(dict(n_layer=10**9), "n_layer"), (dict(n_head=10**9), "n_head"),
+                          (dict(n_embd=10**9), "n_embd"), (dict(vocab_size=10**9), "vocab_size"),
+                          (dict(block_size=10**9), "max_position_embeddings")])
 def test_limits_of_other_checkpoints(args: dict[str, int], name: str, tmp_path: Path,
                                      tok: dict[str, Any],
                                      capsys: pytest.CaptureFixture[str]) -> None:
     """Before anything grows with them: this ends at once and in little memory."""
     import time
     (tmp_path / "tokenizer.json").write_text(json.dumps(tok))
-    own = {
-        "n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16, "bias": False, "vocab_size": 320
-    } | args
+    own = {"n_layer": 1, "n_head": 2, "n_embd": 32, "block_size": 16, "bias": False,
+           "vocab_size": 320} | args
     torch.save({"model": hf.nanogpt_state(320, 32, 1, 16, False), "model_args": own},
                tmp_path / "ckpt.pt")
     (tmp_path / "out").mkdir()
@@ -964,10 +955,7 @@ def test_a_vocabulary_is_not_padded_before_it_is_checked(folder: Path, tmp_path:
 def test_missing_packages_are_named(script: str, package: str) -> None:
     code = (f"import sys, runpy; sys.modules[{package!r}] = None; "
             f"sys.argv = [{script!r}, '--help']; runpy.run_path({script!r}, run_name='__main__')")
-    done = subprocess.run([sys.executable, "-c", code],
-                          cwd=ROOT,
-                          capture_output=True,
-                          text=True,
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True,
                           timeout=120)
     assert (done.returncode, done.stdout) == (1, "")
     lines = done.stderr.splitlines()

@@ -1,5 +1,6 @@
-"""The program under faults: endless input, failed allocations, threads and disks, signals. Whatever
-happens there is one line, the right exit status, and no file that is not complete."""
+"""The program under faults: endless input, failed allocations, threads and disks, signals.
+
+Whatever happens there is one line, the right exit status, and no file that is not complete."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from command import TIMEOUT, check_line, error_of, run, text_of
-from gguf_files import (BOOL, F32, I32, STR, U32, Image, Tensor, byte_level, image, llama_shapes,
+from gguf_files import (BOOL, F32, I32, STR, Image, Tensor, byte_level, image, llama_shapes,
                         sentencepiece_keys, sizes, smallest, write_tiny)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,13 +29,11 @@ BASH = Path("/bin/bash")
 PROMPT = ["-i", "the king", "-n", "4", "-s", "1", "--ignore-eos"]
 WRITERS = {
     "logits": [*PROMPT, "--logits", "a.npy"],
-    **{
-        e: [*PROMPT, "--dump-attn", f"a{e}"]
-        for e in (".npz", ".npy", ".jsonl", ".csv", ".svg", ".html")
-    },
+    **{e: [*PROMPT, "--dump-attn", f"a{e}"]
+       for e in (".npz", ".npy", ".jsonl", ".csv", ".svg", ".html")},
     "stats.csv": [*PROMPT, "--attn-stats", "a.csv"],
     "stats.json": [*PROMPT, "--attn-stats", "a.json"],
-    "quantize": ["--quantize", "q8_0", "-o", "a.gguf"],
+    "quantize": ["--quantize", "q8_0", "-o", "a.gguf"]
 }
 
 
@@ -85,14 +84,8 @@ def wait_for(ready: Callable[[], bool], p: subprocess.Popen[bytes]) -> None:
 
 # ---- input ---------------------------------------------------------------------------------------
 
-ENDLESS = [
-    ["-f", "/dev/zero"],
-    ["-f", "-"],
-    [],
-    ["--perplexity", "/dev/zero"],
-    ["--perplexity", "-"],
-    ["--tokenize", "-f", "/dev/zero"],
-]
+ENDLESS = [["-f", "/dev/zero"], ["-f", "-"], [], ["--perplexity", "/dev/zero"],
+           ["--perplexity", "-"], ["--tokenize", "-f", "/dev/zero"]]
 
 
 def text_name(args: list[str]) -> str:
@@ -105,9 +98,8 @@ def test_endless_text(any_run: Path, place: Path, args: list[str]) -> None:
     if "sanitize" in str(any_run):
         pytest.skip("address sanitizer needs the address space")
     with open("/dev/zero", "rb") as zero:
-        line = error_of(
-            BASH, *limited("-v 400000", any_run, "m", *args), stdin=zero.fileno(), code=4
-        )
+        line = error_of(BASH, *limited("-v 400000", any_run, "m", *args), stdin=zero.fileno(),
+                        code=4)
     assert line == f"{text_name(args)}: out of memory while reading"
 
 
@@ -135,19 +127,15 @@ def test_silent_pipe_hears_signals(any_run: Path, place: Path, number: signal.Si
             os.close(fd)
 
 
-@pytest.mark.parametrize(
-    "args",
-    [["-f", "big"], ["--perplexity", "big"], ["-f", "-"], ["-i", "x", "-f", "big"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("args", [["-f", "big"], ["--perplexity", "big"], ["-f", "-"],
+                                  ["-i", "x", "-f", "big"]], ids=" ".join)
 def test_more_than_2_gb(run_bin: Path, place: Path, args: list[str]) -> None:
     """Refused for its size: a thirtieth of the memory would do."""
     with open("big", "wb") as f:
         f.truncate((1 << 31) - 1 + (args[0] != "-i"))
     with open("big", "rb") as f:
-        line = error_of(
-            BASH, *limited("-v 70000", run_bin, "m", "-t", "1", *args), stdin=f.fileno(), code=2
-        )
+        line = error_of(BASH, *limited("-v 70000", run_bin, "m", "-t", "1", *args),
+                        stdin=f.fileno(), code=2)
     name = "standard input" if "-" in args else "big"
     assert line == f"{name}: this is too large; a text may have at most 2147483647 bytes"
     with open("big", "rb") as f:  # what is left of it counts
@@ -171,12 +159,8 @@ def test_more_than_2_gb_of_a_pipe(run_bin: Path, place: Path) -> None:
 def test_permissions(any_run: Path, writer: tuple[list[str], str]) -> None:
     """A new file gets what the mask leaves, a replaced one keeps what it had."""
     args, name = writer
-    for umask, old, want in (
-        (0o022, None, 0o644),
-        (0o077, None, 0o600),
-        (0o022, 0o640, 0o640),
-        (0o077, 0o666, 0o666),
-    ):
+    for umask, old, want in ((0o022, None, 0o644), (0o077, None, 0o600), (0o022, 0o640, 0o640),
+                             (0o077, 0o666, 0o666)):
         if old is None:
             Path(name).unlink(missing_ok=True)
         else:
@@ -194,9 +178,8 @@ def test_owner(run_bin: Path, writer: tuple[list[str], str]) -> None:
     Path(name).write_text("old")
     os.chown(name, 1234, 2345)
     text_of(run_bin, *args)
-    assert (os.stat(name).st_uid, os.stat(name).st_gid) == (1234, 2345) and os.path.getsize(
-        name
-    ) > 3
+    assert (os.stat(name).st_uid,
+            os.stat(name).st_gid) == (1234, 2345) and os.path.getsize(name) > 3
 
 
 def test_links(any_run: Path, writer: tuple[list[str], str]) -> None:
@@ -222,9 +205,8 @@ def test_a_link_without_end(any_run: Path, writer: tuple[list[str], str]) -> Non
     args, name = writer
     Path(name).symlink_to(name)
     line = error_of(any_run, *args, code=1)
-    assert line == f"{name}: cannot write: Too many levels of symbolic links" and names() == sorted(
-        ["m", name]
-    )
+    assert (line == f"{name}: cannot write: Too many levels of symbolic links"
+            and names() == sorted(["m", name]))
 
 
 def test_long_names(any_run: Path, writer: tuple[list[str], str]) -> None:
@@ -302,18 +284,8 @@ def test_too_little_memory_keeps_old_logits(run_bin: Path, place: Path) -> None:
 
 def test_all_or_none(run_bin: Path, place: Path) -> None:
     """Where one of several results cannot be written, none of the others appears."""
-    args = [
-        "m",
-        *PROMPT,
-        "--logits",
-        "l.npy",
-        "--dump-attn",
-        "a.csv",
-        "--dump-attn",
-        "/dev/full",
-        "--attn-stats",
-        "s.csv",
-    ]
+    args = ["m", *PROMPT, "--logits", "l.npy", "--dump-attn", "a.csv", "--dump-attn", "/dev/full",
+            "--attn-stats", "s.csv"]
     assert error_of(run_bin, *args, code=1) == "/dev/full: cannot write: No space left on device"
     Path("s.csv").symlink_to("/dev/full")
     args = ["m", *PROMPT, "--logits", "l.npy", "--dump-attn", "a.csv", "--attn-stats", "s.csv"]
@@ -380,7 +352,7 @@ MODES = {
     ],
     **{name: args for name, args in WRITERS.items() if name != "quantize"},
 }
-TEXT_MODES = [["--help"], ["--man"], ["--version"], ["--completion"]]
+TEXT_MODES = [["--help"], ["--man"], ["--version"], ["--completion=bash"]]
 
 
 class Faults:
@@ -392,12 +364,8 @@ class Faults:
     def run(self, args: list[str], at: int, rest: bool) -> tuple[int, bytes, str, dict[str, bytes]]:
         """Status, output, errors and new files of a run whose allocation `at` fails (0: none)."""
         before = set(names(self.folder))
-        env = {
-            "LD_PRELOAD": str(self.library),
-            "FAIL_AT": str(at),
-            "FAIL_ALL": str(int(rest)),
-            "FAIL_LOG": str(self.folder / "count"),
-        }
+        env = {"LD_PRELOAD": str(self.library), "FAIL_AT": str(at), "FAIL_ALL": str(int(rest)),
+               "FAIL_LOG": str(self.folder / "count")}
         done = run(self.exe, *args, env=env, cwd=self.folder)
         made = {n: self.folder / n for n in names(self.folder) if n not in before and n != "count"}
         files = {n: p.read_bytes() for n, p in made.items()}
@@ -422,19 +390,14 @@ class Faults:
                 line = got[2]
                 if library_may_end_it and re.fullmatch(r"\nlibgomp: .*\n", line):
                     line = "run: " + line[1:]
-                assert (
-                    got[0] == 4
-                    and line.startswith("run: ")
-                    and line.count("\n") == 1
-                    and not got[3]
-                ), (at, rest, got)
+                assert (got[0] == 4 and line.startswith("run: ") and line.count("\n") == 1
+                        and not got[3]), (at, rest, got)
                 check_line(line[:-1])
 
 
 @pytest.fixture
-def faults(
-    run_bin: Path, tiny_model: Path, tmp_path: Path, driver: Callable[[str], Path]
-) -> Faults:
+def faults(run_bin: Path, tiny_model: Path, tmp_path: Path,
+           driver: Callable[[str], Path]) -> Faults:
     library = driver("alloc_faults.so")
     shutil.copy(tiny_model, tmp_path / "m")
     (tmp_path / "text").write_text("Once upon a time there was a king.")
@@ -469,36 +432,14 @@ def write_split(folder: Path) -> str:
 def test_no_memory_for_other_models(faults: Faults) -> None:
     """A SentencePiece vocabulary; learned positions; patterns of our own; f16 vectors."""
     own = (
-        byte_level(64)
-        .array("tokenizer.attnc.pre_patterns", STR, [r"\p{L}+|\s+", "b"])
+        byte_level(64).array("tokenizer.attnc.pre_patterns", STR, [r"\p{L}+|\s+", "b"])
         .set("tokenizer.attnc.normalizer", STR, "nfc")
     )
-    for name, m in {
-        "spm": smallest(),
-        "learned": byte_level(64),
-        "own": own,
-        "f16": tiny_f16(),
-    }.items():
+    for name, m in {"spm": smallest(), "learned": byte_level(64), "own": own,
+                    "f16": tiny_f16()}.items():
         (faults.folder / name).write_bytes(m.build())
-        faults.sweep(
-            [
-                name,
-                "-i",
-                "ab ba",
-                "-n",
-                "4",
-                "-s",
-                "1",
-                "--ignore-eos",
-                "--logit-bias",
-                "0-inf",
-                "--dump-attn",
-                "a.npz",
-                "-t",
-                "1",
-            ],
-            False,
-        )
+        faults.sweep([name, "-i", "ab ba", "-n", "4", "-s", "1", "--ignore-eos", "--logit-bias",
+                      "0-inf", "--dump-attn", "a.npz", "-t", "1"], False)
         faults.sweep([name, "-i", "ab ba", "--tokenize"], False)
 
 
@@ -534,9 +475,8 @@ def tiny_f16() -> Image:
     m = smallest()
     for name, t in m.tensors.items():
         if len(t.dims) == 1:
-            m.tensors[name] = Tensor(
-                t.dims, 1, np.frombuffer(t.data, np.float32).astype(np.float16).tobytes()
-            )
+            m.tensors[name] = Tensor(t.dims, 1,
+                                     np.frombuffer(t.data, np.float32).astype(np.float16).tobytes())
     return m
 
 
@@ -547,9 +487,8 @@ def test_no_memory_for_a_split_model(faults: Faults) -> None:
 # ---- threads -------------------------------------------------------------------------------------
 
 
-def fewer_or_no_memory(
-    done: subprocess.CompletedProcess[bytes], want: bytes, folder: Path, files: list[str]
-) -> bool:
+def fewer_or_no_memory(done: subprocess.CompletedProcess[bytes], want: bytes, folder: Path,
+                       files: list[str]) -> bool:
     """Whether the run came to its end; if not, memory was what it lacked, and nothing is left."""
     if done.returncode == 0:
         assert done.stdout == want and done.stderr == b"" and names(folder) == files
@@ -587,9 +526,8 @@ def test_no_processes_for_threads(run_bin: Path, tiny_model: Path) -> None:
         seen = []
         for n in (1, 2, 3, 5, 9, 16, 17, 18, 40):
             limit = (lambda k: lambda: resource.setrlimit(resource.RLIMIT_NPROC, (k, k)))(n)
-            done = run(
-                exe, *args, cwd=folder, user=64321, group=64321, extra_groups=[], preexec_fn=limit
-            )
+            done = run(exe, *args, cwd=folder, user=64321, group=64321, extra_groups=[],
+                       preexec_fn=limit)
             assert done.returncode == 0 and names(folder) == ["a.npz", "m", run_bin.name], done
             seen.append(int(re.search(rb", (\d+) threads,", done.stderr)[1]))
             (folder / "a.npz").unlink()
@@ -619,34 +557,15 @@ def has_parts(n: int) -> Callable[[], bool]:
     return lambda: sum(f.endswith(".part") for f in os.listdir(".")) == n
 
 
-FATAL = [
-    signal.SIGQUIT,
-    signal.SIGALRM,
-    signal.SIGUSR1,
-    signal.SIGUSR2,
-    signal.SIGXCPU,
-    signal.SIGVTALRM,
-    signal.SIGPROF,
-    signal.SIGABRT,
-    signal.SIGFPE,
-]
+FATAL = [signal.SIGQUIT, signal.SIGALRM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU,
+         signal.SIGVTALRM, signal.SIGPROF, signal.SIGABRT, signal.SIGFPE]
 
 
 @pytest.mark.parametrize("number", FATAL)
 def test_signals_that_end_it(run_bin: Path, place: Path, number: signal.Signals) -> None:
     """None of them leaves a file."""
-    p = start(
-        run_bin,
-        "m",
-        *LONG,
-        "--logits",
-        "l.npy",
-        "--dump-attn",
-        "a.jsonl",
-        "--attn-stats",
-        "s.csv",
-        cwd=place,
-    )
+    p = start(run_bin, "m", *LONG, "--logits", "l.npy", "--dump-attn", "a.jsonl", "--attn-stats",
+              "s.csv", cwd=place)
     wait_for(has_parts(3), p)
     time.sleep(0.02)
     p.send_signal(number)
@@ -658,22 +577,8 @@ def test_signals_that_end_it(run_bin: Path, place: Path, number: signal.Signals)
 def test_one_signal_too_many(run_bin: Path, place: Path, number: signal.Signals) -> None:
     """The first ends the text, the second the writing of maps, one more the program at once."""
     Path("f").write_text("Once upon a time there was a king. " * 300)
-    p = start(
-        run_bin,
-        TALES,
-        "-f",
-        "f",
-        "-c",
-        "4000",
-        "-n",
-        "900",
-        "--ignore-eos",
-        "--dump-attn",
-        "a.csv",
-        "--logits",
-        "l.npy",
-        cwd=place,
-    )
+    p = start(run_bin, TALES, "-f", "f", "-c", "4000", "-n", "900", "--ignore-eos", "--dump-attn",
+              "a.csv", "--logits", "l.npy", cwd=place)
     wait_for(has_parts(2), p)
     for _ in range(400):
         if p.poll() is not None:
@@ -688,11 +593,9 @@ def cut(path: Path) -> None:
     os.truncate(path, 4096)
 
 
-@pytest.mark.parametrize(
-    "args",
-    [["--logits", "l.npy"], ["--dump-attn", "a.jsonl", "--attn-stats", "s.csv"]],
-    ids=" ".join,
-)
+@pytest.mark.parametrize("args",
+                         [["--logits", "l.npy"],
+                          ["--dump-attn", "a.jsonl", "--attn-stats", "s.csv"]], ids=" ".join)
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_a_model_that_is_cut(any_run: Path, place: Path, args: list[str], threads: str) -> None:
     p = start(any_run, "m", *LONG, *args, "-t", threads, cwd=place)
@@ -718,16 +621,14 @@ def test_a_part_of_a_model_that_is_cut(run_bin: Path, place: Path) -> None:
     time.sleep(0.05)
     cut(place / "a\nb" / "s-00002-of-00003.gguf")
     _, stderr = p.communicate(timeout=TIMEOUT)
-    assert p.returncode == 1 and stderr.startswith(
-        rb"run: a\x0ab/s-00002-of-00003.gguf: the file was cut"
-    )
+    assert (p.returncode == 1
+            and stderr.startswith(rb"run: a\x0ab/s-00002-of-00003.gguf: the file was cut"))
     assert names() == ["a\nb", "m"]
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "f32"])
-def test_a_source_that_is_cut(
-    run_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
+def test_a_source_that_is_cut(run_bin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                              kind: str) -> None:
     """Also where its bytes are only copied."""
     monkeypatch.chdir(tmp_path)
     m = image("nonesuch", {})
@@ -778,26 +679,12 @@ LONG_WORK = {
 
 @pytest.mark.parametrize("mode", LONG_WORK)
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_a_signal_within_a_layer(
-    run_bin: Path,
-    slow_model: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    mode: str,
-    threads: str,
-) -> None:
+def test_a_signal_within_a_layer(run_bin: Path, slow_model: Path, tmp_path: Path,
+                                 monkeypatch: pytest.MonkeyPatch, mode: str, threads: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("a" * 8100)
-    p = start(
-        run_bin,
-        slow_model,
-        *LONG_WORK[mode],
-        *(["-c", "8192"] if "-f" in LONG_WORK[mode] else []),
-        "-b",
-        "4096",
-        "-t",
-        threads,
-    )
+    p = start(run_bin, slow_model, *LONG_WORK[mode],
+              *(["-c", "8192"] if "-f" in LONG_WORK[mode] else []), "-b", "4096", "-t", threads)
     time.sleep(1)
     assert p.poll() is None
     begin = time.monotonic()
@@ -806,9 +693,8 @@ def test_a_signal_within_a_layer(
     assert time.monotonic() - begin < SOON
 
 
-def test_a_signal_within_a_layer_of_the_replay(
-    run_bin: Path, slow_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_signal_within_a_layer_of_the_replay(run_bin: Path, slow_model: Path, tmp_path: Path,
+                                               monkeypatch: pytest.MonkeyPatch) -> None:
     """The text of one letter is printed, its maps are in the making."""
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("a" * 700)

@@ -1,10 +1,10 @@
-"""Keys and numbers of a model file that change what it computes: absent ones, zeros, and results
-that are not finite."""
+"""Keys and numbers of a model file that change what it computes.
+
+Absent ones, zeros, and results that are not finite."""
 from __future__ import annotations
 
 import json
 import math
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-import export
 import hf_models as hf
-from command import error_of, run, text_of as stdout_of
-from gguf_files import BOOL, F32, U32, Tensor, byte_level, smallest
-from test_parity import check, encode, text_of
+from command import error_in, error_of, run, text_of
+from gguf_files import BOOL, U32, Tensor, smallest
+from test_parity import check, decode, encode
 
 GGUF_TOOLS = Path(sys.executable).parent
 GEMMA2 = dict(head_dim=20, num_hidden_layers=4, sliding_window=7, query_pre_attn_scalar=20,
@@ -51,15 +50,11 @@ ZERO = [("granite", "residual_scale"), ("granite", "embedding_scale"),
         ("granite", "attention.scale"), ("granite", "logit_scale")]
 
 
-@pytest.fixture(scope="module")
-def tok() -> dict:
-    return hf.tokenizer_json()
-
-
 def exported(arch: str, tok: dict, tmp_path: Path,
              spread: float = 1.0) -> tuple[Path, torch.nn.Module]:
-    """The file and transformers' model; `spread` multiplies what makes scores and logits, so that
-    caps show."""
+    """The file and transformers' model.
+
+    `spread` multiplies what makes scores and logits, so that caps show."""
     cls, config, offset = MODELS[arch]
     case = hf.Case(arch, cls, hf.base(**config), arch, offset=offset)
     model = case.build()
@@ -67,10 +62,7 @@ def exported(arch: str, tok: dict, tmp_path: Path,
         for name, p in model.named_parameters():
             if spread != 1 and ("q_proj" in name or name == "model.norm.weight"):
                 p.copy_((p + offset * ("norm" in name)) * spread - offset * ("norm" in name))
-    path = tmp_path / "full.bin"
-    assert export.main([str(hf.save(model, tok, tmp_path / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
-    return path, model
+    return hf.exported(model, tok, tmp_path / "full.bin"), model
 
 
 def compare(run_bin: Path, path: Path, model: torch.nn.Module, tok: dict, tmp_path: Path) -> None:
@@ -78,7 +70,7 @@ def compare(run_bin: Path, path: Path, model: torch.nn.Module, tok: dict, tmp_pa
         with torch.no_grad():
             return model(torch.tensor([ids]), use_cache=False).logits[0]
 
-    check(run_bin, path, hf.PROMPT, lambda t: encode(tok, t), lambda i: text_of(tok, i), reference,
+    check(run_bin, path, hf.PROMPT, lambda t: encode(tok, t), lambda i: decode(tok, i), reference,
           tmp_path)
 
 
@@ -114,8 +106,9 @@ def test_zero_is_off(arch: str, key: str, run_bin: Path, tok: dict, tmp_path: Pa
 
 
 def test_needed(run_bin: Path, tok: dict, tmp_path: Path) -> None:
-    """Granite's divisor of the logits has no default (llama.cpp's granite.cpp wants it), so that
-    its absence is named."""
+    """The absence of a key without a default is named.
+
+    Granite's divisor of the logits has none (llama.cpp's granite.cpp wants it)."""
     path, _ = exported("granite", tok, tmp_path)
     subprocess.run([GGUF_TOOLS / "gguf-new-metadata", "--force", "--remove-metadata",
                     "granite.logit_scale", path, tmp_path / "m"], check=True, capture_output=True)
@@ -125,8 +118,9 @@ def test_needed(run_bin: Path, tok: dict, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rope", (True, False))
 def test_granite_without_rope(rope: bool, run_bin: Path, tok: dict, tmp_path: Path) -> None:
-    """rope.scaling.finetuned = false switches Granite's rope off (llama.cpp's granite.cpp;
-    position_embedding_type "nope")."""
+    """rope.scaling.finetuned = false switches Granite's rope off.
+
+    So it is in llama.cpp's granite.cpp; transformers has position_embedding_type "nope"."""
     import gguf
     path, model = exported("granite", tok, tmp_path)
     reader = gguf.GGUFReader(path)
@@ -150,8 +144,7 @@ def test_granite_without_rope(rope: bool, run_bin: Path, tok: dict, tmp_path: Pa
                      ("attention.key_length_swa", U32, 0), ("attention.shared_kv_layers", U32, 99),
                      ("expert_count", U32, 8), ("nextn_predict_layers", U32, 1)])
 def test_refused(key: str, kind: int, v: object, run_bin: Path, tmp_path: Path) -> None:
-    """What llama.cpp reads for every architecture and this engine cannot do is named, not
-    ignored."""
+    """What llama.cpp reads and this engine cannot do is named, not ignored."""
     path = tmp_path / "m"
     path.write_bytes(smallest().set(f"llama.{key}", kind, v).build())
     assert f"key llama.{key}: " in error_of(run_bin, path, "-i", "ab", "-n", "1", code=3)
@@ -161,8 +154,7 @@ def test_refused(key: str, kind: int, v: object, run_bin: Path, tmp_path: Path) 
 
 
 def test_trailing_dimensions(any_run: Path, tmp_path: Path) -> None:
-    """Outermost dimensions of 1 count for nothing: the same text, and the same file from
-    --quantize."""
+    """Outermost dimensions of 1 count for nothing: the same text, the same file of --quantize."""
     plain, padded = tmp_path / "plain", tmp_path / "padded"
     m = smallest()
     plain.write_bytes(m.build())
@@ -170,9 +162,9 @@ def test_trailing_dimensions(any_run: Path, tmp_path: Path) -> None:
         t.dims += [1] * (1 + i % (4 - len(t.dims)))
     padded.write_bytes(m.build())
     args = ["-i", "abab", "-n", "8", "--temp", "0", "--ignore-eos"]
-    assert stdout_of(any_run, padded, *args) == stdout_of(any_run, plain, *args)
+    assert text_of(any_run, padded, *args) == text_of(any_run, plain, *args)
     for path in (plain, padded):
-        stdout_of(any_run, path, "--quantize", "f16", "-o", path.with_suffix(".gguf"))
+        text_of(any_run, path, "--quantize", "f16", "-o", path.with_suffix(".gguf"))
     assert plain.with_suffix(".gguf").read_bytes() == padded.with_suffix(".gguf").read_bytes()
 
 
@@ -223,12 +215,10 @@ def test_results_that_are_not_finite(name: str, v: float, tensor: str, any_run: 
     (tmp_path / "text").write_text("ab" * 20)
     args = [a.replace("OUT", str(folder / "a")).replace("TEXT", str(tmp_path / "text"))
             for a in COMMANDS[name]]
-    path = spoilt(tmp_path, tensor, v)
-    done = run(any_run, path, *args)
     if tensor == "output_norm.weight" and any(w.startswith(("--dump", "--attn")) for w in args):
         args += ["-n", "1"]  # the output is not a part of a map: it is met when a token is chosen
-        done = run(any_run, path, *args)
-    line = error_of(any_run, path, *args, code=1)
+    done = run(any_run, spoilt(tmp_path, tensor, v), *args)
+    line = error_in(done, code=1)
     where = {"blk.1.attn_q.weight": "results of layer 1",
              "blk.0.ffn_down.weight": "results of layer 0", "output_norm.weight": "logits",
              "token_embd.weight": "embeddings"}[tensor]
@@ -239,8 +229,10 @@ def test_results_that_are_not_finite(name: str, v: float, tensor: str, any_run: 
 @pytest.mark.parametrize("args", (["-b", "1"], ["-b", "2"], [], ["--exact", "-t", "1"]),
                          ids=" ".join)
 def test_the_first_bad_row_is_named(args: list[str], any_run: Path, tmp_path: Path) -> None:
-    """One token's embedding is damaged, or its values overflow: the row is its first occurrence,
-    though rows before it attend to the same block of keys, where 0 times infinity is NaN."""
+    """The row that is named is the first whose numbers are not finite.
+
+    One token's embedding is damaged, or its values overflow. Rows before its first occurrence
+    attend to the same block of keys, where 0 times infinity is NaN."""
     m = smallest(2).tensor("output.weight", 7, 4)
     embeddings = np.random.default_rng(1).standard_normal((7, 4)).astype(np.float32)
     embeddings[:, 0] = 0
@@ -257,7 +249,7 @@ def test_the_first_bad_row_is_named(args: list[str], any_run: Path, tmp_path: Pa
         m.tensors["token_embd.weight"].data = e.tobytes()
         m.tensors["blk.0.attn_v.weight"].data = v.tobytes()
         (tmp_path / "m").write_bytes(m.build())
-        ids = json.loads(stdout_of(any_run, tmp_path / "m", "--tokenize", "--json", "-i",
+        ids = json.loads(text_of(any_run, tmp_path / "m", "--tokenize", "--json", "-i",
                                    "a bab"))["ids"]
         want = ids.index(6)
         assert want > 2
@@ -266,8 +258,9 @@ def test_the_first_bad_row_is_named(args: list[str], any_run: Path, tmp_path: Pa
 
 
 def test_keys_that_f16_cannot_hold(any_run: Path, tmp_path: Path) -> None:
-    """Cut off at 65504 is said once, with the flag that helps; --kv f32 says nothing, nor does a
-    cache of bytes."""
+    """That values were cut off at 65504 is said once, with the flag that helps.
+
+    --kv f32 says nothing, nor does --kv q8."""
     note = (b"run: keys or values beyond 65504 were cut off in the f16 "
             b"cache; --kv f32 keeps them whole\n")
     (tmp_path / "text").write_text("ab" * 20)
@@ -283,8 +276,9 @@ def test_keys_that_f16_cannot_hold(any_run: Path, tmp_path: Path) -> None:
 
 
 def test_the_border_of_f16(run_bin: Path, tmp_path: Path) -> None:
-    """65504 is held and 65519.99 rounds to it; 65520 is the first magnitude that is cut (round to
-    nearest even)."""
+    """65504 is held and 65519.99 rounds to it.
+
+    65520 is the first magnitude that is cut (round to nearest even)."""
     m = smallest()
     m.tensors["token_embd.weight"].data = np.ones((7, 4), np.float32).tobytes()
     m.tensors["blk.0.attn_norm.weight"].data = np.ones(4, np.float32).tobytes()

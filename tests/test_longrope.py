@@ -1,9 +1,9 @@
-"""longrope against transformers: a text's own length chooses the long or the short factors, for all
-of its positions.
+"""longrope against transformers.
 
-transformers takes the long factors when a pass holds more positions than the original context (here
-32), for every position of the pass. So a row of logits belongs to the text as it was when the row
-ran, and what is computed at the end (square maps, scores) belongs to the whole text.
+A text's own length chooses the long or the short factors, for all of its positions. transformers
+takes the long factors when a pass holds more positions than the original context (here 32), for
+every position of the pass. So a row of logits belongs to the text as it was when the row ran, and
+what is computed at the end (square maps, scores) belongs to the whole text.
 
 Tolerances: test_parity.py's 2e-4 for logits; 1e-4 for weights of attention, as in test_dump.py."""
 from __future__ import annotations
@@ -16,24 +16,23 @@ import numpy as np
 import pytest
 import torch
 
-import export
 import hf_models as hf
-from test_parity import TOLERANCE, encode, run
+from command import text_of
+from test_parity import TOLERANCE, encode
 
 ORIGINAL = 32
 FLAGS = ["-t", 1, "--exact", "--kv", "f32"]
 
 
 @pytest.fixture(scope="module")
-def longrope(tmp_path_factory: pytest.TempPathFactory):
-    """(model file, transformers model, tokenizer.json) of a tiny Phi-3 with an original context of
-    32 positions."""
+def longrope(tok: dict, tmp_path_factory: pytest.TempPathFactory):
+    """Model file, transformers' model and tokenizer.json of a tiny Phi-3.
+
+    Its original context has 32 positions."""
     folder = tmp_path_factory.mktemp("longrope")
     case = next(c for c in hf.CASES if c.name == "phi3-longrope")
-    model, tok, path = case.build(), hf.tokenizer_json(), folder / "model.bin"
-    assert export.main([str(hf.save(model, tok, folder / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
-    return path, model, tok
+    model = case.build()
+    return hf.exported(model, tok, folder / "model.bin"), model, tok
 
 
 def one_pass(model: torch.nn.Module, ids: list[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -63,15 +62,16 @@ def prompt_of(tok: dict, n: int) -> str:
     (31, 4, []), (32, 4, ["-c", 200]), (33, 4, ["-b", 8]), (8, 10, ["-c", 250])])
 def test_rows_as_they_ran(n_prompt: int, n_new: int, args: list, run_bin: Path, longrope,
                           tmp_path: Path) -> None:
-    """Text, --logits, live maps, square maps: each row of the first two kinds from the text as long
-    as it was then."""
+    """Text, --logits, live maps, square maps.
+
+    Each row of the logits and of the live maps is that of the text as long as it was then."""
     path, model, tok = longrope
     text = prompt_of(tok, n_prompt)
     full = greedy(model, encode(tok, text), n_new)
     files = {name: tmp_path / name for name in ("logits.npy", "live.jsonl", "maps.npz")}
-    run(run_bin, path, "-i", text, "-n", n_new, *FLAGS, "--temp", 0, "--ignore-eos", *args,
-        "--logits", files["logits.npy"], "--dump-attn", files["live.jsonl"], "--dump-attn",
-        files["maps.npz"])
+    text_of(run_bin, path, "-i", text, "-n", n_new, *FLAGS, "--temp", 0, "--ignore-eos", *args,
+            "--logits", files["logits.npy"], "--dump-attn", files["live.jsonl"], "--dump-attn",
+            files["maps.npz"])
     lines = [json.loads(line) for line in files["live.jsonl"].read_text().splitlines()]
     got = np.load(files["logits.npy"])
     assert [line["id"] for line in lines] == full and len(got) == len(full) - 1
@@ -100,7 +100,7 @@ def test_scores_are_one_pass(window: int, run_bin: Path, longrope, tmp_path: Pat
     path, model, tok = longrope
     file = tmp_path / "text"
     file.write_text(hf.TEXT)
-    out = json.loads(run(run_bin, path, "--perplexity", file, "--json", "-c", window, *FLAGS))
+    out = json.loads(text_of(run_bin, path, "--perplexity", file, "--json", "-c", window, *FLAGS))
     ids, nll = encode(tok, hf.TEXT), []
     for i in range(len(ids) // window):
         part = ids[i * window:(i + 1) * window]

@@ -1,5 +1,6 @@
-"""The Makefile on machines that lack something: what is left out is named, and under CI it is a
-failure."""
+"""The Makefile on machines that lack something.
+
+What is left out is named, and under CI it is a failure."""
 from __future__ import annotations
 
 import os
@@ -15,8 +16,9 @@ TOOLS = ("sh", "make", "gcc", "cc", "as", "ld", "mkdir", "cut", "sed", "touch", 
 
 
 def make(path: Path, *targets: str, ci: bool = False) -> tuple[int, str]:
-    """(exit status, what make printed) with `path` alone as the search path; nothing is compiled:
-    MAKE=true."""
+    """(exit status, what make printed) with `path` alone as the search path.
+
+    Nothing is compiled: MAKE=true."""
     env = {k: v for k, v in os.environ.items() if k not in ("CI", "MAKEFLAGS", "MFLAGS")} | {
         "PATH": str(path)} | ({"CI": "true"} if ci else {})
     done = subprocess.run([path / "make", "--no-print-directory", "MAKE=true", "-o", "run",
@@ -49,8 +51,7 @@ def test_without_clang(tools: Path) -> None:
 
 
 def test_clang_without_openmp(tools: Path) -> None:
-    """Debian's clang comes without omp.h, so that only the build without OpenMP can be made with
-    it."""
+    """Debian's clang comes without omp.h: only the build without OpenMP is made with it."""
     stub(tools / "clang", 'for a; do [ "$a" = -fopenmp ] && exit 1; done; exec gcc "$@"')
     code, said = make(tools, "variants")
     assert (code == 0 and said.count("left out") == 1 and "the build with clang and OMP=1" in said

@@ -1,10 +1,9 @@
-"""export.py, then ./run, against transformers: the same logits at every position, the same greedy
-tokens.
+"""export.py, then ./run, against transformers.
 
-Tolerance: 2e-4 in logits of deviation 1.7, with an f32 file and cache. transformers' own f32 lies
-within 3e-5 of f64, ours within about as much; a wrong rope or a missed bias moves logits by 1e-3 at
-the very least (each test shows by how much the features it names move them: more than twice the
-tolerance)."""
+The same logits at every position, the same greedy tokens. Tolerance: 2e-4 in logits of deviation
+1.7, with an f32 file and cache. transformers' own f32 lies within 3e-5 of f64, ours within about as
+much; a wrong rope or a missed bias moves logits by 1e-3 at the very least (each test shows by how
+much the features it names move them: more than twice the tolerance)."""
 from __future__ import annotations
 
 import json
@@ -21,24 +20,12 @@ import torch
 
 import export
 import hf_models as hf
-from exporting import spec as M, vocab as voc
+from command import ids_of, logits_of, text_of
+from exporting import vocab as voc
 
 TOLERANCE, DROP = 2e-4, 4e-4
 N_NEW = 32
 torch.set_num_threads(1)  # these models are far too small to share
-
-
-@pytest.fixture(scope="session")
-def tok() -> dict:
-    return hf.tokenizer_json()
-
-
-def run(run_bin: Path, *args: object) -> bytes:
-    done = subprocess.run([str(run_bin), *map(str, args)], capture_output=True, timeout=60,
-                          stdin=subprocess.DEVNULL)
-    assert done.returncode == 0, done.stderr.decode(errors="replace")
-    assert done.stderr == b""
-    return done.stdout
 
 
 def encode(tok: dict, text: str) -> list[int]:
@@ -46,7 +33,7 @@ def encode(tok: dict, text: str) -> list[int]:
     return Tokenizer.from_str(json.dumps(tok)).encode(text).ids
 
 
-def text_of(tok: dict, ids: list[int]) -> bytes:
+def decode(tok: dict, ids: list[int]) -> bytes:
     """The exact bytes of byte-level tokens; control tokens have none."""
     back = {ch: b for b, ch in voc.byte_alphabet().items()}
     pieces = {i: t for t, i in tok["model"]["vocab"].items()}
@@ -65,10 +52,11 @@ def prompt_of(tok: dict, tokens: int) -> str:
 def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int]],
           decode: Callable[[list[int]], bytes], reference: Callable[[list[int]], torch.Tensor],
           tmp_path: Path, context: int | None = None) -> None:
-    """./run on `path` against reference(ids) -> logits (T, vocab), for the prompt and N_NEW greedy
-    tokens."""
+    """./run on `path` against reference(ids) -> logits (T, vocab).
+
+    For the prompt and N_NEW greedy tokens."""
     ids = encode(text)
-    assert json.loads(run(run_bin, path, "--tokenize", "--json", "-i", text))["ids"] == ids
+    assert ids_of(run_bin, path, "-i", text) == ids
     full = list(ids)
     for _ in range(N_NEW):
         full.append(int(reference(full)[-1].argmax()))
@@ -77,11 +65,10 @@ def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int
     assert (best[len(ids) - 1:, 1]
             - best[len(ids) - 1:, 0]).min() > 2 * TOLERANCE, "a tie: choose another seed"
 
-    logits = tmp_path / "logits.npy"
-    args = ["-t", 1, "--exact", "--kv", "f32", "--temp", 0, "--ignore-eos", "--logits", logits]
+    args = ["-t", 1, "--exact", "--kv", "f32", "--temp", 0, "--ignore-eos"]
     args += ["-c", context] if context else []
-    out = run(run_bin, path, "-i", text, "-n", N_NEW, *args)
-    got = np.load(logits)  # the prompt in one batch, then one row a step
+    # the prompt in one batch, then one row a step
+    out, got = logits_of(run_bin, path, tmp_path / "l.npy", "-i", text, "-n", N_NEW, *args)
     assert (got.dtype == np.float32 and got.shape[1:] == want.shape[1:]
             and len(got) in (len(full) - 1, len(full)))
     for part, rows in (("prompt", slice(0, len(ids))), ("steps", slice(len(ids), len(got)))):
@@ -92,13 +79,12 @@ def check(run_bin: Path, path: Path, text: str, encode: Callable[[str], list[int
 
 
 def check_context(run_bin: Path, path: Path, text: str, tmp_path: Path) -> None:
-    """Neither -c nor -n changes a token or a bit of a logit; what one run has beyond another is
-    only longer."""
+    """Neither -c nor -n changes a token or a bit of a logit.
+
+    What one run has beyond another is only longer."""
     def measure(*args: object) -> tuple[bytes, np.ndarray]:
-        logits = tmp_path / "context.npy"
-        out = run(run_bin, path, "-i", text, "--temp", 0, "--ignore-eos", "-t", 1, "--logits",
-                  logits, *args)
-        return out, np.load(logits)
+        return logits_of(run_bin, path, tmp_path / "l.npy", "-i", text, "--temp", 0,
+                         "--ignore-eos", "-t", 1, *args)
 
     out, want = measure("-n", 12)
     for args in (("-n", 12, "-c", len(want) + 1), ("-n", 12, "-c", 256), ("-n", 3),
@@ -112,9 +98,7 @@ def check_context(run_bin: Path, path: Path, text: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", hf.CASES, ids=lambda c: c.name)
 def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None:
     model = case.build()
-    path = tmp_path / "model.bin"
-    assert export.main([str(hf.save(model, tok, tmp_path / "hf")), "-o", str(path), "--dtype",
-                        "f32"]) == 0
+    path = hf.exported(model, tok, tmp_path / "model.bin")
     import gguf
     arch = gguf.GGUFReader(path).fields["general.architecture"].contents()
     assert arch == case.arch
@@ -124,7 +108,7 @@ def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None
             return model(torch.tensor([ids]), use_cache=False).logits[0]
 
     text = prompt_of(tok, case.length)
-    check(run_bin, path, text, lambda t: encode(tok, t), lambda i: text_of(tok, i), reference,
+    check(run_bin, path, text, lambda t: encode(tok, t), lambda i: decode(tok, i), reference,
           tmp_path, case.context)
 
     ids = encode(tok, text)
@@ -141,13 +125,9 @@ def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None
 def test_gpt(case: hf.GptCase, run_bin: Path, tok: dict, tmp_path: Path) -> None:
     """What only the architecture `gpt` can say, against its description in torch."""
     spec, tensors = case.build()
-    vocab = voc.bpe_vocab(tok, Path("tokenizer.json"))
-    recipes = {name: M.Recipe((name,)) for name in tensors}
-    model = M.Model(spec, recipes, M.Tensors(tensors), vocab, "gpt", case.name)
-    path = tmp_path / "model.bin"
-    export.export(model, path, "f32")
+    path = hf.exported_gpt(spec, tensors, tok, tmp_path / "model.bin")
     text = prompt_of(tok, 40)
-    check(run_bin, path, text, lambda t: encode(tok, t), lambda i: text_of(tok, i),
+    check(run_bin, path, text, lambda t: encode(tok, t), lambda i: decode(tok, i),
           lambda ids: hf.gpt_forward(spec, tensors, ids).float(), tmp_path)
     ids = encode(tok, text)
     want = hf.gpt_forward(spec, tensors, ids)
@@ -172,14 +152,15 @@ def test_nanogpt(bias: bool, run_bin: Path, tmp_path: Path) -> None:
           lambda ids: "".join(chars[i] for i in ids).encode(),
           lambda ids: hf.nanogpt_forward(state, ids, 2, 4, bias), tmp_path)
     for i in range(3):  # no character is an end token, whatever SentencePiece's defaults are
-        assert run(run_bin, path, "-i", "a", "-n", 4, "--temp", 0, "--logit-bias",
+        assert text_of(run_bin, path, "-i", "a", "-n", 4, "--temp", 0, "--logit-bias",
                    f"{i}+1000") == chars[i].encode() * 4
 
 
 @pytest.mark.parametrize("kind", ("folder", "checkpoint", "bin"))
 def test_llama_with_sentencepiece(kind: str, run_bin: Path, tmp_path: Path) -> None:
-    """A Llama with tokenizer.model, as a Hugging Face folder, as llama2.c's checkpoint and as its
-    .bin."""
+    """A Llama with tokenizer.model in three forms.
+
+    A Hugging Face folder, llama2.c's checkpoint and its .bin."""
     import sentencepiece as spm
     folder = tmp_path / "in"
     folder.mkdir()
@@ -267,7 +248,7 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
              "punctuation": {"type": "Punctuation", "behavior": "Contiguous"}}
     if kind in first:
         tok["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [first[kind], byte_level]}
-    # digits are cut behind ByteLevel, where bytes of other characters count as digits too
+    # digits are cut after ByteLevel, where bytes of other characters count as digits too
     elif kind == "falcon":
         tok["pre_tokenizer"] = {
             "type": "Sequence",
@@ -295,23 +276,22 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     theirs.encode_special_tokens = True  # control tokens in a text are text
     for text in TEXTS:
         (tmp_path / "text").write_bytes(text.encode())
-        got = json.loads(run(run_bin, path, "--tokenize", "--json", "--keep-newline", "-f",
-                             tmp_path / "text"))["ids"]
+        got = ids_of(run_bin, path, "--keep-newline", "-f", tmp_path / "text")
         assert got == theirs.encode(text, add_special_tokens=False).ids, repr(text)
 
 
 def test_longrope_without_a_type(run_bin: Path, tok: dict, tmp_path: Path) -> None:
-    """llama.cpp's converter writes Phi-3's long and short factors without rope.scaling.type: the
-    same logits."""
+    """Long and short factors without rope.scaling.type give the same logits.
+
+    So llama.cpp's converter writes Phi-3."""
     case = next(c for c in hf.CASES if c.name == "phi3-longrope")
     typed, untyped = tmp_path / "typed.bin", tmp_path / "untyped.bin"
-    assert export.main([str(hf.save(case.build(), tok, tmp_path / "hf")), "-o", str(typed),
-                        "--dtype", "f32"]) == 0
+    hf.exported(case.build(), tok, typed)
     subprocess.run([Path(sys.executable).parent / "gguf-new-metadata", "--force",
                     "--remove-metadata", "phi3.rope.scaling.type", typed, untyped], check=True,
                    capture_output=True)
     text = prompt_of(tok, case.length)
     for path in (typed, untyped):
-        run(run_bin, path, "-i", text, "-n", 0, "-c", case.context, "--logits",
-            path.with_suffix(".npy"))
+        text_of(run_bin, path, "-i", text, "-n", 0, "-c", case.context, "--logits",
+                path.with_suffix(".npy"))
     assert np.array_equal(np.load(typed.with_suffix(".npy")), np.load(untyped.with_suffix(".npy")))

@@ -1,12 +1,6 @@
-"""--quantize: the file that it writes, read by the gguf package; the error of each type against
-other quantisers; policy, overrides, errors; perplexity of real models after it.
+"""--quantize: the file, the error of each type, policy and overrides, errors, perplexity.
 
-Truth from others. gguf.quants has its own quantisers of Q8_0, F16 and BF16 (ours must give the same
-bytes) and of the types with blocks of 32 (ours must not have a larger error). For the K types the
-bounds are the errors of llama.cpp's own quantiser, ggml_quantize_chunk of llama-cpp-python 0.3.36
-called through ctypes on the same values (LLAMA_CPP, relative to their deviation). That package has
-no place in CI, so its figures stand here. BELOW is what ours must stay below, in both cases: a
-little more than was measured, and less than without the least squares fit where that matters."""
+The gguf package reads the file; the errors are compared with those of other quantisers."""
 from __future__ import annotations
 
 import json
@@ -91,8 +85,9 @@ def rms(x: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", FILE_TYPES)
 def test_file(any_run: Path, tmp_path: Path, kind: str) -> None:
-    """Names, order, shapes, alignment and metadata stay; the file's type and version are right;
-    vectors are copied."""
+    """Names, order, shapes, alignment and metadata stay.
+
+    The file's type and version are right; vectors are copied."""
     rng = np.random.default_rng(1)
     tensors = {name: x[:4] for name, x in draws().items()}
     tensors = {"z.weight": tensors["blk.0.attn_q.weight"],
@@ -113,7 +108,7 @@ def test_file(any_run: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_padding_of_a_kept_header(run_bin: Path, tmp_path: Path) -> None:
-    """No file_type before: it is added behind the others. A file without tensors stays one."""
+    """No file_type before: it is added after the others. A file without tensors stays one."""
     m = model({})
     del m.keys["general.file_type"]
     out = quantize(run_bin, write(tmp_path / "m", m), "q4_0")
@@ -166,8 +161,9 @@ def test_error_beside_llama_cpp(run_bin: Path, drawn: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k", "q8_0"])
 def test_odd_values(any_run: Path, tmp_path: Path, kind: str) -> None:
-    """Zeros stay zeros; constants, tiny and huge numbers and single outliers come back as well as
-    the type can."""
+    """Zeros stay zeros.
+
+    Constants, tiny and huge numbers and single outliers come back as well as the type can."""
     rng = np.random.default_rng(2)
     x = np.zeros((8, 256), np.float32)
     x[1], x[2], x[3], x[4] = (1, -3, rng.standard_normal(256) * 1e-30,
@@ -183,8 +179,9 @@ def test_odd_values(any_run: Path, tmp_path: Path, kind: str) -> None:
 
 
 def test_known_grid_is_found(run_bin: Path, tmp_path: Path) -> None:
-    """Quantising what was quantised to the same type loses nothing: the extremes' own grid is among
-    the candidates."""
+    """Quantising what was quantised to the same type loses nothing.
+
+    The extremes' own grid is among the candidates."""
     for kind in ("q8_0", "q4_0", "q4_1", "q5_0", "q5_1"):
         once = {name: gguf.quants.dequantize(gguf.quants.quantize(x, T[kind.upper()]),
                                              T[kind.upper()]) for name, x in draws().items()}
@@ -214,8 +211,9 @@ def test_sources(run_bin: Path, tmp_path: Path) -> None:
 
 
 def test_same_bytes(run_bin: Path, tmp_path: Path) -> None:
-    """For any number of threads and any instruction set; one tensor is larger than what is written
-    at a time."""
+    """The same bytes for any number of threads and any instruction set.
+
+    One tensor is larger than what is written at a time."""
     rng = np.random.default_rng(3)
     tensors = {"big.weight": rng.standard_normal((2100, 2080)).astype(np.float32),
                "k.weight": rng.standard_normal((99, 1536)).astype(np.float32)}
@@ -257,8 +255,10 @@ def layered(n_layers: int, tied: bool, width: int = 256) -> Image:
 @pytest.mark.parametrize("tied", [True, False])
 def test_policy(run_bin: Path, tmp_path: Path, kind: str, base: str, more: str, where: set[int],
                 tied: bool) -> None:
-    """llama.cpp's choices for a model of 24 layers (its llama_model_quantize agreed on SmolLM2 and
-    Gemma 3, tensor by tensor), but for attn_v, which the mixes keep in Q6_K everywhere."""
+    """llama.cpp's choices of types for a model of 24 layers.
+
+    Its llama_model_quantize agreed on SmolLM2 and Gemma 3, tensor by tensor, but for attn_v, which
+    our mixes keep in Q6_K everywhere."""
     got = types(quantize(run_bin, write(tmp_path / "m", layered(24, tied)), kind))
     head = "Q8_0" if kind == "q8_0" else "Q6_K"
     want = {name: "F32" for name in got} | {"token_embd.weight": head if tied
@@ -424,9 +424,10 @@ def test_tales(run_bin: Path, tmp_path: Path) -> None:
 
 
 def test_bf16_runs(run_bin: Path, tmp_path: Path) -> None:
-    """On a processor that multiplies bfloat16s activations are rounded to them, to 8 bits: the
-    perplexity stays within 0.1 % of the exact path's, and neither threads nor the cut of the prompt
-    change a bit."""
+    """bf16 products stay within 0.1 % of the exact path's perplexity.
+
+    On a processor that multiplies bf16, activations are rounded to it, to 8 bits. Neither threads
+    nor the cut of the prompt change a bit."""
     path, logits, passage = tmp_path / "bf16", tmp_path / "l.npy", ROOT / "tests" / "passage.txt"
     text_of(run_bin, TALES, "--quantize", "bf16", "-o", path)
     seen = {text_of(run_bin, path, "-i", passage.read_text()[:500], "-n", "8", "-s", "5",
@@ -443,9 +444,10 @@ def test_bf16_runs(run_bin: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind, theirs", [("q4_0", 31.9142), ("q4_k_m", 22.3980)])
 def test_perplexity_beside_llama_cpp(gemma3_path: Path, run_bin: Path, tmp_path: Path, kind: str,
                                      theirs: float) -> None:
-    """Gemma 3 270M from halves of its dequantised weights: within 0.5 % of llama.cpp's quantiser of
-    the same name, which gave `theirs` with this program, text and flags (f16: 22.4040). Ours were
-    30.81 and 22.41."""
+    """Gemma 3 270M from f16 is within 0.5 % of llama.cpp's quantiser of the same name.
+
+    That gave `theirs` with this program, text and flags (f16: 22.4040). Ours were 30.81 and
+    22.41."""
     half, out = tmp_path / "f16", tmp_path / "out"
     text_of(run_bin, gemma3_path, "--quantize", "f16", "-o", half)
     text_of(run_bin, half, "--quantize", kind, "-o", out)

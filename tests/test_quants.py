@@ -1,5 +1,6 @@
-"""Dequantisation of random blocks of every type equals the gguf package's, bit for bit, on every
-kernel table."""
+"""Dequantisation of random blocks of every type, on every kernel table.
+
+It equals the gguf package's, bit for bit."""
 from __future__ import annotations
 
 import subprocess
@@ -15,9 +16,10 @@ TYPES = [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q2_K, T
 BLOCKS = 400
 
 
-def finite_halves(blocks: np.ndarray) -> np.ndarray:
-    """Clear an exponent bit wherever a byte could make a scale inf or NaN: payloads of NaN are
-    nobody's contract."""
+def finite_scales(blocks: np.ndarray) -> np.ndarray:
+    """Clear an exponent bit wherever a byte could make a scale inf or NaN.
+
+    Payloads of NaN are nobody's contract."""
     blocks = blocks.copy()
     blocks[(blocks & 0x7C) == 0x7C] &= 0xBF
     return blocks
@@ -28,7 +30,7 @@ def test_blocks(driver, qtype: T, table: str) -> None:
     size, bytes_per_block = gguf.GGML_QUANT_SIZES[qtype]
     count = max(BLOCKS, 4096 // size)
     rng = np.random.default_rng(qtype.value)
-    raw = finite_halves(rng.integers(0, 256, (count, bytes_per_block), dtype=np.uint8))
+    raw = finite_scales(rng.integers(0, 256, (count, bytes_per_block), dtype=np.uint8))
     exe: Path = driver("dequantize_driver")
     done = subprocess.run([exe, table, str(qtype.value), str(raw.size)], input=raw.tobytes(),
                           capture_output=True)

@@ -1,7 +1,6 @@
-"""--perplexity against the same protocol in transformers and in plain numpy, and its errors; what
---bench prints.
+"""--perplexity against transformers and plain numpy, and its errors; what --bench prints.
 
-The protocol is llama.cpp's: windows of -c tokens, BOS in front of each, the second half counts.
+The protocol is llama.cpp's: windows of -c tokens, BOS at the start of each, the second half counts.
 With --exact --kv f32 the logits are within 1e-3 of transformers' (test_real.py), so a mean over
 hundreds of tokens agrees to 3 decimals."""
 from __future__ import annotations
@@ -15,8 +14,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from command import error_of, text_of
-from test_real import ROOT, ids_of, log_softmax, logits_of
+from command import error_of, ids_of, logits_of, text_of
+from test_real import ROOT, log_softmax
 
 PASSAGE = ROOT / "tests" / "passage.txt"
 TALES = ROOT / "models" / "tales.bin"
@@ -43,7 +42,7 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
     path: Path = request.getfixturevalue(fixture)
     model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name,
                                                  dtype=torch.float32).eval()
-    ids = ids_of(run_bin, path, "--keep-newline", "-f", str(PASSAGE))
+    ids = ids_of(run_bin, path, "--keep-newline", "-f", PASSAGE)
     bos = ids[0] if fixture == "gemma3_path" else None  # SmolLM2's tokenizer adds none
     nll = []
     for w in windows_of(ids, 128, bos):
@@ -58,7 +57,7 @@ def test_transformers(fixture: str, run_bin: Path, request: pytest.FixtureReques
 
 def test_protocol(run_bin: Path, tmp_path: Path) -> None:
     """Windows, BOS, bytes and threads, from the program's own logits of each window."""
-    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", str(PASSAGE))
+    ids = ids_of(run_bin, TALES, "--keep-newline", "-f", PASSAGE)
     pieces = json.loads(text_of(run_bin, TALES, "--tokenize", "--json", "--keep-newline", "-f",
                                 PASSAGE))["pieces"]
     ours = score(run_bin, TALES, PASSAGE, "-c", "100", "-t", "1")
@@ -72,8 +71,8 @@ def test_protocol(run_bin: Path, tmp_path: Path) -> None:
                                                   / math.log(2), rel=1e-6)
     short = tmp_path / "short.txt"
     short.write_text(PASSAGE.read_text()[:200])
-    window = ids_of(run_bin, TALES, "-f", str(short))
-    nll = counted(logits_of(run_bin, TALES, tmp_path, "-f", str(short), "-n", "0"), window)
+    window = ids_of(run_bin, TALES, "-f", short)
+    nll = counted(logits_of(run_bin, TALES, tmp_path / "l.npy", "-f", short, "-n", 0)[1], window)
     got = score(run_bin, TALES, short)  # shorter than a window: one window of its length
     assert got["window"] == len(window) and got["nll"] == pytest.approx(np.mean(nll), abs=1e-5)
     bare = score(run_bin, TALES, short, "--no-bos")
@@ -84,15 +83,15 @@ def test_protocol(run_bin: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fixture", ["smollm2_path", "gemma3_path"])
 def test_q8_cache(fixture: str, run_bin: Path, request: pytest.FixtureRequest) -> None:
-    """Bytes cost at most 0.3 % over halves; 0.05 % and 0.015 % were seen.
+    """A q8 cache costs at most 0.3 % over f16; 0.05 % and 0.015 % were seen.
 
     With --exact, and of 765 tokens: activations rounded to bytes move single logits more than the
     cache does, and 255 tokens moved by up to 0.5 %, better or worse."""
     model: Path = request.getfixturevalue(fixture)
     text = ROOT / "examples" / "glass-mountain.txt"
-    half, byte = (score(run_bin, model, text, "--exact", "--kv", kv)["perplexity"]
+    f16, q8 = (score(run_bin, model, text, "--exact", "--kv", kv)["perplexity"]
                   for kv in ("f16", "q8"))
-    assert 0 < abs(byte / half - 1) < 3e-3
+    assert 0 < abs(q8 / f16 - 1) < 3e-3
 
 
 def test_errors(run_bin: Path, tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
-"""--attn-stats against docs/attention.md's formulas in numpy, where the maps alone do not say
-enough: windows, and the massive values of queries, keys and values. What the maps do say is
-compared with attn.py in test_attn.py.
+"""--attn-stats against docs/attention.md's formulas in numpy.
 
-Both sides have the same f32 weights; the reference is f64. Means over rows agree to 1e-4 as the
-maps do (test_dump.py), the ratios of massive values to 1e-4 of themselves, for q, k and v are
-within 1e-5 of the reference's."""
+Here is what the maps alone do not say: windows, and the massive values of queries, keys and values.
+What they do say is compared with attn.py in test_attn.py."""
 from __future__ import annotations
 
 import json
@@ -15,9 +12,7 @@ import pytest
 import torch
 from command import text_of
 
-import export
 import hf_models as hf
-from exporting import spec as M, vocab as voc
 from test_dump import EXACT, MORE_CASES
 
 CASES = [*MORE_CASES, *(c for c in hf.GPT_CASES if c.name in ("mqa-odd-widths", "card"))]
@@ -46,12 +41,11 @@ def statistics(maps: np.ndarray, ids: np.ndarray, window: int | None,
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 @pytest.mark.parametrize("queries", ["all", "40-90"])
-def test_formulas(case: hf.GptCase, queries: str, run_bin: Path, tmp_path: Path) -> None:
+def test_formulas(case: hf.GptCase, queries: str, run_bin: Path, tok: dict,
+                  tmp_path: Path) -> None:
     spec, tensors = case.build()
-    vocab = voc.bpe_vocab(hf.tokenizer_json(), Path("tokenizer.json"))
     path, out = tmp_path / "model.bin", tmp_path / "stats.json"
-    export.export(M.Model(spec, {n: M.Recipe((n,)) for n in tensors}, M.Tensors(tensors), vocab,
-                          "gpt", case.name), path, "f32")
+    hf.exported_gpt(spec, tensors, tok, path)
     text_of(run_bin, path, "-i", hf.PROMPT * 3, "-n", "2", *EXACT, "--attn-stats", out,
             "--attn-queries", queries, "--dump-attn", tmp_path / "m.npz")
     got, ids = json.loads(out.read_text()), np.load(tmp_path / "m.npz")["token_ids"]

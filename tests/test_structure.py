@@ -1,5 +1,6 @@
-"""How the sources are built: includes point down and never in a circle, and what only one file may
-know is nowhere else."""
+"""How the sources are built.
+
+Includes point down and never in a circle; what only one file may know is nowhere else."""
 from __future__ import annotations
 
 import re
@@ -61,8 +62,9 @@ def test_only_the_cache_knows_its_layout() -> None:
 
 
 def test_families_have_one_place() -> None:
-    """No architecture's name outside the table: the tokenizer's own names for its kinds are other
-    things."""
+    """No architecture's name stands outside the table.
+
+    The tokenizer's own names for its kinds are other things."""
     table = SOURCES["engine/families.c"]
     names = set(re.findall(r'\.name = "(\w+)"', table))
     assert len(names) >= 19
@@ -72,9 +74,13 @@ def test_families_have_one_place() -> None:
             assert not names & set(re.findall(r'"(\w+)"', code)), name
 
 
+def files_of(*suffixes: str) -> list[Path]:
+    return [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
+            if p.suffix in suffixes and not p.parts[-2].startswith("build")]
+
+
 def test_no_line_is_too_long() -> None:
-    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
-             if p.suffix in (".py", ".c", ".h", ".inc") and not p.parts[-2].startswith("build")]
+    files = [*files_of(".py", ".c", ".h", ".inc"), ROOT / "Makefile"]
     long = [f"{p}:{i}" for p in files for i, line in enumerate(p.read_text().split("\n"), 1)
             if len(line.expandtabs(4)) > WIDTH]
     assert len(files) > 100 and not long
@@ -88,9 +94,7 @@ def test_only_run_ends_the_program() -> None:
 
 def test_layout() -> None:
     """Every C file but the generated table is as `make format` leaves it."""
-    files = [p for pattern in ("*", "*/*") for p in ROOT.glob(pattern)
-             if p.suffix in (".c", ".h", ".inc") and p.name != "unicode_tables.h"
-             and not p.parts[-2].startswith("build")]
+    files = [p for p in files_of(".c", ".h", ".inc") if p.name != "unicode_tables.h"]
     done = subprocess.run(
         [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
         capture_output=True, text=True)

@@ -1,10 +1,9 @@
-"""The shipped model: its file agrees with the description in torch, its card with its file, its
-text with the seed."""
+"""The shipped model.
+
+Its file agrees with the description in torch, its card with its file, its text with the seed."""
 from __future__ import annotations
 
-import json
 import re
-import subprocess
 from pathlib import Path
 
 import gguf
@@ -12,15 +11,12 @@ import numpy as np
 import torch
 
 import hf_models
+from command import ids_of, logits_of, text_of
 from exporting.spec import GPT_KEYS, gpt_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
 PROMPT = "Once upon a time"
-
-
-def text(run_bin: Path, *args: str) -> bytes:
-    return subprocess.run([run_bin, TALES, *args], capture_output=True, check=True).stdout
 
 
 def test_logits(run_bin: Path, tmp_path: Path) -> None:
@@ -33,11 +29,10 @@ def test_logits(run_bin: Path, tmp_path: Path) -> None:
                .view(*reversed(t.shape.tolist())) for t in reader.tensors}
     prompt = ("Once upon a time there was a king who had three sons, and the "
               "youngest said: \"I will go.\"")
-    ids = json.loads(text(run_bin, "--tokenize", "--json", "-i", prompt))["ids"]
-    out = tmp_path / "logits.npy"
-    text(run_bin, "-i", prompt, "-n", "0", "--exact", "--kv", "f32", "--logits", str(out))
-    want = hf_models.gpt_forward(spec, weights, ids).numpy()
-    assert np.abs(np.load(out) - want).max() <= 2e-4
+    want = hf_models.gpt_forward(spec, weights, ids_of(run_bin, TALES, "-i", prompt)).numpy()
+    _, got = logits_of(run_bin, TALES, tmp_path / "l.npy", "-i", prompt, "-n", 0, "--exact",
+                       "--kv", "f32")
+    assert np.abs(got - want).max() <= 2e-4
 
 
 def test_card(run_bin: Path) -> None:
@@ -52,12 +47,12 @@ def test_card(run_bin: Path) -> None:
     samples = re.findall(r"^> (Once upon a time.*)$", card, re.M)
     assert len(samples) == 10
     for seed, sample in enumerate(samples, 1):
-        ours = text(run_bin, "-i", PROMPT, "--echo", "--exact", "-n", "12", "-s",
-                    str(seed)).decode()
+        ours = text_of(run_bin, TALES, "-i", PROMPT, "--echo", "--exact", "-n", 12, "-s",
+                       seed).decode()
         assert sample.startswith(ours[:40])
 
 
 def test_same_bytes(run_bin: Path) -> None:
-    one = text(run_bin, "-i", PROMPT, "-n", "64", "--temp", "0", "-t", "1")
-    assert one == text(run_bin, "-i", PROMPT, "-n", "64", "--temp", "0", "-t",
-                       "2") and len(one) > 100
+    args = (run_bin, TALES, "-i", PROMPT, "-n", 64, "--temp", 0)
+    one = text_of(*args, "-t", 1)
+    assert one == text_of(*args, "-t", 2) and len(one) > 100

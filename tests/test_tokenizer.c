@@ -278,6 +278,48 @@ static void test_sentencepiece(void)
     buf_free(&out);
 }
 
+/* Names end a text where they are CONTROL tokens; <|end|> does not beside the ends of a call and of
+ * a turn, as in the formats harmony and solar. */
+static void test_end_names(void)
+{
+    static const char *const call[] = {"<|call|>", "<|calls|>"}, *const turn[] = {"<|return|>",
+                                                                                  "<|flush|>"};
+    for (int i = 0; i < 16; i++) {
+        const char *names[] = {"a",
+                               "<|end|>",
+                               i & 1 ? call[i >> 2 & 1] : "x",
+                               i & 2 ? turn[i >> 3] : "y",
+                               "</s>",
+                               "<EOT>",
+                               "</s",
+                               "[e~["};
+        static const int32_t types[] = {1, 3, 3, 3, 3, 1, 3, 3};
+        Buf b = {0};
+        Gguf g;
+        Err e = {0};
+        buf_add(&b, "GGUF", 4);
+        add_u32(&b, 3);
+        add_u64(&b, 0);
+        add_u64(&b, 6);
+        add_text_key(&b, "general.architecture", "gpt2");
+        add_text_key(&b, "tokenizer.ggml.model", "gpt2");
+        add_text_key(&b, "tokenizer.ggml.pre", "gpt-2");
+        add_list(&b, "tokenizer.ggml.tokens", names, COUNT(names));
+        add_list(&b, "tokenizer.ggml.merges", names, 0);
+        add_array_head(&b, "tokenizer.ggml.token_type", GGUF_I32, COUNT(types));
+        buf_add(&b, types, sizeof types);
+        Tokenizer *t = open_bytes(&b, &g, &e);
+        CHECK(t != NULL, "%s", e.text);
+        const bool want[] = {false, (i & 3) != 3, i & 1, (i & 2) != 0, true, false, false, true};
+        for (int id = 0; t && id < (int)COUNT(want); id++)
+            CHECK(tokenizer_is_end(t, id) == want[id], "case %d: \"%s\" ends a text: %d", i,
+                  names[id], !want[id]);
+        tokenizer_close(t);
+        gguf_close(&g);
+        buf_free(&b);
+    }
+}
+
 static void test_json(void)
 {
     static const char *const want[] = {
@@ -526,6 +568,7 @@ int main(int argc, char **argv)
     int n = argc > 1 ? atoi(argv[1]) : 4000;
     test_byte_level();
     test_sentencepiece();
+    test_end_names();
     test_json();
     test_mutated_files(n);
     test_random_patterns(4 * n);

@@ -136,8 +136,9 @@ assert all(len(t.encode()) > 100_000 for t in LONG)
 
 @pytest.fixture(scope="session")
 def drive(driver):
-    """drive(arguments, texts) -> the lines of JSON that tokenize_driver prints; with fail=N its
-    error instead."""
+    """drive(arguments, texts) -> the lines of JSON that tokenize_driver prints.
+
+    With fail=N it is the error of a run that exits with N."""
     path = os.environ.get("ATTNC_TOKENIZE_DRIVER") or driver("tokenize_driver")
 
     def run(args, texts=(), fail=None):
@@ -205,8 +206,9 @@ def corpus():
 
 @pytest.fixture(scope="session")
 def crossing():
-    """Vocabulary and merges that know no words: joins across spaces, digits and punctuation are all
-    there."""
+    """Vocabulary and merges that know no words.
+
+    Joins across spaces, digits and punctuation are all there."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(Regex(r"[\s\S]{1,60}"), "isolated"),
@@ -289,8 +291,9 @@ def test_family(drive, crossing, tmp_path, family):
 
 
 def test_falcon(drive, tmp_path):
-    """Its own training: the file's Digits step runs over byte-level characters, where some bytes
-    count as digits."""
+    """Falcon's pre-tokenizer, on a training of its own.
+
+    Its Digits step runs over byte-level characters, where some bytes count as digits."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -308,8 +311,7 @@ def test_falcon(drive, tmp_path):
 
 
 def test_own(drive, tmp_path):
-    """Our own tokenizer: byte-level, 4,096 tokens, with a CONTROL token, stored with our own
-    keys."""
+    """Our own tokenizer: byte-level, 4,096 tokens, a CONTROL token, our own keys."""
     tok = Tokenizer(models.BPE())
     tok.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
     tok.train_from_iterator(
@@ -376,8 +378,9 @@ def test_prefix_space(drive, crossing, tmp_path):
 
 
 def test_missing_bytes(drive, crossing, tmp_path):
-    """A byte that has no token is left out, as in Hugging Face, and what it stood between may
-    join."""
+    """A byte that has no token is left out, as in Hugging Face.
+
+    What it stood between may join."""
     vocab, merges = crossing
     gone = [p for p in vocab if len(p) == 1 and not any(p in a + b for a, b in merges)] + ["b"]
     keep = [p for p in sorted(vocab, key=vocab.get) if not any(g in p for g in gone)]
@@ -406,8 +409,9 @@ def test_ignore_merges(drive, crossing, tmp_path, flag):
 
 
 def test_gemma4(drive, tmp_path):
-    """SentencePiece-like BPE with a merge list: characters, bytes as <0xNN> where one has no token,
-    U+2581 for the space."""
+    """SentencePiece-like BPE with a merge list.
+
+    Characters; bytes as <0xNN> where a character has no token; U+2581 for the space."""
     names = [f"<0x{b:02X}>" for b in range(256)]
     tok = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True))
     tok.normalizer = normalizers.Replace(" ", "▁")
@@ -485,8 +489,9 @@ def test_pattern_syntax(drive, pattern):
                           r"\b\w+|.{2}", r"(?>\S+)\s|\S{1,3}", r"[^a]*[^b]*x|.", r".+?(?!\S)|.",
                           r"\S{2,}\b|^.|.$", r"(?=.{3}x)..|[^x]"])
 def test_patterns_over_bytes(drive, pattern):
-    """A byte that is no UTF-8 is a character of its own: the cuts are those of a text with U+E000
-    in its place."""
+    """A byte that is no UTF-8 is a character of its own.
+
+    The cuts are those of a text with U+E000 in its place."""
     rng = random.Random(8)
     units = ["a", "b", "x", " ", "\n", "é", "中", "🙂", b"\x80", b"\xff", b"\xe4", b"\xe4\xbd",
              b"\xf0\x9f\x99", b"\xc3", b"\xed\xa0\x80"]
@@ -533,8 +538,9 @@ def test_nfc(drive):
 # ---- SentencePiece -------------------------------------------------------------------------------
 
 def sentencepiece_file(path, sp, user=(), **keys):
-    """As llama.cpp's converter writes it, but that user-defined symbols (`user`) are marked as what
-    they are."""
+    """A SentencePiece model as llama.cpp's converter writes it.
+
+    But user-defined symbols (`user`) are marked as what they are."""
     n = sp.get_piece_size()
     kind = lambda i: (UNKNOWN if sp.is_unknown(i) else CONTROL if sp.is_control(i) else UNUSED
                       if sp.is_unused(i) else BYTE if sp.is_byte(i) else USER_DEFINED
@@ -597,8 +603,9 @@ def test_sentencepiece(drive, tmp_path, option):
 
 
 def test_special_tokens_in_sentencepiece(drive, tmp_path):
-    """Parsed CONTROL tokens: the text after one gets its space prefix again, as in Hugging Face's
-    Llama tokenizer."""
+    """The text after a parsed CONTROL token gets its space prefix again.
+
+    So it is in Hugging Face's Llama tokenizer."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus()), model_writer=model, vocab_size=1000, model_type="bpe",
@@ -637,10 +644,9 @@ def marked_json(llama_json, scheme, added):
     """The same with a way to mark spaces and more added tokens: (content, special, normalized)."""
     tok = copy.deepcopy(llama_json) | MARKINGS[scheme]
     n = len(tok["model"]["vocab"])
-    tok["added_tokens"] += [{
-        "id": n + k, "content": c, "special": s, "normalized": norm, "single_word": False,
-        "lstrip": False, "rstrip": False
-    } for k, (c, s, norm) in enumerate(added)]
+    tok["added_tokens"] += [{"id": n + k, "content": c, "special": s, "normalized": norm,
+                             "single_word": False, "lstrip": False, "rstrip": False}
+                            for k, (c, s, norm) in enumerate(added)]
     strip = [{"type": "Strip", "content": " ", "start": 1, "stop": 0}]
     strip = [] if scheme in ("never", "replace") else strip
     tok["decoder"] = {
@@ -675,8 +681,10 @@ def check_marking(drive, path, tok, texts):
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize("scheme", MARKINGS)
 def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
-    """Special and other added tokens at the start, in the middle and at the end, with spaces on all
-    sides: tokenizers' ids and its decoder's text."""
+    """Tokenizers' ids and its decoder's text, for every scheme of space prefixes.
+
+    Special and other added tokens stand at the start, in the middle and at the end, with spaces on
+    all sides."""
     added = [("<tool>", False, normalized), ("<ctl>", True, normalized), ("a b", False, normalized),
              ("▁x", False, normalized)]
     tok = marked_json(llama_json, scheme, added)
@@ -686,18 +694,13 @@ def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
     assert gguf.GGUFReader(path).fields["tokenizer.ggml.add_space_prefix"].contents() == (
         scheme not in ("never", "replace"))
     words = ["Once", "a", "é", "▁", "▁x", "x", "<tool>", "<ctl>", "<s>", "</s>", "a b"]
-    fixed = [
-        f"{before}{token}{after}"
-        for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
-        for before in ("", " ", "  ", "Once", "Once ", "▁")
-        for after in ("", " ", "  ", "Once", " Once", "▁")
-    ]
+    fixed = [f"{before}{token}{after}"
+             for token in ("<tool>", "<ctl>", "<s>", "<tool><ctl>", "<ctl> <tool>")
+             for before in ("", " ", "  ", "Once", "Once ", "▁")
+             for after in ("", " ", "  ", "Once", " Once", "▁")]
     rng = random.Random(17)
-    mixed = [
-        "".join(
-            rng.choice(words) + rng.choice(("", "", " ", "  ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(600)
-    ]
+    mixed = ["".join(rng.choice(words) + rng.choice(("", "", " ", "  "))
+                     for _ in range(rng.randint(1, 9))) for _ in range(600)]
     check_marking(drive, path, tok,
                   ["", " ", "  ", "Once", " Once", "  Once upon", *fixed, *mixed, *TEXTS[:100]])
 
@@ -710,10 +713,9 @@ def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
     path = vocab_file(tmp_path / "m.gguf", voc.bpe_vocab(tok, tmp_path))
     rng = random.Random(18)
     words = ["Once", "<tool>", "<raw>", "<ctl>", "<sys>", "<s>", "b"]
-    check_marking(drive, path, tok, [
-        "".join(rng.choice(words) + rng.choice(("", " ")) for _ in range(rng.randint(1, 9)))
-        for _ in range(900)
-    ])
+    check_marking(drive, path, tok,
+                  ["".join(rng.choice(words) + rng.choice(("", " "))
+                           for _ in range(rng.randint(1, 9))) for _ in range(900)])
     # A CONTROL token that is looked for in the marked text obeys the parts of the raw one.
     n = len(llama_json["model"]["vocab"])
     text = " é a <ctl> <ctl>"
@@ -727,8 +729,9 @@ def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
 
 
 def test_space_prefix_of_the_issue(drive, llama_json, tmp_path):
-    """<tool>Once with prepend_scheme first: no prefix behind the token, whose place is the text's
-    start."""
+    """<tool>Once with prepend_scheme first.
+
+    There is no prefix behind the token, which stands at the text's start."""
     tok = marked_json(llama_json, "first", [("<tool>", False, False)])
     tok["post_processor"] = {
         "type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}},
@@ -742,33 +745,29 @@ def test_space_prefix_of_the_issue(drive, llama_json, tmp_path):
 
 
 def test_space_prefix_without_key(drive, llama_json, tmp_path):
-    """A file of llama.cpp's converter: as the legacy normalizers have it, where its tokens are
-    special."""
+    """A file of llama.cpp's converter goes by the legacy normalizers, around special tokens."""
     tok = marked_json(llama_json, "prepend", [("<ctl>", True, False)])
     vocab = voc.bpe_vocab(tok, tmp_path)
     vocab.space_prefix = ""
     path = vocab_file(tmp_path / "m.gguf", vocab)
     assert "tokenizer.attnc.space_prefix" not in gguf.GGUFReader(path).fields
-    check_marking(drive, path, tok, [
-        "", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once", "<s>Once</s>", "a<ctl>", "<ctl>",
-        " <ctl> "
-    ])
+    check_marking(drive, path, tok, ["", " ", "Once", " Once", "<ctl>Once", "Once<ctl> Once",
+                                     "<s>Once</s>", "a<ctl>", "<ctl>", " <ctl> "])
 
 
 @pytest.mark.parametrize("legacy", [None, True, False])
 def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
-    """A Hugging Face folder without tokenizer.json: transformers' converter of a tokenizer.model
-    reads "legacy"."""
+    """A Hugging Face folder without tokenizer.json.
+
+    transformers' converter of a tokenizer.model reads "legacy"."""
     from transformers.convert_slow_tokenizer import LlamaConverter
     model = hf.sentencepiece(tmp_path)
     sp = sentencepiece.SentencePieceProcessor(model_file=str(model))
     n = sp.vocab_size()
     added = {"0": "<unk>", "1": "<s>", "2": "</s>", str(n): "<tool>", str(n + 1): "<ctl>"}
     config = {
-        "added_tokens_decoder": {
-            i: {"content": c, "special": c != "<tool>", "normalized": False}
-            for i, c in added.items()
-        }
+        "added_tokens_decoder": {i: {"content": c, "special": c != "<tool>", "normalized": False}
+                                 for i, c in added.items()}
     }
     (tmp_path / "tokenizer_config.json").write_text(
         json.dumps(config | ({} if legacy is None else {"legacy": legacy})))
@@ -781,10 +780,8 @@ def test_space_prefix_of_tokenizer_model(drive, tmp_path, legacy):
     tok.normalizer = LlamaConverter.normalizer(converter, None)
     tok.pre_tokenizer = LlamaConverter.pre_tokenizer(converter, "▁", True)
     tok.decoder = LlamaConverter.decoder(converter, "▁", True)
-    texts = [
-        "Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once", "<s>Once",
-        "Once</s>", " <tool>", ""
-    ]
+    texts = ["Once", " Once", "<tool>Once", "Once<tool> a", "<ctl>Once", "Once <ctl>Once",
+             "<s>Once", "Once</s>", " <tool>", ""]
     check_marking(drive, vocab_file(tmp_path / "m.gguf", vocab), json.loads(tok.to_str()), texts)
 
 
@@ -858,8 +855,9 @@ def test_gemma_as_sentencepiece(drive, gemma3_path, gemma_keys):
 
 
 def test_gemma_as_hugging_face(drive, gemma3_path, gemma_keys):
-    """The same as Hugging Face's fast tokenizer has it: merges made of the scores, no cutting,
-    bytes as fallback."""
+    """The same ids as Hugging Face's fast tokenizer.
+
+    That has merges made of the scores, does not cut, and falls back to bytes."""
     tokens, scores, types = (gemma_keys[f"tokenizer.ggml.{k}"]
                              for k in ("tokens", "scores", "token_type"))
     vocab = {p.replace(" ", "▁"): i for i, p in enumerate(tokens)}
@@ -899,10 +897,8 @@ def test_bos_and_eos(drive, crossing, tmp_path):
         path = byte_level_file(tmp_path / "m.gguf", tok,
                                **{"ggml__pre": "gpt-2", "ggml__bos_token_id": bos,
                                   "ggml__eos_token_id": eos, **keys})
-        pair = [
-            f"{'<s> ' * n}$A{' </s>' * m}"
-            for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))
-        ]
+        pair = [f"{'<s> ' * n}$A{' </s>' * m}"
+                for n, m in ((front, behind), (front, 0), (0, behind), (0, 0))]
         for flags, single in zip((BOS | EOS, BOS, EOS, 0), pair):
             tok.post_processor = processors.TemplateProcessing(
                 single=single, special_tokens=[("<s>", bos), ("</s>", eos)])
@@ -914,35 +910,29 @@ def test_bos_and_eos(drive, crossing, tmp_path):
 
 
 def test_prompts_get_no_eos(run_bin, crossing, tmp_path):
-    """The program itself: a prompt is to be continued, whatever the file says of complete texts; a
-    typed BOS is one."""
+    """A prompt is to be continued, whatever the file says of complete texts.
+
+    This is the program itself. A BOS that the user types counts."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos, eos = tok.token_to_id("<s>"), tok.token_to_id("</s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
-                           ggml__eos_token_id=eos,
-                           ggml__add_bos_token=True,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
+                           ggml__eos_token_id=eos, ggml__add_bos_token=True,
                            ggml__add_eos_token=True)
     for text in ("Once upon a time", "<s>Once"):
         done = subprocess.run([run_bin, path, "--tokenize", "--json", "--special", "-i", text],
-                              capture_output=True,
-                              check=True)
+                              capture_output=True, check=True)
         assert json.loads(done.stdout)["ids"] == [bos] + tok.encode(text.removeprefix("<s>")).ids
 
 
 def test_typed_bos(drive, crossing, tmp_path):
-    """A text that begins with a parsed BOS gets no second one; a BOS that is text, or that stands
-    elsewhere, counts for nothing."""
+    """A text that begins with a parsed BOS gets no second one.
+
+    A BOS that is text, or that stands elsewhere, counts for nothing."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "</s>"])
     bos = tok.token_to_id("<s>")
-    path = byte_level_file(tmp_path / "m.gguf",
-                           tok,
-                           ggml__pre="gpt-2",
-                           ggml__bos_token_id=bos,
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="gpt-2", ggml__bos_token_id=bos,
                            ggml__add_bos_token=True)
     texts = ["<s>Hi", "<s>", "", "Hi<s>", " <s>Hi", "<s><s>Hi", "</s><s>"]
     want = [tok.encode(t).ids for t in texts]
@@ -971,17 +961,17 @@ def byte_level_ids(tok, text):
 
 def encode_parts(drive, path, texts, flags=0):
     """texts: (text, [(end in bytes, special), ...])."""
-    packed = [
-        x for text, parts in texts for x in (text, b"".join(struct.pack("<II", *p) for p in parts))
-    ]
+    packed = [x for text, parts in texts
+              for x in (text, b"".join(struct.pack("<II", *p) for p in parts))]
     out = drive(["--parts", path, flags], packed)
     assert len(out) == len(texts)
     return out
 
 
 def test_parts(drive, crossing, tmp_path):
-    """CONTROL tokens are parsed inside stretches of special parts; the text is cut and joined as
-    one."""
+    """CONTROL tokens are parsed inside stretches of special parts.
+
+    The text is cut and joined as one."""
     tok = reference(crossing, GPT2)
     tok.add_special_tokens(["<s>", "<s>x", "中中"])
     tok.add_tokens([AddedToken("<u>", normalized=False), AddedToken("</s", normalized=False)])
@@ -1003,19 +993,18 @@ def test_parts(drive, crossing, tmp_path):
 
 
 def parts_reference(tok, plain, data, parts):
-    """The rule said in another way: cut out the tokens that are parsed, and let tokenizers do what
-    is between them."""
+    """The rule of parts in another way.
+
+    Cut out the tokens that are parsed, and let tokenizers do what is between them."""
     kinds = [False] * len(data)
     for (begin, _), (end, special) in zip([(0, 0), *parts], parts):
         kinds[begin:end] = [bool(special)] * (end - begin)
-    added = sorted(
-        ((t.content.encode(), i, t.special) for i, t in tok.get_added_tokens_decoder().items()),
-        key=lambda x: -len(x[0]))
+    added = sorted(((t.content.encode(), i, t.special)
+                    for i, t in tok.get_added_tokens_decoder().items()), key=lambda x: -len(x[0]))
     ids, at, begin = [], 0, 0
     while at <= len(data):
-        hit = next(((t, i) for t, i, special in added
-                    if data.startswith(t, at) and (not special or all(kinds[at:at + len(t)]))),
-                   None)
+        hit = next(((t, i) for t, i, special in added if data.startswith(t, at)
+                    and (not special or all(kinds[at:at + len(t)]))), None)
         if hit or at == len(data):
             ids += plain.encode(data[begin:at].decode()).ids
         if hit:
@@ -1027,8 +1016,7 @@ def parts_reference(tok, plain, data, parts):
 
 
 def test_parts_of_sentencepiece(drive, tmp_path):
-    """The space prefix and the joins depend on the text and its parsed tokens only, not on its
-    parts."""
+    """Space prefix and joins depend on the text and its parsed tokens, not on its parts."""
     tokens = ["<unk>", "<s>", "</s>", "▁", "a", "b", "▁a", "ab", "▁ab"]
     path = write_gguf(tmp_path / "m.gguf", "llama", "llama", tokens=tokens,
                       types=[UNKNOWN, CONTROL, CONTROL] + [NORMAL] * 6,
@@ -1127,8 +1115,9 @@ def test_growth(drive, crossing, tmp_path, letter, smollm2_path, gemma3_path):
 @pytest.mark.parametrize("name", [n for n in NAMES
                                   if n not in ("tiny_aya", "cohere2moe", "afmoe", "superbpe")])
 def test_cutting_is_linear(drive, name):
-    """200,000 characters, equal or alternating, through every rule; the four left out look ahead
-    over all digits."""
+    """200,000 characters, equal or alternating, through every rule.
+
+    The four left out look ahead over all digits."""
     patterns = drive(["--rule", name])[0]["patterns"]
     texts = [c * (200_000 // len(c))
              for c in ("a", " ", "\n", "1", "A", "aA", "a ", " \n", "' ", ".", ". ", "ก", "é\u0301",
@@ -1160,8 +1149,9 @@ def test_rules_stay_below_their_steps(drive):
 @pytest.mark.parametrize("pattern", [r"\s*x|\s", r"\s*[\r\n]+|\s{2}", r"a*b|a", r"[^b]+(?=b)|a+?",
                                      r"(?:a*b)?a"])
 def test_failed_runs_are_remembered(drive, pattern):
-    """Patterns that run to the end of the text from everywhere in vain: quadratic work would exceed
-    the count of steps."""
+    """Patterns that run to the end of the text from everywhere in vain.
+
+    Quadratic work would exceed the count of steps."""
     for letter in " a":
         assert drive(["--split", pattern], [letter * 200_000])[0][-1] == 200_000
 

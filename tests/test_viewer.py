@@ -4,7 +4,6 @@ Weights on the page are codes of 8 bits on a square-root scale, so they are comp
 code (see `step`). Where Chromium is missing these tests skip; under CI that is a failure."""
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -165,8 +164,9 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Viewer]:
 
 @pytest.fixture
 def viewer(browser: Viewer) -> Iterator[Viewer]:
-    """The browser; afterwards its console must be empty and nothing may have been loaded from
-    elsewhere."""
+    """The browser.
+
+    Afterwards its console must be empty and nothing may have been loaded from elsewhere."""
     yield browser
     # ours: see `pixel`
     log = [entry for entry in browser.driver.get_log("browser")
@@ -188,8 +188,7 @@ def tales(run_bin: Path,
 
 
 def test_meta_and_weights(viewer: Viewer, tales) -> None:
-    """Every weight of the page is the one of the .npz, and what the page says about the text
-    too."""
+    """The page's weights are those of the .npz, and so is what it says about the text."""
     page, maps = tales
     viewer.open(page)
     meta = viewer.js("return attn.meta")
@@ -209,8 +208,9 @@ def test_meta_and_weights(viewer: Viewer, tales) -> None:
 
 @pytest.mark.parametrize("scale", ["linear", "log"])
 def test_heatmap_pixels(viewer: Viewer, tales, scale: str) -> None:
-    """A bright, a middling and a dark cell have viridis's colour of their weight; the upper
-    triangle is empty."""
+    """A bright, a middling and a dark cell have viridis's colour of their weight.
+
+    The upper triangle is empty."""
     page, maps = tales
     viewer.open(page, f"view=heat&layer=2&head=3&scale={scale}")
     w = maps["attn"][2, 3]
@@ -249,8 +249,9 @@ def test_heatmap_hover(viewer: Viewer, tales) -> None:
 
 
 def test_heatmap_moves(viewer: Viewer, tales) -> None:
-    """The wheel keeps the cell under the pointer, dragging moves, a double click shows the whole
-    map."""
+    """The wheel keeps the cell under the pointer, dragging moves.
+
+    A double click shows the whole map."""
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
 
@@ -277,8 +278,9 @@ def test_heatmap_moves(viewer: Viewer, tales) -> None:
 
 @pytest.mark.parametrize("direction", ["out", "in"])
 def test_text_hover(viewer: Viewer, tales, direction: str) -> None:
-    """Pointing at a token tints what it attends to, or what attends to it, the strongest most;
-    selecting keeps it."""
+    """Pointing at a token tints what it attends to, or what attends to it, the strongest most.
+
+    Selecting keeps it."""
     page, maps = tales
     viewer.open(page, f"view=text&layer=0&head=2&dir={direction}")
     w, T = maps["attn"][0, 2], len(maps["tokens"])
@@ -527,8 +529,9 @@ def test_hostile_text(viewer: Viewer, run_bin: Path, tmp_path: Path) -> None:
                                    ["--attn-queries", "7-7"],
                                    ["--attn-layers", "-1,1", "--attn-heads", "3"]], ids=" ".join)
 def test_selections(viewer: Viewer, run_bin: Path, tmp_path: Path, flags: list[str]) -> None:
-    """Reduced axes, chosen rows, layers and heads: every view draws, and a cell says the weight of
-    the .npz."""
+    """Reduced axes, chosen rows, layers and heads.
+
+    Every view draws, and a cell says the weight of the .npz."""
     text_of(run_bin, TALES, "-i", PROMPT, "-n", "6", "-s", "1", *flags, "--dump-attn",
             tmp_path / "page.html", "--dump-attn", tmp_path / "maps.npz")
     maps = np.load(tmp_path / "maps.npz")
@@ -563,8 +566,9 @@ def test_one_token(viewer: Viewer, run_bin: Path, tmp_path: Path) -> None:
 
 
 def test_thousand_tokens(viewer: Viewer, run_bin: Path, tmp_path: Path) -> None:
-    """More tokens than pixels: labels thin out, a pixel shows the largest of its cells, and nothing
-    hangs."""
+    """More tokens than pixels.
+
+    Labels thin out, a pixel shows the largest of its cells, and nothing hangs."""
     (tmp_path / "prompt").write_text("\n".join(f"{i} There was once a king who had three sons, and "
                                                "they went into the wood." for i in range(80)))
     text_of(run_bin, TALES, "-f", tmp_path / "prompt", "-n", "0", "-c", "2000", "--dump-attn",

@@ -113,8 +113,9 @@ class Recorder:
         self.note(-1, "embedded", args[0] if args else more["hidden_states"])
 
     def wrapped(self, attend, owner=None):
-        """An attention function, which gets rotated queries and keys, and values; it is a method of
-        `owner`, or its first argument is the module."""
+        """An attention function, which gets rotated queries and keys, and values.
+
+        It is a method of `owner`, or its first argument is the module."""
         def call(*args, **more):
             module, *qkv = args if owner is None else (owner, *args)
             for point, x in zip(POINTS[1:4], qkv):
@@ -153,8 +154,9 @@ def off(got: np.ndarray, want: np.ndarray) -> float:
 
 
 def difference(point: str, got: np.ndarray, want: np.ndarray, head_dim: int) -> float:
-    """Of queries and keys, llama.cpp's convention for Llama puts value i of a head beside value
-    i + head_dim / 2: the order that differs less counts."""
+    """The difference of a point; of queries and keys in the order that differs less.
+
+    llama.cpp's convention for Llama puts value i of a head beside value i + head_dim / 2."""
     if point not in ("queries", "keys"):
         return off(got, want)
     pairs = want.reshape(len(want), -1, 2, head_dim // 2).swapaxes(2, 3).reshape(want.shape)

@@ -163,7 +163,7 @@ static bool add_stretch(const char *text, size_t len, Points *points, Points *sc
 }
 
 /* A starter that NFC leaves alone joins nothing before it, and neither does what it decomposes to;
- * so each such starter begins a stretch of its own, and only those with other characters behind it
+ * so each such starter begins a stretch of its own, and only those with other characters after it
  * are touched. */
 int nfc(const char *text, size_t len, Buf *out, Err *e)
 {

@@ -680,7 +680,7 @@ typedef struct {
     uint32_t from;   // where the next one that is cut off begins
     uint32_t pos;    // where the next match is looked for
     uint32_t done;   // where the last match ended
-    uint32_t second; // a cut behind the one just made that is known already, or 0
+    uint32_t second; // a cut after the one just made that is known already, or 0
 } Level;
 
 /* Steps that cutting a text may take: of the order of a second for a short text. The rules of

@@ -83,7 +83,7 @@ static int mark_ids(const Vocab *v, const Gguf *g, const char *name, uint8_t **o
 /* tokenizer.ggml.model: the kinds of tokenizers, or what we do not have. */
 static const struct {
     const char *name, *refused;
-    bool pretokenized; // the pre-tokenizer says the flags
+    bool pretokenized; // the flags are the pre-tokenizer's
     bool by_score;
     unsigned flags; // of PRE_
 } models[] = {
@@ -117,7 +117,7 @@ static const struct {
     bool early;        // Vocab.marks_early
     bool space_prefix; // whether a mark may be put before the text at all
 } markings[] = {
-    [MARK_SENTENCEPIECE] = {"", true, true}, // the key is absent: another one says about the prefix
+    [MARK_SENTENCEPIECE] = {"", true, true}, // where the key is absent
     [MARK_PREPEND] = {"prepend", true, true}, [MARK_REPLACE] = {"replace", true, false},
     [MARK_FIRST] = {"first", false, true},    [MARK_ALWAYS] = {"always", false, true},
     [MARK_NEVER] = {"never", false, false},
@@ -235,8 +235,8 @@ static int open_pretokenizer(Vocab *v, const Gguf *g, size_t arch, unsigned *fla
         *flags = rule->flags;
     else if (!has_own && !has_name)
         return err_set(e, EXIT_MODEL,
-                       "key tokenizer.ggml.pre: missing; byte-level BPE needs it, as the "
-                       "architecture has no default");
+                       "key tokenizer.ggml.pre: missing, want it for byte-level BPE (this "
+                       "architecture has no default)");
     else if (!has_own)
         return err_set(e, EXIT_MODEL,
                        "key tokenizer.ggml.pre: got \"%s\", want a pre-tokenizer that we know, "
@@ -270,8 +270,7 @@ static int open_model(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err
     if (rc <= 0)
         return rc < 0 ? -1
                       : err_set(e, EXIT_MODEL,
-                                "key tokenizer.ggml.model: missing; it says the kind of the "
-                                "tokenizer: gpt2, llama or gemma4");
+                                "key tokenizer.ggml.model: missing, want gpt2, llama or gemma4");
     size_t i = 0;
     while (i < COUNT(models) && !str_eq(model, models[i].name))
         i++;
@@ -296,7 +295,7 @@ static int open_lists(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err
     if (rc <= 0)
         return rc < 0 ? -1
                       : err_set(e, EXIT_MODEL,
-                                "key tokenizer.ggml.tokens: missing; it is the vocabulary");
+                                "key tokenizer.ggml.tokens: missing, want the vocabulary");
     if (tokens->n > INT32_MAX / 2)
         return err_set(e, EXIT_MODEL, "key tokenizer.ggml.tokens: got %llu items, want at most %d",
                        (unsigned long long)tokens->n, INT32_MAX / 2);
@@ -316,9 +315,10 @@ static int open_lists(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err
         return -1;
     if (v->by_score && !v->scores)
         return err_set(e, EXIT_MODEL,
-                       "key tokenizer.ggml.scores: missing; each of the %d tokens needs one", v->n);
+                       "key tokenizer.ggml.scores: missing, want one for each of the %d tokens",
+                       v->n);
     if (!v->by_score && !v->merges)
-        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: missing; it is the merge list");
+        return err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: missing, want the merge list");
     if (map && map->n > 0)
         return err_set(e, EXIT_MODEL,
                        "key tokenizer.ggml.precompiled_charsmap: got a text normalisation, want "

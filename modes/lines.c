@@ -1,0 +1,75 @@
+/* lines.c - see lines.h. */
+#include "modes/lines.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { READ_SIZE = 1 << 16, MAX_LINE = 1 << 29 };
+
+int lines_open(Lines *l, const char *path, const atomic_int *stop, Err *e)
+{
+    bool standard = !strcmp(path, "-");
+    *l = (Lines){.fd = STDIN_FILENO, .path = standard ? "standard input" : path, .stop = stop};
+    if (!standard)
+        l->fd = open(path, O_RDONLY);
+    return l->fd < 0 ? err_errno(e, path) : 0;
+}
+
+void lines_close(Lines *l)
+{
+    if (l->fd > STDIN_FILENO)
+        close(l->fd);
+    buf_free(&l->buf);
+}
+
+/* Read what is there. 1, 0 for nothing yet, -1; the end of the stream counts as something. */
+static int fill(Lines *l, bool wait, Err *e)
+{
+    struct pollfd p = {.fd = l->fd, .events = POLLIN};
+    char bytes[READ_SIZE];
+    int ready;
+    while ((ready = poll(&p, 1, wait ? 100 : 0)) <= 0)
+        if (!wait || *l->stop || (ready < 0 && errno != EINTR))
+            return 0;
+    ssize_t n = read(l->fd, bytes, sizeof bytes);
+    if (n < 0)
+        return errno == EINTR || errno == EAGAIN ? 0 : err_errno(e, l->path);
+    l->at_end = n == 0;
+    if (l->begin)
+        memmove(l->buf.ptr, l->buf.ptr + l->begin, l->buf.len - l->begin);
+    l->buf.len -= l->begin;
+    l->searched -= l->begin;
+    l->begin = 0;
+    buf_add(&l->buf, bytes, (size_t)n);
+    if (l->buf.failed || l->buf.len > MAX_LINE)
+        return err_set(e, l->buf.failed ? EXIT_MEMORY : EXIT_IO,
+                       "%s: line %d is too long, want at most %d MB", l->path, l->n + 1,
+                       MAX_LINE >> 20);
+    return 1;
+}
+
+int lines_next(Lines *l, bool wait, Str *line, Err *e)
+{
+    for (;;) {
+        char *from = l->buf.ptr ? l->buf.ptr + l->searched : NULL;
+        char *found = from ? memchr(from, '\n', l->buf.len - l->searched) : NULL;
+        size_t end = found ? (size_t)(found - l->buf.ptr) : l->buf.len;
+        if (found || (l->at_end && l->buf.len > l->begin)) {
+            *line = (Str){l->buf.ptr + l->begin, end - l->begin};
+            if (found && line->len && line->ptr[line->len - 1] == '\r')
+                line->len--;
+            l->begin = l->searched = found ? end + 1 : end;
+            l->n++;
+            return 1;
+        }
+        l->searched = l->buf.len;
+        if (l->at_end)
+            return 0;
+        int rc = fill(l, wait, e);
+        if (rc <= 0)
+            return rc;
+    }
+}
