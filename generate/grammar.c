@@ -194,7 +194,8 @@ int builder_rule(Builder *b, Str name)
     b->out_of_memory = b->out_of_memory || !copy;
     if (!copy)
         return 0;
-    memcpy(copy, name.ptr, name.len);
+    if (name.len)
+        memcpy(copy, name.ptr, name.len);
     copy[name.len] = 0;
     b->rules[b->n_rules] = (BuildRule){copy, -1};
     return (int)b->n_rules++;

@@ -23,7 +23,7 @@ enum {
     MAX_JOINED = 1 << 17, // schemas that are joined at all
     MAX_WITHIN = 100,     // schemas within each other that are read in one go
     MAX_ITEMS = 500,      // of prefixItems
-    MAX_WORK = 100 << 20, // names and values that are compared
+    MAX_WORK = 20 << 20,  // names and values that are compared
     MAX_NAME = 256,       // bytes of a property's name beside additionalProperties
     MAX_COUNT = 1 << 20   // minLength and the like
 };
@@ -68,6 +68,11 @@ typedef struct {
     bool one_of;
 } Facts;
 
+/* A member of an object, for looking it up. */
+typedef struct {
+    const JsonNode *object, *member;
+} Member;
+
 /* A schema that is referred to. */
 typedef struct {
     const JsonNode *schema;
@@ -81,7 +86,8 @@ typedef struct {
     int *rule_of;  // (nodes) rule + 1 of what is referred to
     bool *is_open; // (nodes) schemas that are being read
     Target *targets;
-    size_t n_targets, cap_targets;
+    Member *members; // (n_places, a power of two) by hash
+    size_t n_targets, cap_targets, n_places;
     int n_joined, n_within;
     size_t n_work;
     Err *e;
@@ -165,25 +171,49 @@ static void decode_step(Str step, Buf *out)
     }
 }
 
-/* The member or item that a step leads to, NULL for none. */
-static const JsonNode *take_step(Reader *r, const JsonNode *from, const Buf *step)
+/* Where a member is in the table of all members, or the free place for it. */
+static size_t find_place(const Reader *r, const JsonNode *object, Str key)
 {
-    const JsonNode *found = NULL;
-    size_t i = 0, index = step->len ? 0 : SIZE_MAX;
-    for (size_t k = 0; k < step->len; k++)
-        index = step->ptr[k] >= '0' && step->ptr[k] <= '9' && index < SIZE_MAX / 16
-                  ? 10 * index + (size_t)(step->ptr[k] - '0')
-                  : SIZE_MAX;
-    if (from->type != JSON_OBJECT && from->type != JSON_LIST)
+    uint64_t hash = 0xcbf29ce484222325u ^ (uint64_t)(object - r->doc.nodes) << 20;
+    for (size_t i = 0; i < key.len; i++)
+        hash = (hash ^ (uint8_t)key.ptr[i]) * 0x100000001b3u;
+    size_t place = (hash ^ hash >> 32) & (r->n_places - 1);
+    while (r->members[place].object
+           && (r->members[place].object != object || str_cmp(r->members[place].member->key, key)))
+        place = (place + 1) & (r->n_places - 1);
+    return place;
+}
+
+/* Enter all members of all objects, the last of each name. */
+static int index_members(Reader *r)
+{
+    r->n_places = 64;
+    while (r->n_places < 2 * r->doc.n)
+        r->n_places *= 2;
+    r->members = mem_zalloc(r->n_places, sizeof *r->members);
+    if (!r->members)
+        return no_memory(r);
+    for (const JsonNode *x = r->doc.nodes; x < r->doc.nodes + r->doc.n; x++)
+        for (const JsonNode *n = x->type == JSON_OBJECT ? json_first(&r->doc, x) : NULL; n;
+             n = json_next(&r->doc, x, n))
+            r->members[find_place(r, x, n->key)] = (Member){x, n};
+    return 0;
+}
+
+/* The member or item that a step leads to, NULL for none. */
+static const JsonNode *take_step(Reader *r, const JsonNode *from, Str step)
+{
+    size_t index = 0, i = 0;
+    if (from->type == JSON_OBJECT)
+        return r->members[find_place(r, from, step)].member;
+    if (from->type != JSON_LIST || !step.len || step.len > 6)
         return NULL;
-    for (const JsonNode *n = json_first(&r->doc, from); n; n = json_next(&r->doc, from, n), i++)
-        if (++r->n_work > MAX_WORK)
-            return NULL;
-        else if (from->type == JSON_LIST
-                     ? i == index
-                     : !str_cmp(n->key, (Str){step->len ? step->ptr : "", step->len}))
-            found = n;
-    return found;
+    for (; i < step.len && step.ptr[i] >= '0' && step.ptr[i] <= '9'; i++)
+        index = 10 * index + (size_t)(step.ptr[i] - '0');
+    const JsonNode *n = i == step.len ? json_first(&r->doc, from) : NULL;
+    for (; n && index > 0 && ++r->n_work < MAX_WORK; index--)
+        n = json_next(&r->doc, from, n);
+    return n;
 }
 
 /* The schema that a $ref names. */
@@ -202,7 +232,7 @@ static int find_target(Reader *r, const JsonNode *ref, const JsonNode **out)
         while (end < text.len && text.ptr[end] != '/')
             end++;
         decode_step((Str){text.ptr + i, end - i}, &step);
-        at = step.failed ? NULL : take_step(r, at, &step);
+        at = step.failed ? NULL : take_step(r, at, (Str){step.ptr ? step.ptr : "", step.len});
         i = end;
     }
     buf_free(&step);
@@ -215,12 +245,9 @@ static int call_target(Reader *r, const JsonNode *target, Expr *out)
 {
     int *rule = &r->rule_of[target - r->doc.nodes];
     if (!*rule) {
-        Buf name = {0};
         if (!mem_room(&r->targets, r->n_targets + 1, &r->cap_targets, sizeof *r->targets))
             return no_memory(r);
-        add_pointer(r, target, &name);
-        *rule = 1 + builder_rule(r->b, (Str){name.ptr ? name.ptr : "", name.len});
-        buf_free(&name);
+        *rule = 1 + builder_rule(r->b, target == r->doc.nodes ? (Str){"#", 1} : target->key);
         r->targets[r->n_targets++] = (Target){target, *rule - 1};
     }
     *out = expr_rule(r->b, *rule - 1);
@@ -1201,12 +1228,14 @@ int schema_compile(Grammar *g, Str text, Err *e)
     r.j.b = r.b = builder_new();
     r.rule_of = mem_zalloc(r.doc.n, sizeof *r.rule_of);
     r.is_open = mem_zalloc(r.doc.n, sizeof *r.is_open);
-    int rc = r.b && r.rule_of && r.is_open ? read_all(&r, &root) || grammar_compile(g, r.b, root, e)
-                                           : no_memory(&r);
+    int rc = r.b && r.rule_of && r.is_open
+               ? index_members(&r) || read_all(&r, &root) || grammar_compile(g, r.b, root, e)
+               : no_memory(&r);
     builder_free(r.b);
     free(r.rule_of);
     free(r.is_open);
     free(r.targets);
+    free(r.members);
     json_doc_free(&r.doc);
     return rc ? -1 : 0;
 }

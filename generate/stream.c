@@ -125,17 +125,6 @@ size_t stream_follow(Stream *s, const char *text, size_t len)
     return ready;
 }
 
-/* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
-static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
-{
-    size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
-    if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
-        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
-    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
-                     s->logprobs + (n - 1) * (1 + k));
-    return 0;
-}
-
 /* Leave the logits of tokens that may follow in the grammar; the text may be over instead. */
 static int constrain(Stream *s, float *logits, int n, Err *e)
 {
@@ -164,6 +153,17 @@ static StreamEnd check_end(const Stream *s)
                                                                   : NOT_ENDED;
 }
 
+/* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
+static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
+{
+    size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
+    if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
+                     s->logprobs + (n - 1) * (1 + k));
+    return 0;
+}
+
 int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
 {
     const StreamParams *p = s->params;
@@ -181,8 +181,9 @@ int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
         s->end_token = id;
         return 0;
     }
-    if (tokens_add(&s->text, id, e) || (p->logprobs >= 0 && keep_logprobs(s, sampler, e))
-        || (p->matcher && matcher_token(p->matcher, &s->place, id, e) < 0))
+    if (tokens_add(&s->text, id, e)
+        || (p->matcher && matcher_token(p->matcher, &s->place, id, e) < 0)
+        || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
         return -1;
     decode(s, id);
     s->end = check_end(s);

@@ -31,7 +31,8 @@ struct Request {
     bool is_json; // an object
     Str id;       // its "id" as JSON, empty for none
     StreamParams params;
-    Str *stops; // owned, their bytes too
+    Str *stops;             // owned, their bytes too
+    Constraint *constraint; // of its own, NULL: what the flags say
     bool echo;
     uint64_t seed;
     ParallelText text;
@@ -78,15 +79,15 @@ static const struct {
 };
 
 /* The other members that are read; what is none of these is carried through. */
-static const char *const others[] = {"id", "prompt", "ids", "stop", "seed", "echo"};
+static const char *const others[] = {"id",   "prompt", "ids",     "stop",
+                                     "seed", "echo",   "grammar", "json_schema"};
 
 /* Members of the result, which a line cannot carry through. */
 static const char *const results[] = {"line",     "text",        "bytes",         "prompt_ids",
                                       "n_prompt", "n_generated", "finish_reason", "error"};
 
 /* Members that say what this version cannot do. */
-static const char *const refused[] = {"messages",   "json_schema",          "grammar",
-                                      "tools",      "chat_template_kwargs", "completion",
+static const char *const refused[] = {"messages", "tools", "chat_template_kwargs", "completion",
                                       "completions"};
 
 #define COUNT(list) (sizeof list / sizeof *list)
@@ -245,9 +246,29 @@ static int read_prompt(const BatchRun *b, const JsonDoc *d, Request *r, TokenLis
 static void set_stream_params(const BatchRun *b, const Options *o, Request *r)
 {
     int n_stops = r->params.n_stops;
-    r->params = modes_stream_params(o, &b->engine.model, b->seq_len);
+    r->params = modes_stream_params(o, &b->engine, b->seq_len);
     r->params.stops = r->stops;
     r->params.n_stops = n_stops;
+}
+
+/* "grammar", a text, or "json_schema", a schema. */
+static int read_constraint(BatchRun *b, const JsonDoc *d, Request *r, Err *e)
+{
+    const JsonNode *grammar = json_member(d, d->nodes, "grammar");
+    const JsonNode *schema = json_member(d, d->nodes, "json_schema");
+    if (!grammar && !schema)
+        return 0;
+    if (grammar && schema)
+        return err_set(e, EXIT_USAGE, "want either \"grammar\" or \"json_schema\"");
+    if (grammar && grammar->type != JSON_STRING)
+        return err_set(e, EXIT_USAGE, "grammar: want a string");
+    r->constraint = constraints_get(&b->engine.constraints,
+                                    grammar ? CONSTRAINT_GRAMMAR : CONSTRAINT_SCHEMA,
+                                    grammar ? grammar->string : schema->raw, e);
+    if (!r->constraint)
+        return err_prefix(e, grammar ? "grammar" : "json_schema");
+    r->params.matcher = r->constraint->matcher;
+    return 0;
 }
 
 /* Put a request at the end of the queue; one with an error is done. */
@@ -261,7 +282,7 @@ static void add_request(BatchRun *b, Request *r)
 }
 
 /* What the line asks for -> its stream. */
-static int read_request(const BatchRun *b, const JsonDoc *d, Request *r, Err *e)
+static int read_request(BatchRun *b, const JsonDoc *d, Request *r, Err *e)
 {
     Options own = *b->o;
     TokenList ids = {0};
@@ -277,6 +298,8 @@ static int read_request(const BatchRun *b, const JsonDoc *d, Request *r, Err *e)
         || read_stops(&own, r->is_json ? d : &(JsonDoc){0}, r, e))
         return -1;
     set_stream_params(b, &own, r);
+    if (r->is_json && read_constraint(b, d, r, e))
+        return -1;
     int rc = read_prompt(b, d, r, &ids, &prompt, e);
     if (!rc && !ids.n)
         rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
@@ -346,13 +369,14 @@ static int take_sample(BatchRun *b, int i, const TokenList *prompt, const Buf *t
 
 /* ---- writing a line -------------------------------------------------------------------------- */
 
-static void free_request(Request *r)
+static void free_request(BatchRun *b, Request *r)
 {
     for (int i = 0; r->stops && i < r->params.n_stops; i++)
         free((char *)(uintptr_t)r->stops[i].ptr);
     free(r->stops);
     free((char *)(uintptr_t)r->json.ptr);
     stream_free(&r->text.stream);
+    constraints_let_go(&b->engine.constraints, r->constraint);
     buf_free(&r->text.shown);
     free(r);
 }
@@ -422,7 +446,7 @@ static int write_done(BatchRun *b)
         if (!*at)
             b->end = at;
         b->n_open--;
-        free_request(r);
+        free_request(b, r);
     }
     return 0;
 }
@@ -624,8 +648,6 @@ static int prepare_samples(BatchRun *b, Err *e)
     int seq_len = 0;
     if (!o->json)
         return err_set(e, EXIT_USAGE, "--samples: more than one needs --json");
-    if (o->grammar || o->grammar_file || o->json_schema || o->json_schema_file)
-        return err_set(e, EXIT_USAGE, "--samples: a grammar constrains one text only");
     if (o->logits || o->maps.n_files || o->maps.n_stats)
         return err_set(e, EXIT_USAGE, "--samples: logits and attention files are of one text");
     b->lines.at_end = true;
@@ -652,7 +674,7 @@ int batch_mode(const Options *o, Err *e)
                        b.n_done);
     while (b.first) {
         Request *next = b.first->next;
-        free_request(b.first);
+        free_request(&b, b.first);
         b.first = next;
     }
     parallel_free(&b.texts);

@@ -10,7 +10,6 @@
 #include "base/npy.h"
 #include "generate/stream.h"
 #include "maps/job.h"
-#include "modes/constraint.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
 #include "modes/result.h"
@@ -24,7 +23,6 @@ typedef struct {
     Session session;
     Sampler sampler;
     Str *stops; // (o->n_stops) the texts of --stop
-    Constraint constraint;
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
@@ -204,11 +202,10 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    r->params = modes_stream_params(o, &r->engine.model, seq_len);
+    r->params = modes_stream_params(o, &r->engine, seq_len);
     r->params.sampling = modes_sampler_params(o);
     r->params.stops = r->stops;
     r->params.n_stops = o->n_stops;
-    r->params.matcher = r->constraint.matcher;
     stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
     return 0;
 }
@@ -224,7 +221,6 @@ static int prepare(Run *r, Err *e)
     const Config *c = &r->engine.model.decoder.config;
     int seq_len;
     if (modes_check_biases(o, c, e)
-        || constraint_of_options(&r->constraint, o, r->engine.model.tokenizer, e)
         || prompt_start(o, &r->engine.model, &r->prompt, text, &seq_len, e))
         return -1;
     if (!o->echo)
@@ -408,7 +404,6 @@ int complete_mode(const Options *o, Err *e)
     maps_close(r.maps);
     prompt_free(&r.prompt);
     stream_free(&r.stream);
-    constraint_close(&r.constraint);
     buf_free(&r.shown);
     free(r.stops);
     sampler_free(&r.sampler);

@@ -1,37 +1,106 @@
 /* constraint.c - the contracts are in constraint.h. */
 #include "modes/constraint.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/file.h"
 #include "generate/gbnf.h"
 #include "generate/schema.h"
-#include "modes/modes.h"
 
-int constraint_open(Constraint *c, ConstraintKind kind, Str text, const TokenTree *tree, Err *e)
+enum { MAX_UNUSED = 4 };
+
+static void constraint_free(Constraint *c)
 {
-    *c = (Constraint){0};
-    if ((kind == CONSTRAINT_SCHEMA ? schema_compile : gbnf_compile)(&c->grammar, text, e))
-        return -1;
-    c->matcher = matcher_new(&c->grammar, tree, e);
-    if (c->matcher)
-        return 0;
-    constraint_close(c);
-    return -1;
+    matcher_free(c->matcher);
+    grammar_free(&c->grammar);
+    buf_free(&c->text);
+    free(c);
 }
 
-int constraint_of_options(Constraint *c, const Options *o, const Tokenizer *t, Err *e)
+/* Free what is not in use, but for the first `keep`. */
+static void drop_unused(Constraints *list, int keep)
+{
+    for (Constraint **at = &list->first; *at;) {
+        Constraint *c = *at;
+        if (c->n_users || keep-- > 0) {
+            at = &c->next;
+        } else {
+            *at = c->next;
+            constraint_free(c);
+        }
+    }
+}
+
+static Constraint *compile(Constraints *list, ConstraintKind kind, Str text, Err *e)
+{
+    Constraint *c = mem_zalloc(1, sizeof *c);
+    if (list->tokenizer && !list->tree)
+        list->tree = token_tree_new(list->tokenizer, e);
+    if (c)
+        buf_add(&c->text, text.ptr, text.len);
+    if (!c || c->text.failed || (list->tokenizer && !list->tree)) {
+        err_set(e, EXIT_MEMORY, "out of memory for the grammar");
+    } else {
+        c->kind = kind;
+        if (!(kind == CONSTRAINT_SCHEMA ? schema_compile : gbnf_compile)(&c->grammar, text, e))
+            c->matcher = matcher_new(&c->grammar, list->tree, e);
+    }
+    if (c && c->matcher)
+        return c;
+    if (c)
+        constraint_free(c);
+    return NULL;
+}
+
+Constraint *constraints_get(Constraints *list, ConstraintKind kind, Str text, Err *e)
+{
+    Constraint **at = &list->first, *c;
+    while (*at && ((*at)->kind != kind || str_cmp((Str){(*at)->text.ptr, (*at)->text.len}, text)))
+        at = &(*at)->next;
+    if ((c = *at))
+        *at = c->next;
+    else
+        c = compile(list, kind, text, e);
+    if (!c)
+        return NULL;
+    c->n_users++;
+    c->next = list->first;
+    list->first = c;
+    drop_unused(list, MAX_UNUSED);
+    return c;
+}
+
+void constraints_let_go(Constraints *list, Constraint *c)
+{
+    if (c && !--c->n_users)
+        drop_unused(list, MAX_UNUSED);
+}
+
+void constraints_close(Constraints *list)
+{
+    for (Constraint *c = list->first, *next; c; c = next) {
+        next = c->next;
+        constraint_free(c);
+    }
+    token_tree_free(list->tree);
+    *list = (Constraints){0};
+}
+
+int constraints_of_options(Constraints *list, const Options *o, const atomic_int *stop,
+                           Constraint **out, Err *e)
 {
     const struct {
         const char *flag, *value;
         bool is_file;
-    } flags[] = {{"--grammar", o->grammar, false},
-                 {"--grammar-file", o->grammar_file, true},
-                 {"--json-schema", o->json_schema, false},
-                 {"--json-schema-file", o->json_schema_file, true}};
+        ConstraintKind kind;
+    } flags[] = {{"--grammar", o->grammar, false, CONSTRAINT_GRAMMAR},
+                 {"--grammar-file", o->grammar_file, true, CONSTRAINT_GRAMMAR},
+                 {"--json-schema", o->json_schema, false, CONSTRAINT_SCHEMA},
+                 {"--json-schema-file", o->json_schema_file, true, CONSTRAINT_SCHEMA}};
     Buf text = {0};
     int chosen = -1;
-    *c = (Constraint){0};
+    *out = NULL;
     for (int i = 0; i < 4; i++) {
         if (!flags[i].value)
             continue;
@@ -45,26 +114,14 @@ int constraint_of_options(Constraint *c, const Options *o, const Tokenizer *t, E
     const char *value = flags[chosen].value;
     if (!flags[chosen].is_file)
         buf_text(&text, value);
-    int rc = flags[chosen].is_file ? file_read(value, &stop_signal, &text, e) : 0;
-    TokenTree *tree = rc ? NULL : token_tree_new(t, e);
-    if (!rc && (text.failed || !tree))
+    int rc = flags[chosen].is_file ? file_read(value, stop, &text, e) : 0;
+    if (!rc && text.failed)
         rc = err_set(e, EXIT_MEMORY, "out of memory for the grammar");
-    if (!rc
-        && constraint_open(c, chosen < 2 ? CONSTRAINT_GRAMMAR : CONSTRAINT_SCHEMA,
-                           (Str){text.ptr ? text.ptr : "", text.len}, tree, e))
+    if (!rc)
+        *out = constraints_get(list, flags[chosen].kind, (Str){text.ptr ? text.ptr : "", text.len},
+                               e);
+    if (!rc && !*out)
         rc = err_prefix(e, flags[chosen].is_file ? value : flags[chosen].flag);
-    if (rc)
-        token_tree_free(tree);
-    else
-        c->tree = tree;
     buf_free(&text);
     return rc;
-}
-
-void constraint_close(Constraint *c)
-{
-    matcher_free(c->matcher);
-    grammar_free(&c->grammar);
-    token_tree_free(c->tree);
-    *c = (Constraint){0};
 }

@@ -1,25 +1,41 @@
-/* constraint.h - the form that a text must have: a grammar or a JSON schema, and what streams need
- * of it. */
+/* constraint.h - the forms that texts must have, grammars and JSON schemas: compiled once for all
+ * texts that share one. */
 #ifndef CONSTRAINT_H
 #define CONSTRAINT_H
+
+#include <stdatomic.h>
 
 #include "generate/matcher.h"
 #include "modes/options.h"
 
 typedef enum { CONSTRAINT_GRAMMAR, CONSTRAINT_SCHEMA } ConstraintKind;
 
-typedef struct {
+typedef struct Constraint Constraint;
+struct Constraint {
+    Matcher *matcher; // for StreamParams
     Grammar grammar;
-    TokenTree *tree;  // NULL where somebody else has it
-    Matcher *matcher; // for StreamParams; NULL: any text will do
-} Constraint;
+    ConstraintKind kind;
+    Buf text;
+    int n_users;
+    Constraint *next;
+};
 
-/* Compile a text; `tree` must outlive the constraint. 0; or -1 and an Err. */
-int constraint_open(Constraint *c, ConstraintKind kind, Str text, const TokenTree *tree, Err *e);
+/* All that are in use, and some that were. A zeroed one with a tokenizer, which must outlive it;
+ * without one there are no masks. Not for two threads at once. */
+typedef struct {
+    const Tokenizer *tokenizer;
+    TokenTree *tree;
+    Constraint *first; // the one that was used last
+} Constraints;
 
-/* The one that the flags ask for, or one without a matcher. The tokenizer must outlive it. */
-int constraint_of_options(Constraint *c, const Options *o, const Tokenizer *t, Err *e);
+/* The compiled form of a text, to be let go once. NULL and an Err. */
+Constraint *constraints_get(Constraints *list, ConstraintKind kind, Str text, Err *e);
+void constraints_let_go(Constraints *list, Constraint *c); // NULL is fine
 
-void constraint_close(Constraint *c); // a zeroed one is fine
+/* What the flags ask for -> *out, NULL for nothing. *stop other than 0 ends reading a file. */
+int constraints_of_options(Constraints *list, const Options *o, const atomic_int *stop,
+                           Constraint **out, Err *e);
+
+void constraints_close(Constraints *list); // nothing may be in use
 
 #endif

@@ -139,8 +139,8 @@ static int check_text(Matcher *m, const char *hex, const Tokenizer *t, Err *e)
 static int run(char **argv, const char *model, Gguf *g, Tokenizer **t, Err *e)
 {
     Buf text = {0};
-    Constraint c = {0};
-    TokenTree *tree = NULL;
+    Constraints list = {0};
+    Constraint *c = NULL;
     char *line = NULL;
     size_t cap = 0;
     bool schema = !strcmp(argv[1], "schema");
@@ -148,23 +148,23 @@ static int run(char **argv, const char *model, Gguf *g, Tokenizer **t, Err *e)
     if (!rc && model) {
         rc = gguf_open(g, model, e);
         *t = rc ? NULL : tokenizer_open(g, e);
-        tree = *t ? token_tree_new(*t, e) : NULL;
-        rc = tree ? 0 : -1;
+        list.tokenizer = *t;
+        rc = *t ? 0 : -1;
     }
-    rc = rc
-      || constraint_open(&c, schema ? CONSTRAINT_SCHEMA : CONSTRAINT_GRAMMAR,
-                         (Str){text.ptr ? text.ptr : "", text.len}, tree, e);
+    if (!rc)
+        c = constraints_get(&list, schema ? CONSTRAINT_SCHEMA : CONSTRAINT_GRAMMAR,
+                            (Str){text.ptr ? text.ptr : "", text.len}, e);
+    rc = c ? 0 : -1;
     while (!rc && getline(&line, &cap, stdin) > 0) {
         line[strcspn(line, "\n")] = 0;
         if (!strncmp(line, "walk ", 5))
-            walk(c.matcher, strtoull(line + 5, NULL, 10));
+            walk(c->matcher, strtoull(line + 5, NULL, 10));
         else
-            rc = check_text(c.matcher, line, *t, e);
+            rc = check_text(c->matcher, line, *t, e);
         fflush(stdout);
     }
     free(line);
-    constraint_close(&c);
-    token_tree_free(tree);
+    constraints_close(&list);
     buf_free(&text);
     return rc;
 }

@@ -1,9 +1,13 @@
 """Constrained output: grammars in GBNF, their masks, and what they are not allowed to do."""
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import subprocess
+import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -11,9 +15,11 @@ import pytest
 
 import gbnf
 from command import error_of, run, text_of
+from conftest import CACHE
+
+SOURCES = "llama_cpp_python-0.3.36"  # of it llama.cpp's grammars
 
 ROUNDS = int(os.environ.get("ATTNC_GRAMMAR_TEXTS", "40"))  # texts of each grammar; 300 for all
-LLAMA = os.environ.get("ATTNC_GBNF")  # a folder with llama.cpp's grammars, where it is there
 
 # Each stands for something that can go wrong.
 GRAMMARS = {
@@ -114,23 +120,46 @@ def test_masks(name: str, driver, tmp_path: Path, tiny_model: Path, smollm2_path
             assert accepted and allowed and not wrong
 
 
+def llama_grammars() -> dict[str, str]:
+    """The grammars that come with llama.cpp, from the source package of its Python binding, which
+    is downloaded once into cache/."""
+    folder = CACHE / "grammars"
+    if not folder.exists():
+        wheels = CACHE / "wheels"
+        wheels.mkdir(parents=True, exist_ok=True)
+        found = list(wheels.glob(f"{SOURCES}.tar.gz"))
+        done = None if found else subprocess.run(
+            [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:",
+             "--disable-pip-version-check", "-d", wheels, SOURCES.replace("_python-", "-python==")
+             .replace("llama_", "llama-")], capture_output=True, text=True)
+        if done and done.returncode:
+            message = f"cannot download llama.cpp's sources: {done.stderr.strip()[-300:]}"
+            pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        partial = CACHE / "grammars.part"
+        partial.mkdir(exist_ok=True)
+        with tarfile.open(wheels / f"{SOURCES}.tar.gz") as archive:
+            for member in archive:
+                if re.fullmatch(r".*/llama\.cpp/grammars/[\w-]+\.gbnf", member.name):
+                    name = Path(member.name).name
+                    (partial / name).write_bytes(archive.extractfile(member).read())
+        partial.rename(folder)
+    return {p.name: p.read_text() for p in sorted(folder.glob("*.gbnf"))}
+
+
 def test_llama_grammars_load(driver, tmp_path: Path) -> None:
-    """The grammars that come with llama.cpp. Their texts are not ours to copy: a folder of them is
-    named by ATTNC_GBNF."""
-    if not LLAMA:
-        pytest.skip("ATTNC_GBNF names no folder with llama.cpp's grammars")
-    files = sorted(Path(LLAMA).glob("*.gbnf"))
-    assert len(files) >= 8
-    for path in files:
-        source, rng = path.read_text(), random.Random(path.name)
+    """All of them, with the same verdicts as the matcher that tries everything."""
+    grammars = llama_grammars()
+    assert len(grammars) >= 8
+    for name, source in grammars.items():
+        rng = random.Random(name)
         grammar = gbnf.parse(source)
         texts = [t for t in (grammar.random_text(rng, 20) for _ in range(300)) if t is not None]
         texts = [t for t in texts if len(t) < 400][:ROUNDS]
         texts += [edit(rng, t) for t in texts]
         lines = ask(driver, "gbnf", source, [t.encode().hex() for t in texts], tmp_path)
-        assert texts, path
+        assert texts, name
         for text, line in zip(texts, lines, strict=True):
-            assert grammar.matches(text) == (line[0] == "1"), (path, text)
+            assert grammar.matches(text) == (line[0] == "1"), (name, text)
 
 
 REFUSED = {
@@ -249,3 +278,52 @@ def test_flags(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
     grammar.write_text("root ::= x")
     line = error_of(run_bin, tiny_model, "-i", "a", "--grammar-file", grammar, code=2)
     assert line == f"{grammar}: rule x is used and not defined"
+
+
+def test_in_every_mode(run_bin: Path, tiny_model: Path) -> None:
+    """One object, samples, and lines of a batch: their own grammars, the flags', many at once."""
+    grammar = 'root ::= [a-f]{2,4} "." | "x"'
+    known = gbnf.parse(grammar)
+    flags = ["-i", "a", "-s", "3", "--json", "--grammar", grammar, "-n", "9"]
+    one = json.loads(text_of(run_bin, tiny_model, *flags))
+    assert known.matches(one["text"]) and one["finish_reason"] == "end"
+    some = [json.loads(x) for x in
+            text_of(run_bin, tiny_model, *flags, "--samples", "9").splitlines()]
+    assert some[0]["text"] == one["text"] and all(known.matches(x["text"]) for x in some)
+    assert len({x["text"] for x in some}) > 1
+    cut = json.loads(text_of(run_bin, tiny_model, *flags[:-1], "2", "--grammar",
+                             'root ::= "abcdef"'))
+    assert (cut["text"], cut["finish_reason"]) == ("ab", "length")
+
+    own = {"digits": "root ::= [0-9]{3}", "letters": 'root ::= [a-z]{2} ("," [a-z]{2})*'}
+    lines = [{"prompt": f"p{i}", "id": i, "n": 30, "grammar": own[name], "kind": name}
+             for i in range(20) for name in own]
+    lines += [{"prompt": "q", "id": "schema", "json_schema": {"enum": ["é", 12]}},
+              {"prompt": "r", "id": "flag"}, {"prompt": "s", "grammar": "root ::= a"},
+              {"prompt": "t", "grammar": 3}, {"prompt": "u", "json_schema": {"not": {}}},
+              {"prompt": "v", "grammar": "root ::= .", "json_schema": {}}]
+
+    def answers(*more: str) -> list[dict]:
+        done = run(run_bin, tiny_model, "--jsonl", "-", "--grammar", grammar, "-s", "1", *more,
+                   stdin="".join(json.dumps(x) + "\n" for x in lines).encode())
+        assert done.returncode == 1
+        return [json.loads(x) for x in done.stdout.splitlines()]
+
+    out = answers("--parallel", "16")
+    assert out == answers("--parallel", "1")
+    for x in out[:40]:
+        assert x["finish_reason"] in ("end", "length")
+        assert x["finish_reason"] == "length" or gbnf.parse(own[x["kind"]]).matches(x["text"])
+    assert out[40]["text"] in ('"é"', "12") and known.matches(out[41]["text"])
+    assert [x["error"] for x in out[42:]] == [
+        "grammar: rule a is used and not defined", "grammar: want a string",
+        'json_schema: #: the keyword "not" is not supported',
+        'want either "grammar" or "json_schema"']
+
+
+def test_log_probabilities_are_the_models(run_bin: Path, tiny_model: Path) -> None:
+    """Of all tokens, not of those that are left."""
+    flags = ["-i", "a", "-s", "3", "-n", "1", "--json", "--logprobs", "258"]
+    free = json.loads(text_of(run_bin, tiny_model, *flags))["logprobs"][0]["top"]
+    bound = json.loads(text_of(run_bin, tiny_model, *flags, "--grammar", "root ::= [xyz]"))
+    assert bound["logprobs"][0]["top"] == free and bound["text"] in "xyz"
