@@ -202,7 +202,7 @@ static void begin(Requests *q, const Options *o, Generation *r, TokenList prompt
 }
 
 /* What the line asks for -> its stream. */
-static int read_request(Requests *q, const JsonDoc *d, Request *base, Err *e)
+static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
 {
     Generation *r = (Generation *)(void *)base;
     Options own = *q->o;

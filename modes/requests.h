@@ -39,8 +39,8 @@ typedef struct {
     size_t size; // of the mode's own struct
 
     /* Read what the line asks for: `d` is the line, an object or a string, or NULL with --lines.
-     * -1 and an Err: the line has failed. */
-    int (*read)(Requests *q, const JsonDoc *d, Request *r, Err *e);
+     * Its strings may be taken from it. -1 and an Err: the line has failed. */
+    int (*read)(Requests *q, JsonDoc *d, Request *r, Err *e);
 
     /* Whether the member is the mode's own, or one of its results: it is not carried through. */
     bool (*is_own)(Str member);
