@@ -374,7 +374,7 @@ struct Session {
     float *heads;         // (R, n_heads * value_dim) attention's results
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
-    Block8 *x8;           // (packed_size / 32) matmul's inputs as bytes
+    PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
     uint16_t *x16;        // (packed_size) the same in bf16
     size_t packed_size;   // R or max_logits rows of the widest input
     float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);
@@ -437,6 +437,7 @@ typedef struct {
     const float *x;
     int n_rows;
     float *y;
+    size_t packed_at; // matmul's own: where the packed copy of x begins, in values
 } Product;
 
 /* Floats after each row of an unpacked panel, which keep rows of 2,048 values out of one another's
@@ -445,7 +446,7 @@ enum { PANEL_PAD = 16 };
 
 /* Several products as one parallel job. An x that several products in a row share is packed once;
  * together the different ones have at most R or max_logits rows of the widest input. */
-void matmul(Session *s, const Product *products, int n_products);
+void matmul(Session *s, Product *products, int n_products);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
 
 /* Keys from .. to - 1. */

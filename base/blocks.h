@@ -1,8 +1,9 @@
-/* blocks.h - the numbers that tensors are stored as: conversions between f32, f16 and bytes with a
- * scale, and unaligned loads.
+/* blocks.h - what tensors are stored as: the types and their blocks, and conversions between f32,
+ * f16 and signed bytes with a scale.
  *
- * Everything is inline so that each file of kernels/ compiles it for its own instruction set; with
- * contraction off they all give the same bits.
+ * A type is a struct with its size and a row of type_infos; kernels/dequantize.inc turns it into
+ * floats. Everything is inline so that each file of kernels/ compiles it for its own instruction
+ * set; with contraction off they all give the same bits.
  */
 #ifndef BLOCKS_H
 #define BLOCKS_H
@@ -10,6 +11,187 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+
+/* Tensor types by their number in the file. */
+typedef enum {
+    TYPE_F32 = 0,
+    TYPE_F16 = 1,
+    TYPE_Q4_0 = 2,
+    TYPE_Q4_1 = 3,
+    TYPE_Q5_0 = 6,
+    TYPE_Q5_1 = 7,
+    TYPE_Q8_0 = 8,
+    TYPE_Q2_K = 10,
+    TYPE_Q3_K = 11,
+    TYPE_Q4_K = 12,
+    TYPE_Q5_K = 13,
+    TYPE_Q6_K = 14,
+    TYPE_IQ4_NL = 20,
+    TYPE_IQ4_XS = 23,
+    TYPE_BF16 = 30,
+    TYPE_COUNT = 64
+} Type;
+
+/* ---- blocks ---------------------------------------------------------------------------------- */
+
+/* A quantised row is a sequence of blocks at any address, so the structs are packed. Numbers are
+ * little-endian; a block's scale and min are f16. w is a value and q its integer. Sources:
+ * ggml-common.h and gguf-py's quants.py. */
+enum { BLOCK_VALUES = 32, SUPERBLOCK_VALUES = 256 }; // values of a block
+#define PACKED __attribute__((packed))
+
+/* w = scale q */
+typedef struct PACKED {
+    uint16_t scale;
+    int8_t quants[32];
+} BlockQ8_0;
+_Static_assert(sizeof(BlockQ8_0) == 34, "Q8_0");
+
+/* w = scale (q - 8). Low nibbles are values 0 to 15, high ones 16 to 31, as in all 4-bit quants of
+ * blocks of 32. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[16];
+} BlockQ4_0;
+_Static_assert(sizeof(BlockQ4_0) == 18, "Q4_0");
+
+/* w = scale q + min */
+typedef struct PACKED {
+    uint16_t scale, min;
+    uint8_t quants[16];
+} BlockQ4_1;
+_Static_assert(sizeof(BlockQ4_1) == 20, "Q4_1");
+
+/* w = scale (q - 16). Bit i of high, as one number, is the fifth bit of value i. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t high[4];
+    uint8_t quants[16];
+} BlockQ5_0;
+_Static_assert(sizeof(BlockQ5_0) == 22, "Q5_0");
+
+/* w = scale q + min */
+typedef struct PACKED {
+    uint16_t scale, min;
+    uint8_t high[4];
+    uint8_t quants[16];
+} BlockQ5_1;
+_Static_assert(sizeof(BlockQ5_1) == 24, "Q5_1");
+
+/* w = scale iq4_values[q] */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[16];
+} BlockIQ4_NL;
+_Static_assert(sizeof(BlockIQ4_NL) == 18, "IQ4_NL");
+
+/* Sixteen groups of 16 values: w = scale (scales[g] & 15) q - min (scales[g] >> 4). Two bits a
+ * value: group g has those from bit 2 (g % 8 / 2) of the 16 bytes at 32 (g / 8) + 16 (g % 2). */
+typedef struct PACKED {
+    uint8_t scales[16], quants[64];
+    uint16_t scale, min;
+} BlockQ2_K;
+_Static_assert(sizeof(BlockQ2_K) == 84, "Q2_K");
+
+/* Sixteen groups of 16 values: w = scale (s - 32) (q - 4), s of six bits. The low two bits of q are
+ * as in Q2_K, the third is bit g / 2 of the 16 bytes of high at 16 (g % 2). */
+typedef struct PACKED {
+    uint8_t high[32], quants[64], scales[12];
+    uint16_t scale;
+} BlockQ3_K;
+_Static_assert(sizeof(BlockQ3_K) == 110, "Q3_K");
+
+/* Eight groups of 32 values: w = scale s q - min m. The s and m of groups, six bits each, are in
+ * groups[]: those of the first four in the low bits of bytes 0 to 3 and 4 to 7; of the others low
+ * bits in the nibbles of 8 to 11, high bits on top of 0 to 7. Two groups share 32 bytes of quants,
+ * the low nibbles and the high ones. */
+typedef struct PACKED {
+    uint16_t scale, min;
+    uint8_t groups[12];
+} ScalesK4;
+
+typedef struct PACKED {
+    ScalesK4 scales;
+    uint8_t quants[128];
+} BlockQ4_K;
+_Static_assert(sizeof(BlockQ4_K) == 144, "Q4_K");
+
+/* As Q4_K; bit g of high[i] is the fifth bit of value i of group g. */
+typedef struct PACKED {
+    ScalesK4 scales;
+    uint8_t high[32], quants[128];
+} BlockQ5_K;
+_Static_assert(sizeof(BlockQ5_K) == 176, "Q5_K");
+
+/* Sixteen groups of 16 values: w = scale scales[g] (q - 32). Of each half of the block, the 64 low
+ * nibbles of low, then the high ones, are the low bits of 128 values; 32 bytes of high have the
+ * other two of values i, 32 + i, 64 + i, 96 + i. */
+typedef struct PACKED {
+    uint8_t low[128], high[64];
+    int8_t scales[16];
+    uint16_t scale;
+} BlockQ6_K;
+_Static_assert(sizeof(BlockQ6_K) == 210, "Q6_K");
+
+/* Eight groups of 32 values: w = scale (s - 32) iq4_values[q]. s has four bits in scales_low and
+ * two in scales_high. */
+typedef struct PACKED {
+    uint16_t scale, scales_high;
+    uint8_t scales_low[4], quants[128];
+} BlockIQ4_XS;
+_Static_assert(sizeof(BlockIQ4_XS) == 136, "IQ4_XS");
+
+/* A block of `block` values takes `bytes` bytes; both are 0 for numbers that name no type. */
+typedef struct {
+    const char *name;
+    uint16_t block, bytes;
+} TypeInfo;
+
+/* Every number that ggml has given out, so that an error names a type that we do not read. Source:
+ * gguf-py's GGMLQuantizationType and GGML_QUANT_SIZES. */
+static const TypeInfo type_infos[TYPE_COUNT] = {
+    [TYPE_F32] = {"F32", 1, sizeof(float)},
+    [TYPE_F16] = {"F16", 1, sizeof(uint16_t)},
+    [TYPE_BF16] = {"BF16", 1, sizeof(uint16_t)},
+    [TYPE_Q4_0] = {"Q4_0", BLOCK_VALUES, sizeof(BlockQ4_0)},
+    [TYPE_Q4_1] = {"Q4_1", BLOCK_VALUES, sizeof(BlockQ4_1)},
+    [TYPE_Q5_0] = {"Q5_0", BLOCK_VALUES, sizeof(BlockQ5_0)},
+    [TYPE_Q5_1] = {"Q5_1", BLOCK_VALUES, sizeof(BlockQ5_1)},
+    [TYPE_Q8_0] = {"Q8_0", BLOCK_VALUES, sizeof(BlockQ8_0)},
+    [TYPE_IQ4_NL] = {"IQ4_NL", BLOCK_VALUES, sizeof(BlockIQ4_NL)},
+    [TYPE_Q2_K] = {"Q2_K", SUPERBLOCK_VALUES, sizeof(BlockQ2_K)},
+    [TYPE_Q3_K] = {"Q3_K", SUPERBLOCK_VALUES, sizeof(BlockQ3_K)},
+    [TYPE_Q4_K] = {"Q4_K", SUPERBLOCK_VALUES, sizeof(BlockQ4_K)},
+    [TYPE_Q5_K] = {"Q5_K", SUPERBLOCK_VALUES, sizeof(BlockQ5_K)},
+    [TYPE_Q6_K] = {"Q6_K", SUPERBLOCK_VALUES, sizeof(BlockQ6_K)},
+    [TYPE_IQ4_XS] = {"IQ4_XS", SUPERBLOCK_VALUES, sizeof(BlockIQ4_XS)},
+    [9] = {"Q8_1", 32, 40},
+    [15] = {"Q8_K", 256, 292},
+    [16] = {"IQ2_XXS", 256, 66},
+    [17] = {"IQ2_XS", 256, 74},
+    [18] = {"IQ3_XXS", 256, 98},
+    [19] = {"IQ1_S", 256, 50},
+    [21] = {"IQ3_S", 256, 110},
+    [22] = {"IQ2_S", 256, 82},
+    [24] = {"I8", 1, 1},
+    [25] = {"I16", 1, 2},
+    [26] = {"I32", 1, 4},
+    [27] = {"I64", 1, 8},
+    [28] = {"F64", 1, 8},
+    [29] = {"IQ1_M", 256, 56},
+    [34] = {"TQ1_0", 256, 54},
+    [35] = {"TQ2_0", 256, 66},
+    [39] = {"MXFP4", 32, 17},
+    [40] = {"NVFP4", 64, 36},
+};
+
+static inline const TypeInfo *type_info(uint32_t type) // never NULL
+{
+    static const TypeInfo unknown = {"unknown", 0, 0};
+    return type < TYPE_COUNT && type_infos[type].name ? &type_infos[type] : &unknown;
+}
+
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 static inline float bits_f32(uint32_t u)
 {
@@ -47,8 +229,8 @@ static inline uint16_t f32_f16(float f)
     return (uint16_t)(sign | h);
 }
 
-/* Numbers as signed bytes: x = scale q, |q| <= 127, the largest magnitude, `max`, becomes 127.
- * Returns the scale, NaN where max is NaN or infinite; *inverse is for to_byte. */
+/* Numbers as signed bytes: x = scale q, |q| <= 127; the largest magnitude, `max`, becomes 127.
+ * Returns the scale, NaN where max is NaN or infinite; *inverse is for to_byte(). */
 static inline float scale_of(float max, float *inverse)
 {
     *inverse = max > 1e-30f && max < __builtin_inff() ? 127.0f / max : 0.0f;
@@ -80,19 +262,16 @@ static inline int32_t to_byte(float x, float inverse)
     return (int32_t)(f32_bits((inverse > 0 ? x : 0.0f) * inverse + 12582912.0f) - 0x4b400000u);
 }
 
-static inline uint16_t load_u16(const uint8_t *p)
+static inline uint16_t load_u16(const void *p)
 {
-    return (uint16_t)(p[0] | p[1] << 8);
+    const uint8_t *b = p;
+    return (uint16_t)(b[0] | b[1] << 8);
 }
 
-static inline uint32_t load_u32(const uint8_t *p)
+static inline uint32_t load_u32(const void *p)
 {
-    return (uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24;
-}
-
-static inline float load_f16(const uint8_t *p)
-{
-    return f16_f32(load_u16(p));
+    const uint8_t *b = p;
+    return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 
 #endif

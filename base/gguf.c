@@ -15,50 +15,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Every type number that ggml has given out, so that an unreadable one is still named in the error.
- * Source of numbers and sizes: gguf-py's GGMLQuantizationType and GGML_QUANT_SIZES. */
-static const TypeInfo type_infos[TYPE_COUNT] = {
-    [TYPE_F32] = {"F32", 1, 4},
-    [TYPE_F16] = {"F16", 1, 2},
-    [TYPE_Q4_0] = {"Q4_0", 32, 18},
-    [TYPE_Q4_1] = {"Q4_1", 32, 20},
-    [TYPE_Q5_0] = {"Q5_0", 32, 22},
-    [TYPE_Q5_1] = {"Q5_1", 32, 24},
-    [TYPE_Q8_0] = {"Q8_0", 32, 34},
-    [9] = {"Q8_1", 32, 40},
-    [TYPE_Q2_K] = {"Q2_K", 256, 84},
-    [TYPE_Q3_K] = {"Q3_K", 256, 110},
-    [TYPE_Q4_K] = {"Q4_K", 256, 144},
-    [TYPE_Q5_K] = {"Q5_K", 256, 176},
-    [TYPE_Q6_K] = {"Q6_K", 256, 210},
-    [15] = {"Q8_K", 256, 292},
-    [16] = {"IQ2_XXS", 256, 66},
-    [17] = {"IQ2_XS", 256, 74},
-    [18] = {"IQ3_XXS", 256, 98},
-    [19] = {"IQ1_S", 256, 50},
-    [TYPE_IQ4_NL] = {"IQ4_NL", 32, 18},
-    [21] = {"IQ3_S", 256, 110},
-    [22] = {"IQ2_S", 256, 82},
-    [TYPE_IQ4_XS] = {"IQ4_XS", 256, 136},
-    [24] = {"I8", 1, 1},
-    [25] = {"I16", 1, 2},
-    [26] = {"I32", 1, 4},
-    [27] = {"I64", 1, 8},
-    [28] = {"F64", 1, 8},
-    [29] = {"IQ1_M", 256, 56},
-    [TYPE_BF16] = {"BF16", 1, 2},
-    [34] = {"TQ1_0", 256, 54},
-    [35] = {"TQ2_0", 256, 66},
-    [39] = {"MXFP4", 32, 17},
-    [40] = {"NVFP4", 64, 36},
-};
-
-const TypeInfo *type_info(uint32_t type)
-{
-    static const TypeInfo unknown = {"unknown", 0, 0};
-    return type < TYPE_COUNT && type_infos[type].name ? &type_infos[type] : &unknown;
-}
-
 /* ---- cursor ---------------------------------------------------------------------------------- */
 
 typedef struct {

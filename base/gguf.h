@@ -3,42 +3,14 @@
  *
  * The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Everything is checked
  * against the bytes that are there before it is used; names and values are views into the map and
- * live until gguf_close(). What the keys mean is config.c's business, what the blocks hold is
- * kernels/dequantize.inc's.
+ * live until gguf_close(). What the keys mean is config.c's business, what blocks hold is
+ * base/blocks.h's.
  */
 #ifndef GGUF_H
 #define GGUF_H
 
+#include "base/blocks.h"
 #include "base/file.h"
-
-/* Tensor types by their number in the file. */
-typedef enum {
-    TYPE_F32 = 0,
-    TYPE_F16 = 1,
-    TYPE_Q4_0 = 2,
-    TYPE_Q4_1 = 3,
-    TYPE_Q5_0 = 6,
-    TYPE_Q5_1 = 7,
-    TYPE_Q8_0 = 8,
-    TYPE_Q2_K = 10,
-    TYPE_Q3_K = 11,
-    TYPE_Q4_K = 12,
-    TYPE_Q5_K = 13,
-    TYPE_Q6_K = 14,
-    TYPE_IQ4_NL = 20,
-    TYPE_IQ4_XS = 23,
-    TYPE_BF16 = 30,
-    TYPE_COUNT = 64
-} Type;
-
-/* Name and block shape of a type: `block` values take `bytes` bytes. block = 0 for numbers that
- * name no type. */
-typedef struct {
-    const char *name;
-    uint16_t block, bytes;
-} TypeInfo;
-
-const TypeInfo *type_info(uint32_t type); // never NULL
 
 /* Value types of metadata. */
 typedef enum {

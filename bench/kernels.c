@@ -269,14 +269,14 @@ static void print_peaks(Settings *s)
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
-/* Buffers of SPACE floats, random in -2 .. 2; `half`, `bf16` and `blocks` hold halves, bfloat16s
- * and any bytes. */
+/* Buffers of SPACE floats, random in -2 .. 2; `f16`, `bf16` and `blocks` hold numbers of these
+ * types and any bytes. */
 typedef struct {
     float *src, *x, *y; // x is filled from src before each pass
-    uint16_t *half, *bf16;
+    uint16_t *f16, *bf16;
     char *blocks;
-    Block8 *bytes;  // (SPACE / 32) src as signed bytes
-    float *scratch; // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
+    PackedBlock *bytes; // (SPACE / 32) src as signed bytes
+    float *scratch;     // (GEMM_ROWS * 2048) of gemm_q8 and gemm_bf16
 } Buffers;
 
 /* n items of zeros on a cache line, as a session has them; n * size is a multiple of 64. */
@@ -361,12 +361,12 @@ static void run_gemm_add_bf16(const Kernels *k, const Case *c, const Buffers *b,
 
 static void run_pairs(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->bf16->pairs_f16(b->half + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
+    k->bf16->pairs_f16(b->f16 + call * c->n, (uint16_t *)b->y, c->n / 64, 64);
 }
 
-static void run_quantize(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+static void run_pack_activations(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->quantize(b->src + call * c->n, b->bytes + call * c->n / 32, c->n);
+    k->pack_activations(b->src + call * c->n, b->bytes + call * c->n / 32, c->n);
 }
 
 static void run_gemm_add(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -377,7 +377,7 @@ static void run_gemm_add(const Kernels *k, const Case *c, const Buffers *b, size
 
 static void run_gemm_add_f16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->half + call * c->n * c->cols, c->cols,
+    k->gemm_add_f16(c->rows, c->n, c->cols, b->x, c->n, b->f16 + call * c->n * c->cols, c->cols,
                     b->y, c->cols);
 }
 
@@ -401,10 +401,10 @@ static void run_soft_cap(const Kernels *k, const Case *c, const Buffers *b, size
     k->soft_cap(b->x + call * c->n, c->n, 50);
 }
 
-static void run_soft(const Kernels *k, const Case *c, const Buffers *b, size_t call)
+static void run_online_softmax(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
     b->y[call] = -INFINITY;
-    b->y[call] += k->soft(b->x + call * c->n, c->n, 0.125f, &b->y[call]);
+    b->y[call] += k->online_softmax(b->x + call * c->n, c->n, 0.125f, &b->y[call]);
 }
 
 static void run_exp_sum(const Kernels *k, const Case *c, const Buffers *b, size_t call)
@@ -414,14 +414,14 @@ static void run_exp_sum(const Kernels *k, const Case *c, const Buffers *b, size_
 
 static void run_f32_to_f16(const Kernels *k, const Case *c, const Buffers *b, size_t call)
 {
-    k->f32_to_f16(b->src + call * c->n, b->half + call * c->n, c->n);
+    k->f32_to_f16(b->src + call * c->n, b->f16 + call * c->n, c->n);
 }
 
 /* The shapes are those of a model 2048 wide: a panel of weights for one column and for a prompt;
  * one block of keys for the queries of a token and for those of a prompt; rows.
  *
- * A NEW KERNEL IS A ROW HERE, with a run_ function above: products with activations in bytes go
- * behind gemm, INT8 and with `has` for one row a type. */
+ * A new kernel is a row here with a run_ function above; one with `has` gets a row for each type.
+ */
 static const Case cases[] = {
     {"dequantize", run_dequantize, has_dequantize, 0, 0, 0, 2048, 64, F32, 0},
     {"gemv", run_gemv, has_gemv, 0, 8, 1, 2048, 32, F32, 0},
@@ -430,7 +430,8 @@ static const Case cases[] = {
     {"gemm_q8", run_gemm_q8, has_gemm_q8, 0, GEMM_ROWS, 512, 2048, 1, INT8, 0},
     {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 1, 2048, 16, BF16, 0},
     {"gemm_bf16", run_gemm_bf16, has_bf16_products, 0, GEMM_ROWS, 512, 2048, 1, BF16, 0},
-    {"quantize", run_quantize, NULL, 0, 0, 0, 2048, 64, INT8, 2048 * 4 + 64 * sizeof(Block8)},
+    {"pack_activations", run_pack_activations, NULL, 0, 0, 0, 2048, 64, INT8,
+     2048 * 4 + 64 * sizeof(PackedBlock)},
     {"gemm_add", run_gemm_add, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 4},
     {"gemm_add", run_gemm_add, NULL, 0, 64, 64, 64, 16, F32, 64 * 64 * 4},
     {"gemm_add_f16", run_gemm_add_f16, NULL, 0, 8, 64, 64, 64, F32, 64 * 64 * 2},
@@ -447,7 +448,7 @@ static const Case cases[] = {
     {"act relu2", run_act, NULL, ACT_RELU2, 0, 0, 5632, 16, F32, 5632 * 8},
     {"mul", run_mul, NULL, 0, 0, 0, 5632, 16, F32, 5632 * 12},
     {"soft_cap", run_soft_cap, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
-    {"soft", run_soft, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
+    {"online_softmax", run_online_softmax, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"exp_sum", run_exp_sum, NULL, 0, 0, 0, 64, 256, F32, 64 * 8},
     {"f32_to_f16", run_f32_to_f16, NULL, 0, 0, 0, 2048, 64, F32, 2048 * 6},
     {0}};
@@ -537,20 +538,24 @@ static void print_kernels(const Settings *s, const Buffers *b)
 static int buffers_init(Buffers *b, Err *e)
 {
     uint32_t state = 1;
-    *b = (Buffers){aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(float)),
-                   aligned(SPACE, sizeof(float)),       aligned(SPACE, sizeof(uint16_t)),
-                   aligned(SPACE, sizeof(uint16_t)),    aligned(SPACE, sizeof(float)),
-                   aligned(SPACE / 32, sizeof(Block8)), aligned(GEMM_ROWS * 2048, sizeof(float))};
-    if (!b->src || !b->x || !b->y || !b->half || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
+    *b = (Buffers){aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE, sizeof(uint16_t)),
+                   aligned(SPACE, sizeof(uint16_t)),
+                   aligned(SPACE, sizeof(float)),
+                   aligned(SPACE / 32, sizeof(PackedBlock)),
+                   aligned(GEMM_ROWS * 2048, sizeof(float))};
+    if (!b->src || !b->x || !b->y || !b->f16 || !b->bf16 || !b->blocks || !b->bytes || !b->scratch)
         return err_set(e, EXIT_MEMORY, "out of memory");
     for (size_t i = 0; i < SPACE; i++) {
         state = state * 1664525u + 1013904223u;
         memcpy(b->blocks + 4 * i, &state, 4);
         b->src[i] = (float)(state >> 8) * 0x1p-22f - 2.0f;
     }
-    kernels_at(0)->quantize(b->src, b->bytes, SPACE);
-    kernels_at(0)->f32_to_f16(b->src, b->half, SPACE);
-    kernels_at(0)->encode[TYPE_BF16](b->src, b->bf16, SPACE);
+    kernels_at(0)->pack_activations(b->src, b->bytes, SPACE);
+    kernels_at(0)->f32_to_f16(b->src, b->f16, SPACE);
+    kernels_at(0)->quantize[TYPE_BF16](b->src, b->bf16, SPACE);
     return 0;
 }
 
@@ -559,7 +564,7 @@ static void buffers_free(Buffers *b)
     free(b->src);
     free(b->x);
     free(b->y);
-    free(b->half);
+    free(b->f16);
     free(b->bf16);
     free(b->blocks);
     free(b->bytes);

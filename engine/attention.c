@@ -173,7 +173,8 @@ static void weigh_row(const Tile *t, OnlineSoftmax *f, int r, int first_key)
         return;
     }
     float scale = cap_and_bias(t, r, first_key);
-    t->sums[r] = t->s->k->soft(x + k.from, (size_t)(k.to - k.from), scale, &f->row_max[r]);
+    t->sums[r] = t->s->k->online_softmax(x + k.from, (size_t)(k.to - k.from), scale,
+                                         &f->row_max[r]);
     t->shrink[r] = f->row_max[r] == old ? 0 : old - f->row_max[r]; // -inf at first
     memset(x, 0, (size_t)k.from * sizeof *x);
     memset(x + k.to, 0, (size_t)(KV_BLOCK - k.to) * sizeof *x);

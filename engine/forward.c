@@ -305,8 +305,9 @@ static void project(Rows *r)
     float *q = s->q + (size_t)r->from * nq;
     const float *h = normed(s, &l->attn_norm, residual(r), r->n);
     matmul(s,
-           (Product[]){
-               {&l->wq, h, r->n, q}, {&l->wk, h, r->n, s->k_new}, {&l->wv, h, r->n, s->v_new}},
+           (Product[]){{&l->wq, h, r->n, q, 0},
+                       {&l->wk, h, r->n, s->k_new, 0},
+                       {&l->wv, h, r->n, s->v_new, 0}},
            !has_kv(r)              ? 1
            : r->lc->values_in_keys ? 2
                                    : 3);
@@ -335,7 +336,7 @@ static void attend(Rows *r)
     const Layer *l = r->l;
     attention(s, &s->cache, r->layer, r->from, r->n);
     call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
-    matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out}, 1);
+    matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
     call_hooks(r, HOOK_ATTENTION, s->attn_out, (size_t)r->c->dim);
@@ -364,10 +365,10 @@ static void ffn(Rows *r, const float *h)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden}, {&l->w_gate, h, r->n, s->gate}},
+    matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
            r->c->gated ? 2 : 1);
     threads_run(s->threads, r->n, ROW_GRAIN, activate_rows, r);
-    matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn}, 1);
+    matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
     if (l->ffn_post_norm.on)
         norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
     call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);
@@ -398,7 +399,7 @@ void output_logits(Session *s, const float *x, int n)
     const Config *c = &m->config;
     size_t size = (size_t)n * (size_t)c->vocab_size;
     const float *h = normed(s, &m->final_norm, x, n);
-    matmul(s, &(Product){&m->output, h, n, s->logits}, 1);
+    matmul(s, &(Product){&m->output, h, n, s->logits, 0}, 1);
     if (c->logit_scale != 1)
         for (size_t i = 0; i < size; i++)
             s->logits[i] *= c->logit_scale;

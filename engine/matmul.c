@@ -15,7 +15,6 @@
 typedef struct {
     Session *s;
     const Product *products;
-    int n_products;
     size_t height; // rows of a panel
 } Job;
 
@@ -34,25 +33,6 @@ static bool as_bf16(const Session *s, const Tensor *w)
     return !s->params.exact && w->type == TYPE_BF16 && s->k->bf16;
 }
 
-/* Products that follow one another and have the same x share one packed copy: the first of them. */
-static const Product *packed_with(const Job *j, const Product *p)
-{
-    while (p > j->products && p[-1].x == p->x)
-        p--;
-    return p;
-}
-
-/* Where the packed copy of a product's x begins, in values. */
-static size_t packed_at(const Job *j, const Product *p)
-{
-    size_t at = 0;
-    const Product *first = packed_with(j, p);
-    for (const Product *q = j->products; q < first; q++)
-        if (packed_with(j, q) == q)
-            at += (size_t)q->n_rows * q->w->w.cols;
-    return at;
-}
-
 /* One panel: rows row .. row + n - 1 of a product. */
 static void multiply(const Job *j, const Product *p, size_t row, size_t n, float *scratch)
 {
@@ -64,10 +44,10 @@ static void multiply(const Job *j, const Product *p, size_t row, size_t n, float
     bool aligned = (uintptr_t)src % sizeof(float) == 0;
     float *y = p->y + row;
     if (as_bytes(s, w)) {
-        const Block8 *x8 = s->x8 + packed_at(j, p) / 32;
+        const PackedBlock *x8 = s->x8 + p->packed_at / 32;
         s->k->gemm_q8[w->type](n, n_rows, cols, src, w->row_bytes, x8, y, rows, scratch);
     } else if (as_bf16(s, w)) {
-        const uint16_t *x16 = s->x16 + packed_at(j, p);
+        const uint16_t *x16 = s->x16 + p->packed_at;
         s->k->bf16->gemm(n, n_rows, cols, src, w->row_bytes, x16, y, rows, scratch);
     } else if (n_rows == 1 && s->k->gemv[w->type] && aligned) {
         s->k->gemv[w->type](n, cols, src, w->row_bytes, p->x, y);
@@ -105,7 +85,7 @@ static void multiply_panels(void *context, int from, int to, int thread)
 
 /* One x, and the packed forms that the products of it want. */
 typedef struct {
-    const Job *job;
+    const Session *s;
     const Product *first;
     bool bytes, bf16;
 } Pack;
@@ -113,33 +93,35 @@ typedef struct {
 static void pack_rows(void *context, int from, int to, int thread)
 {
     const Pack *p = context;
-    const Session *s = p->job->s;
+    const Session *s = p->s;
     size_t cols = p->first->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
-    size_t packed = packed_at(p->job, p->first) + at;
+    const float *x = p->first->x + at;
     (void)thread;
+    at += p->first->packed_at;
     if (p->bytes)
-        s->k->quantize(p->first->x + at, s->x8 + packed / 32, n);
+        s->k->pack_activations(x, s->x8 + at / 32, n);
     if (p->bf16)
-        s->k->bf16->round(p->first->x + at, s->x16 + packed, n);
+        s->k->bf16->round(x, s->x16 + at, n);
 }
 
-void matmul(Session *s, const Product *products, int n_products)
+void matmul(Session *s, Product *products, int n_products)
 {
-    Job j = {s, products, n_products, GEMM_ROWS};
-    size_t n_panels = 0;
+    Job j = {s, products, GEMM_ROWS};
+    size_t n_panels = 0, packed = 0;
     bool packs = false;
     int most_rows = 0;
-    assert(packed_at(&j, &products[n_products - 1])
-               + (size_t)products[n_products - 1].n_rows * products[n_products - 1].w->w.cols
-           <= s->packed_size);
-    for (int i = 0; i < n_products;) {
-        Pack p = {.job = &j, .first = &products[i]};
+    for (int i = 0; i < n_products;) { // products of one x, which is packed once
+        Pack p = {.s = s, .first = &products[i]};
+        size_t at = packed;
         for (; i < n_products && products[i].x == p.first->x; i++) {
             p.bytes |= as_bytes(s, &products[i].w->w);
             p.bf16 |= as_bf16(s, &products[i].w->w);
+            products[i].packed_at = at;
         }
         packs |= p.bytes || p.bf16;
         most_rows = p.first->n_rows > most_rows ? p.first->n_rows : most_rows;
+        packed += (size_t)p.first->n_rows * p.first->w->w.cols;
+        assert(packed <= s->packed_size);
         if (p.bytes || p.bf16)
             threads_run(s->threads, p.first->n_rows, ROW_GRAIN, pack_rows, &p);
     }

@@ -8,36 +8,37 @@
 #ifndef KERNELS_H
 #define KERNELS_H
 
-#include "base/gguf.h"
+#include "base/blocks.h"
+#include "base/util.h"
 
 typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_COUNT } Act;
 enum { GEMM_ROWS = 32 };
 typedef enum { NORM_RMS, NORM_LAYER, NORM_COUNT } NormType;
 
-/* 32 activations as signed bytes: x = scale q, |q| <= 127. */
+/* 32 activations as signed bytes: x = scale q, |q| <= 127. A NaN or infinity makes scale NaN. */
 typedef struct {
     int8_t q[32];
     float scale, scaled_sum;      // scale times the sum of q
     int32_t minus_sum, minus_low; // minus the sum of q, and of its first 16
-} Block8;
+} PackedBlock;
 
-/* Products whose factors are both bfloat16. */
+/* Products of which both factors are bf16. */
 typedef struct {
-    void (*round)(const float *x, uint16_t *y,
-                  size_t n); // to nearest even; numbers below 2^-126 become 0
+    /* n floats to bf16, to nearest even; those below 2^-126 become 0. */
+    void (*round)(const float *x, uint16_t *y, size_t n);
 
     /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n) with rows row_bytes apart, x (cols, n),
-     * y (cols, rows). At most GEMM_ROWS rows; scratch of GEMM_ROWS * (n + 32) bfloat16s. */
+     * y (cols, rows). At most GEMM_ROWS rows; scratch (GEMM_ROWS, n + 32) of bf16. */
     void (*gemm)(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes,
                  const uint16_t *x, float *y, size_t ldy, void *scratch);
 
-    /* Halves or bytes (n, width) -> (n / 2, width, 2), rounded: rows 2k and 2k + 1 as pairs. Zeros
-     * are paired with an odd last row. */
+    /* src (n, width) in f16 or signed bytes -> dst (n / 2 rounded up, width, 2) in bf16, rounded:
+     * rows 2k and 2k + 1 as pairs. Zeros pair with an odd last row. */
     void (*pairs_f16)(const uint16_t *src, uint16_t *dst, size_t n, size_t width);
     void (*pairs_i8)(const int8_t *src, uint16_t *dst, size_t n, size_t width);
 
-    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), lda even and zero behind
-     * an odd n, b as pairs (n / 2, ldb, 2). */
+    /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), lda even and a[r][n] = 0
+     * where n is odd, b as pairs (n / 2 rounded up, ldb, 2). */
     void (*gemm_add)(size_t rows, size_t n, size_t width, const uint16_t *a, size_t lda,
                      const uint16_t *b, size_t ldb, float *y, size_t ldy);
 } Bf16Kernels;
@@ -45,12 +46,12 @@ typedef struct {
 typedef struct {
     const char *name; // as in RUN_CPU
 
-    /* n values of a tensor row -> dst (n,). NULL for types that we do not read. */
+    /* n values of a tensor row, at any address -> dst (n,). NULL for types that we do not read. */
     void (*dequantize[TYPE_COUNT])(const void *src, float *dst, size_t n);
 
-    /* The other direction, n a multiple of the block, for finite values up to 65504. NULL for types
-     * that we do not write. */
-    void (*encode[TYPE_COUNT])(const float *src, void *dst, size_t n);
+    /* n weights, a multiple of the block, finite and at most 65504 -> blocks. NULL for types that
+     * we do not write. */
+    void (*quantize[TYPE_COUNT])(const float *src, void *dst, size_t n);
 
     /* y[c][r] = sum over k of w[r][k] x[c][k]: w (rows, n), x (cols, n), y (cols, rows), leading
      * dimensions in floats. */
@@ -62,19 +63,19 @@ typedef struct {
     void (*gemv[TYPE_COUNT])(size_t rows, size_t n, const void *w, size_t row_bytes, const float *x,
                              float *y);
 
-    /* n activations, a multiple of 32, as bytes -> q (n / 32). */
-    void (*quantize)(const float *x, Block8 *q, size_t n);
+    /* n activations, a multiple of 32 -> q (n / 32). */
+    void (*pack_activations)(const float *x, PackedBlock *q, size_t n);
 
-    /* The same product for rows of a quantised type, row_bytes apart, with activations x (cols, n /
-     * 32). At most GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that are not
-     * quantised, and in the portable table, where floats are faster. */
+    /* The same product for rows of a quantised type, row_bytes apart, with packed activations x
+     * (cols, n / 32). At most GEMM_ROWS rows; scratch of GEMM_ROWS * n floats. NULL for types that
+     * are not quantised, and in the portable table, where floats are faster. */
     void (*gemm_q8[TYPE_COUNT])(size_t rows, size_t cols, size_t n, const void *w, size_t row_bytes,
-                                const Block8 *x, float *y, size_t ldy, void *scratch);
+                                const PackedBlock *x, float *y, size_t ldy, void *scratch);
 
     const Bf16Kernels *bf16; // NULL where the processor has no instructions for it
 
     /* y[r][i] += sum over k, ascending, of a[r][k] b[k][i]: a (rows, n), b (n, width), y (rows,
-     * width). The other forms read b as IEEE halves and as signed bytes. */
+     * width). The other forms read b as f16 and as signed bytes. */
     void (*gemm_add)(size_t rows, size_t n, size_t width, const float *a, size_t lda,
                      const float *b, size_t ldb, float *y, size_t ldy);
     void (*gemm_add_f16)(size_t rows, size_t n, size_t width, const float *a, size_t lda,
@@ -92,16 +93,12 @@ typedef struct {
     void (*soft_cap)(float *x, size_t n, float cap); // x = cap tanh(x / cap)
     /* A row of products of queries and keys: x = exp(scale x - m), where m, the largest of *max and
      * every scale x, becomes *max; returns the sum. Weights below 1e-37 are 0. */
-    float (*soft)(float *x, size_t n, float scale, float *max);
-    float (*exp_sum)(float *x, size_t n,
-                     float max); // x = exp(x - max), returns the sum; exp(-inf) is 0
+    float (*online_softmax)(float *x, size_t n, float scale, float *max);
+    /* x = exp(x - max), and exp(-inf) is 0; returns the sum. */
+    float (*exp_sum)(float *x, size_t n, float max);
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
     void (*i8_to_f32)(const int8_t *src, float *dst, size_t n);
 } Kernels;
-
-/* For the files that the tables are made of. */
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLL _Pragma("GCC unroll 16")
 
 /* The best table that this machine can run, or, when `cap` is not NULL or empty, the one of that
  * name ("scalar", "avx2", "avx512", "neon", "dotprod"). NULL and an Err (EXIT_USAGE) when the name

@@ -1,9 +1,63 @@
 /* portable.c - the portable kernel table, which is complete and the reference for all others.
  *
- * Most of it is portable.inc, which the other tables share; here are the plain loops for what they
- * replace.
+ * Most of it is kernels/portable.inc, which the other tables share; here are the plain loops for
+ * what they replace.
  */
+#include "kernels/vec.h"
+
+static inline float f16_value(uint16_t h)
+{
+    return f16_f32(h);
+}
+
+static inline Bytes bytes_lookup(const int8_t table[16], Bytes index)
+{
+    uint8_t b[16];
+    memcpy(b, &index, sizeof b);
+    for (int i = 0; i < 16; i++)
+        b[i] = (uint8_t)table[b[i]];
+    return bytes_load(b);
+}
+
+static inline void put16(float *dst, Bytes q, float scale)
+{
+    for (int i = 0; i < 16; i++)
+        dst[i] = (float)(int8_t)q[i] * scale;
+}
+
+static inline void put16_min(float *dst, Bytes q, float scale, float min)
+{
+    for (int i = 0; i < 16; i++)
+        dst[i] = (float)(int8_t)q[i] * scale + min;
+}
+
 #include "kernels/portable.inc"
+
+static void dequantize_f16(const void *restrict src, float *restrict dst, size_t n)
+{
+    const uint8_t *p = src;
+    for (size_t i = 0; i < n; i++)
+        dst[i] = f16_f32(load_u16(p + 2 * i));
+}
+
+/* A NaN or infinity makes the scale of its block NaN, and so all products. */
+static void pack_activations(const float *x, PackedBlock *q, size_t n)
+{
+    for (; n; n -= 32, x += 32, q++) {
+        float inverse;
+        int32_t low = 0, high = 0, whole[32];
+        q->scale = byte_scale(x, 32, &inverse);
+        for (int i = 0; i < 32; i++)
+            whole[i] = to_byte(x[i], inverse);
+        for (int i = 0; i < 16; i++) {
+            low += whole[i];
+            high += whole[i + 16];
+        }
+        for (int i = 0; i < 32; i++)
+            q->q[i] = (int8_t)whole[i];
+        set_sums(q, low, high);
+    }
+}
 
 static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw, const float *x,
                  size_t ldx, float *y, size_t ldy)
@@ -22,34 +76,21 @@ static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw,
         }
 }
 
-static void gemm_add(size_t rows, size_t n, size_t width, const float *a, size_t lda,
-                     const float *b, size_t ldb, float *y, size_t ldy)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t k = 0; k < n; k++)
-            for (size_t i = 0; i < width; i++)
-                y[r * ldy + i] += a[r * lda + k] * b[k * ldb + i];
-}
+#define GEMM_ADD(name, type, value)                                                                \
+    static void name(size_t rows, size_t n, size_t width, const float *a, size_t lda,              \
+                     const type *b, size_t ldb, float *y, size_t ldy)                              \
+    {                                                                                              \
+        for (size_t r = 0; r < rows; r++)                                                          \
+            for (size_t k = 0; k < n; k++)                                                         \
+                for (size_t i = 0; i < width; i++)                                                 \
+                    y[r * ldy + i] += a[r * lda + k] * value(b[k * ldb + i]);                      \
+    }
 
-static void gemm_add_f16(size_t rows, size_t n, size_t width, const float *a, size_t lda,
-                         const uint16_t *b, size_t ldb, float *y, size_t ldy)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t k = 0; k < n; k++)
-            for (size_t i = 0; i < width; i++)
-                y[r * ldy + i] += a[r * lda + k] * f16_f32(b[k * ldb + i]);
-}
+GEMM_ADD(gemm_add, float, )
+GEMM_ADD(gemm_add_f16, uint16_t, f16_f32)
+GEMM_ADD(gemm_add_i8, int8_t, (float))
 
-static void gemm_add_i8(size_t rows, size_t n, size_t width, const float *a, size_t lda,
-                        const int8_t *b, size_t ldb, float *y, size_t ldy)
-{
-    for (size_t r = 0; r < rows; r++)
-        for (size_t k = 0; k < n; k++)
-            for (size_t i = 0; i < width; i++)
-                y[r * ldy + i] += a[r * lda + k] * (float)b[k * ldb + i];
-}
-
-static float soft(float *x, size_t n, float scale, float *max)
+static float online_softmax(float *x, size_t n, float scale, float *max)
 {
     for (size_t i = 0; i < n; i++) {
         x[i] *= scale;
@@ -58,14 +99,4 @@ static float soft(float *x, size_t n, float scale, float *max)
     return exp_sum(x, n, *max);
 }
 
-const Kernels kernels_scalar = {
-    .name = "scalar",
-    PORTABLE_KERNELS,
-    .dequantize = PORTABLE_DEQUANTIZE(dequantize_f16),
-    .quantize = quantize,
-    .soft = soft,
-    .gemm = gemm,
-    .gemm_add = gemm_add,
-    .gemm_add_f16 = gemm_add_f16,
-    .gemm_add_i8 = gemm_add_i8,
-};
+const Kernels kernels_scalar = {.name = "scalar", PORTABLE_KERNELS};

@@ -336,6 +336,13 @@ static int run_and_print(Run *r, Err *e)
     if (!rc && fflush(stdout))
         rc = modes_print_failed(e);
     r->mixed_line = r->open_line && shares_screen();
+    if (!rc && r->stream.end == END_TOKEN && r->stream.text.n == r->stream.n_prompt
+        && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)
+        && gguf_key(&r->engine.model.file, "tokenizer.chat_template")) {
+        begin_line(r);
+        fprintf(stderr, "%s: the model has ended at once; --chat asks in the form that it knows\n",
+                program_name());
+    }
     if (o->verbose && !rc) {
         begin_line(r);
         describe_run(r);

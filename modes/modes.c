@@ -11,12 +11,21 @@
 
 #include "base/cpu.h"
 #include "modes/result.h"
+#include "base/file.h"
 
 atomic_int stop_signal;
 
 int modes_print_failed(Err *e)
 {
     return err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+}
+
+int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e)
+{
+    if (file_read(path, &stop_signal, text, e))
+        return -1;
+    Str whole = {text->ptr ? text->ptr : "", text->len};
+    return json_parse(d, whole, e) ? err_prefix(e, strcmp(path, "-") ? path : "standard input") : 0;
 }
 
 int modes_threads(const Options *o)

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "generate/stream.h"
+#include "base/json_read.h"
 #include "modes/options.h"
 
 /* Each does what its flag asks for and prints the results on standard output. 0, or -1 and an Err;
@@ -13,6 +14,9 @@ int complete_mode(const Options *o, Err *e); // the prompt and what the model ma
 int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
 int score_mode(const Options *o, Err *e); // how likely given texts are, a JSON object for each line
 int tokenize_mode(const Options *o, Err *e);
+int info_mode(const Options *o, Err *e);
+int render_mode(const Options *o, Err *e);
+int chat_mode(const Options *o, Err *e); // a conversation by the model's chat template
 int perplexity_mode(const Options *o, Err *e);
 int bench_mode(const Options *o, Err *e);
 int quantize_mode(const Options *o, Err *e);
@@ -64,6 +68,10 @@ void modes_note_context(const Options *o, const Config *c, int seq_len);
 
 /* Whether `path` is one of the files that `g` was read from. */
 bool modes_is_model_file(const Gguf *g, const char *path);
+
+/* Read a file, "-" being standard input, that is one JSON text; both *text and *d are freed by the
+ * caller in either case. */
+int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e);
 
 /* Standard output cannot be written, for the reason in errno: an Err; returns -1. */
 int modes_print_failed(Err *e);

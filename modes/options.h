@@ -19,6 +19,9 @@ typedef enum {
     MODE_BATCH,
     MODE_SCORE,
     MODE_TOKENIZE,
+    MODE_INFO,
+    MODE_RENDER,
+    MODE_CHAT,
     MODE_PERPLEXITY,
     MODE_BENCH,
     MODE_QUANTIZE, // these need a model
@@ -44,6 +47,7 @@ typedef struct {
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
+    const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings;
@@ -54,9 +58,12 @@ typedef struct {
     bool has_seed;
     bool exact;
     KvType kv_type;
-    int shell;              // with MODE_COMPLETION
-    const char *logits;     // file to write, or NULL
-    const char *perplexity; // file to read, with MODE_PERPLEXITY
+    int shell;                                    // with MODE_COMPLETION
+    const char *logits;                           // file to write, or NULL
+    const char *perplexity;                       // file to read, with MODE_PERPLEXITY
+    const char *messages, *tools, *chat_template; // files to read, with MODE_RENDER
+    const char *chat_variables;                   // of --chat-template-kwargs
+    bool no_generation_prompt;
     int bench_prompt, bench_generate, bench_depth,
         bench_runs;                // tokens, and timed runs, with MODE_BENCH
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE

@@ -33,7 +33,7 @@ static int no_prompt(const Options *o, Err *e)
                    program_name(), model);
 }
 
-static int prompt_read(const Options *o, Prompt *p, Err *e)
+int prompt_read(const Options *o, Prompt *p, Err *e)
 {
     static const TextArg piped = {.arg = "-", .is_file = true};
     const TextArg *list = o->n_parts ? o->parts : &piped;

@@ -10,6 +10,10 @@ typedef struct {
     size_t n;
 } Prompt;
 
+/* Read the texts of the prompt into *p, which is zeroed. 0, or -1 and an Err; prompt_free() in
+ * either case. */
+int prompt_read(const Options *o, Prompt *p, Err *e);
+
 /* Read the prompt into *p, which is zeroed, and append its ids to *ids. 0, or -1 and an Err; *p is
  * freed with prompt_free() in either case. stop_signal ends the reading. */
 int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e);

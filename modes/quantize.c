@@ -329,7 +329,7 @@ static void convert(void *context, int from, int to, int thread)
         if (outside)
             atomic_store(&j->bad, true);
         else
-            j->k->encode[out](x, j->out + bytes_of(out, at), n);
+            j->k->quantize[out](x, j->out + bytes_of(out, at), n);
     }
 }
 

@@ -12,6 +12,7 @@
 
 #include "base/utf8.h"
 #include "modes/requests.h"
+#include "text/unicode.h"
 
 enum { LOGIT_ROWS = 32 };
 enum { OWN, LIKELIEST, N_LOGPROBS }; // what is kept of each token
@@ -52,22 +53,14 @@ static const char *const refused[] = {"messages", "tools", "chat_template_kwargs
 
 #define COUNT(list) (sizeof list / sizeof *list)
 
-/* White space as Python's str.rstrip() sees it. */
-static bool is_space(uint32_t c)
-{
-    return (c >= 9 && c <= 13) || (c >= 28 && c <= 32) || c == 0x85 || c == 0xa0 || c == 0x1680
-        || (c >= 0x2000 && c <= 0x200a) || c == 0x2028 || c == 0x2029 || c == 0x202f || c == 0x205f
-        || c == 0x3000;
-}
-
-/* The text without the white space at its end. */
+/* The text without the white space at its end, as Python's str.rstrip() gives it. */
 static Str without_space(Str s)
 {
     size_t end = 0;
     uint32_t c;
     for (size_t i = 0; i < s.len;) {
         i += utf8_decode(s.ptr + i, s.ptr + s.len, &c);
-        end = is_space(c) ? end : i;
+        end = unicode_space(c) ? end : i;
     }
     return (Str){s.ptr, end};
 }

@@ -74,6 +74,36 @@ def nfc_data():
     return ccc, pairs, quick
 
 
+def case_runs(mapped):
+    """{code point: code point} as rows first, last, step, difference."""
+    runs = []
+    for c, to in sorted(mapped.items()):
+        last = runs[-1] if runs else None
+        if last and to - c == last[3] and (c - last[1] == last[2] or last[0] == last[1]) \
+                and c - last[1] <= 2:
+            last[1:3] = c, c - last[1]
+        else:
+            runs.append([c, c, 1, to - c])
+    return runs
+
+
+def case_rows():
+    """How Python changes the case of a character: runs of upper, lower and title case (where that
+    is not upper case), and {case, code point, up to 3 characters} where there are several."""
+    runs, special = [], []
+    for number, change in enumerate((str.upper, str.lower, str.title)):
+        mapped = {}
+        for c in ALL:
+            to = change(chr(c))
+            plain = chr(c).upper() if change == str.title else chr(c)
+            if len(to) > 1 and to != plain:
+                special.append((number, c, *map(ord, to.ljust(3, "\0"))))
+            elif to != plain:
+                mapped[c] = ord(to)
+        runs.append(case_runs(mapped))
+    return runs, special
+
+
 def two_stage(values):
     blocks, index = {}, []
     for i in range(0, 0x110000, BLOCK):
@@ -90,6 +120,13 @@ def array(kind, name, values):
             line = "   "
         line += f" {v},"
     print(line + "\n};\n")
+
+
+def table(kind, name, rows):
+    print(f"static const {kind} {name}[{len(rows)}][{len(rows[0])}] = {{")
+    for i in range(0, len(rows), 3):
+        print("    " + " ".join("{" + ", ".join(map(str, row)) + "}," for row in rows[i:i + 3]))
+    print("};\n")
 
 
 def main():
@@ -113,18 +150,24 @@ def main():
           " * (Unicode 9.0); unicode_pairs_by_parts: their numbers sorted by (first, second).\n"
           " * No code point of class 0 in unicode_ccc decomposes to one that begins with another\n"
           " * class.\n"
+          " * unicode_cases: {first, last, step, difference} of the code points that upper, lower\n"
+          " * and title case change, title case where it is not upper case; unicode_case_starts:\n"
+          " * where each of the three begins; unicode_case_special: {case, code point, up to\n"
+          f" * 3 characters}} (Unicode {unicodedata.unidata_version}).\n"
           " * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
         index, data = two_stage(values)
         array("uint16_t" if max(index) > 255 else "uint8_t", f"unicode_{name}_index", index)
         array("uint8_t", f"unicode_{name}_data", data)
-    print(f"static const uint32_t unicode_pairs[{len(pairs)}][4] = {{")
-    for i in range(0, len(pairs), 3):
-        print("    " + " ".join("{%d, %d, %d, %d}," % p for p in pairs[i:i + 3]))
-    print("};\n")
+    table("uint32_t", "unicode_pairs", pairs)
     by_parts = sorted(range(len(pairs)), key=lambda i: pairs[i][1:3])
     array("uint16_t", "unicode_pairs_by_parts", by_parts)
+    runs, special = case_rows()
+    table("int32_t", "unicode_cases", [row for part in runs for row in part])
+    starts = [sum(map(len, runs[:i])) for i in range(4)]
+    array("uint16_t", "unicode_case_starts", starts)
+    table("uint32_t", "unicode_case_special", special)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ def test_kernels(kernels_bench: Path) -> None:
         assert table == "scalar" or {n.split()[0] for n, _ in own} >= vector
     kinds = {n.split()[0] for n, _ in names["scalar"]}
     assert kinds >= {"dequantize", "gemm", "gemm_add", "gemm_add_f16", "norm", "act", "mul",
-                     "quantize", "soft_cap", "soft", "exp_sum", "f32_to_f16"}
+                     "pack_activations", "soft_cap", "online_softmax", "exp_sum", "f32_to_f16"}
     # the types of docs/families.md
     assert sum(n.startswith("dequantize ") for n, _ in names["scalar"]) == 15
     peaks = {(p["table"], p["peak"]): p["rate"] for p in data["peaks"]}

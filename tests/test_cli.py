@@ -915,21 +915,24 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "l": ["--lines", "short"], "t": ["--tokenize"], "p": ["--perplexity", "text"],
+MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", "form"],
+         "r": ["--render", "--messages", "talk", "--chat-template", "form"],
+         "t": ["--tokenize"], "n": ["--info"],
+         "p": ["--perplexity", "text"],
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
 TAKES = {  # flag: the modes that take it, and a value
-         "-i": ("gt", "the"), "-f": ("gt", "text"), "--keep-newline": ("gt", None),
-         "-e": ("glt", None), "--special": ("glt", None),
+         "-i": ("gct", "the"), "-f": ("gct", "text"), "--keep-newline": ("gct", None),
+         "-e": ("gclt", None), "--special": ("gclt", None),
          "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
-         "-n": ("gl", "2"), "--stop": ("gl", "x"), "--ignore-eos": ("gl", None),
+         "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
          "--echo": ("gl", None),
-         "--temp": ("gl", "1"), "--top-k": ("gl", "3"), "--top-p": ("gl", "0.5"),
-         "--min-p": ("gl", "0.1"), "--repeat-penalty": ("gl", "1.5"),
-         "--presence-penalty": ("gl", "1"), "--frequency-penalty": ("gl", "1"),
-         "--repeat-last-n": ("gl", "3"), "--logit-bias": ("gl", "5+1"), "-s": ("gl", "1"),
-         "-c": ("glp", "64"), "-b": ("glpb", "3"), "-t": ("glpbq", "1"), "--kv": ("glpb", "f32"),
-         "--exact": ("glpb", None),
+         "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
+         "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
+         "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
+         "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
+         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"), "--kv": ("gclpb", "f32"),
+         "--exact": ("gclpb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
@@ -937,12 +940,17 @@ TAKES = {  # flag: the modes that take it, and a value
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
          "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
-         "--json": ("gtpb", None), "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
+         "--json": ("gctnrpb", None), "--info": ("n", None),
+         "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
          "--unordered": ("l", None), "--timings": ("l", None),
-         "--logits": ("g", "c.npy"), "-v": ("glpbq", None),
+         "--chat": ("c", None), "--system": ("c", "x"),
+         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
+         "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
+         "--no-generation-prompt": ("r", None),
+         "--logits": ("g", "c.npy"), "-v": ("gclpbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--tokenize", "--perplexity", "--bench", "--quantize")
+CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -954,6 +962,9 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "text").write_text("the quick brown fox jumps over the lazy dog " * 3)
     (tmp_path / "lines").write_text('"the"\n')
     (tmp_path / "short").write_text("the\nfox\n")
+    (tmp_path / "talk").write_text('[{"role": "user", "content": "the"}]')
+    (tmp_path / "tools").write_text("[]")
+    (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
@@ -966,10 +977,11 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if key in base or (mode == "l" and key in ("--jsonl", "--lines")):
+            if (key in base or (mode == "l" and key in ("--jsonl", "--lines"))
+                    or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
-            more = ["-i", "the"] if mode in "gt" and key not in ("-i", "-f") else []
-            more += ["-n", "1"] if mode in "gl" and key != "-n" else []
+            more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
+            more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
             for name in names if mode != "b" or mode not in modes else [key]:
@@ -982,14 +994,14 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
-                    owners += [MODES[m][0] for m in "tpbq" if m in modes]
+                    owners += [MODES[m][0] for m in "crtnpbq" if m in modes]
                     assert (key in CHOOSE or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
                 elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
-    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "out", "a.csv",
+    assert {p.name for p in tmp_path.iterdir()} == {"text", "short", "lines", "talk", "tools", "form", "out", "a.csv",
                                                     "b.csv", "c.npy",
                                                     "d.csv", "d.npz"}
 

@@ -34,7 +34,7 @@ static float *floats(size_t n)
     return x;
 }
 
-/* Random blocks dequantise to the same bits as in the portable table. Halves that are inf or NaN
+/* Random blocks dequantise to the same bits as in the portable table. Scales that are inf or NaN
  * are avoided: only their sign and payload may differ. */
 static void test_dequantize(const Kernels *k)
 {
@@ -65,7 +65,7 @@ static void test_dequantize(const Kernels *k)
 
 /* Quantisation gives the bytes of the portable table, for plain values, groups of zeros, outliers
  * and tiny numbers. */
-static void test_encode(const Kernels *k)
+static void test_quantize(const Kernels *k)
 {
     enum { N = 64 * 256 };
     float *x = floats(N);
@@ -82,11 +82,11 @@ static void test_encode(const Kernels *k)
                                              : x[i];
     }
     for (uint32_t type = 0; type < TYPE_COUNT; type++) {
-        if (!k->encode[type])
+        if (!k->quantize[type])
             continue;
         size_t bytes = N / type_info(type)->block * type_info(type)->bytes;
-        kernels_at(0)->encode[type](x, a, N);
-        k->encode[type](x, b, N);
+        kernels_at(0)->quantize[type](x, a, N);
+        k->quantize[type](x, b, N);
         CHECK(!memcmp(a, b, bytes), "%s %s", k->name, type_info(type)->name);
     }
     free(x);
@@ -132,20 +132,21 @@ static void test_gemm(const Kernels *k)
 
 /* Blocks of 32 activations: bytes within half a step, sums as stated, NaN and infinity kept as NaN.
  */
-static void test_quantize(const Kernels *k)
+static void test_pack_activations(const Kernels *k)
 {
     enum { N = 32 * 40 };
     static float x[N];
-    static Block8 q[N / 32], ref[N / 32];
+    static PackedBlock q[N / 32], ref[N / 32];
     for (int i = 0; i < N; i++)
         x[i] = random_float() * ldexpf(1, (i / 32 - 20) * 5); // 2^-100 to 2^95
     memset(x, 0, 32 * sizeof *x);
     x[40] = INFINITY;
     x[70] = NAN;
-    k->quantize(x, q, N);
-    kernels_at(0)->quantize(x, ref, N);
-    CHECK(!memcmp(q, ref, sizeof q), "%s quantize: other bits than the portable one", k->name);
-    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s quantize: %g, %g, want NaN", k->name,
+    k->pack_activations(x, q, N);
+    kernels_at(0)->pack_activations(x, ref, N);
+    CHECK(!memcmp(q, ref, sizeof q), "%s pack_activations: other bits than the portable one",
+          k->name);
+    CHECK(isnan(q[1].scale) && isnan(q[2].scale), "%s pack_activations: %g, %g, want NaN", k->name,
           q[1].scale, q[2].scale);
     for (int b = 0; b < N / 32; b++) {
         int sum = 0, low = 0;
@@ -155,13 +156,13 @@ static void test_quantize(const Kernels *k)
             CHECK(b == 1 || b == 2
                       || fabsf(x[b * 32 + i] - q[b].scale * (float)q[b].q[i])
                              <= q[b].scale * 0.50001f + 1e-30f,
-                  "%s quantize: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i],
+                  "%s pack_activations: %g became %d times %g", k->name, x[b * 32 + i], q[b].q[i],
                   q[b].scale);
         }
-        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low, "%s quantize: sums of block %d",
-              k->name, b);
+        CHECK(q[b].minus_sum == -sum && q[b].minus_low == -low,
+              "%s pack_activations: sums of block %d", k->name, b);
         CHECK(isnan(q[b].scale) || q[b].scaled_sum == q[b].scale * (float)sum,
-              "%s quantize: scaled sum of block %d", k->name, b);
+              "%s pack_activations: scaled sum of block %d", k->name, b);
     }
 }
 
@@ -186,8 +187,7 @@ static void test_gemm_q8(const Kernels *k)
             uint8_t *w = malloc(rows * row_bytes);
             for (size_t i = 0; i < rows * row_bytes; i++)
                 w[i] = (uint8_t)(fill < 0 ? random_u32() : (uint32_t)fill);
-            for (size_t i = 1; i < rows * row_bytes;
-                 i++) // no halves that are inf or NaN, wherever they are
+            for (size_t i = 1; i < rows * row_bytes; i++) // no scale is inf or NaN, wherever it is
                 if ((w[i] & 0x7c) == 0x7c && fill < 0)
                     w[i] &= 0xbf;
             for (size_t b = 0; b < rows * row_bytes && fill > 0x70;
@@ -197,9 +197,9 @@ static void test_gemm_q8(const Kernels *k)
                   *y = malloc(cols * ldy * sizeof *y);
             for (size_t i = 0; i < cols * n && fill >= 0; i++)
                 x[i] = round % 2 ? -1 : 1;
-            Block8 *q = malloc(cols * n / 32 * sizeof *q);
+            PackedBlock *q = malloc(cols * n / 32 * sizeof *q);
             float *scratch = malloc(GEMM_ROWS * n * sizeof *scratch), one;
-            k->quantize(x, q, cols * n);
+            k->pack_activations(x, q, cols * n);
             for (size_t i = 0; i < cols * ldy; i++)
                 y[i] = 0.5f;
             k->gemm_q8[type](rows, cols, n, w, row_bytes, q, y, ldy, scratch);
@@ -211,7 +211,7 @@ static void test_gemm_q8(const Kernels *k)
                 for (size_t c = 0; c < cols; c++) {
                     double sum = 0, bound = 0;
                     for (size_t b = 0; b < n / 32; b++) {
-                        const Block8 *a = q + c * (n / 32) + b;
+                        const PackedBlock *a = q + c * (n / 32) + b;
                         double largest = 0;
                         for (int i = 0; i < 32; i++) {
                             sum += (double)row[b * 32 + (size_t)i] * a->scale * a->q[i];
@@ -249,8 +249,8 @@ static void test_gemm_bf16(const Kernels *k)
         float *w = floats(rows * n), *x = floats(cols * n), *y = floats(cols * ldy), one;
         uint16_t *wh = malloc(rows * n * 2), *xh = malloc(cols * n * 2),
                  *scratch = malloc(GEMM_ROWS * (n + 32) * 2);
-        k->encode[TYPE_BF16](w, wh, rows * n);
-        k->encode[TYPE_BF16](x, xh, cols * n);
+        k->quantize[TYPE_BF16](w, wh, rows * n);
+        k->quantize[TYPE_BF16](x, xh, cols * n);
         k->dequantize[TYPE_BF16](wh, w, rows * n);
         k->dequantize[TYPE_BF16](xh, x, cols * n);
         for (size_t j = 0; j < cols * ldy; j++)
@@ -282,8 +282,8 @@ static void test_gemm_bf16(const Kernels *k)
     }
 }
 
-/* What attention does with bfloat16s: rounding as the portable encoder's, rows in pairs, and the
- * product of these against the sum in double, one row and many with the same bits. */
+/* What attention does with bf16: rounding as quantize() of the portable table, rows in pairs, and
+ * the product of these against the sum in double, one row and many with the same bits. */
 static void test_pairs(const Kernels *k)
 {
     static const size_t sizes[][3] = {{1, 1, 1},    {9, 64, 64},   {3, 64, 48}, {7, 5, 100},
@@ -299,8 +299,8 @@ static void test_pairs(const Kernels *k)
         a[0] = 0x1.01p0f; // a tie, to even
         a[1] = 0x1.03p0f;
         k->bf16->round(a, ah, rows * lda);
-        k->encode[TYPE_BF16](a, want, rows * lda);
-        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than the encoder",
+        k->quantize[TYPE_BF16](a, want, rows * lda);
+        CHECK(!memcmp(ah, want, rows * lda * 2), "%s bf16 round: other bits than quantize",
               k->name);
         k->dequantize[TYPE_BF16](ah, a, rows * lda);
         for (size_t r = 0; r < rows && n % 2; r++)
@@ -314,7 +314,7 @@ static void test_pairs(const Kernels *k)
                 k->bf16->pairs_i8(bytes, bh, n, width);
             else
                 k->bf16->pairs_f16(half, bh, n, width);
-            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote behind", k->name, n,
+            CHECK(bh[even * width] == 0x1234, "%s pairs (%zu, %zu): wrote beyond", k->name, n,
                   width);
             for (size_t j = 0; j < even; j++)
                 for (size_t c = 0; c < width; c++) {
@@ -322,7 +322,7 @@ static void test_pairs(const Kernels *k)
                     uint16_t h = 0;
                     if (!kind)
                         k->dequantize[TYPE_F16](half + (j < n ? j : 0) * width + c, &f, 1);
-                    k->encode[TYPE_BF16](&f, &h, 1);
+                    k->quantize[TYPE_BF16](&f, &h, 1);
                     CHECK(bh[(j / 2 * width + c) * 2 + j % 2] == (j < n ? h : 0),
                           "%s pairs (%zu, %zu): row %zu, column %zu", k->name, n, width, j, c);
                 }
@@ -378,8 +378,7 @@ static void test_gemm_add(const Kernels *k)
         memcpy(h, y, rows * ldy * sizeof *y);
         k->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy);
         k->gemm_add_f16(rows, n, width, a, lda, half, ldb, h, ldy);
-        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: halves and floats differ",
-              k->name);
+        CHECK(!memcmp(y, h, rows * ldy * sizeof *y), "%s gemm_add: f16 and f32 differ", k->name);
         for (size_t r = 0; r < rows; r++) {
             memcpy(alone, start + r * ldy, ldy * sizeof *alone);
             k->gemm_add(1, n, width, a + r * lda, lda, b, ldb, alone, ldy);
@@ -508,7 +507,7 @@ static void test_meaning(const Kernels *k)
 
 /* A row's softmax before it is divided: every length, masked scores, one NaN. 2 ulp of exp, and of
  * a sum of n. */
-static void test_soft(const Kernels *k)
+static void test_online_softmax(const Kernels *k)
 {
     float x[100], w[100];
     for (size_t n = 1; n <= 100; n++) {
@@ -520,19 +519,21 @@ static void test_soft(const Kernels *k)
                 x[i] = w[i] = -INFINITY;
             max = fmax(max, x[i] * scale);
         }
-        float got = k->soft(w, n, scale, &most);
-        CHECK(most == (float)max, "%s soft of %zu: maximum %g, want %g", k->name, n, most, max);
+        float got = k->online_softmax(w, n, scale, &most);
+        CHECK(most == (float)max, "%s online_softmax of %zu: maximum %g, want %g", k->name, n, most,
+              max);
         for (size_t i = 0; i < n; i++) {
             double want = exp((double)(x[i] * scale - most));
             sum += want;
-            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s soft of %zu: %g, want %g", k->name, n,
-                  w[i], want);
+            CHECK(fabs(w[i] - want) <= want * 2.5e-7, "%s online_softmax of %zu: %g, want %g",
+                  k->name, n, w[i], want);
         }
-        CHECK(fabs(got - sum) <= sum * 5e-7, "%s soft of %zu: sum %g, want %g", k->name, n, got,
-              sum);
+        CHECK(fabs(got - sum) <= sum * 5e-7, "%s online_softmax of %zu: sum %g, want %g", k->name,
+              n, got, sum);
         x[n / 2] = NAN;
         most = 0;
-        CHECK(isnan(k->soft(x, n, scale, &most)), "%s soft of %zu: a NaN is lost", k->name, n);
+        CHECK(isnan(k->online_softmax(x, n, scale, &most)),
+              "%s online_softmax of %zu: a NaN is lost", k->name, n);
     }
 }
 
@@ -563,8 +564,9 @@ static void test_gemv(const Kernels *k)
         }
 }
 
-/* All 65,536 halves come back from float, and floats between and beyond round as they should. */
-static void test_halves(const Kernels *k)
+/* All 65,536 numbers of f16 come back from float, and floats between and beyond round as they
+ * should. */
+static void test_f16(const Kernels *k)
 {
     for (uint32_t h = 0; h < 65536; h++) {
         uint16_t in = (uint16_t)h, out;
@@ -574,9 +576,9 @@ static void test_halves(const Kernels *k)
             continue;
         double want = ldexp((h & 0x3ff) + ((h >> 10 & 31) ? 1024 : 0),
                             ((h >> 10 & 31) ? (int)(h >> 10 & 31) : 1) - 25);
-        CHECK(f == (float)(h >> 15 ? -want : want), "half %04x is %g", h, f);
+        CHECK(f == (float)(h >> 15 ? -want : want), "f16 %04x is %g", h, f);
         k->f32_to_f16(&f, &out, 1);
-        CHECK(out == in, "half %04x became %04x", h, out);
+        CHECK(out == in, "f16 %04x became %04x", h, out);
     }
     static const float in[] = {1e9f,     -1e9f,      INFINITY,       65519,         65520,
                                0x1p-25f, 0x1.8p-24f, 1.00048828125f, 1.00146484375f};
@@ -658,18 +660,18 @@ int main(int argc, char **argv)
     char tested[64] = " ";
     for (int i = 0; (k = kernels_at(i)); i++) {
         test_dequantize(k);
-        test_encode(k);
-        test_gemm(k);
         test_quantize(k);
+        test_gemm(k);
+        test_pack_activations(k);
         test_gemm_q8(k);
         test_gemv(k);
         test_gemm_bf16(k);
         test_pairs(k);
-        test_soft(k);
+        test_online_softmax(k);
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
-        test_halves(k);
+        test_f16(k);
         snprintf(tested + strlen(tested), sizeof tested - strlen(tested), "%s %s", k->name,
                  k->bf16 ? "bf16 " : "");
     }
