@@ -742,6 +742,11 @@ static int check_flags(const Parser *p, Err *e)
         if (chooses_mode(&option_table[i]) && first_mode(&option_table[i]) == p->o->mode
             && p->given[i].len)
             mode = p->given[i];
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (option_table[i].kind == OPT_MODE && p->given[i].len
+            && first_mode(&option_table[i]) != p->o->mode)
+            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one", (int)mode.len,
+                           mode.ptr, (int)p->given[i].len, p->given[i].ptr);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         Str flag = p->given[i];
@@ -751,14 +756,11 @@ static int check_flags(const Parser *p, Err *e)
         if (!taken && !mode.len)
             return needs_mode(flag, o->modes, e);
         if (!taken)
-            return err_set(e, EXIT_USAGE,
-                           o->kind == OPT_MODE ? "%.*s and %.*s are two modes, choose one"
-                                               : "%.*s does not take %.*s",
-                           (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
-    }
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (p->given[i].len && needs_other(p, p->given[i], option_table[i].needs, e))
+            return err_set(e, EXIT_USAGE, "%.*s does not take %.*s", (int)mode.len, mode.ptr,
+                           (int)flag.len, flag.ptr);
+        if (needs_other(p, flag, o->needs, e))
             return -1;
+    }
     return 0;
 }
 
