@@ -103,6 +103,25 @@ void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList
         s->place = matcher_begin(params->matcher);
 }
 
+int stream_init_given(Stream *s, const StreamParams *params, TokenList text, size_t n_prompt,
+                      Err *e)
+{
+    size_t n = text.n - n_prompt;
+    *s = (Stream){.params = params, .text = text, .n_prompt = n_prompt, .given = true};
+    s->end = n ? NOT_ENDED : END_LIMIT;
+    if (!mem_room(&s->logprobs, n * (1 + (size_t)params->logprobs), &s->logprobs_cap,
+                  sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    return 0;
+}
+
+void stream_judge(Stream *s, Sampler *sampler, size_t i, const float *logits)
+{
+    size_t k = (size_t)s->params->logprobs;
+    sampler_logprobs(sampler, logits, s->text.ids[i], (int)k,
+                     s->logprobs + (i - s->n_prompt) * (1 + k));
+}
+
 void stream_free(Stream *s)
 {
     if (s->params && s->params->matcher)
@@ -159,8 +178,7 @@ static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
     size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
     if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
         return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
-    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
-                     s->logprobs + (n - 1) * (1 + k));
+    stream_judge(s, sampler, s->text.n - 1, sampler->raw);
     return 0;
 }
 

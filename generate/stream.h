@@ -13,6 +13,8 @@
  *     stream_finish(s, out, e); print out
  *     stream_free(s);
  *
+ * A stream may also be given whole, to learn how likely its tokens are: see stream_init_given().
+ *
  * Any number of streams may be under way at once, each with a sequence of the session's cache, and
  * share StreamParams and a Sampler; what a stream keeps grows with its text, not with the
  * vocabulary. Streams of different threads need a Sampler for each thread.
@@ -51,13 +53,14 @@ typedef enum {
 
 typedef struct {
     const StreamParams *params; // not owned
-    TokenList text;             // the prompt and what was generated
+    TokenList text;             // the prompt and what was generated or given
     size_t n_prompt;
+    bool given;      // nothing is generated, the tokens after the prompt are given
     uint64_t random; // state of the random numbers
     StreamEnd end;
     int end_token;     // with END_TOKEN; it is not in the text
     int stop;          // with END_STOP: the number of the stop text, which is not printed
-    Logprob *logprobs; // (tokens generated, 1 + params->logprobs) see sampler_logprobs()
+    Logprob *logprobs; // (tokens after the prompt, 1 + params->logprobs) see sampler_logprobs()
     size_t logprobs_cap;
     MatchState place; // in the grammar, where there is one
     Decoder decoder;
@@ -69,6 +72,17 @@ typedef struct {
  * stream_follow(). `params` must live as long as the stream. */
 void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList prompt);
 void stream_free(Stream *s); // a zeroed one is fine
+
+/* Begin a text that is whole already: `text`, which becomes the stream's, with n_prompt tokens to
+ * begin with, at least one, and others that get log-probabilities; params->logprobs is at least 0.
+ * Such a stream ends when stream_judge() was called for each of them. -1 when out of memory: `text`
+ * is freed with the stream in either case. */
+int stream_init_given(Stream *s, const StreamParams *params, TokenList text, size_t n_prompt,
+                      Err *e);
+
+/* Keep the log-probabilities of token `i` of a given text by the logits (vocab_size) of the token
+ * before it. Different tokens of a text may be judged at the same time. */
+void stream_judge(Stream *s, Sampler *sampler, size_t i, const float *logits);
 
 /* Say that what is printed follows the prompt's own text, or begins with nothing before it where
  * that is empty. Returns how many bytes of it are to be printed first: all but an incomplete

@@ -13,6 +13,7 @@
  * where stop_signal is set the Err may be empty. */
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
 int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
+int score_mode(const Options *o, Err *e); // how likely given texts are, a JSON object for each line
 int tokenize_mode(const Options *o, Err *e);
 int info_mode(const Options *o, Err *e);
 int render_mode(const Options *o, Err *e);

@@ -915,7 +915,8 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", "form"],
+MODES = {"g": [], "l": ["--lines", "short"], "s": ["--score", "--lines", "short"],
+         "c": ["--chat", "--chat-template", "form"],
          "r": ["--render", "--messages", "talk", "--chat-template", "form"],
          "t": ["--tokenize"], "n": ["--info"],
          "p": ["--perplexity", "text"],
@@ -924,37 +925,39 @@ MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", 
 TAKES = {  # flag: the modes that take it, and a value
          "-i": ("gct", "the"), "-f": ("gct", "text"), "--keep-newline": ("gct", None),
          "-e": ("gclt", None), "--special": ("gclt", None),
-         "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
+         "--special-files": ("glstp", None), "--no-bos": ("glstp", None),
          "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
          "--echo": ("gl", None),
          "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
          "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
-         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"),
-         "--kv": ("gclpb", "f32"),
-         "--exact": ("gclpb", None),
+         "-c": ("gclsp", "64"), "-b": ("gclspb", "3"), "-t": ("gclspbq", "1"),
+         "--kv": ("gclspb", "f32"),
+         "--exact": ("gclspb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
-         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
+         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lsq", "out"),
          "--json": ("gctnrpb", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
-         "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
-         "--unordered": ("l", None), "--timings": ("l", None), "--resume": ("l", None),
-         "--grammar": ("g", 'root ::= "x"'), "--grammar-file": ("g", "gbnf"),
-         "--json-schema": ("g", "{}"), "--json-schema-file": ("g", "schema"),
+         "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
+         "--parallel": ("ls", "2"), "--unordered": ("ls", None), "--timings": ("l", None),
+         "--resume": ("l", None),
+         "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
+         "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
          "--chat": ("c", None), "--system": ("c", "x"),
          "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
          "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
          "--no-generation-prompt": ("r", None),
-         "--logits": ("g", "c.npy"), "-v": ("gclpbq", None),
+         "--logits": ("g", "c.npy"), "-v": ("gclspbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity",
-          "--bench", "--quantize")
+CHOOSE = ("--score", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench",
+          "--quantize")
+INPUTS = ("--jsonl", "--lines")  # forms of input: they choose a mode only alone
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -983,7 +986,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if (key in base or (mode == "l" and key in ("--jsonl", "--lines"))
+            if (key in base or (mode in "ls" and key in INPUTS)
                     or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
             more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
@@ -1002,8 +1005,10 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
                     owners += [MODES[m][0] for m in "crtnpbq" if m in modes]
-                    assert (key in CHOOSE or line
+                    assert (key in CHOOSE + INPUTS or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
+                elif mode == "l" and key in CHOOSE:
+                    assert line in [f"{name} does not take {flag}" for flag in ("--lines", "-n")]
                 elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
@@ -1018,12 +1023,15 @@ def test_two_modes(run_bin: Path) -> None:
     """Any two rows of the table that choose a mode are refused, in both orders."""
     table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
-    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows
-             if names != "--jsonl"]  # the mode of --lines
-    assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m]
+    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
+    assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m and m[0] not in INPUTS]
     for a, b in itertools.permutations(modes, 2):
         want = f"{a[0]} and {b[0]} are two modes, choose one"
         assert error_of(run_bin, "M", *a, *b, code=2) == want
+    for a, b in itertools.product(modes, INPUTS):  # of these only --score has an input
+        line = error_of(run_bin, "M", *a, b, "missing", code=1 if a[0] == "--score" else 2)
+        assert a[0] == "--score" or line in [f"{a[0]} does not take {b}", f"{a[0]} needs -o"]
+        assert error_of(run_bin, "M", b, "missing", *a, code=1 if a[0] == "--score" else 2) == line
 
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path,
