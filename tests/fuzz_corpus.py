@@ -3,12 +3,15 @@
     fuzz_corpus.py FOLDER      writes FOLDER/NAME/0, 1, ..."""
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from gguf_files import (U32, Image, Keys, byte_level, byte_tokens, image, llama_shapes,
                         sentencepiece_keys, sizes, smallest)
+from schemas import all_schemas
+from test_grammar import GRAMMARS, REFUSED
 from test_json_reader import NO, YES
 
 
@@ -152,8 +155,18 @@ def tokenizers() -> Iterable[bytes]:
             for flags in {i % 8, 7}]
 
 
+def grammars() -> Iterable[bytes]:
+    return [t.encode() + b"\xff" + bytes(range(3, 80, 3)) for t in [*GRAMMARS.values(), *REFUSED]]
+
+
+def schemas() -> Iterable[bytes]:
+    return [json.dumps(s).encode() + b"\xff" + bytes(range(3, 80, 3))
+            for s in all_schemas().values()]
+
+
 CORPORA: dict[str, Callable[[], Iterable[bytes]]] = {
-    "gguf": models, "json": json_texts, "tokenizer": tokenizers}
+    "gguf": models, "grammar": grammars, "json": json_texts, "schema": schemas,
+    "tokenizer": tokenizers}
 
 
 def main(folder: Path) -> None:
