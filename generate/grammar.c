@@ -18,8 +18,19 @@ enum {
     MAX_DEPTH = 2000, // of expressions within each other
     BIG = 1 << 10,    // nodes: not counted beyond
     SMALL = 32,       // nodes of a rule that is written out where it is called
-    N_TAILS = 3       // states 0 to 2 are 1 to 3 bytes 0x80 to 0xBF
+    N_TAILS = N_UTF8_STATES
 };
+
+/* The first states of every grammar: what follows the first byte of a character, where all
+ * characters that begin so are in the set. 0 to 2 are one to three tail bytes; the others stand
+ * behind E0, ED, F0 and F4, after which UTF-8 leaves some out. */
+static const ByteEdge tails[N_TAILS] = {{0x80, 0xbf, CHAR_DONE}, {0x80, 0xbf, 0}, {0x80, 0xbf, 1},
+                                        {0xa0, 0xbf, 0},         {0x80, 0x9f, 0}, {0x90, 0xbf, 1},
+                                        {0x80, 0x8f, 1}};
+static const ByteEdge leads[] = {{0xc2, 0xdf, 0}, {0xe0, 0xe0, 3}, {0xe1, 0xec, 1},
+                                 {0xed, 0xed, 4}, {0xee, 0xef, 1}, {0xf0, 0xf0, 5},
+                                 {0xf1, 0xf3, 2}, {0xf4, 0xf4, 6}};
+enum { N_LEADS = sizeof leads / sizeof *leads };
 
 typedef enum {
     EXPR_BYTES,
@@ -101,7 +112,7 @@ Builder *builder_new(void)
 {
     Builder *b = mem_zalloc(1, sizeof *b);
     for (int i = 0; b && i < N_TAILS; i++)
-        add_state(b, &(ByteEdge){0x80, 0xbf, i ? i - 1 : CHAR_DONE}, 1);
+        add_state(b, &tails[i], 1);
     return b;
 }
 
@@ -296,13 +307,13 @@ static size_t add_edge(ByteEdge *edges, size_t n, int byte, int next)
     return n;
 }
 
-/* The state in which `tails` more bytes of a character follow, the lowest one being `base`. Those
+/* The state in which `more` bytes of a character follow, the lowest one being `base`. Those
  * below `lowest` would be overlong. */
-static int tail_state(const CharSet *s, uint32_t base, int tails, uint32_t lowest)
+static int tail_state(const CharSet *s, uint32_t base, int more, uint32_t lowest)
 {
     ByteEdge edges[64];
     size_t n = 0;
-    uint32_t size = 1u << 6 * (tails - 1);
+    uint32_t size = 1u << 6 * (more - 1);
     for (int i = 0; i < 64; i++) {
         uint32_t first = base + (uint32_t)i * size, last = first + size - 1;
         if (last < lowest)
@@ -312,36 +323,34 @@ static int tail_state(const CharSet *s, uint32_t base, int tails, uint32_t lowes
             some = 1;
         if (some)
             n = add_edge(edges, n, 0x80 + i,
-                         tails == 1  ? CHAR_DONE
-                         : some == 2 ? tails - 2
-                                     : tail_state(s, first, tails - 1, lowest));
+                         more == 1   ? CHAR_DONE
+                         : some == 2 ? more - 2
+                                     : tail_state(s, first, more - 1, lowest));
     }
     return add_state(s->b, edges, n);
 }
 
 static int set_state(const CharSet *s)
 {
-    static const struct {
-        int first, last, tails;
-        uint32_t lowest;
-    } leads[] = {{0xc0, 0xdf, 1, 0x80}, {0xe0, 0xef, 2, 0x800}, {0xf0, 0xf4, 3, 0x10000}};
+    static const int n_tails[N_TAILS] = {1, 2, 3, 2, 2, 3, 3};
+    static const uint32_t lowest[] = {0, 0x80, 0x800, 0x10000};
     ByteEdge edges[256];
     size_t n = 0;
     for (int i = 0; i < 0x80; i++)
         if (covers(s, (uint32_t)i, (uint32_t)i))
             n = add_edge(edges, n, i, CHAR_DONE);
-    for (int k = 0; k < 3; k++) {
-        uint32_t size = 1u << 6 * leads[k].tails, lowest = leads[k].lowest;
+    for (int k = 0; k < N_LEADS; k++)
         for (int lead = leads[k].first; lead <= leads[k].last; lead++) {
-            uint32_t first = (uint32_t)(lead - leads[k].first) * size, last = first + size - 1;
-            int some = last < lowest ? 0 : covers(s, first < lowest ? lowest : first, last);
+            int all = leads[k].next, more = n_tails[all];
+            uint32_t base = (uint32_t)(lead & 0x3f >> more) << 6 * more,
+                     size = 1u << 6 * (more - 1);
+            uint32_t first = base + (tails[all].first & 0x3fu) * size;
+            uint32_t last = base + (tails[all].last & 0x3fu) * size + size - 1;
+            int some = covers(s, first, last);
             if (some)
                 n = add_edge(edges, n, lead,
-                             some == 2 && first >= lowest
-                                 ? leads[k].tails - 1
-                                 : tail_state(s, first, leads[k].tails, lowest));
+                             some == 2 ? all : tail_state(s, base, more, lowest[more]));
         }
-    }
     return add_state(s->b, edges, n);
 }
 
@@ -763,4 +772,27 @@ int grammar_char_next(const Grammar *g, int state, uint8_t byte)
         if (byte <= g->edges[i].last)
             return byte >= g->edges[i].first ? g->edges[i].next : CHAR_NONE;
     return CHAR_NONE;
+}
+
+int grammar_utf8_next(int state, uint8_t byte)
+{
+    if (state == CHAR_DONE && byte < 0x80)
+        return CHAR_DONE;
+    for (int k = 0; k < N_LEADS && state == CHAR_DONE; k++)
+        if (byte >= leads[k].first && byte <= leads[k].last)
+            return leads[k].next;
+    if (state != CHAR_DONE && byte >= tails[state].first && byte <= tails[state].last)
+        return tails[state].next;
+    return CHAR_NONE;
+}
+
+bool grammar_has_all_wide(const Grammar *g, int state)
+{
+    int n = g->edge_start[state + 1] - g->edge_start[state];
+    const ByteEdge *x = g->edges + g->edge_start[state + 1] - N_LEADS;
+    for (int k = 0; k < N_LEADS && n >= N_LEADS; k++)
+        if (x[k].first != leads[k].first || x[k].last != leads[k].last
+            || x[k].next != leads[k].next)
+            return false;
+    return n >= N_LEADS;
 }

@@ -95,4 +95,12 @@ void grammar_free(Grammar *g); // a zeroed one is fine
 /* Where a byte leads in a character: a state, CHAR_DONE or CHAR_NONE. */
 int grammar_char_next(const Grammar *g, int state, uint8_t byte);
 
+/* The same in the set of all characters, whose states are 0 to N_UTF8_STATES - 1 in every grammar;
+ * CHAR_DONE stands between two characters. */
+enum { N_UTF8_STATES = 7 };
+int grammar_utf8_next(int state, uint8_t byte);
+
+/* Whether a set of characters, by its first state, has all that are not ASCII. */
+bool grammar_has_all_wide(const Grammar *g, int state);
+
 #endif

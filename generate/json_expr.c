@@ -157,13 +157,17 @@ Expr json_expr_string(JsonExprs *j)
 static Expr other_rest(JsonExprs *j, Str *strings, size_t n, size_t depth)
 {
     Builder *b = j->b;
-    Expr *ways = mem_alloc(n + 2, sizeof *ways);
+    Expr *ways = mem_alloc(n + 2, sizeof *ways), x = 0;
     CharRange *others = mem_alloc(n + 1, sizeof *others);
-    size_t n_ways = 0, n_others = 0, i = n && strings[0].len == depth; // that one has ended
+    size_t n_ways = 0, n_others = 0, i = strings[0].len == depth; // that one has ended
     uint32_t from = 0;
+    if (!ways || !others) {
+        builder_no_memory(b);
+        goto end;
+    }
     if (!i)
         ways[n_ways++] = json_expr_text(j, "\"");
-    while (ways && others && i < n) {
+    while (i < n) {
         uint32_t c, same;
         const char *p = strings[i].ptr + depth;
         size_t begin = i, len = utf8_decode(p, strings[i].ptr + strings[i].len, &c);
@@ -178,16 +182,12 @@ static Expr other_rest(JsonExprs *j, Str *strings, size_t n, size_t depth)
             others[n_others++] = (CharRange){from, c - 1};
         from = c + 1;
     }
-    Expr x = 0;
-    if (ways && others) {
-        others[n_others++] = (CharRange){from, 0x10ffff};
-        Expr any = expr_repeat(b, json_expr_any_char(j), 0, REPEAT_ANY);
-        ways[n_ways++] = SEQUENCE(b, json_expr_chars(j, others, n_others), any,
-                                  json_expr_text(j, "\""));
-        x = expr_choice(b, ways, n_ways);
-    } else {
-        builder_no_memory(b);
-    }
+    others[n_others++] = (CharRange){from, 0x10ffff};
+    Expr any = expr_repeat(b, json_expr_any_char(j), 0, REPEAT_ANY);
+    ways[n_ways++] = SEQUENCE(b, json_expr_chars(j, others, n_others), any,
+                              json_expr_text(j, "\""));
+    x = expr_choice(b, ways, n_ways);
+end:
     free(ways);
     free(others);
     return x;

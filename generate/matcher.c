@@ -30,6 +30,8 @@ typedef struct {
     uint8_t byte;      // the last of them
     uint16_t height;   // bytes that follow at most
     bool wide;         // some of these are not ASCII
+    uint8_t utf8;      // bits of the UTF-8 states in which all that is below is valid, bit 7 being
+                       // between two characters
     uint64_t below[2]; // bits of those that are
 } TreeNode;
 
@@ -92,6 +94,12 @@ static void close_node(TokenTree *t, int number, int above)
     if (above == number)
         return;
     y->height = y->height > x->height ? y->height : x->height + 1;
+    for (int i = 0; i <= N_UTF8_STATES; i++) {
+        int next = grammar_utf8_next(i < N_UTF8_STATES ? i : CHAR_DONE, x->byte);
+        int bit = next == CHAR_DONE ? N_UTF8_STATES : next;
+        if (next == CHAR_NONE || !(x->utf8 >> bit & 1))
+            y->utf8 &= (uint8_t)~(1 << i);
+    }
     y->wide = y->wide || x->wide || x->byte >= 0x80;
     y->below[0] |= x->below[0];
     y->below[1] |= x->below[1];
@@ -113,8 +121,10 @@ static void plant(TokenTree *t, const TokenBytes *list, int *open)
             close_node(t, open[depth - 1], open[depth > 1 ? depth - 2 : 0]);
         for (; depth < token->len; depth++) {
             open[depth] = t->n_nodes;
-            t->nodes[t->n_nodes++] = (TreeNode){
-                .token_end = i, .depth = (uint16_t)(depth + 1), .byte = (uint8_t)token->ptr[depth]};
+            t->nodes[t->n_nodes++] = (TreeNode){.token_end = i,
+                                                .depth = (uint16_t)(depth + 1),
+                                                .byte = (uint8_t)token->ptr[depth],
+                                                .utf8 = 0xff};
         }
         t->nodes[open[depth - 1]].token_end = i + 1;
         t->tokens[i] = token->id;
@@ -297,12 +307,13 @@ typedef struct {
 
 /* What is kept of a state beside its places. */
 typedef struct {
-    int *next;      // (n_byte_classes) states, NULL: none is known
-    uint64_t *mask; // (vocabulary) bits of the tokens that may follow, NULL: not known
-    int n_tokens;   // that many
-    int run;        // so many ASCII characters of `chars` may follow each other
-    uint64_t chars[2];
-    int users; // that hold it
+    int *next;         // (n_byte_classes) states, NULL: none is known
+    uint64_t *mask;    // (vocabulary) bits of the tokens that may follow, NULL: not known
+    int n_tokens;      // that many
+    int run;           // so many characters of one set may follow each other
+    bool all_wide;     // it has all that are not ASCII
+    uint64_t chars[2]; // its ASCII characters
+    int users;         // that hold it
 } State;
 
 /* A call that waits until all calls of its rule are known. */
@@ -579,6 +590,7 @@ static void find_run(const Matcher *m, int state, State *s)
     if (!best)
         return;
     s->run = g->nodes[best->node].run + 1;
+    s->all_wide = grammar_has_all_wide(g, best->at);
     for (int i = g->edge_start[best->at]; i < g->edge_start[best->at + 1]; i++)
         for (int byte = g->edges[i].first; byte <= g->edges[i].last && byte < 0x80; byte++)
             s->chars[byte / 64] |= (uint64_t)1 << byte % 64;
@@ -713,7 +725,8 @@ static void collect(Matcher *m, const int *more, size_t n)
 /* Whether a state allows all tokens below a node of the tree. */
 static bool allows_all(const State *s, const TreeNode *x)
 {
-    return s->run >= x->height && !x->wide && !(x->below[0] & ~s->chars[0])
+    bool wide = !x->wide || (s->all_wide && x->utf8 >> N_UTF8_STATES);
+    return s->run >= x->height && wide && !(x->below[0] & ~s->chars[0])
         && !(x->below[1] & ~s->chars[1]);
 }
 

@@ -235,7 +235,10 @@ static int find_target(Reader *r, const JsonNode *ref, const JsonNode **out)
         at = step.failed ? NULL : take_step(r, at, (Str){step.ptr ? step.ptr : "", step.len});
         i = end;
     }
+    bool failed = step.failed;
     buf_free(&step);
+    if (failed)
+        return no_memory(r);
     *out = at;
     return at ? 0 : wrong_word(r, ref, "the reference", text, "leads nowhere");
 }

@@ -11,6 +11,8 @@ from pathlib import Path
 from conversations import CONVERSATIONS
 from gguf_files import (U32, Image, Keys, byte_level, byte_tokens, image, llama_shapes,
                         sentencepiece_keys, sizes, smallest)
+from schemas import all_schemas
+from test_grammar import GRAMMARS, REFUSED
 from test_json_reader import NO, YES
 from test_template import STATEMENTS, VARIABLES, groups
 
@@ -167,8 +169,18 @@ def templates() -> Iterable[bytes]:
             for parts in [(t.replace("\0", ""), chats[i % len(chats)], variables)]]
 
 
+def grammars() -> Iterable[bytes]:
+    return [t.encode() + b"\xff" + bytes(range(3, 80, 3)) for t in [*GRAMMARS.values(), *REFUSED]]
+
+
+def schemas() -> Iterable[bytes]:
+    return [json.dumps(s).encode() + b"\xff" + bytes(range(3, 80, 3))
+            for s in all_schemas().values()]
+
+
 CORPORA: dict[str, Callable[[], Iterable[bytes]]] = {
-    "gguf": models, "json": json_texts, "template": templates, "tokenizer": tokenizers}
+    "gguf": models, "grammar": grammars, "json": json_texts, "schema": schemas,
+    "template": templates, "tokenizer": tokenizers}
 
 
 def main(folder: Path) -> None:

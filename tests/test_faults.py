@@ -327,6 +327,14 @@ MODES = {
         "1,2",
     ],
     "mean": [*PROMPT, "--dump-attn", "a.npy", "--dump-attn", "b.jsonl", "--attn-reduce", "mean"],
+    "grammar": [*PROMPT, "--grammar", 'root ::= (a | "b"){1,3} root? "."\na ::= [^b-é\\n] | a2\n'
+                                      'a2 ::= "(" a? ")"'],
+    "schema": [*PROMPT, "-j", json.dumps({
+        "type": "object", "properties": {"a": {"$ref": "#/$defs/b"}, "c": {"oneOf": [
+            {"type": "integer", "minimum": -3}, {"type": "string", "pattern": "^[^x]|y$"}]}},
+        "required": ["a", "d"], "additionalProperties": {"enum": [1, "é", [None]]},
+        "$defs": {"b": {"type": "array", "prefixItems": [{"format": "date", "type": "string"}],
+                        "items": {"$ref": "#"}, "minItems": 1}}})],
     "rollout": [
         *PROMPT,
         "--dump-attn",
