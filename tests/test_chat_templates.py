@@ -263,9 +263,9 @@ def test_marks_follow_bytes(drive: Driver) -> None:
         out = drive(template, message)
         assert out["text"] == transformers_text(template, message), expression
         own = "".join(special_text(out))
-        letters = {ch for ch in own if ch.isalpha()} - set("<|x|t>")
+        letters = {ch for ch in own if ch.isalnum()}
         # escapes of HTML are marked as the characters that they stand for
-        assert own.startswith("<|x|>") and not letters & set("abAB\u00e9\u00c9"), (expression, own)
+        assert own.startswith("<|x|>") and letters <= set("xt0lg"), (expression, own)
         assert own.count("<|t|>") == out["text"].count("<|t|>"), expression
         assert "<|a|>" not in own and "<|A|>" not in own and ">|a|<" not in own
 

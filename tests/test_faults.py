@@ -431,6 +431,19 @@ def test_no_memory_with_threads(faults: Faults, mode: str) -> None:
     faults.sweep(["m", *MODES[mode], "-t", "2"], True)
 
 
+def test_no_memory_for_templates(faults: Faults) -> None:
+    """Trees, values and texts of more than one chunk of memory; tools, variables and ids."""
+    chat = [{"role": "user", "content": f"{i} the king \n\u00e9" * 9} for i in range(20)]
+    (faults.folder / "chat").write_text(json.dumps(chat))
+    (faults.folder / "tools").write_text(json.dumps([{f"k{i}": [i] for i in range(40)}]))
+    (faults.folder / "form").write_text(
+        "{% macro m(x, y=1) %}{{ x|upper }}{% endmacro %}{% for a in messages %}{{ '<s>' ~ "
+        "m(a.content) * 20 ~ a|tojson }}{% endfor %}{{ tools }}{{ v }}" + "{{ 1 }}" * 300)
+    for more in ([], ["--json", "--tools", "tools", "--chat-template-kwargs", '{"v": "\\n"}']):
+        faults.sweep(["m", "--render", "--messages", "chat", "--chat-template", "form", *more],
+                     False)
+
+
 def write_split(folder: Path) -> str:
     """The tiny model in parts; returns the first one's name."""
     write_tiny(folder / "s.gguf", split_max_tensors=8)

@@ -160,7 +160,9 @@ missing|upper | t|trim | s|trim('Hd') | s|length | l|length | d|length | missing
 n|length | ''|count | s|first | l|first | l|last | ''|first | []|last | d|first | d|last
 'abc'|last | missing|first | a|first | l|reverse | l|reverse|list | s|reverse | d|reverse|list
 a|reverse | l|sort | l|sort(reverse=true) | ls|sort | ls|sort(case_sensitive=true)
-ld|sort(attribute='v') | ld|sort(attribute='k') | [1, 'a']|sort | [[2], [1]]|sort | 'cab'|sort
+ld|sort(attribute='v') | ld|sort(attribute='k')
+[('a', 1), ('b', 2), ('c', 1)]|sort(attribute=1, reverse=true)
+[1, 'a']|sort | [[2], [1]]|sort | 'cab'|sort
 d|sort | ld[:2]|sort(attribute='k,v') | [(1, 'b'), (1, 'a')]|sort(attribute='1') | l|join
 l|join(',') | ls|join(', ') | ld|join(',', attribute='v') | missing|join(',') | a|join
 [1, none, true, 1.5]|join('|') | s|join('-') | l|join(1) | d|join(',') | l|list | s|list | d|list

@@ -1018,9 +1018,9 @@ static Value no_attribute(Room *r, Value v, Text name)
 static Value own_attribute(Room *r, Value v, Text name)
 {
     Str s = text_str(name);
-    Value found;
+    Value found, key = {.type = V_TEXT, .text = &name};
     if (v.type == V_NAMESPACE)
-        return dict_get(r, v.dict, value_text(r, name), &found) ? found : value_undefined(absent);
+        return dict_get(r, v.dict, key, &found) ? found : value_undefined(absent);
     if (v.type == V_LOOP && !is_absent(found = loop_attribute(r, v, name)))
         return found;
     const Function *f = function_find(types[v.type].table, types[v.type].n, s);
@@ -1066,9 +1066,9 @@ Value value_attribute(Room *r, Value v, Text name)
 {
     if (v.type == V_UNDEFINED)
         fail_undefined(r, v);
-    Value found = own_attribute(r, v, name);
+    Value found = own_attribute(r, v, name), key = {.type = V_TEXT, .text = &name};
     if (is_absent(found))
-        found = own_item(r, v, value_text(r, name));
+        found = own_item(r, v, key);
     return is_absent(found) ? no_attribute(r, v, name) : found;
 }
 
