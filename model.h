@@ -187,6 +187,18 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e);
 /* ---- cache ----------------------------------------------------------------------------------- */
 
 enum { KV_BLOCK = 64 }; // positions in a block
+
+/* n floats of scratch, rounded up so that what follows them begins where a vector does. */
+static inline size_t align16(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}
+
+/* Blocks that n positions take. */
+static inline int kv_blocks_of(int n)
+{
+    return (n + KV_BLOCK - 1) / KV_BLOCK;
+}
 enum { KV_GROUP = 32 }; // values of a key that share a scale in bytes: keys have outliers
 typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
 extern const char *const kv_names[]; // by KvType, NULL past the last

@@ -91,11 +91,6 @@ typedef struct {
     float *sums, *shrink;      // (rows) of one block
 } Tile;
 
-static size_t align16(size_t n)
-{
-    return (n + 15) & ~(size_t)15;
-}
-
 static size_t tile_floats(const LayerConfig *l, size_t rows)
 {
     return kv_tile_floats(l, rows) + align16(rows * (KV_BLOCK + 2));

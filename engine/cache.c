@@ -21,11 +21,6 @@
 
 const char *const kv_names[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_Q8] = "q8", NULL};
 
-static size_t align16(size_t n)
-{
-    return (n + 15) & ~(size_t)15;
-}
-
 /* ---- sizes ----------------------------------------------------------------------------------- */
 
 /* Bytes of `width` elements of each of a block's positions. */
@@ -71,7 +66,7 @@ void cache_size(Cache *c, const Config *config, const SessionParams *p)
                  .pairs = p->kernels && p->kernels->bf16 && !p->exact && p->kv_type != KV_F32};
     for (int i = 0; i < config->n_layers; i++)
         c->block_bytes += layer_bytes(config, i, p->kv_type);
-    c->max_blocks = (p->seq_len + KV_BLOCK - 1) / KV_BLOCK;
+    c->max_blocks = kv_blocks_of(p->seq_len);
     c->n_blocks = p->n_blocks ? p->n_blocks : c->max_blocks * p->n_seqs;
 }
 
@@ -127,7 +122,7 @@ void cache_truncate(Cache *c, int seq, int n)
 {
     Sequence *q = &c->seqs[seq];
     n = n < q->n_pos ? n : q->n_pos;
-    for (int b = (n + KV_BLOCK - 1) / KV_BLOCK; b < c->max_blocks && q->blocks[b] >= 0; b++) {
+    for (int b = kv_blocks_of(n); b < c->max_blocks && q->blocks[b] >= 0; b++) {
         c->refs[q->blocks[b]]--;
         q->blocks[b] = -1;
     }

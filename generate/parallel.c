@@ -1,7 +1,6 @@
 /* parallel.c - see parallel.h. */
 #include "generate/parallel.h"
 
-#include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,11 +51,6 @@ void parallel_free(Parallel *p)
 
 /* ---- entering -------------------------------------------------------------------------------- */
 
-static int blocks_of(size_t n_tokens)
-{
-    return (int)((n_tokens + KV_BLOCK - 1) / KV_BLOCK);
-}
-
 /* Tokens of a text that are to be run: of a given one all but the last. */
 static size_t n_to_run(const Stream *s)
 {
@@ -68,18 +62,10 @@ static int blocks_needed(const Stream *s)
 {
     size_t most = (size_t)s->params->seq_len;
     if (s->given)
-        return blocks_of(n_to_run(s));
+        return kv_blocks_of((int)n_to_run(s));
     if (s->params->n_predict >= 0 && s->n_prompt + (size_t)s->params->n_predict < most)
         most = s->n_prompt + (size_t)s->params->n_predict;
-    return blocks_of(most);
-}
-
-static size_t common_prefix(const int *a, size_t na, const int *b, size_t nb)
-{
-    size_t n = 0;
-    while (n < na && n < nb && a[n] == b[n])
-        n++;
-    return n;
+    return kv_blocks_of((int)most);
 }
 
 /* Keep the first n positions of a slot. */
@@ -97,7 +83,8 @@ static bool make_room(Parallel *p, int need, int own, int keep)
     int used = need;
     for (int i = 0; i < n_seqs(p); i++)
         if (i != own)
-            used += p->slots[i].text ? p->slots[i].n_reserved : blocks_of(p->slots[i].held.n);
+            used += p->slots[i].text ? p->slots[i].n_reserved
+                                     : kv_blocks_of((int)p->slots[i].held.n);
     while (used > p->session->cache.n_blocks) {
         int oldest = -1;
         for (int i = 0; i < n_seqs(p); i++)
@@ -106,7 +93,7 @@ static bool make_room(Parallel *p, int need, int own, int keep)
                 oldest = i;
         if (oldest < 0)
             return false;
-        used -= blocks_of(p->slots[oldest].held.n);
+        used -= kv_blocks_of((int)p->slots[oldest].held.n);
         slot_keep(p, oldest, 0);
     }
     return true;
@@ -125,13 +112,13 @@ static Shared find_shared(const Parallel *p, const Stream *s)
     Shared best = {-1, 0, 0};
     for (int i = 0; i < n_seqs(p); i++) {
         const ParallelSlot *slot = &p->slots[i];
-        size_t n = common_prefix(s->text.ids, s->n_prompt - 1, slot->held.ids, slot->held.n);
+        size_t n = tokens_common(s->text.ids, s->n_prompt - 1, slot->held.ids, slot->held.n);
         if (n > best.n) {
             best.slot = i;
             best.n = n;
         }
         const Stream *other = slot->text ? &slot->text->stream : NULL;
-        n = other ? common_prefix(s->text.ids, s->n_prompt - 1, other->text.ids, other->n_prompt)
+        n = other ? tokens_common(s->text.ids, s->n_prompt - 1, other->text.ids, other->n_prompt)
                   : 0;
         best.n_coming = n > best.n_coming ? n : best.n_coming;
     }
@@ -200,8 +187,6 @@ bool parallel_add(Parallel *p, ParallelText *text)
     p->slots[slot].text = text;
     p->slots[slot].n_reserved = need;
     p->running[p->n_running++] = slot;
-    text->seq = slot;
-    text->n_cached = (int)shared.n;
     text->began = text->prompted = clock_seconds();
     return true;
 }
@@ -241,11 +226,14 @@ static void plan_step(Parallel *p)
     Session *s = p->session;
     int used = 0;
     p->n_spans = p->n_rows = 0;
+    for (int i = 0; i < p->n_running; i++) {
+        int slot = p->running[i], n = (int)n_to_run(&p->slots[slot].text->stream);
+        slot_keep(p, slot, (size_t)cache_expect(&s->cache, slot, n));
+    }
     for (int longer = 0; longer < 2; longer++)
         for (int i = 0; i < p->n_running && used < s->params.max_batch; i++) {
             int slot = p->running[i];
             int n = (int)n_to_run(&p->slots[slot].text->stream);
-            slot_keep(p, slot, (size_t)cache_expect(&s->cache, slot, n));
             if ((n - (int)p->slots[slot].held.n > 1) == longer)
                 used += plan_span(p, slot, s->params.max_batch - used, p->wanted + used);
         }

@@ -20,8 +20,6 @@ typedef struct {
     Stream stream;
     void *owner;                   // the caller's
     Buf shown;                     // what was printed of it so far
-    int seq;                       // its sequence
-    int n_cached;                  // tokens whose keys and values were taken over
     double began, prompted, ended; // when it entered, had its prompt run, and left: seconds
     Err err;                       // err.code other than EXIT_OK: it has failed
 } ParallelText;

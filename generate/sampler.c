@@ -36,11 +36,7 @@ void sampler_free(Sampler *s)
 
 static double uniform(uint64_t *random) // [0, 1) in steps of 2^-53
 {
-    uint64_t z = *random += 0x9e3779b97f4a7c15u;
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    z ^= z >> 31;
-    return (double)(z >> 11) * 0x1p-53;
+    return (double)(random_mix(*random += 0x9e3779b97f4a7c15u) >> 11) * 0x1p-53;
 }
 
 /* Biases, then the penalties of the tokens that are in the window at the end of the text. */

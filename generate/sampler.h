@@ -43,6 +43,14 @@ typedef struct {
     float *raw;            // (vocab_size) free for the caller: logits as they were
 } Sampler;
 
+/* SplitMix64's finaliser: a number whose bits all depend on all bits of z. */
+static inline uint64_t random_mix(uint64_t z)
+{
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
 int sampler_init(Sampler *s, int vocab_size, const Kernels *k, Err *e);
 void sampler_free(Sampler *s);
 

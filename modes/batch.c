@@ -12,7 +12,8 @@
 typedef struct {
     Request base;
     StreamParams params;
-    Str *stops;             // owned, their bytes too
+    Str *stops;             // (n_stops) of its own, with their bytes
+    int n_stops;            // -1: what the flags say
     Constraint *constraint; // of its own, NULL: what the flags say
     bool echo;
     uint64_t seed;
@@ -94,7 +95,7 @@ static int read_numbers(const JsonDoc *d, Options *own, Err *e)
 
 static int add_stop(Generation *r, Str s, Err *e)
 {
-    Str *stops = mem_grow(r->stops, (size_t)r->params.n_stops + 1, sizeof *stops);
+    Str *stops = mem_grow(r->stops, (size_t)r->n_stops + 1, sizeof *stops);
     char *copy = mem_alloc(s.len, 1);
     if (stops)
         r->stops = stops;
@@ -103,17 +104,15 @@ static int add_stop(Generation *r, Str s, Err *e)
         return err_set(e, EXIT_MEMORY, "out of memory for the line");
     }
     memcpy(copy, s.ptr, s.len);
-    r->stops[r->params.n_stops++] = (Str){copy, s.len};
+    r->stops[r->n_stops++] = (Str){copy, s.len};
     return 0;
 }
 
-/* "stop": a text or a list of them; without it the texts of --stop. */
-static int read_stops(const Options *o, const JsonDoc *d, Generation *r, Err *e)
+/* "stop": a text or a list of them. */
+static int read_stops(const JsonDoc *d, Generation *r, Err *e)
 {
     const JsonNode *n = member(d, "stop");
-    for (int i = 0; !n && i < o->n_stops; i++)
-        if (add_stop(r, (Str){o->stops[i].text.ptr, o->stops[i].text.len}, e))
-            return -1;
+    r->n_stops = n ? 0 : -1;
     if (!n)
         return 0;
     bool list = n->type == JSON_LIST;
@@ -126,20 +125,13 @@ static int read_stops(const Options *o, const JsonDoc *d, Generation *r, Err *e)
     return 0;
 }
 
-static uint64_t mix(uint64_t z) // SplitMix64's finaliser
-{
-    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
-    return z ^ z >> 31;
-}
-
 /* A seed of its own for each name: its "id" as JSON text, or the number of a line or sample. */
 static uint64_t derive_seed(uint64_t base, Str name)
 {
     uint64_t h = 14695981039346656037u; // FNV-1a
     for (size_t i = 0; i < name.len; i++)
         h = (h ^ (unsigned char)name.ptr[i]) * 1099511628211u;
-    return mix(mix(base) ^ h) % SEED_LIMIT;
+    return random_mix(random_mix(base) ^ h) % SEED_LIMIT;
 }
 
 static int read_seed(const BatchRun *b, const JsonDoc *d, Generation *r, Err *e)
@@ -183,14 +175,6 @@ static int read_prompt(const Requests *q, const JsonDoc *d, const Request *r, To
     return encode_prompt(q, *text, out, e);
 }
 
-static void set_stream_params(const Requests *q, const Options *o, Generation *r)
-{
-    int n_stops = r->params.n_stops;
-    r->params = modes_stream_params(o, &q->engine, q->seq_len);
-    r->params.stops = r->stops;
-    r->params.n_stops = n_stops;
-}
-
 /* "grammar", a text, or "json_schema", a schema. */
 static int read_constraint(Requests *q, const JsonDoc *d, Generation *r, Err *e)
 {
@@ -211,7 +195,11 @@ static int read_constraint(Requests *q, const JsonDoc *d, Generation *r, Err *e)
 static void begin(Requests *q, const Options *o, Generation *r, TokenList prompt, const Str *shown)
 {
     ParallelText *t = &r->text;
-    set_stream_params(q, o, r);
+    r->params = modes_stream_params(o, &q->engine, q->seq_len);
+    if (r->n_stops >= 0) {
+        r->params.stops = r->stops;
+        r->params.n_stops = r->n_stops;
+    }
     if (r->constraint)
         r->params.matcher = r->constraint->matcher;
     stream_init(&t->stream, &r->params, r->seed, prompt);
@@ -231,8 +219,8 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
     r->echo = echo ? echo->type == JSON_TRUE : own.echo;
     if (echo && echo->type != JSON_TRUE && echo->type != JSON_FALSE)
         return err_set(e, EXIT_USAGE, "echo: want true or false");
-    if (read_numbers(d, &own, e) || read_seed((BatchRun *)(void *)q, d, r, e)
-        || read_stops(&own, d, r, e) || read_constraint(q, d, r, e))
+    if (read_numbers(d, &own, e) || read_seed((BatchRun *)(void *)q, d, r, e) || read_stops(d, r, e)
+        || read_constraint(q, d, r, e))
         return -1;
     int rc = read_prompt(q, d, base, &ids, &prompt, e);
     if (!rc && !ids.n)
@@ -285,7 +273,7 @@ static void write_line(Requests *q, const Request *base, Json *j)
 static void free_line(Requests *q, Request *base)
 {
     Generation *r = (Generation *)(void *)base;
-    for (int i = 0; r->stops && i < r->params.n_stops; i++)
+    for (int i = 0; i < r->n_stops; i++)
         free((char *)(uintptr_t)r->stops[i].ptr);
     free(r->stops);
     stream_free(&r->text.stream);
@@ -313,15 +301,14 @@ static int add_sample(BatchRun *b, int i, const TokenList *prompt, const Buf *te
     TokenList ids = {0};
     if (!r)
         return err_set(e, EXIT_MEMORY, "out of memory for the samples");
-    if (!mem_room(&ids.ids, prompt->n, &ids.cap, sizeof *ids.ids)
-        || read_stops(b->q.o, NULL, r, e)) {
-        tokens_free(&ids);
+    if (!mem_room(&ids.ids, prompt->n, &ids.cap, sizeof *ids.ids)) {
         r->base.err.code = EXIT_MEMORY; // it is freed with the others
         requests_add(&b->q, &r->base);
         return err_set(e, EXIT_MEMORY, "out of memory for the samples");
     }
     memcpy(ids.ids, prompt->ids, prompt->n * sizeof *ids.ids);
     ids.n = prompt->n;
+    r->n_stops = -1;
     r->seed = i ? derive_seed(b->sampling.seed, name) : b->sampling.seed;
     begin(&b->q, b->q.o, r, ids, b->q.o->echo ? &shown : NULL);
     requests_add(&b->q, &r->base);
@@ -333,7 +320,7 @@ static int prepare_lines(BatchRun *b, const Options *o, Err *e)
     Requests *q = &b->q;
     return requests_open(q, o, &kind, &b->sampling.seed, e)
                 || modes_check_biases(o, &q->engine.model.decoder.config, e)
-                || requests_start(q, requests_context(q), 0)
+                || requests_start(q, modes_context(o, &q->engine.model.decoder.config), 0)
              ? -1
              : 0;
 }

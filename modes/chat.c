@@ -24,7 +24,6 @@ typedef struct {
     Sampler sampler;
     ChatFormat format;
     StreamParams params;
-    Str *stops;
     uint64_t random; // the next turn's random numbers go on from here
     Buf *messages;   // (n_messages) JSON objects
     size_t n_messages, messages_cap;
@@ -122,9 +121,7 @@ static int print_new(Chat *c, size_t from)
     if (c->o->json || !n)
         return 0;
     c->last = c->answer.ptr[c->answer.len - 1];
-    if (fwrite(c->answer.ptr + from, 1, n, stdout) != n || fflush(stdout))
-        return modes_print_failed(c->e);
-    return 0;
+    return modes_print(c->answer.ptr + from, n, c->e);
 }
 
 /* Run the text's tokens that are not in the cache; logits of the last one. */
@@ -152,9 +149,7 @@ static int run_text(Chat *c)
 static void keep_common(Chat *c)
 {
     const TokenList *text = &c->stream.text;
-    size_t n = 0;
-    while (n < c->held.n && n + 1 < text->n && c->held.ids[n] == text->ids[n])
-        n++;
+    size_t n = tokens_common(text->ids, text->n - 1, c->held.ids, c->held.n);
     cache_truncate(&c->session.cache, 0, (int)n);
     c->held.n = n;
 }
@@ -182,20 +177,9 @@ static void answer(void *context)
 
 static int print_object(Chat *c)
 {
-    Buf out = {0};
-    Json j = {.out = &out};
     Result r = {&c->stream, &c->answer, c->params.sampling.seed, c->prompted - c->began,
                 c->ended - c->prompted};
-    json_object(&j);
-    result_members(&j, &r);
-    json_end(&j);
-    buf_text(&out, "\n");
-    int rc = out.failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the result")
-           : fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)
-               ? modes_print_failed(c->e)
-               : 0;
-    buf_free(&out);
-    return rc;
+    return result_print(&r, c->e);
 }
 
 /* Answer the conversation and add the answer to it. */
@@ -240,22 +224,20 @@ static const char help[] = "/reset  forget the conversation\n"
 /* Number of messages before the last question. */
 static size_t before_last(const Chat *c, size_t n_fixed)
 {
-    size_t n = c->n_messages;
-    n -= n >= n_fixed + 2 ? 2 : n - n_fixed;
-    return n;
+    return c->n_messages >= n_fixed + 2 ? c->n_messages - 2 : n_fixed;
 }
 
-static int take_line(Chat *c, const char *line, size_t len, size_t n_fixed)
+static int take_line(Chat *c, Str line, size_t n_fixed)
 {
-    if (len == 6 && !strncmp(line, "/reset", 6)) {
+    if (str_eq(line, "/reset")) {
         drop_messages(c, n_fixed);
-    } else if (len == 5 && !strncmp(line, "/undo", 5)) {
+    } else if (str_eq(line, "/undo")) {
         drop_messages(c, before_last(c, n_fixed));
-    } else if (len == 5 && !strncmp(line, "/help", 5)) {
+    } else if (str_eq(line, "/help")) {
         fputs(help, stdout);
-    } else if (len) {
+    } else if (line.len) {
         size_t n = c->n_messages;
-        if (add_message(c, "user", (Str){line, len}))
+        if (add_message(c, "user", line))
             return -1;
         if (turn(c)) {
             bool full = c->e->code == EXIT_USAGE;
@@ -294,7 +276,7 @@ static int converse(Chat *c)
             break;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))
             n--;
-        rc = take_line(c, line, (size_t)n, n_fixed);
+        rc = take_line(c, (Str){line, (size_t)n}, n_fixed);
     }
     if (!rc && !stop_signal)
         putchar('\n');
@@ -313,18 +295,9 @@ static int prepare(Chat *c)
         return -1;
     const Config *config = &c->engine.model.decoder.config;
     SessionParams p = c->engine.params;
-    int seq_len = o->seq_len                      ? o->seq_len
-                : config->seq_len < USUAL_CONTEXT ? config->seq_len
-                                                  : USUAL_CONTEXT;
-    c->stops = mem_alloc((size_t)o->n_stops, sizeof *c->stops);
-    if (!c->stops)
-        return err_set(c->e, EXIT_MEMORY, "out of memory for the text");
-    for (int i = 0; i < o->n_stops; i++)
-        c->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
+    int seq_len = modes_context(o, config);
     c->params = modes_stream_params(o, &c->engine, seq_len);
     c->params.sampling = modes_sampler_params(o);
-    c->params.stops = c->stops;
-    c->params.n_stops = o->n_stops;
     c->random = c->params.sampling.seed;
     modes_sizes(&p, seq_len, o->batch < seq_len ? o->batch : seq_len, 1);
     modes_note_context(o, config, seq_len);
@@ -364,7 +337,6 @@ int chat_mode(const Options *o, Err *e)
         rc = modes_print_failed(e);
     drop_messages(&c, 0);
     free(c.messages);
-    free(c.stops);
     tokens_free(&c.held);
     stream_free(&c.stream);
     buf_free(&c.answer);

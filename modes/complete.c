@@ -22,7 +22,6 @@ typedef struct {
     Engine engine;
     Session session;
     Sampler sampler;
-    Str *stops; // (o->n_stops) the texts of --stop
     StreamParams params;
     Stream stream; // the prompt and what is generated
     Buf shown;     // bytes on their way to standard output
@@ -87,9 +86,7 @@ static int put(Run *r, const char *bytes, size_t len, Err *e)
     if (!len)
         return 0;
     r->last = bytes[len - 1];
-    if (fwrite(bytes, 1, len, stdout) != len || fflush(stdout))
-        return modes_print_failed(e);
-    return 0;
+    return modes_print(bytes, len, e);
 }
 
 /* Print and empty r->shown; with --json it is printed at the end. */
@@ -116,18 +113,10 @@ static int show_logprobs(Run *r, size_t n_before, Err *e)
 /* --json: the whole result as one object. */
 static int print_result(Run *r, Err *e)
 {
-    Buf out = {0};
-    Json j = {.out = &out};
     Result result = {&r->stream, &r->shown, r->params.sampling.seed, r->prompt_seconds,
                      r->generate_seconds};
-    json_object(&j);
-    result_members(&j, &result);
-    json_end(&j);
-    buf_text(&out, "\n");
-    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the result")
-                        : put(r, out.ptr, out.len, e);
-    buf_free(&out);
-    return rc;
+    r->last = '\n';
+    return result_print(&result, e);
 }
 
 static int generate(Run *r, Err *e)
@@ -192,24 +181,6 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
 }
 
-/* The stream, after the prompt's tokens. */
-static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
-{
-    const Options *o = r->o;
-    r->stops = mem_alloc((size_t)o->n_stops, sizeof *r->stops);
-    if (!r->stops)
-        return err_set(e, EXIT_MEMORY, "out of memory for the text");
-    for (int i = 0; i < o->n_stops; i++)
-        r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
-    r->last = '\n';
-    r->params = modes_stream_params(o, &r->engine, seq_len);
-    r->params.sampling = modes_sampler_params(o);
-    r->params.stops = r->stops;
-    r->params.n_stops = o->n_stops;
-    stream_init(&r->stream, &r->params, r->params.sampling.seed, prompt);
-    return 0;
-}
-
 /* Everything between the parsed options and the first token. */
 static int prepare(Run *r, Err *e)
 {
@@ -233,9 +204,11 @@ static int prepare(Run *r, Err *e)
     modes_note_context(o, c, seq_len);
     if (prepare_outputs(r, &p, e) || session_init(&r->session, &r->engine.model.decoder, &p, e)
         || (r->maps && maps_live(r->maps) && maps_live_watch(r->maps, &r->session, e))
-        || sampler_init(&r->sampler, c->vocab_size, p.kernels, e)
-        || prepare_stream(r, seq_len, *text, e))
+        || sampler_init(&r->sampler, c->vocab_size, p.kernels, e))
         return -1;
+    r->params = modes_stream_params(o, &r->engine, seq_len);
+    r->params.sampling = modes_sampler_params(o);
+    stream_init(&r->stream, &r->params, r->params.sampling.seed, *text);
     if (o->verbose)
         describe(r, &p);
     return 0;
@@ -303,7 +276,7 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "end token %d, %s", s->end_token, name);
         break;
     case END_STOP:
-        str_escape(r->stops[s->stop], name, sizeof name);
+        str_escape(r->params.stops[s->stop], name, sizeof name);
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
@@ -392,7 +365,7 @@ int complete_mode(const Options *o, Err *e)
 {
     if (o->samples > 1)
         return batch_mode(o, e);
-    Run r = {.o = o};
+    Run r = {.o = o, .last = '\n'};
     int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
     bool ran = !rc;
     rc = rc || (r.maps && write_maps(&r, e));
@@ -405,7 +378,6 @@ int complete_mode(const Options *o, Err *e)
     prompt_free(&r.prompt);
     stream_free(&r.stream);
     buf_free(&r.shown);
-    free(r.stops);
     sampler_free(&r.sampler);
     session_free(&r.session);
     return modes_close(&r.engine, rc);

@@ -203,9 +203,7 @@ int info_mode(const Options *o, Err *e)
     collect(&x);
     (o->json ? info_json : info_text)(&x, &out);
     int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory")
-           : fwrite(out.ptr, 1, out.len, stdout) != out.len || fflush(stdout)
-               ? modes_print_failed(e)
-               : 0;
+                        : modes_print(out.ptr, out.len, e);
     buf_free(&out);
     gguf_close(&x.file);
     return rc;

@@ -10,7 +10,6 @@
 #include <unistd.h>
 
 #include "base/cpu.h"
-#include "modes/result.h"
 #include "base/file.h"
 
 atomic_int stop_signal;
@@ -18,6 +17,11 @@ atomic_int stop_signal;
 int modes_print_failed(Err *e)
 {
     return err_set(e, EXIT_IO, "standard output: cannot write: %s", strerror(errno));
+}
+
+int modes_print(const char *bytes, size_t n, Err *e)
+{
+    return (n && fwrite(bytes, 1, n, stdout) != n) || fflush(stdout) ? modes_print_failed(e) : 0;
 }
 
 int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e)
@@ -45,6 +49,23 @@ void modes_note_context(const Options *o, const Config *c, int seq_len)
                 program_name(), seq_len, c->seq_len);
 }
 
+int modes_context(const Options *o, const Config *c)
+{
+    return o->seq_len ? o->seq_len : c->seq_len < USUAL_CONTEXT ? c->seq_len : USUAL_CONTEXT;
+}
+
+static int keep_stops(Engine *x, const Options *o, Err *e)
+{
+    x->stops = mem_alloc((size_t)o->n_stops, sizeof *x->stops);
+    if (!x->stops)
+        return err_set(e, EXIT_MEMORY, "out of memory for the text");
+    for (; x->n_stops < o->n_stops; x->n_stops++) {
+        const Buf *text = &o->stops[x->n_stops].text;
+        x->stops[x->n_stops] = (Str){text->ptr, text->len};
+    }
+    return 0;
+}
+
 int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
@@ -69,7 +90,10 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
                 1e3 * (clock_seconds() - begin));
     x->constraints.tokenizer = m->tokenizer;
-    return constraints_of_options(&x->constraints, o, &stop_signal, &x->constraint, e);
+    return keep_stops(x, o, e)
+                || constraints_of_options(&x->constraints, o, &stop_signal, &x->constraint, e)
+             ? -1
+             : 0;
 }
 
 int modes_close(Engine *x, int rc)
@@ -80,6 +104,7 @@ int modes_close(Engine *x, int rc)
                 "--kv f32 keeps them whole\n",
                 program_name());
     constraints_close(&x->constraints);
+    free(x->stops);
     threads_free(&x->threads);
     model_close(&x->model);
     return rc ? -1 : 0;
@@ -123,6 +148,8 @@ StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len)
                           .sampling = o->sampler,
                           .n_predict = o->n_predict,
                           .seq_len = seq_len,
+                          .stops = x->stops,
+                          .n_stops = x->n_stops,
                           .ignore_eos = o->ignore_eos,
                           .special = o->special,
                           .matcher = x->constraint ? x->constraint->matcher : NULL,

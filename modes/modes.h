@@ -41,6 +41,8 @@ typedef struct {
     atomic_bool kv_cut;   // keys or values did not fit the f16 cache of a session
     Constraints constraints;
     Constraint *constraint; // what the flags ask for, NULL: any text will do
+    Str *stops;             // (n_stops) the texts of --stop, which the Options own
+    int n_stops;
 } Engine;
 
 /* Open the model, with a tokenizer where one is needed; with -v standard error gets a line about
@@ -52,14 +54,21 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e);
  * Returns rc ? -1 : 0. */
 int modes_close(Engine *x, int rc);
 
+/* Seeds that are chosen for the user are below this: programs that read JSON numbers as doubles
+ * would round larger ones. */
+#define SEED_LIMIT ((uint64_t)1 << 53)
+
 /* The sampler's parameters, with a seed of the moment where none is given. */
 SamplerParams modes_sampler_params(const Options *o);
 
-/* What the flags say of how a text is generated, but for the texts of --stop. */
+/* What the flags say of how a text is generated. */
 StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len);
 
 /* --logit-bias names tokens that there are. */
 int modes_check_biases(const Options *o, const Config *c, Err *e);
+
+/* The context of a text: -c, else the model's, at most USUAL_CONTEXT. */
+int modes_context(const Options *o, const Config *c);
 
 /* Sizes of a session for one text of seq_len tokens: passes of at most `rows` rows, at most
  * max_logits of them with logits. */
@@ -75,6 +84,9 @@ bool modes_is_model_file(const Gguf *g, const char *path);
 /* Read a file, "-" being standard input, that is one JSON text; both *text and *d are freed by the
  * caller in either case. */
 int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e);
+
+/* Write n bytes to standard output at once. 0, or -1 and an Err. */
+int modes_print(const char *bytes, size_t n, Err *e);
 
 /* Standard output cannot be written, for the reason in errno: an Err; returns -1. */
 int modes_print_failed(Err *e);

@@ -35,8 +35,8 @@ static int print_rendered(const Options *o, const Gguf *g, const Rendered *r, Er
         rc = !t || add_object(t, r, &object, e) ? err_prefix(e, o->model) : 0;
     if (!rc && out->failed)
         rc = err_set(e, EXIT_MEMORY, "out of memory for the text");
-    if (!rc && ((out->len && fwrite(out->ptr, 1, out->len, stdout) != out->len) || fflush(stdout)))
-        rc = modes_print_failed(e);
+    if (!rc)
+        rc = modes_print(out->ptr, out->len, e);
     tokenizer_close(t);
     buf_free(&object);
     return rc;

@@ -318,12 +318,6 @@ int requests_open(Requests *q, const Options *o, const RequestKind *kind, uint64
     return prepare_output(q, seed);
 }
 
-int requests_context(const Requests *q)
-{
-    int most = q->engine.model.decoder.config.seq_len;
-    return q->o->seq_len ? q->o->seq_len : most < USUAL_CONTEXT ? most : USUAL_CONTEXT;
-}
-
 /* Texts at once, and blocks of the cache for them: as many as are asked for, else as the processor
  * has a use for and half of the free memory has room for. */
 static void choose_sizes(Requests *q, SessionParams *p)
@@ -331,7 +325,7 @@ static void choose_sizes(Requests *q, SessionParams *p)
     const Options *o = q->o;
     Cache one;
     int n_threads = q->engine.threads.n_threads;
-    int per_text = (q->seq_len + KV_BLOCK - 1) / KV_BLOCK;
+    int per_text = kv_blocks_of(q->seq_len);
     p->n_seqs = 1;
     cache_size(&one, &q->engine.model.decoder.config, p);
     double room = (double)cpu_free_memory() / 2 / (double)one.block_bytes;

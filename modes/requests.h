@@ -80,9 +80,6 @@ struct Requests {
  * Err; requests_close() in either case. `q` and `e` stay where they are. */
 int requests_open(Requests *q, const Options *o, const RequestKind *kind, uint64_t *seed, Err *e);
 
-/* The context that each text of a line gets: -c, else the model's, at most USUAL_CONTEXT. */
-int requests_context(const Requests *q);
-
 /* The session and the pool, and the output, for texts of at most seq_len tokens; max_logits: rows
  * of a pass with logits, 0 for one a text. 0, or -1 and an Err. */
 int requests_start(Requests *q, int seq_len, int max_logits);

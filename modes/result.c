@@ -5,6 +5,7 @@
 #include <inttypes.h>
 
 #include "base/utf8.h"
+#include "modes/modes.h"
 
 const char *result_reason(const Stream *s)
 {
@@ -88,6 +89,20 @@ void result_members(Json *j, const Result *r)
     }
     if (s->params->logprobs >= 0)
         add_logprobs(j, s);
+}
+
+int result_print(const Result *r, Err *e)
+{
+    Buf out = {0};
+    Json j = {.out = &out};
+    json_object(&j);
+    result_members(&j, r);
+    json_end(&j);
+    buf_text(&out, "\n");
+    int rc = out.failed ? err_set(e, EXIT_MEMORY, "out of memory for the result")
+                        : modes_print(out.ptr, out.len, e);
+    buf_free(&out);
+    return rc;
 }
 
 /* "\tID\tTEXT\tLOGPROB" without the first tab. */

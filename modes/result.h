@@ -13,13 +13,12 @@ typedef struct {
     double prompt_seconds, generate_seconds; // negative: not told
 } Result;
 
-/* Seeds that are chosen for the user are below this: programs that read JSON numbers as doubles
- * would round larger ones. */
-#define SEED_LIMIT ((uint64_t)1 << 53)
-
 /* The members of an object that is open in j: text, ids, why the text ended, seed, times and
  * log-probabilities. docs/pipelines.md describes them. */
 void result_members(Json *j, const Result *r);
+
+/* Print the object, with these members only, as a line of standard output. 0, or -1 and an Err. */
+int result_print(const Result *r, Err *e);
 
 /* "end", "stop", "length", "context", or "signal" for a text that was cut off. */
 const char *result_reason(const Stream *s);

@@ -392,7 +392,7 @@ int score_mode(const Options *o, Err *e)
     uint64_t no_seed = 0;
     Requests *q = &s.q;
     int rc = requests_open(q, o, &kind, &no_seed, e)
-          || requests_start(q, requests_context(q), LOGIT_ROWS);
+          || requests_start(q, modes_context(o, &q->engine.model.decoder.config), LOGIT_ROWS);
     if (!rc) {
         s.params = modes_stream_params(o, &q->engine, q->seq_len);
         s.params.logprobs = LIKELIEST;

@@ -12,8 +12,8 @@ static int print_buffer(Buf *out, size_t size, Err *e)
         return err_set(e, EXIT_MEMORY, "out of memory for the tokens");
     if (out->len < size)
         return 0;
-    if (out->len && fwrite(out->ptr, 1, out->len, stdout) != out->len)
-        return modes_print_failed(e);
+    if (modes_print(out->ptr, out->len, e))
+        return -1;
     out->len = 0;
     return 0;
 }
@@ -97,8 +97,6 @@ static int print_tokens(const Options *o, const Tokenizer *t, const TokenList *i
     Buf out = {0};
     int rc = (o->json ? tokens_json : tokens_text)(t, ids, &out, e);
     rc = rc ? rc : print_buffer(&out, 0, e);
-    if (!rc && fflush(stdout))
-        rc = modes_print_failed(e);
     buf_free(&out);
     return rc;
 }

@@ -34,6 +34,15 @@ static inline int tokens_add(TokenList *list, int id, Err *e)
     return 0;
 }
 
+/* How many ids two lists have in common at their beginning. */
+static inline size_t tokens_common(const int *a, size_t na, const int *b, size_t nb)
+{
+    size_t n = 0;
+    while (n < na && n < nb && a[n] == b[n])
+        n++;
+    return n;
+}
+
 /* A part of a text, from the end of the part before it (0 for the first) to byte `end`. `special`:
  * CONTROL and UNKNOWN tokens written in it are parsed; otherwise they are text. */
 typedef struct {
