@@ -204,6 +204,8 @@ HOSTILE = {
     "a million optional": 'root ::= "a"{0,1000000} "b"{0,1000000}',
     "parentheses": "root ::= " + "(" * 100000 + '"a"',
     "repeated repetitions": 'root ::= "a"' + "*" * 100000,
+    "repeated as often": 'root ::= "(" "a"' + "+" * 1900,
+    "doubled": 'root ::= "(" "a"' + "{2}" * 19 + "{0,2}",
     "rules that call the next": "root ::= r0\n" + "".join(
         f"r{i} ::= r{i + 1} | r{i + 1} r{i + 1}\n" for i in range(50000)) + 'r50000 ::= "a" r0?',
     "many optional": 'root ::= ("a"? "b"?){0,200000}',
