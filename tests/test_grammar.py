@@ -296,6 +296,9 @@ def test_in_every_mode(run_bin: Path, tiny_model: Path) -> None:
     cut = json.loads(text_of(run_bin, tiny_model, *flags[:-1], "2", "--grammar",
                              'root ::= "abcdef"'))
     assert (cut["text"], cut["finish_reason"]) == ("ab", "length")
+    whole = json.loads(text_of(run_bin, tiny_model, *flags[:-1], "2", "--grammar",
+                               'root ::= "ab"'))
+    assert (whole["text"], whole["finish_reason"]) == ("ab", "end")
 
     own = {"digits": "root ::= [0-9]{3}", "letters": 'root ::= [a-z]{2} ("," [a-z]{2})*'}
     lines = [{"prompt": f"p{i}", "id": i, "n": 30, "grammar": own[name], "kind": name}
