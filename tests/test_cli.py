@@ -1103,12 +1103,12 @@ def test_flags_of_other_programs(run_bin: Path) -> None:
         for args in ([flag, "x"], [f"{flag}=x"] if flag.startswith("--") else [flag]):
             assert error_of(run_bin, "M", *args, code=2) == f"{flag}: no such flag here: {hint}"
         assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", hint)) <= ours, hint
-    for flag, want in {"-m": "the model is the first argument", "-cnv": "no chat mode",
-                       "-r": "it is --stop", "--max-tokens": "it is -n", "--show": "-v shows",
+    for flag, want in {"-m": "the model is the first argument", "-cnv": "it is --chat",
+                       "-r": "it is --stop", "--max-tokens": "it is -n", "--show": "it is --info",
                        "--reverse-prompt": "it is --stop", "-ngl": "leave it out",
                        "--num-predict": "it is -n", "--log-disable": "leave it out",
                        "-no-cnv": "leave it out", "--mlock": "leave it out", "-fa": "leave it out",
-                       "--color": "leave it out", "-sys": "no chat mode", "-hf": "download",
+                       "--color": "leave it out", "-sys": "it is --system", "-hf": "download",
                        "--model": "first argument", "--verbose-prompt": "it is --tokenize"}.items():
         assert want in dict(foreign)[flag]
     assert "it is -n" in error_of(run_bin, "M", "--max_tokens", "3", code=2)  # as Python spells it
