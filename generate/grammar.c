@@ -408,20 +408,21 @@ static int write_call(Writer *w, int rule, int next)
     return add_node(w, NODE_CALL, rule, next);
 }
 
-/* x, min to max times, then `next`. */
+/* x, min to max times, then `next`. An endless one's last copy is the one that is repeated. */
 static int write_repeat(Writer *w, const ExprNode *x, int next)
 {
-    int node = next;
+    int node = next, n = x->min;
     if (x->max == REPEAT_ANY) {
-        node = add_node(w, NODE_SPLIT, 0, next);
-        int body = write_expr(w, x->at, node);
+        int split = add_node(w, NODE_SPLIT, 0, next), body = write_expr(w, x->at, split);
         if (!failed(w->b))
-            w->g->nodes[node].a = body;
+            w->g->nodes[split].a = body;
+        node = n ? body : split;
+        n -= n > 0;
     } else {
         for (int i = x->min; i < x->max && !failed(w->b); i++)
             node = add_node(w, NODE_SPLIT, write_expr(w, x->at, node), next);
     }
-    for (int i = 0; i < x->min && !failed(w->b); i++)
+    for (; n > 0 && !failed(w->b); n--)
         node = write_expr(w, x->at, node);
     return node;
 }

@@ -41,7 +41,8 @@ BOUNDS = [{"minimum": 0, "maximum": 1}, {"minimum": 0.5, "maximum": 0.75}, {"min
           {"exclusiveMinimum": 0, "exclusiveMaximum": 1}, {"minimum": -90, "maximum": 90},
           {"minimum": -180.0, "exclusiveMaximum": 180}, {"minimum": 0.001, "maximum": 0.0015},
           {"minimum": 99.5, "maximum": 1000.25}, {"exclusiveMinimum": -2.5, "maximum": -0.125},
-          {"minimum": 1e2, "maximum": 1.5e3}, {"exclusiveMinimum": 36.6, "maximum": 42}]
+          {"minimum": 1e2, "maximum": 1.5e3}, {"exclusiveMinimum": 36.6, "maximum": 42},
+          {"minimum": 3, "exclusiveMinimum": 3, "maximum": 15.9, "exclusiveMaximum": 15.90}]
 PATTERNS = ["^[a-z]{3}$", "^[A-Z]{2}[0-9]{4}$", "^\\d{3}-\\d{4}$", "^(foo|bar)+$", "^a?b*c+$",
             "^[^a-z]{2,5}$", "^\\S+@\\S+$", "ab", "^x", "y$", "^$|^none$", "^(a|b(c|d)?){1,3}$",
             "^#[0-9a-fA-F]{6}$", "^v?\\d+\\.\\d+\\.\\d+$", "^[\\w.-]{1,10}$", "^\"quoted\"$",
