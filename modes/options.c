@@ -66,6 +66,10 @@ const Option option_table[] = {
      .help = "texts of one prompt, a JSON object each; more than one need --json"},
     {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
     {"--echo", NULL, G | L, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
+    {"--save-session", "FILE", G, OPT_PATH, AT(save_session),
+     .help = "write the text's tokens, keys and values, for --load-session"},
+    {"--load-session", "FILE", G, OPT_PATH, AT(load_session),
+     .help = "begin with the text of a session, which the prompt goes on with"},
 
     {.help = "Sampling"},
     {"--temperature --temp", "T", G | L | C, OPT_FLOAT, AT(sampler.temp), .max = 1e6,

@@ -926,7 +926,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "-e": ("gclt", None), "--special": ("gclt", None),
          "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
          "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
-         "--echo": ("gl", None),
+         "--echo": ("gl", None), "--save-session": ("g", "s.kv"), "--load-session": ("g", "l.kv"),
          "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
@@ -966,6 +966,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "tools").write_text("[]")
     (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
+    text_of(run_bin, tiny_model, "-i", "the", "-n", "1", "--save-session", "l.kv")
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
     assert (len(rows) == len(TAKES) + len(alone)
@@ -1004,7 +1005,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
         "text", "short", "lines", "talk", "tools", "form", "out", "out.run", "again", "again.run",
-        "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
+        "a.csv", "b.csv", "c.npy", "d.csv", "d.npz", "s.kv", "l.kv"}
 
 
 def test_two_modes(run_bin: Path) -> None:
