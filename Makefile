@@ -4,6 +4,7 @@
 # make arm-test   the program for AArch64 under qemu
 # make sanitize-test   the C parts under address and undefined-behaviour sanitizers
 # make tsan       the team of threads, and each mode that has one, under the thread sanitizer
+# make fuzz       damaged inputs to every reader, a minute each: make fuzz SECONDS=900 FUZZ=json
 # make debug      ./run-debug without optimisation, for a debugger
 # make format     lay out the C sources as .clang-format says
 # make bench      speed of the machine, the kernels and models: make bench MODEL="a.gguf b.gguf"
@@ -52,6 +53,8 @@ $(BUILD)/kernels/dotprod.o: ISA := -march=armv8.2-a+dotprod
 # Nobody reads floating-point exceptions. Without regard to them compilers turn choices into vector
 # operations.
 $(BUILD)/kernels/%.o: BASE += -fno-trapping-math -fno-math-errno
+# What only the tables of vector instructions are built with.
+$(filter-out %/portable.o,$(KERNELS:%=$(BUILD)/kernels/%.o)): BASE += $(VECTOR)
 
 LIB := tokenizer.c $(wildcard $(ROOMS:%=%/*.c)) $(KERNELS:%=kernels/%.c)
 LIB_OBJ := $(LIB:%.c=$(BUILD)/%.o)
@@ -131,7 +134,7 @@ $(VENV)/done: requirements.txt requirements-test.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
 	touch $@
 
-test: $(VENV)/done variants unit-test arm-test sanitize-test tsan $(RUN) $(DRIVERS)
+test: $(VENV)/done variants unit-test arm-test sanitize-test tsan fuzz-test $(RUN) $(DRIVERS)
 	$(VENV)/bin/python -m pytest -q -rs tests
 
 unit-test: $(UNIT:%=$(BUILD)/%)
@@ -183,6 +186,34 @@ tsan:
 			$(RUN_TSAN)/run models/tales.bin -t 3 $$flags > /dev/null || exit 1; done; \
 	else $(call left_out,tsan (it needs clang with OpenMP and the thread sanitizer)); fi
 
+# libFuzzer's targets, tests/fuzz_NAME.c, each from its own corpus; an input that fails is named in
+# the last lines. Kernels are the portable ones: the sanitizers take minutes to compile the others.
+FUZZ := $(patsubst tests/fuzz_%.c,%,$(wildcard tests/fuzz_*.c))
+SECONDS ?= 60
+FUZZ_BUILD := CC=clang OMP=0 BUILD=build-fuzz VECTOR=-fno-sanitize=all LDFLAGS=-fsanitize=fuzzer \
+	CFLAGS="-O1 -g -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all"
+FUZZ_FLAGS := -rss_limit_mb=2048 -timeout=20 -verbosity=0 -print_final_stats=1
+# New inputs of interest go to build-fuzz/$(1)/NAME; $(2): flags that say how long.
+fuzz_each = for t in $(FUZZ); do echo "fuzz $$t" && mkdir -p build-fuzz/$(1)/$$t \
+	&& RUN_CPU=scalar build-fuzz/fuzz_$$t $(FUZZ_FLAGS) -artifact_prefix=build-fuzz/$$t- $(2) \
+		build-fuzz/$(1)/$$t build-fuzz/seeds/$$t || exit 1; done
+fuzz: $(VENV)/done
+	@$(MAKE) --no-print-directory fuzz-build
+	@$(call fuzz_each,found,-max_total_time=$(SECONDS))
+
+fuzz-build:
+	@$(MAKE) --no-print-directory $(FUZZ_BUILD) $(FUZZ:%=build-fuzz/fuzz_%) > /dev/null
+	@$(VENV)/bin/python tests/fuzz_corpus.py build-fuzz/seeds
+
+# A few thousand executions of each.
+fuzz-test: $(VENV)/done
+	@mkdir -p build; if echo 'int LLVMFuzzerTestOneInput(void *p, long n) { return !p && n; }' \
+		| clang -fsanitize=fuzzer,address -x c - -o build/probe 2> /dev/null; then \
+		$(MAKE) --no-print-directory fuzz-build && rm -rf build-fuzz/test \
+		&& { ($(call fuzz_each,test,-seed=1 -runs=4000)) > build-fuzz/log 2>&1 \
+			|| { cat build-fuzz/log; exit 1; }; }; \
+	else $(call left_out,fuzz-test (it needs clang with libFuzzer)); fi
+
 # Every compiler that is here, with and without OpenMP: no warnings.
 variants:
 	@for cc in gcc clang; do for omp in 0 1; do \
@@ -199,6 +230,6 @@ variants:
 clean:
 	rm -rf build build-* run run-debug
 
-.PHONY: install uninstall bench test check unit-test arm-test sanitize-test tsan variants debug \
-	format help clean
+.PHONY: install uninstall bench test check unit-test arm-test sanitize-test tsan fuzz \
+	fuzz-build fuzz-test variants debug format help clean
 -include $(wildcard $(BUILD)/*.d $(BUILD)/*/*.d)

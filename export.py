@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -122,8 +123,9 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         w.add_key_value("tokenizer.ggml.eos_token_ids", v.ends, V.ARRAY, sub_type=V.INT32)
     w.add_add_bos_token(v.add_bos)
     w.add_add_eos_token(v.add_eos)
-    if isinstance(v.chat_template, str) or (isinstance(v.chat_template, list) and v.chat_template):
-        w.add_chat_template(v.chat_template)
+    for name, text in v.chat_templates.items():
+        key = re.sub(r"[^A-Za-z0-9]", "_", name)  # as llama.cpp's converter writes names
+        w.add_string(f"tokenizer.chat_template.{key}" if key else "tokenizer.chat_template", text)
 
 
 def own_type(model: Model) -> str:

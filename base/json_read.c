@@ -46,7 +46,7 @@ static int unexpected(Reader *r, const char *want)
 /* ---- numbers --------------------------------------------------------------------------------- */
 
 /* More digits than this decide nothing but on which side of a midpoint between two doubles a number
- * lies: a midpoint has at most 767. */
+ * lies, and a midpoint has at most 767. */
 enum { MAX_DIGITS = 780 };
 
 /* digits * 10^exponent without zeros at either end; no digits are zero. */
@@ -54,15 +54,15 @@ typedef struct {
     bool negative;
     int n;
     int64_t exponent;
-    char digits[MAX_DIGITS + 1]; // the last one stands for any that had no room
+    char digits[MAX_DIGITS];
 } Decimal;
 
 /* Of a number that follows the grammar. Any length of it takes linear time. */
 static void read_decimal(Str raw, Decimal *d)
 {
     const char *p = raw.ptr, *end = p + raw.len;
-    bool fraction = false, more = false; // more: a digit had no room
-    int64_t zeros = 0;                   // digits read that are not, or not yet, in d->digits
+    bool fraction = false;
+    int64_t zeros = 0; // digits read that are not, or not yet, in d->digits
     d->negative = *p == '-';
     p += d->negative;
     d->n = 0;
@@ -75,21 +75,18 @@ static void read_decimal(Str raw, Decimal *d)
         d->exponent -= fraction;
         if (*p == '0' || d->n == MAX_DIGITS) {
             zeros += d->n > 0;
-            more |= *p != '0';
             continue;
         }
         for (; zeros && d->n < MAX_DIGITS; zeros--)
             d->digits[d->n++] = '0';
-        if (d->n < MAX_DIGITS)
+        if (d->n < MAX_DIGITS) {
             d->digits[d->n++] = *p;
-        else
-            zeros++, more = true;
+        } else { // too far behind: the last zero becomes 1, which is on the same side
+            d->digits[MAX_DIGITS - 1] = '1';
+            zeros++;
+        }
     }
     d->exponent += zeros;
-    if (more) {
-        d->digits[d->n++] = '1';
-        d->exponent--;
-    }
     if (p == end)
         return;
     bool below = *++p == '-';
@@ -100,35 +97,46 @@ static void read_decimal(Str raw, Decimal *d)
     d->exponent += below ? -written : written;
 }
 
+/* Whether it is a whole number, but for the sign, that 64 bits surely hold; then *out is it. */
+static bool whole(const Decimal *d, uint64_t *out)
+{
+    enum { WHOLE_DIGITS = 19 };
+    *out = 0;
+    if (d->n && (d->exponent < 0 || d->exponent > WHOLE_DIGITS - d->n))
+        return false;
+    for (int i = 0; d->n && i < d->n + d->exponent; i++)
+        *out = *out * 10 + (uint64_t)(i < d->n ? d->digits[i] - '0' : 0);
+    return true;
+}
+
 /* Rounded as strtod does. It is given no decimal point, which would depend on the locale. */
 static double nearest(Str raw)
 {
     Decimal d;
     char text[sizeof d.digits + 16];
+    uint64_t size;
     read_decimal(raw, &d);
-    int64_t limit = 2 * MAX_DIGITS; // beyond it numbers are 0 or infinite
-    int exponent = (int)(d.exponent < -limit ? -limit : d.exponent > limit ? limit : d.exponent);
-    if (!d.n)
-        return d.negative ? -0.0 : 0.0;
-    memcpy(text, d.digits, (size_t)d.n);
-    snprintf(text + d.n, sizeof text - (size_t)d.n, "e%d", exponent);
-    double v = strtod(text, NULL);
+    double v;
+    if (whole(&d, &size)) {
+        v = (double)size;
+    } else {
+        int64_t limit = 2 * MAX_DIGITS; // numbers beyond are 0 or infinite
+        int64_t exponent = d.exponent < -limit ? -limit : d.exponent > limit ? limit : d.exponent;
+        memcpy(text, d.digits, (size_t)d.n);
+        snprintf(text + d.n, sizeof text - (size_t)d.n, "e%d", (int)exponent);
+        v = strtod(text, NULL);
+    }
     return d.negative ? -v : v;
 }
 
 bool json_integer(const JsonNode *n, int64_t lo, int64_t hi, int64_t *out)
 {
-    enum { WHOLE_DIGITS = 19 }; // fit 64 bits without a sign
     Decimal d;
+    uint64_t size;
     if (n->type != JSON_NUMBER)
         return false;
     read_decimal(n->raw, &d);
-    uint64_t size = 0;
-    if (d.n && (d.exponent < 0 || d.exponent > WHOLE_DIGITS - d.n))
-        return false;
-    for (int i = 0; d.n && i < d.n + d.exponent; i++)
-        size = size * 10 + (uint64_t)(i < d.n ? d.digits[i] - '0' : 0);
-    if (size > (uint64_t)INT64_MAX + d.negative)
+    if (!whole(&d, &size) || size > (uint64_t)INT64_MAX + d.negative)
         return false;
     int64_t v = d.negative && size ? -(int64_t)(size - 1) - 1 : (int64_t)size;
     if (v < lo || v > hi)

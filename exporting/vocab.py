@@ -53,7 +53,7 @@ class Vocab:
     add_space_prefix: bool = False
     space_prefix: str = ""  # tokenizer.attnc.space_prefix (tokenizer.h); empty: SentencePiece's way
     normalized: set[int] = field(default_factory=set)  # added tokens found after the normalizers
-    chat_template: Any = None
+    chat_templates: dict[str, str] = field(default_factory=dict)  # by name; "" is the usual one
     notes: list[str] = field(default_factory=list)
 
     def find(self, text: str) -> int | None:
@@ -602,6 +602,37 @@ def later_added(v: Vocab, home: Path, tc: dict[str, Any], sm: dict[str, Any], n_
         add_tokens(v, [t for t in more if 0 <= t["id"] < n_vocab], path)
 
 
+def chat_templates(home: Path, folder: Path, tc: dict[str, Any]) -> dict[str, str]:
+    """As transformers finds them: files beside the tokenizer (or else the model), or else what
+    tokenizer_config.json has, a text or a list of named ones. "default" is the usual one."""
+    found: dict[str, Any] = {}
+    for base in (home, folder):
+        usual, more = base / "chat_template.jinja", base / "additional_chat_templates"
+        files = {"": usual} if usual.is_file() else {}
+        files |= {path.stem: path for path in sorted(more.glob("*.jinja"))}
+        for name, path in files.items() if not found else ():
+            try:
+                found[name] = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as e:
+                raise ExportError(f"{path}: not readable as UTF-8: {e}") from e
+    path, value = home / "tokenizer_config.json", tc.get("chat_template")
+    if not found and isinstance(value, list):
+        with known_json(path):
+            found = {str(t["name"]): t["template"] for t in value}
+    elif not found and value is not None:
+        found = {"": value}
+    if "default" in found:
+        found[""] = found.pop("default")
+    for name, text in found.items():
+        if not isinstance(text, str):
+            raise ExportError(f"{path}: chat_template: got {short(text)}, want a text")
+        try:
+            (name + text).encode()
+        except UnicodeEncodeError as e:
+            raise ExportError(f"{path}: chat_template is not valid Unicode") from e
+    return found
+
+
 def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
                    by_template: bool) -> None:
     """BOS, EOS and the like from tokenizer_config.json and its neighbours.
@@ -645,6 +676,4 @@ def special_tokens(v: Vocab, home: Path, folder: Path, c: Config, n_vocab: int,
             setattr(v, f"add_{name}", tc[f"add_{name}_token"])
     v.add_bos &= "bos" in v.ids
     v.add_eos &= "eos" in v.ids
-    jinja = folder / "chat_template.jinja"
-    v.chat_template = (jinja.read_text(encoding="utf-8")
-                       if jinja.is_file() else tc.get("chat_template"))
+    v.chat_templates = chat_templates(home, folder, tc)

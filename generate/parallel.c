@@ -21,10 +21,12 @@ int parallel_init(Parallel *p, Session *s, void (*done)(void *context, ParallelT
     *p = (Parallel){
         .session = s, .n_threads = s->threads->n_threads, .done = done, .context = context};
     p->slots = mem_zalloc(n, sizeof *p->slots);
+    p->running = mem_zalloc(n, sizeof *p->running);
     p->spans = mem_zalloc(n, sizeof *p->spans);
-    p->logits = mem_zalloc(n, sizeof *p->logits);
+    p->wanted = mem_zalloc((size_t)s->params.max_batch, sizeof *p->wanted);
+    p->rows = mem_zalloc((size_t)s->params.max_logits, sizeof *p->rows);
     p->samplers = mem_zalloc((size_t)p->n_threads, sizeof *p->samplers);
-    bool failed = !p->slots || !p->spans || !p->logits || !p->samplers;
+    bool failed = !p->slots || !p->running || !p->spans || !p->wanted || !p->rows || !p->samplers;
     for (int i = 0; !failed && i < p->n_threads; i++)
         failed = sampler_init(&p->samplers[i], s->stack->config.vocab_size, s->k, e) != 0;
     if (!failed)
@@ -40,18 +42,12 @@ void parallel_free(Parallel *p)
     for (int i = 0; p->samplers && i < p->n_threads; i++)
         sampler_free(&p->samplers[i]);
     free(p->slots);
+    free(p->running);
     free(p->spans);
-    free(p->logits);
+    free(p->wanted);
+    free(p->rows);
     free(p->samplers);
     *p = (Parallel){0};
-}
-
-int parallel_n_running(const Parallel *p)
-{
-    int n = 0;
-    for (int i = 0; i < n_seqs(p); i++)
-        n += p->slots[i].text != NULL;
-    return n;
 }
 
 /* ---- entering -------------------------------------------------------------------------------- */
@@ -61,10 +57,18 @@ static int blocks_of(size_t n_tokens)
     return (int)((n_tokens + KV_BLOCK - 1) / KV_BLOCK);
 }
 
+/* Tokens of a text that are to be run: of a given one all but the last. */
+static size_t n_to_run(const Stream *s)
+{
+    return s->text.n - s->given;
+}
+
 /* Blocks that a text may come to need. */
 static int blocks_needed(const Stream *s)
 {
     size_t most = (size_t)s->params->seq_len;
+    if (s->given)
+        return blocks_of(n_to_run(s));
     if (s->params->n_predict >= 0 && s->n_prompt + (size_t)s->params->n_predict < most)
         most = s->n_prompt + (size_t)s->params->n_predict;
     return blocks_of(most);
@@ -109,8 +113,8 @@ static bool make_room(Parallel *p, int need, int own, int keep)
 }
 
 /* What a text can take over: the slot whose held tokens have the longest common beginning with its
- * prompt, and how much of it would come from a prompt that is still being run. The last token is
- * always run, for its logits. */
+ * prompt, and how much of it would come from a prompt that is still being run. The prompt's last
+ * token is always run, for its logits. */
 typedef struct {
     int slot;
     size_t n, n_coming;
@@ -121,13 +125,14 @@ static Shared find_shared(const Parallel *p, const Stream *s)
     Shared best = {-1, 0, 0};
     for (int i = 0; i < n_seqs(p); i++) {
         const ParallelSlot *slot = &p->slots[i];
-        size_t n = common_prefix(s->text.ids, s->text.n - 1, slot->held.ids, slot->held.n);
+        size_t n = common_prefix(s->text.ids, s->n_prompt - 1, slot->held.ids, slot->held.n);
         if (n > best.n) {
             best.slot = i;
             best.n = n;
         }
         const Stream *other = slot->text ? &slot->text->stream : NULL;
-        n = other ? common_prefix(s->text.ids, s->text.n - 1, other->text.ids, other->n_prompt) : 0;
+        n = other ? common_prefix(s->text.ids, s->n_prompt - 1, other->text.ids, other->n_prompt)
+                  : 0;
         best.n_coming = n > best.n_coming ? n : best.n_coming;
     }
     return best;
@@ -194,6 +199,7 @@ bool parallel_add(Parallel *p, ParallelText *text)
         shared.n = take_over(p, slot, &shared);
     p->slots[slot].text = text;
     p->slots[slot].n_reserved = need;
+    p->running[p->n_running++] = slot;
     text->seq = slot;
     text->n_cached = (int)shared.n;
     text->began = text->prompted = clock_seconds();
@@ -202,77 +208,107 @@ bool parallel_add(Parallel *p, ParallelText *text)
 
 /* ---- stepping -------------------------------------------------------------------------------- */
 
-/* The spans of a pass: texts that generate first, then prompts, in the order of the slots. */
+/* A span of the next rows of a slot's text, at most `room` and as many as have room for their
+ * logits: those of a given text from the prompt's last row on, else of the last row. Returns how
+ * many rows these are. */
+static int plan_span(Parallel *p, int slot, int room, bool *wanted)
+{
+    Session *s = p->session;
+    ParallelText *text = p->slots[slot].text;
+    Stream *stream = &text->stream;
+    int begin = (int)p->slots[slot].held.n, n = (int)n_to_run(stream) - begin;
+    int first = (int)(stream->given ? stream->n_prompt : stream->text.n) - 1 - begin;
+    first = first > 0 ? first : 0;
+    int most = first + s->params.max_logits - p->n_rows;
+    n = n < room ? n : room;
+    n = n < most ? n : most;
+    if (n == 0)
+        return 0;
+    for (int i = 0; i < n; i++) {
+        wanted[i] = i >= first;
+        if (wanted[i])
+            p->rows[p->n_rows++] = (ParallelRow){text, (size_t)(begin + i + 1)};
+    }
+    p->spans[p->n_spans++] = (Span){
+        .seq = slot, .n = n, .tokens = stream->text.ids + begin, .wanted = wanted};
+    return n;
+}
+
+/* The spans of a pass: texts that lack one row first, then the others, in the order in which they
+ * came. */
 static void plan_step(Parallel *p)
 {
     Session *s = p->session;
-    int room = s->params.max_batch, n_logits = 0;
-    p->n_spans = 0;
-    for (int prompts = 0; prompts < 2; prompts++)
-        for (int i = 0; i < n_seqs(p) && room > 0; i++) {
-            ParallelSlot *slot = &p->slots[i];
-            if (!slot->text)
-                continue;
-            const TokenList *text = &slot->text->stream.text;
-            slot_keep(p, i, (size_t)cache_expect(&s->cache, i, (int)text->n));
-            int left = (int)(text->n - slot->held.n), n = left < room ? left : room;
-            bool last = n == left;
-            if ((left > 1) != prompts || (last && n_logits == s->params.max_logits))
-                continue;
-            p->spans[p->n_spans++] = (Span){.seq = i,
-                                            .n = n,
-                                            .tokens = text->ids + slot->held.n,
-                                            .want = last ? WANT_LAST : WANT_NONE};
-            n_logits += last;
-            room -= n;
+    int used = 0;
+    p->n_spans = p->n_rows = 0;
+    for (int longer = 0; longer < 2; longer++)
+        for (int i = 0; i < p->n_running && used < s->params.max_batch; i++) {
+            int slot = p->running[i];
+            int n = (int)n_to_run(&p->slots[slot].text->stream);
+            slot_keep(p, slot, (size_t)cache_expect(&s->cache, slot, n));
+            if ((n - (int)p->slots[slot].held.n > 1) == longer)
+                used += plan_span(p, slot, s->params.max_batch - used, p->wanted + used);
         }
 }
 
-/* Choose the next token of each text whose logits are there. */
-static void choose_tokens(void *context, int from, int to, int thread)
+/* Use the logits of the step's rows: the next token of a text is chosen, or judged where it is
+ * given. */
+static void use_rows(void *context, int from, int to, int thread)
 {
     Parallel *p = context;
+    size_t vocab = (size_t)p->session->stack->config.vocab_size;
     for (int i = from; i < to; i++) {
-        ParallelText *text = p->slots[p->spans[i].seq].text;
-        if (p->logits[i]
-            && stream_next(&text->stream, &p->samplers[thread], p->logits[i], &text->shown,
-                           &text->err)
-            && !text->err.code)
+        ParallelText *text = p->rows[i].text;
+        float *logits = p->session->logits + (size_t)i * vocab;
+        if (text->stream.given)
+            stream_judge(&text->stream, &p->samplers[thread], p->rows[i].next, logits);
+        else if (stream_next(&text->stream, &p->samplers[thread], logits, &text->shown, &text->err)
+                 && !text->err.code)
             text->err.code = EXIT_IO;
     }
 }
 
-int parallel_step(Parallel *p, Err *e)
+/* Let those texts go that have ended. */
+static void end_texts(Parallel *p)
 {
-    Session *s = p->session;
-    size_t vocab = (size_t)s->stack->config.vocab_size;
-    plan_step(p);
-    if (!p->n_spans)
-        return 0;
-    if (forward(s, &(Batch){p->spans, p->n_spans}, e) < 0)
-        return -1;
-    float *logits = s->logits;
-    for (int i = 0; i < p->n_spans; i++) {
-        ParallelSlot *slot = &p->slots[p->spans[i].seq];
-        size_t n = (size_t)p->spans[i].n, held = slot->held.n;
-        if (!mem_room(&slot->held.ids, held + n, &slot->held.cap, sizeof *slot->held.ids))
-            return err_set(e, EXIT_MEMORY, "out of memory for the texts");
-        memcpy(slot->held.ids + held, p->spans[i].tokens, n * sizeof *slot->held.ids);
-        slot->held.n += n;
-        p->logits[i] = p->spans[i].want == WANT_LAST ? logits : NULL;
-        logits += p->logits[i] ? vocab : 0;
-        if (p->logits[i] && slot->text->stream.text.n == slot->text->stream.n_prompt)
-            slot->text->prompted = clock_seconds();
-    }
-    threads_run(s->threads, p->n_spans, 1, choose_tokens, p);
-    for (int i = 0; i < p->n_spans; i++) {
-        ParallelSlot *slot = &p->slots[p->spans[i].seq];
+    int n = 0;
+    for (int i = 0; i < p->n_running; i++) {
+        ParallelSlot *slot = &p->slots[p->running[i]];
         ParallelText *text = slot->text;
-        if (!text->err.code && !text->stream.end)
+        if (text->stream.given && slot->held.n == n_to_run(&text->stream))
+            text->stream.end = END_LIMIT;
+        if (!text->err.code && !text->stream.end) {
+            p->running[n++] = p->running[i];
             continue;
+        }
         slot->text = NULL;
         slot->last_used = ++p->clock;
         end_text(p, text);
     }
+    p->n_running = n;
+}
+
+int parallel_step(Parallel *p, Err *e)
+{
+    plan_step(p);
+    if (!p->n_spans)
+        return 0;
+    if (forward(p->session, &(Batch){p->spans, p->n_spans}, e) < 0)
+        return -1;
+    for (int i = 0; i < p->n_spans; i++) {
+        TokenList *held = &p->slots[p->spans[i].seq].held;
+        size_t n = (size_t)p->spans[i].n;
+        if (!mem_room(&held->ids, held->n + n, &held->cap, sizeof *held->ids))
+            return err_set(e, EXIT_MEMORY, "out of memory for the texts");
+        memcpy(held->ids + held->n, p->spans[i].tokens, n * sizeof *held->ids);
+        held->n += n;
+    }
+    for (int i = 0; i < p->n_rows; i++) {
+        ParallelText *text = p->rows[i].text;
+        if (p->rows[i].next == text->stream.n_prompt)
+            text->prompted = clock_seconds();
+    }
+    threads_run(p->session->threads, p->n_rows, 1, use_rows, p);
+    end_texts(p);
     return 0;
 }

@@ -99,10 +99,33 @@ void stream_init(Stream *s, const StreamParams *params, uint64_t seed, TokenList
     *s = (Stream){.params = params, .text = prompt, .n_prompt = prompt.n, .random = seed};
     s->end = params->n_predict ? NOT_ENDED : END_LIMIT;
     decoder_init(&s->decoder, params->tokenizer, false, params->special);
+    if (params->matcher)
+        s->place = matcher_begin(params->matcher);
+}
+
+int stream_init_given(Stream *s, const StreamParams *params, TokenList text, size_t n_prompt,
+                      Err *e)
+{
+    size_t n = text.n - n_prompt;
+    *s = (Stream){.params = params, .text = text, .n_prompt = n_prompt, .given = true};
+    s->end = n ? NOT_ENDED : END_LIMIT;
+    if (!mem_room(&s->logprobs, n * (1 + (size_t)params->logprobs), &s->logprobs_cap,
+                  sizeof *s->logprobs))
+        return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
+    return 0;
+}
+
+void stream_judge(Stream *s, Sampler *sampler, size_t i, const float *logits)
+{
+    size_t k = (size_t)s->params->logprobs;
+    sampler_logprobs(sampler, logits, s->text.ids[i], (int)k,
+                     s->logprobs + (i - s->n_prompt) * (1 + k));
 }
 
 void stream_free(Stream *s)
 {
+    if (s->params && s->params->matcher)
+        matcher_let_go(s->params->matcher, s->place);
     tokens_free(&s->text);
     free(s->logprobs);
     buf_free(&s->waiting);
@@ -113,11 +136,40 @@ size_t stream_follow(Stream *s, const char *text, size_t len)
 {
     Decoder *d = &s->decoder;
     size_t ready = utf8_complete(text, len);
-    decoder_init(d, s->params->tokenizer, !len, s->params->special);
+    bool at_start = !len && !s->params->matcher; // the grammar knows each byte
+    decoder_init(d, s->params->tokenizer, at_start, s->params->special);
     d->n_held = len - ready;
     if (d->n_held)
         memcpy(d->held, text + ready, d->n_held);
     return ready;
+}
+
+/* Leave the logits of tokens that may follow in the grammar; the text may be over instead. */
+static int constrain(Stream *s, float *logits, int n, Err *e)
+{
+    Matcher *m = s->params->matcher;
+    bool may_end = !s->params->ignore_eos;
+    int n_left = matcher_is_over(m, s->place) ? 0
+                                              : matcher_mask(m, s->place, may_end, logits, n, e);
+    if (n_left < 0)
+        return -1;
+    if (!n_left && !matcher_accepts(m, s->place))
+        return err_set(e, EXIT_USAGE,
+                       "the grammar goes on with what no token of this model begins with");
+    s->end = n_left ? NOT_ENDED : END_GRAMMAR;
+    return 0;
+}
+
+/* Why the text ends after its last token. */
+static StreamEnd check_end(const Stream *s)
+{
+    const StreamParams *p = s->params;
+    size_t generated = s->text.n - s->n_prompt;
+    if (p->matcher && matcher_is_over(p->matcher, s->place))
+        return END_GRAMMAR;
+    return p->n_predict >= 0 && generated >= (size_t)p->n_predict ? END_LIMIT
+         : s->text.n > (size_t)p->seq_len                         ? END_CONTEXT
+                                                                  : NOT_ENDED;
 }
 
 /* Keep the log-probabilities of the token that was chosen last, by the logits in sampler->raw. */
@@ -126,8 +178,7 @@ static int keep_logprobs(Stream *s, Sampler *sampler, Err *e)
     size_t k = (size_t)s->params->logprobs, n = s->text.n - s->n_prompt;
     if (!mem_room(&s->logprobs, n * (1 + k), &s->logprobs_cap, sizeof *s->logprobs))
         return err_set(e, EXIT_MEMORY, "out of memory for the log-probabilities");
-    sampler_logprobs(sampler, sampler->raw, s->text.ids[s->text.n - 1], (int)k,
-                     s->logprobs + (n - 1) * (1 + k));
+    stream_judge(s, sampler, s->text.n - 1, sampler->raw);
     return 0;
 }
 
@@ -136,6 +187,8 @@ int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
     const StreamParams *p = s->params;
     if (p->logprobs >= 0)
         memcpy(sampler->raw, logits, (size_t)sampler->vocab_size * sizeof *logits);
+    if (p->matcher && (constrain(s, logits, sampler->vocab_size, e) || s->end))
+        return s->end ? 0 : -1;
     int id = sampler_pick(sampler, &p->sampling, &s->random, s->text.ids, s->text.n, logits);
     if (id < 0)
         return err_set(e, EXIT_IO,
@@ -146,13 +199,12 @@ int stream_next(Stream *s, Sampler *sampler, float *logits, Buf *out, Err *e)
         s->end_token = id;
         return 0;
     }
-    if (tokens_add(&s->text, id, e) || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
+    if (tokens_add(&s->text, id, e)
+        || (p->matcher && matcher_token(p->matcher, &s->place, id, e) < 0)
+        || (p->logprobs >= 0 && keep_logprobs(s, sampler, e)))
         return -1;
     decode(s, id);
-    size_t generated = s->text.n - s->n_prompt;
-    s->end = p->n_predict >= 0 && generated >= (size_t)p->n_predict ? END_LIMIT
-           : s->text.n > (size_t)p->seq_len                         ? END_CONTEXT
-                                                                    : NOT_ENDED;
+    s->end = check_end(s);
     return take(s, false, out, e);
 }
 

@@ -28,6 +28,8 @@ typedef int32x4_t Signed;
 
 // clang-format off: a line each
 INLINE uint8x8_t load8(const void *p) { return vld1_u8(p); }
+INLINE V v_load_f16(const void *p) { return vcvt_f32_f16(vreinterpret_f16_u8(load8(p))); }
+INLINE V v_load_bf16(const void *p) { return (V)vshll_n_u16(vreinterpret_u16_u8(load8(p)), 16); }
 INLINE V v_set1(float f) { return vdupq_n_f32(f); }
 INLINE V v_load(const float *p) { return vld1q_f32(p); }
 INLINE void v_store(float *p, V v) { vst1q_f32(p, v); }
@@ -74,11 +76,6 @@ INLINE V v_sums(const V x[VL])
 {
     return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
 }
-
-// clang-format off: a line each
-INLINE V v_load_f16(const void *p) { return vcvt_f32_f16(vreinterpret_f16_u8(load8(p))); }
-INLINE V v_load_bf16(const void *p) { return (V)vshll_n_u16(vreinterpret_u16_u8(load8(p)), 16); }
-// clang-format on
 
 /* ---- integers -------------------------------------------------------------------------------- */
 

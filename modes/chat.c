@@ -321,7 +321,7 @@ static int prepare(Chat *c)
         return err_set(c->e, EXIT_MEMORY, "out of memory for the text");
     for (int i = 0; i < o->n_stops; i++)
         c->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
-    c->params = modes_stream_params(o, &c->engine.model, seq_len);
+    c->params = modes_stream_params(o, &c->engine, seq_len);
     c->params.sampling = modes_sampler_params(o);
     c->params.stops = c->stops;
     c->params.n_stops = o->n_stops;

@@ -210,7 +210,7 @@ static int prepare_stream(Run *r, int seq_len, TokenList prompt, Err *e)
     for (int i = 0; i < o->n_stops; i++)
         r->stops[i] = (Str){o->stops[i].text.ptr, o->stops[i].text.len};
     r->last = '\n';
-    r->params = modes_stream_params(o, &r->engine.model, seq_len);
+    r->params = modes_stream_params(o, &r->engine, seq_len);
     r->params.sampling = modes_sampler_params(o);
     r->params.stops = r->stops;
     r->params.n_stops = o->n_stops;
@@ -362,6 +362,7 @@ static void describe_run(const Run *r)
         snprintf(why, sizeof why, "--stop \"%s\"", name);
         break;
     case END_LIMIT: snprintf(why, sizeof why, "-n %d", r->o->n_predict); break;
+    case END_GRAMMAR: snprintf(why, sizeof why, "the grammar"); break;
     case END_CONTEXT:
         snprintf(why, sizeof why, "the context of %d tokens is full (-c)", r->params.seq_len);
         break;

@@ -63,7 +63,7 @@ static void add_value(Json *j, const Option *row, const Options *o)
     case OPT_FILES:
         add_texts(j, *(TextArg *const *)field, *(const int *)((const char *)o + row->count));
         break;
-    case OPT_MODE: // which form the input has; its name says nothing
+    case OPT_INPUT: // which form the input has; its name says nothing
         json_bool(j, *(const char *const *)field != NULL);
         break;
     case OPT_TEXT:
@@ -74,6 +74,7 @@ static void add_value(Json *j, const Option *row, const Options *o)
         else
             json_null(j);
         break;
+    case OPT_MODE: // the flags that are compared are those of one mode
     case OPT_NAMES:
     case OPT_SEED: json_null(j); break;
     }

@@ -68,7 +68,8 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
                 c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
                 1e3 * (clock_seconds() - begin));
-    return 0;
+    x->constraints.tokenizer = m->tokenizer;
+    return constraints_of_options(&x->constraints, o, &stop_signal, &x->constraint, e);
 }
 
 int modes_close(Engine *x, int rc)
@@ -78,6 +79,7 @@ int modes_close(Engine *x, int rc)
                 "%s: keys or values beyond 65504 were cut off in the f16 cache; "
                 "--kv f32 keeps them whole\n",
                 program_name());
+    constraints_close(&x->constraints);
     threads_free(&x->threads);
     model_close(&x->model);
     return rc ? -1 : 0;
@@ -114,15 +116,16 @@ SamplerParams modes_sampler_params(const Options *o)
     return p;
 }
 
-StreamParams modes_stream_params(const Options *o, const Model *m, int seq_len)
+StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len)
 {
-    int vocab = m->decoder.config.vocab_size;
-    return (StreamParams){.tokenizer = m->tokenizer,
+    int vocab = x->model.decoder.config.vocab_size;
+    return (StreamParams){.tokenizer = x->model.tokenizer,
                           .sampling = o->sampler,
                           .n_predict = o->n_predict,
                           .seq_len = seq_len,
                           .ignore_eos = o->ignore_eos,
                           .special = o->special,
+                          .matcher = x->constraint ? x->constraint->matcher : NULL,
                           .logprobs = o->logprobs < vocab ? o->logprobs : vocab};
 }
 

@@ -6,12 +6,14 @@
 
 #include "generate/stream.h"
 #include "base/json_read.h"
+#include "modes/constraint.h"
 #include "modes/options.h"
 
 /* Each does what its flag asks for and prints the results on standard output. 0, or -1 and an Err;
  * where stop_signal is set the Err may be empty. */
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
 int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
+int score_mode(const Options *o, Err *e); // how likely given texts are, a JSON object for each line
 int tokenize_mode(const Options *o, Err *e);
 int info_mode(const Options *o, Err *e);
 int render_mode(const Options *o, Err *e);
@@ -37,6 +39,8 @@ typedef struct {
     Threads threads;
     SessionParams params; // but for the sizes, see modes_sizes(); max_batch is -b
     atomic_bool kv_cut;   // keys or values did not fit the f16 cache of a session
+    Constraints constraints;
+    Constraint *constraint; // what the flags ask for, NULL: any text will do
 } Engine;
 
 /* Open the model, with a tokenizer where one is needed; with -v standard error gets a line about
@@ -52,7 +56,7 @@ int modes_close(Engine *x, int rc);
 SamplerParams modes_sampler_params(const Options *o);
 
 /* What the flags say of how a text is generated, but for the texts of --stop. */
-StreamParams modes_stream_params(const Options *o, const Model *m, int seq_len);
+StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len);
 
 /* --logit-bias names tokens that there are. */
 int modes_check_biases(const Options *o, const Config *c, Err *e);

@@ -18,6 +18,7 @@
 enum {
     G = 1 << MODE_GENERATE,
     L = 1 << MODE_BATCH,
+    S = 1 << MODE_SCORE,
     T = 1 << MODE_TOKENIZE,
     I = 1 << MODE_INFO,
     R = 1 << MODE_RENDER,
@@ -52,9 +53,9 @@ const Option option_table[] = {
      .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},
     {"--special", NULL, G | L | C | T, OPT_FLAG, AT(special),
      .help = "read control tokens such as <|im_end|> in -i, and print them"},
-    {"--special-files", NULL, G | L | T | P, OPT_FLAG, AT(special_files),
+    {"--special-files", NULL, G | L | S | T | P, OPT_FLAG, AT(special_files),
      .help = "read control tokens in files and standard input"},
-    {"--no-bos", NULL, G | L | T | P, OPT_FLAG, AT(no_bos),
+    {"--no-bos", NULL, G | L | S | T | P, OPT_FLAG, AT(no_bos),
      .help = "do not begin with the begin-of-text token"},
 
     {.help = "Generation"},
@@ -62,6 +63,14 @@ const Option option_table[] = {
      .initial = -1, .help = "tokens to generate; 0 only runs the prompt, -1 has no limit"},
     {"--stop", "TEXT", G | L | C, OPT_TEXTS, AT(stops), .count = AT(n_stops),
      .help = "end before this text or control token; may be repeated"},
+    {"--grammar", "TEXT", G | L | C, OPT_TEXT, AT(grammar),
+     .help = "generate only what this grammar allows, in llama.cpp's GBNF"},
+    {"--grammar-file", "FILE", G | L | C, OPT_PATH, AT(grammar_file),
+     .help = "the same from a file"},
+    {"-j --json-schema", "SCHEMA", G | L | C, OPT_TEXT, AT(json_schema),
+     .help = "generate only JSON that this JSON schema allows"},
+    {"--json-schema-file", "FILE", G | L | C, OPT_PATH, AT(json_schema_file),
+     .help = "the same from a file"},
     {"--samples", "N", G, OPT_INT, AT(samples), .min = 1, .max = 1 << 16, .initial = 1,
      .help = "texts of one prompt, a JSON object each; more than one need --json"},
     {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
@@ -94,16 +103,16 @@ const Option option_table[] = {
      .help = "seed of the sampler; without, or with -1, a random one that -v shows"},
 
     {.help = "Engine"},
-    {"-c --ctx-size", "N", G | L | C | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
+    {"-c --ctx-size", "N", G | L | S | C | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
      .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT) ", grown to the "
                                                                                "prompt and -n"},
-    {"-b --batch-size", "N", G | L | C | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
+    {"-b --batch-size", "N", G | L | S | C | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
      .initial = 512, .help = "prompt tokens of one pass"},
-    {"-t --threads", "N", G | L | C | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
+    {"-t --threads", "N", G | L | S | C | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
      .help = "threads; by default OMP_NUM_THREADS, else the physical cores we may use"},
-    {"--kv", "TYPE", G | L | C | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
+    {"--kv", "TYPE", G | L | S | C | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
      .help = "type of the cached keys and values, q8 half the size of f16: "},
-    {"--exact", NULL, G | L | C | P | B, OPT_FLAG, AT(exact),
+    {"--exact", NULL, G | L | S | C | P | B, OPT_FLAG, AT(exact),
      .help = "multiply with float activations, not with bytes or BF16"},
 
     {.help = "Attention"},
@@ -126,21 +135,23 @@ const Option option_table[] = {
      .help = "only the K largest weights of a row in .csv and .jsonl, 0 is all"},
 
     {.help = "Many prompts"},
-    {"--jsonl", "FILE", L, OPT_MODE, AT(jsonl),
+    {"--jsonl", "FILE", L | S, OPT_INPUT, AT(jsonl),
      .help = "a prompt a line, as JSON, - is standard input; a JSON object a line comes out"},
-    {"--lines", "FILE", L, OPT_MODE, AT(lines), .help = "the same for lines of plain text"},
-    {"--parallel", "N", L, OPT_INT, AT(parallel), .min = 1, .max = 4096,
+    {"--lines", "FILE", L | S, OPT_INPUT, AT(lines), .help = "the same for lines of plain text"},
+    {"--score", NULL, S, OPT_MODE, .needs = "--jsonl --lines",
+     .help = "generate nothing: log-probabilities of a line's completions, or of its text"},
+    {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,
      .help = "texts at once; by default what the processor and half of the free memory allow"},
-    {"--unordered", NULL, L, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
+    {"--unordered", NULL, L | S, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
     {"--resume", NULL, L, OPT_FLAG, AT(resume), .needs = "-o",
      .help = "go on with the file of -o where a run was broken off; FILE.run says how it was made"},
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
 
     {.help = "Chat"},
-    {"-cnv --conversation --chat", NULL, C, OPT_MODE,
+    {"--conversation --chat", NULL, C, OPT_MODE,
      .help =
          "answer -i or standard input by the model's chat template; a conversation on a terminal"},
-    {"-sys --system-prompt --system", "TEXT", C, OPT_TEXT, AT(system),
+    {"--system-prompt --system", "TEXT", C, OPT_TEXT, AT(system),
      .help = "what the model is told first"},
     {"--render", NULL, R, OPT_MODE, .needs = "--messages",
      .help = "print a conversation as the model's chat template writes it; needs no weights"},
@@ -178,7 +189,7 @@ const Option option_table[] = {
     {"--quantize-type", "NAME=TYPE", Q, OPT_NAMES, AT(quantize_types),
      .count = AT(n_quantize_types),
      .help = "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
-    {"-o --output", "FILE", L | Q, OPT_PATH, AT(output),
+    {"-o --output", "FILE", L | S | Q, OPT_PATH, AT(output),
      .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
@@ -188,7 +199,7 @@ const Option option_table[] = {
      .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
     {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
-    {"-v --verbose", NULL, G | L | C | P | B | Q, OPT_FLAG, AT(verbose),
+    {"-v --verbose", NULL, G | L | S | C | P | B | Q, OPT_FLAG, AT(verbose),
      .help = "model, seed, speed and why the text ended, on standard error"},
 
     {.help = "Help"},
@@ -234,7 +245,9 @@ static const struct {
     {"-npp", "it is --pp"},
     {"-ntg", "it is --tg"},
     {"--show --parameters --modelfile", "it is --info"},
-    {"-st --single-turn --interactive -if --interactive-first -y --jinja", "it is --chat"},
+    {"-cnv -st --single-turn --interactive -if --interactive-first -y --jinja", "it is --chat"},
+    {"-sys", "it is --system"},
+    {"-jf", "it is --json-schema-file"},
     {"-sysf --system-prompt-file", "it is --system TEXT, or --messages FILE"},
     {"--in-prefix --in-suffix --template --no-jinja", "the prompt is what -i and -f say"},
     {"-no-cnv --no-conversation --no-warmup --log-disable --no-perf --simple-io --nowordwrap",
@@ -245,8 +258,7 @@ static const struct {
     {"-ngl --gpu-layers --n-gpu-layers -sm --split-mode -mg --main-gpu -ts --tensor-split -dev"
      " --device",
      "leave it out, everything runs on the processor"},
-    {"--grammar --grammar-file -j --json-schema -jf --json-schema-file --format",
-     "the form of the text cannot be prescribed"},
+    {"--format", "it is --json-schema SCHEMA, or --grammar"},
     {"--mirostat --typical --typical-p --dry-multiplier --xtc-probability --dynatemp-range"
      " --samplers --top-nsigma",
      "the sampler has --temp, --top-k, --top-p, --min-p and penalties"},
@@ -536,6 +548,7 @@ static int apply(const Arg *a)
         // fall through
     case OPT_TEXT:
     case OPT_PATH:
+    case OPT_INPUT:
         if (a->value)
             *(const char **)field = a->value;
         return a->value ? check_ending(a) : 0;
@@ -624,12 +637,18 @@ typedef struct {
     bool only_names;      // "--" was there
 } Parser;
 
-static Mode mode_of(const Option *o)
+/* The first mode that takes it; of OPT_MODE, the one that it chooses. */
+static Mode first_mode(const Option *o)
 {
     int m = 0;
-    while (o->modes >> m > 1)
+    while (!(o->modes >> m & 1))
         m++;
     return (Mode)m;
+}
+
+static bool chooses_mode(const Option *o)
+{
+    return o->kind == OPT_MODE || o->kind == OPT_INPUT;
 }
 
 static void set_defaults(Options *o)
@@ -680,13 +699,13 @@ static int parse_arg(Parser *p, int *i, int argc, char **argv, Err *e)
         return err_set(e, EXIT_USAGE, "%s needs an argument: %s", flag, o->arg);
     if (o->arg && !a.value)
         a.value = argv[++*i];
-    bool once = o->kind == OPT_PATH || (o->kind == OPT_MODE && o->arg);
+    bool once = o->kind == OPT_PATH || o->kind == OPT_INPUT || (o->kind == OPT_MODE && o->arg);
     if (once && p->given[found].len)
         return err_set(e, EXIT_USAGE, "%s: given twice, want one %s", flag, o->arg);
     if (apply(&a))
         return -1;
     p->given[found] = name;
-    Mode mode = o->kind == OPT_MODE ? mode_of(o) : MODE_GENERATE;
+    Mode mode = o->kind == OPT_MODE ? first_mode(o) : MODE_GENERATE;
     if (p->o->mode == MODE_GENERATE || (mode >= MODE_HELP && p->o->mode < MODE_HELP))
         p->o->mode = mode;
     return 0;
@@ -700,14 +719,20 @@ static int needs(Str flag, const Str *names, int n, Err *e)
     return err_set(e, EXIT_USAGE, "%.*s needs %s", (int)flag.len, flag.ptr, list);
 }
 
-/* The flags that choose one of `modes`. */
+/* The flags that choose one of `modes`: a form of input where it does, without the modes that take
+ * one. */
 static int needs_mode(Str flag, unsigned modes, Err *e)
 {
     Str names[N_MODES];
+    unsigned with_input = 0;
     int n = 0;
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (option_table[i].kind == OPT_MODE && option_table[i].modes & modes)
-            names[n++] = main_name(&option_table[i]);
+    for (int i = 0; i < N_OPTIONS; i++) {
+        const Option *o = &option_table[i];
+        with_input |= o->kind == OPT_INPUT ? o->modes : 0;
+        if ((o->kind == OPT_INPUT && o->modes & modes)
+            || (o->kind == OPT_MODE && o->modes & modes & ~with_input))
+            names[n++] = main_name(o);
+    }
     return needs(flag, names, n, e);
 }
 
@@ -729,9 +754,14 @@ static int check_flags(const Parser *p, Err *e)
 {
     Str mode = {NULL, 0};
     for (int i = 0; i < N_OPTIONS; i++)
-        if (option_table[i].kind == OPT_MODE && mode_of(&option_table[i]) == p->o->mode
+        if (chooses_mode(&option_table[i]) && first_mode(&option_table[i]) == p->o->mode
             && p->given[i].len)
             mode = p->given[i];
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (option_table[i].kind == OPT_MODE && p->given[i].len
+            && first_mode(&option_table[i]) != p->o->mode)
+            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one", (int)mode.len,
+                           mode.ptr, (int)p->given[i].len, p->given[i].ptr);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         Str flag = p->given[i];
@@ -741,14 +771,11 @@ static int check_flags(const Parser *p, Err *e)
         if (!taken && !mode.len)
             return needs_mode(flag, o->modes, e);
         if (!taken)
-            return err_set(e, EXIT_USAGE,
-                           o->kind == OPT_MODE ? "%.*s and %.*s are two modes, choose one"
-                                               : "%.*s does not take %.*s",
-                           (int)mode.len, mode.ptr, (int)flag.len, flag.ptr);
-    }
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (p->given[i].len && needs_other(p, p->given[i], option_table[i].needs, e))
+            return err_set(e, EXIT_USAGE, "%.*s does not take %.*s", (int)mode.len, mode.ptr,
+                           (int)flag.len, flag.ptr);
+        if (needs_other(p, flag, o->needs, e))
             return -1;
+    }
     return 0;
 }
 
@@ -777,6 +804,8 @@ int options_parse(Options *o, int argc, char **argv, Err *e)
         return err_set(e, EXIT_USAGE,
                        "\"-\": the model cannot be standard input, want a file "
                        "(it is mapped into memory)");
+    if (o->mode == MODE_GENERATE && (o->jsonl || o->lines))
+        o->mode = MODE_BATCH;
     if (check_flags(&p, e) || read_texts(o->parts, o->n_parts, o->escape, e))
         return -1;
     return read_texts(o->stops, o->n_stops, o->escape, e);

@@ -11,11 +11,13 @@
 #define SCORE_WINDOW 512   // the same, with --perplexity
 #define BENCH_MAX_RUNS 100
 
-/* What the program does, one at a time. A flag chooses each but the first; the table in options.c
- * says which other flags it takes. */
+/* What the program does, one at a time. A flag chooses each but the first two: a form of input
+ * (--jsonl, --lines) chooses MODE_BATCH where no flag chooses another. The table in options.c says
+ * which other flags a mode takes. */
 typedef enum {
     MODE_GENERATE,
     MODE_BATCH,
+    MODE_SCORE,
     MODE_TOKENIZE,
     MODE_INFO,
     MODE_RENDER,
@@ -46,7 +48,7 @@ typedef struct {
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
     const char *system;        // text, with MODE_CHAT
-    const char *jsonl, *lines; // file of prompts, with MODE_BATCH
+    const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context
@@ -68,6 +70,7 @@ typedef struct {
     const char *quantize, *output; // type and file to write, with MODE_QUANTIZE
     const char **quantize_types;   // of --quantize-type
     int n_quantize_types;
+    const char *grammar, *grammar_file, *json_schema, *json_schema_file; // the text's form, or NULL
     TextArg *stops;
     int n_stops;
     LogitBias *biases;
@@ -93,6 +96,7 @@ typedef enum {
     OPT_TEXTS,  // a list of TextArg: texts
     OPT_FILES,  // files
     OPT_MODE,   // chooses the mode of `modes`; an argument is given once: a choice or const char *
+    OPT_INPUT,  // OPT_PATH, a form of input: without an OPT_MODE it chooses the first of `modes`
     OPT_SEED,
     OPT_BIAS
 } OptKind;

@@ -8,11 +8,9 @@
 
 const char *result_reason(const Stream *s)
 {
-    static const char *const reasons[] = {[NOT_ENDED] = "signal",
-                                          [END_TOKEN] = "end",
-                                          [END_STOP] = "stop",
-                                          [END_LIMIT] = "length",
-                                          [END_CONTEXT] = "context"};
+    static const char *const reasons[] = {[NOT_ENDED] = "signal",    [END_TOKEN] = "end",
+                                          [END_STOP] = "stop",       [END_LIMIT] = "length",
+                                          [END_CONTEXT] = "context", [END_GRAMMAR] = "end"};
     return reasons[s->end];
 }
 

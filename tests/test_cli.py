@@ -915,7 +915,8 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 
 # ---- modes and flags -----------------------------------------------------------------------------
 
-MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", "form"],
+MODES = {"g": [], "l": ["--lines", "short"], "s": ["--score", "--lines", "short"],
+         "c": ["--chat", "--chat-template", "form"],
          "r": ["--render", "--messages", "talk", "--chat-template", "form"],
          "t": ["--tokenize"], "n": ["--info"],
          "p": ["--perplexity", "text"],
@@ -924,33 +925,39 @@ MODES = {"g": [], "l": ["--lines", "short"], "c": ["--chat", "--chat-template", 
 TAKES = {  # flag: the modes that take it, and a value
          "-i": ("gct", "the"), "-f": ("gct", "text"), "--keep-newline": ("gct", None),
          "-e": ("gclt", None), "--special": ("gclt", None),
-         "--special-files": ("gltp", None), "--no-bos": ("gltp", None),
+         "--special-files": ("glstp", None), "--no-bos": ("glstp", None),
          "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
          "--echo": ("gl", None), "--save-session": ("g", "s.kv"), "--load-session": ("g", "l.kv"),
          "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
          "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
-         "-c": ("gclp", "64"), "-b": ("gclpb", "3"), "-t": ("gclpbq", "1"), "--kv": ("gclpb", "f32"),
-         "--exact": ("gclpb", None),
+         "-c": ("gclsp", "64"), "-b": ("gclspb", "3"), "-t": ("gclspbq", "1"),
+         "--kv": ("gclspb", "f32"),
+         "--exact": ("gclspb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
-         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lq", "out"),
+         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lsq", "out"),
          "--json": ("gctnrpb", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
-         "--jsonl": ("l", "lines"), "--lines": ("l", "short"), "--parallel": ("l", "2"),
-         "--unordered": ("l", None), "--timings": ("l", None), "--resume": ("l", None),
+         "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
+         "--parallel": ("ls", "2"), "--unordered": ("ls", None), "--timings": ("l", None),
+         "--resume": ("l", None),
+         "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
+         "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
          "--chat": ("c", None), "--system": ("c", "x"),
          "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
          "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
          "--no-generation-prompt": ("r", None),
-         "--logits": ("g", "c.npy"), "-v": ("gclpbq", None),
+         "--logits": ("g", "c.npy"), "-v": ("gclspbq", None),
          }
-CHOOSE = ("--jsonl", "--lines", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench", "--quantize")
+CHOOSE = ("--score", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench",
+          "--quantize")
+INPUTS = ("--jsonl", "--lines")  # forms of input: they choose a mode only alone
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
 
@@ -964,6 +971,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "short").write_text("the\nfox\n")
     (tmp_path / "talk").write_text('[{"role": "user", "content": "the"}]')
     (tmp_path / "tools").write_text("[]")
+    (tmp_path / "gbnf").write_text('root ::= "x"')
+    (tmp_path / "schema").write_text("{}")
     (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
     text_of(run_bin, tiny_model, "-i", "the", "-n", "1", "--save-session", "l.kv")
@@ -978,7 +987,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if (key in base or (mode == "l" and key in ("--jsonl", "--lines"))
+            if (key in base or (mode in "ls" and key in INPUTS)
                     or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
             more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
@@ -997,27 +1006,32 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
                     owners += [MODES[m][0] for m in "crtnpbq" if m in modes]
-                    assert (key in CHOOSE or line
+                    assert (key in CHOOSE + INPUTS or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
+                elif mode == "l" and key in CHOOSE:
+                    assert line in [f"{name} does not take {flag}" for flag in ("--lines", "-n")]
                 elif key in CHOOSE:
                     assert line == f"{base[0]} and {name} are two modes, choose one"
                 else:
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "text", "short", "lines", "talk", "tools", "form", "out", "out.run", "again", "again.run",
-        "a.csv", "b.csv", "c.npy", "d.csv", "d.npz", "s.kv", "l.kv"}
+        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run",
+        "again", "again.run", "a.csv", "b.csv", "c.npy", "d.csv", "d.npz", "s.kv", "l.kv"}
 
 
 def test_two_modes(run_bin: Path) -> None:
     """Any two rows of the table that choose a mode are refused, in both orders."""
     table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
     rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
-    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows
-             if names != "--jsonl"]  # the mode of --lines
-    assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m]
+    modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
+    assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m and m[0] not in INPUTS]
     for a, b in itertools.permutations(modes, 2):
         want = f"{a[0]} and {b[0]} are two modes, choose one"
         assert error_of(run_bin, "M", *a, *b, code=2) == want
+    for a, b in itertools.product(modes, INPUTS):  # of these only --score has an input
+        line = error_of(run_bin, "M", *a, b, "missing", code=1 if a[0] == "--score" else 2)
+        assert a[0] == "--score" or line in [f"{a[0]} does not take {b}", f"{a[0]} needs -o"]
+        assert error_of(run_bin, "M", b, "missing", *a, code=1 if a[0] == "--score" else 2) == line
 
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path,
@@ -1089,12 +1103,12 @@ def test_flags_of_other_programs(run_bin: Path) -> None:
         for args in ([flag, "x"], [f"{flag}=x"] if flag.startswith("--") else [flag]):
             assert error_of(run_bin, "M", *args, code=2) == f"{flag}: no such flag here: {hint}"
         assert set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", hint)) <= ours, hint
-    for flag, want in {"-m": "the model is the first argument", "-cnv": "no chat mode",
-                       "-r": "it is --stop", "--max-tokens": "it is -n", "--show": "-v shows",
+    for flag, want in {"-m": "the model is the first argument", "-cnv": "it is --chat",
+                       "-r": "it is --stop", "--max-tokens": "it is -n", "--show": "it is --info",
                        "--reverse-prompt": "it is --stop", "-ngl": "leave it out",
                        "--num-predict": "it is -n", "--log-disable": "leave it out",
                        "-no-cnv": "leave it out", "--mlock": "leave it out", "-fa": "leave it out",
-                       "--color": "leave it out", "-sys": "no chat mode", "-hf": "download",
+                       "--color": "leave it out", "-sys": "it is --system", "-hf": "download",
                        "--model": "first argument", "--verbose-prompt": "it is --tokenize"}.items():
         assert want in dict(foreign)[flag]
     assert "it is -n" in error_of(run_bin, "M", "--max_tokens", "3", code=2)  # as Python spells it

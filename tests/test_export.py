@@ -297,6 +297,51 @@ def test_special_tokens(folder: Path, tmp_path: Path, tok: dict[str, Any]) -> No
     assert got["tokenizer.chat_template"] == "{{ messages }}"
 
 
+def test_chat_templates(folder: Path, tmp_path: Path) -> None:
+    """tokenizer_config.json with a text, or a list of named ones; files, which go first."""
+    from transformers import AutoTokenizer
+
+    def kept() -> dict[str, str]:
+        got = run(folder, tmp_path / "a.bin")
+        return {k.removeprefix("tokenizer.chat_template").removeprefix("."): v
+                for k, v in got.items() if k.startswith("tokenizer.chat_template")}
+
+    def same_as_transformers(found: dict[str, str]) -> None:
+        theirs = AutoTokenizer.from_pretrained(folder).chat_template
+        theirs = {"default": theirs} if isinstance(theirs, str) else theirs or {}
+        assert found == {k.replace("default", "").replace("-", "_"): v for k, v in theirs.items()}
+
+    config = folder / "tokenizer_config.json"
+    same_as_transformers(kept())
+    for value in ("one\r\n\u00e9{{ x }}\n", [{"name": "default", "template": "usual"},
+                                              {"name": "tool_use", "template": "tools"},
+                                              {"name": "r-a-g", "template": "documents"}],
+                  [{"name": "rag", "template": "only"}], None, []):
+        edit(config, chat_template=value)
+        same_as_transformers(kept())
+    edit(config, chat_template="in the configuration")
+    (folder / "chat_template.jinja").write_text("in a file \u2603", encoding="utf-8")
+    same_as_transformers(kept())
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("with tools")
+    assert kept() == {"": "in a file \u2603", "tool_use": "with tools"}
+    same_as_transformers(kept())
+
+
+@pytest.mark.parametrize("value,want", [
+    (5, "want a text"), ({"a": "b"}, "want a text"), ([1], "not a tokenizer.json as export.py"),
+    ([{"name": "default"}], "not a tokenizer.json as export.py"),
+    ([{"name": "x", "template": 1}], "want a text"), ("\ud800", "not valid Unicode")])
+def test_bad_chat_templates(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+                            value: Any, want: str) -> None:
+    edit(folder / "tokenizer_config.json", chat_template=value)
+    (tmp_path / "out").mkdir()
+    assert want in refused(capsys, folder, tmp_path / "out" / "a.bin")
+    edit(folder / "tokenizer_config.json", chat_template=None)
+    (folder / "chat_template.jinja").write_bytes(b"\xff")
+    assert "not readable as UTF-8" in refused(capsys, folder, tmp_path / "out" / "a.bin")
+
+
 def test_sentencepiece(folder: Path, tmp_path: Path, tok: dict[str, Any]) -> None:
     import sentencepiece as spm
     (folder / "tokenizer.json").unlink()

@@ -327,6 +327,14 @@ MODES = {
         "1,2",
     ],
     "mean": [*PROMPT, "--dump-attn", "a.npy", "--dump-attn", "b.jsonl", "--attn-reduce", "mean"],
+    "grammar": [*PROMPT, "--grammar", 'root ::= (a | "b"){1,3} root? "."\na ::= [^b-é\\n] | a2\n'
+                                      'a2 ::= "(" a? ")"'],
+    "schema": [*PROMPT, "-j", json.dumps({
+        "type": "object", "properties": {"a": {"$ref": "#/$defs/b"}, "c": {"oneOf": [
+            {"type": "integer", "minimum": -3}, {"type": "string", "pattern": "^[^x]|y$"}]}},
+        "required": ["a", "d"], "additionalProperties": {"enum": [1, "é", [None]]},
+        "$defs": {"b": {"type": "array", "prefixItems": [{"format": "date", "type": "string"}],
+                        "items": {"$ref": "#"}, "minItems": 1}}})],
     "rollout": [
         *PROMPT,
         "--dump-attn",
@@ -421,6 +429,19 @@ def test_no_memory_for_texts(faults: Faults, args: list[str]) -> None:
 def test_no_memory_with_threads(faults: Faults, mode: str) -> None:
     """OpenMP's library says its own line where its own memory lacks."""
     faults.sweep(["m", *MODES[mode], "-t", "2"], True)
+
+
+def test_no_memory_for_templates(faults: Faults) -> None:
+    """Trees, values and texts of more than one chunk of memory; tools, variables and ids."""
+    chat = [{"role": "user", "content": f"{i} the king \n\u00e9" * 9} for i in range(20)]
+    (faults.folder / "chat").write_text(json.dumps(chat))
+    (faults.folder / "tools").write_text(json.dumps([{f"k{i}": [i] for i in range(40)}]))
+    (faults.folder / "form").write_text(
+        "{% macro m(x, y=1) %}{{ x|upper }}{% endmacro %}{% for a in messages %}{{ '<s>' ~ "
+        "m(a.content) * 20 ~ a|tojson }}{% endfor %}{{ tools }}{{ v }}" + "{{ 1 }}" * 300)
+    for more in ([], ["--json", "--tools", "tools", "--chat-template-kwargs", '{"v": "\\n"}']):
+        faults.sweep(["m", "--render", "--messages", "chat", "--chat-template", "form", *more],
+                     False)
 
 
 def write_split(folder: Path) -> str:

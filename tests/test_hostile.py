@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, check_line, error_in, error_of, run, text_of
 from conftest import ROOT
+from fuzz_corpus import FAMILIES, model
 from gguf_files import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor,
                         byte_level, smallest, text, write_tiny)
 
@@ -93,6 +94,8 @@ def test_smallest_models_work(many, run_bin: Path, tmp_path: Path) -> None:
     second = SMALLEST.copy()
     second.version = 2
     assert many([SMALLEST.build(), byte_level().build(), second.build()]) == [(0, "")] * 3
+    families = [model(*family).build() for family in FAMILIES]  # what fuzz_gguf.c begins with
+    assert many(families) == [(0, "")] * len(families)
     assert len(SMALLEST.build()) < 3000
     assert text_of(run_bin, write(tmp_path, SMALLEST.build()), "-i", "ab", "-n", "4", "--temp", "0")
 

@@ -72,6 +72,16 @@ def test_tsan_without_clang(tools: Path) -> None:
     assert make(tools, "tsan", ci=True)[0] != 0
 
 
+def test_fuzz_without_libfuzzer(tools: Path) -> None:
+    """clang alone does not do: its library may be missing."""
+    for there in (False, True):
+        if there:
+            stub(tools / "clang", 'case "$*" in *fuzzer*) exit 1; esac; exec gcc "$@"')
+        code, said = make(tools, "-o", ".venv/done", "fuzz-test")
+        assert code == 0 and "left out: fuzz-test (it needs clang with libFuzzer)" in said
+        assert make(tools, "-o", ".venv/done", "fuzz-test", ci=True)[0] != 0
+
+
 def test_without_a_cross_compiler(tools: Path) -> None:
     code, said = make(tools, "arm-test")
     assert (code == 0 and "left out: arm-test" in said and "aarch64-linux-gnu-gcc" in said

@@ -338,7 +338,7 @@ def test_errors(any_run: Path, tmp_path: Path) -> None:
     assert '--quantize: got "q9", want one of f32, f16,' in error_of(any_run, source, "--quantize",
                                                                      "q9", "-o", out, code=2)
     assert "--quantize needs -o" in error_of(any_run, source, "--quantize", "q8_0", code=2)
-    assert "-o needs --quantize" in error_of(any_run, source, "-i", "x", "-o", out, code=2)
+    assert "-o needs --jsonl" in error_of(any_run, source, "-i", "x", "-o", out, code=2)
     assert "--quantize-type needs --quantize" in error_of(any_run, source, "-i", "x",
                                                           "--quantize-type", "a=f16", code=2)
     assert "--quantize does not take -i" in error_of(any_run, source, "--quantize", "q8_0", "-o",

@@ -739,7 +739,8 @@ static Value picking(Room *r, Value self, const Call *call, Picking how, size_t 
     Iter *it = room_alloc(r, 1, sizeof *it);
     *p = how;
     p->call = *call;
-    p->call.args += used;
+    if (used)
+        p->call.args += used;
     p->call.n -= used;
     *it = (Iter){.next = next_picked, .source = self, .more = p};
     return (Value){.type = V_ITER, .iter = it};

@@ -43,6 +43,7 @@ static int parameter(const char *params, Str name)
 Value function_call(Room *r, const Function *f, Value self, const Call *call)
 {
     Value args[MAX_PARAMETERS];
+    const char *params = f->params;
     size_t n = 0;
     if (!f->run)
         room_fail(r, "\"%s\" is not supported", f->name);
@@ -50,19 +51,21 @@ Value function_call(Room *r, const Function *f, Value self, const Call *call)
         return f->run(r, self, NULL, call);
     for (int i = 0; i < MAX_PARAMETERS; i++)
         args[i] = value_undefined(absent);
-    for (const char *p = f->params; *p; p += strcspn(p, " ") + (p[strcspn(p, " ")] == ' '), n++)
+    bool unnamed = *params == '/';
+    params += unnamed + (params[unnamed] == ' ');
+    for (const char *p = params; *p; p += strcspn(p, " ") + (p[strcspn(p, " ")] == ' '), n++)
         if (n < call->n)
             args[n] = call->args[n];
     if (call->n > n)
         room_fail(r, "%s() takes at most %zu arguments (%zu given)", f->name, n, call->n);
     for (size_t i = 0; i < call->n_named; i++) {
-        int at = parameter(f->params, call->names[i]);
+        int at = unnamed ? -1 : parameter(params, call->names[i]);
         if (at < 0 || !is_absent(args[at]))
             room_fail(r, "%s() got an unexpected argument '%.*s'", f->name,
                       (int)(call->names[i].len < 60 ? call->names[i].len : 60), call->names[i].ptr);
         args[at] = call->named[i];
     }
-    const char *p = f->params;
+    const char *p = params;
     for (size_t i = 0; i < n; i++, p += strcspn(p, " ") + 1)
         if (*p != '?' && is_absent(args[i]))
             room_fail(r, "%s() is missing its argument '%.*s'", f->name, (int)strcspn(p, " "), p);
@@ -913,34 +916,34 @@ static Value loop_attribute(Room *r, Value v, Text name)
 /* ---- attributes ------------------------------------------------------------------------------ */
 
 static const Function str_methods[] = {
-    {"strip", "?chars", str_strip},
-    {"lstrip", "?chars", str_lstrip},
-    {"rstrip", "?chars", str_rstrip},
+    {"strip", "/ ?chars", str_strip},
+    {"lstrip", "/ ?chars", str_lstrip},
+    {"rstrip", "/ ?chars", str_rstrip},
     {"upper", "", str_upper},
     {"lower", "", str_lower},
     {"title", "", str_title},
     {"capitalize", "", str_capitalize},
     {"swapcase", "", str_swapcase},
-    {"startswith", "prefix ?start ?end", str_startswith},
-    {"endswith", "suffix ?start ?end", str_endswith},
-    {"removeprefix", "prefix", str_removeprefix},
-    {"removesuffix", "suffix", str_removesuffix},
-    {"find", "sub ?start ?end", str_find},
-    {"rfind", "sub ?start ?end", str_rfind},
-    {"index", "sub ?start ?end", str_index},
-    {"rindex", "sub ?start ?end", str_rindex},
-    {"count", "sub ?start ?end", str_count},
-    {"replace", "old new ?count", str_replace},
+    {"startswith", "/ prefix ?start ?end", str_startswith},
+    {"endswith", "/ suffix ?start ?end", str_endswith},
+    {"removeprefix", "/ prefix", str_removeprefix},
+    {"removesuffix", "/ suffix", str_removesuffix},
+    {"find", "/ sub ?start ?end", str_find},
+    {"rfind", "/ sub ?start ?end", str_rfind},
+    {"index", "/ sub ?start ?end", str_index},
+    {"rindex", "/ sub ?start ?end", str_rindex},
+    {"count", "/ sub ?start ?end", str_count},
+    {"replace", "/ old new ?count", str_replace},
     {"split", "?sep ?maxsplit", str_split},
     {"rsplit", "?sep ?maxsplit", str_rsplit},
     {"splitlines", "?keepends", str_splitlines},
-    {"partition", "sep", str_partition},
-    {"rpartition", "sep", str_rpartition},
-    {"join", "iterable", str_join},
-    {"center", "width ?fillchar", str_center},
-    {"ljust", "width ?fillchar", str_ljust},
-    {"rjust", "width ?fillchar", str_rjust},
-    {"zfill", "width", str_zfill},
+    {"partition", "/ sep", str_partition},
+    {"rpartition", "/ sep", str_rpartition},
+    {"join", "/ iterable", str_join},
+    {"center", "/ width ?fillchar", str_center},
+    {"ljust", "/ width ?fillchar", str_ljust},
+    {"rjust", "/ width ?fillchar", str_rjust},
+    {"zfill", "/ width", str_zfill},
     {"format", NULL, str_format},
     {"isalpha", "", str_isalpha},
     {"isdigit", "", str_isdigit},
@@ -962,7 +965,7 @@ static const Function str_methods[] = {
     {"translate", NULL, NULL},
 };
 static const Function dict_methods[] = {
-    {"get", "key ?default", dict_get_method},
+    {"get", "/ key ?default", dict_get_method},
     {"items", "", dict_items_method},
     {"keys", "", dict_keys_method},
     {"values", "", dict_values_method},
@@ -970,7 +973,7 @@ static const Function dict_methods[] = {
     {"fromkeys", NULL, NULL},
 };
 static const Function list_methods[] = {
-    {"count", "value", list_count}, {"index", "value", list_index}, {"copy", "", self_method}};
+    {"count", "/ value", list_count}, {"index", "/ value", list_index}, {"copy", "", self_method}};
 static const Function range_methods[] = {{"count", NULL, NULL},
                                          {"index", NULL, NULL},
                                          {"start", NULL, NULL},
@@ -1015,9 +1018,9 @@ static Value no_attribute(Room *r, Value v, Text name)
 static Value own_attribute(Room *r, Value v, Text name)
 {
     Str s = text_str(name);
-    Value found;
+    Value found, key = {.type = V_TEXT, .text = &name};
     if (v.type == V_NAMESPACE)
-        return dict_get(r, v.dict, value_text(r, name), &found) ? found : value_undefined(absent);
+        return dict_get(r, v.dict, key, &found) ? found : value_undefined(absent);
     if (v.type == V_LOOP && !is_absent(found = loop_attribute(r, v, name)))
         return found;
     const Function *f = function_find(types[v.type].table, types[v.type].n, s);
@@ -1063,9 +1066,9 @@ Value value_attribute(Room *r, Value v, Text name)
 {
     if (v.type == V_UNDEFINED)
         fail_undefined(r, v);
-    Value found = own_attribute(r, v, name);
+    Value found = own_attribute(r, v, name), key = {.type = V_TEXT, .text = &name};
     if (is_absent(found))
-        found = own_item(r, v, value_text(r, name));
+        found = own_item(r, v, key);
     return is_absent(found) ? no_attribute(r, v, name) : found;
 }
 

@@ -8,8 +8,9 @@
 
 enum { MAX_PARAMETERS = 6 };
 
-/* `params`: names between spaces, those that may be left out behind "?"; NULL: run() reads the call
- * itself. args: in the order of the names; a missing one is is_absent(). */
+/* `params`: names between spaces, those that may be left out behind "?"; "/" before all of them:
+ * they cannot be given by name. NULL: run() reads the call itself. args: in the order of the names;
+ * a missing one is is_absent(). */
 typedef struct Function {
     const char *name, *params;
     Value (*run)(Room *r, Value self, const Value *args, const Call *call);

@@ -219,7 +219,7 @@ static int class_finish(Parser *s, Class *c)
     Pretok *p = s->p;
     if (s->problem)
         return -1;
-    Range *r = p->ranges + c->first;
+    Range *r = c->n ? p->ranges + c->first : NULL;
     size_t n = 0;
     if (c->n > 1)
         qsort(r, c->n, sizeof *r, compare_ranges);

@@ -14,7 +14,7 @@
 #include "text/value_print.h"
 
 enum { MAX_OUTPUT = 64 << 20, MAX_BYTES = 1 << 30 }; // of one rendering
-static const uint64_t MAX_STEPS = 200u * 1000 * 1000;
+static const uint64_t USUAL_STEPS = 200u * 1000 * 1000;
 
 struct Template {
     Tree tree;
@@ -26,6 +26,7 @@ struct Scope {
     const char **names; // (n) compared as pointers
     Value *values;
     size_t n, names_cap, values_cap;
+    bool kept; // something may look names up here later
 };
 
 /* A macro, or the caller() of a {% call %}. */
@@ -52,6 +53,23 @@ static Scope *scope_new(Run *run, Scope *outer)
     Scope *s = room_alloc(&run->room, 1, sizeof *s);
     *s = (Scope){.outer = outer};
     return s;
+}
+
+/* A function or a condition of a loop keeps the present scope, and those around it. */
+static Scope *scope_keep(Scope *scope)
+{
+    for (Scope *s = scope; s && !s->kept; s = s->outer)
+        s->kept = true;
+    return scope;
+}
+
+/* A scope for the next pass of a loop, where the last pass had *scope. */
+static Scope *scope_again(Run *run, Scope *scope)
+{
+    if (scope->kept)
+        return scope_new(run, scope->outer);
+    scope->n = 0;
+    return scope;
 }
 
 /* Its own value of that name, NULL for none. */
@@ -480,7 +498,7 @@ static bool next_passing(Room *r, Iter *it, Value *out)
     Condition *c = it->more;
     while (iter_next(r, it->inner, out)) {
         Scope *before = c->run->scope;
-        c->run->scope = scope_new(c->run, c->scope);
+        c->run->scope = c->scope = scope_again(c->run, c->scope);
         assign(c->run, c->run->scope, c->node->a, *out);
         bool passes = value_truth(evaluate(c->run, c->node->c));
         c->run->scope = before;
@@ -494,7 +512,7 @@ static Value passing(Run *run, const Node *n, Value items)
 {
     Condition *c = room_alloc(&run->room, 1, sizeof *c);
     Iter *it = room_alloc(&run->room, 1, sizeof *it);
-    *c = (Condition){run, n, run->scope};
+    *c = (Condition){run, n, scope_new(run, scope_keep(run->scope))};
     *it = (Iter){.next = next_passing, .inner = value_iter(&run->room, items), .more = c};
     return (Value){.type = V_ITER, .iter = it};
 }
@@ -502,10 +520,10 @@ static Value passing(Run *run, const Node *n, Value items)
 static void run_loop(Run *run, const Node *n, Value items, int depth0)
 {
     Room *r = &run->room;
-    Scope *outer = run->scope;
+    Scope *outer = run->scope, *pass = scope_new(run, outer);
     Loop *l = room_alloc(r, 1, sizeof *l);
     Value item;
-    bool any = false;
+    bool any = false; // a pass came to its end: jinja2 counts none that was left before
     if (n->c)
         items = passing(run, n, items);
     *l = (Loop){.items = value_iter(r, items),
@@ -514,18 +532,18 @@ static void run_loop(Run *run, const Node *n, Value items, int depth0)
                 .length = -1,
                 .depth0 = depth0,
                 .again = n->recursive ? n : NULL,
-                .scope = outer};
+                .scope = n->recursive ? scope_keep(outer) : outer};
     while (run->jump != BREAK && loop_next(r, l, &item)) {
-        any = true;
-        run->scope = scope_new(run, outer);
+        run->scope = pass = scope_again(run, pass);
         scope_set(run, run->scope, run->tree->loop, (Value){.type = V_LOOP, .loop = l});
         assign(run, run->scope, n->a, item);
         execute(run, n->body);
+        any |= run->jump == GO_ON;
         if (run->jump == CONTINUE)
             run->jump = GO_ON;
     }
     run->jump = GO_ON;
-    run->scope = scope_new(run, outer);
+    run->scope = scope_again(run, pass);
     if (!any)
         execute(run, n->other);
     run->scope = outer;
@@ -534,7 +552,7 @@ static void run_loop(Run *run, const Node *n, Value items, int depth0)
 static Value make_macro(Run *run, const Node *n)
 {
     Macro *m = room_alloc(&run->room, 1, sizeof *m);
-    *m = (Macro){n, run->scope};
+    *m = (Macro){n, scope_keep(run->scope)};
     return (Value){.type = V_MACRO, .macro = m};
 }
 
@@ -797,9 +815,11 @@ static int render(Run *run, const TemplateInput *in, Rendered *out)
 
 int template_render(const Template *t, const TemplateInput *in, Rendered *out, Err *e)
 {
-    Run run = {
-        .room = {
-            .err = e, .max_bytes = MAX_BYTES, .max_steps = MAX_STEPS, .line = 1, .now = in->now}};
+    Run run = {.room = {.err = e,
+                        .max_bytes = MAX_BYTES,
+                        .max_steps = in->max_steps ? in->max_steps : USUAL_STEPS,
+                        .line = 1,
+                        .now = in->now}};
     run.tree = &t->tree;
     int rc = render(&run, in, out);
     room_free(&run.room);

@@ -32,7 +32,8 @@ typedef struct {
     const TemplateText *texts; // (n_texts) the tokenizer's
     size_t n_texts;
     bool add_generation_prompt;
-    double now; // seconds since 1970, for strftime_now
+    double now;         // seconds since 1970, for strftime_now
+    uint64_t max_steps; // how long it may take, 0: as long as usual, some seconds
 } TemplateInput;
 
 typedef struct {

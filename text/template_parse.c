@@ -134,6 +134,8 @@ static void set_line_starts(Lexer *x)
 static void lex_comment(Lexer *x)
 {
     const char *p = x->at, *after = NULL;
+    if (p == x->end) // nothing behind "{#": jinja2 does not mind
+        return;
     for (; p < x->end && !(after = closing(x, p, "#}")); p++)
         ;
     if (!after)
@@ -167,7 +169,8 @@ static void lex_raw(Lexer *x)
             return;
         }
     }
-    room_fail(x->room, "Missing end of raw directive");
+    if (x->at < x->end)
+        room_fail(x->room, "Missing end of raw directive");
 }
 
 static int hex_value(const char *p, const char *end, int n, uint32_t *out)
@@ -1016,6 +1019,8 @@ static Node *parse_target(Parser *p, bool members, const char *end)
                 unexpected(p, "a name to assign to");
             n = node(p, N_NAME, NULL, NULL, NULL);
             n->name = expect_name(p);
+            if (n->name == p->tree->loop && (end || p->loops))
+                room_fail(p->room, "Can't assign to special loop variable in for-loop target");
             if (members && skip_operator(p, ".")) {
                 n->kind = N_MEMBER;
                 n->value = name_value(p);
@@ -1047,19 +1052,9 @@ static void parse_inner(Parser *p, Node *n, const char *end)
     p->soft = soft;
 }
 
-static bool stores_loop(const Node *target)
-{
-    bool stores = target->kind == N_NAME && !strcmp(target->name, "loop");
-    for (const Node *n = target->list; n; n = n->next)
-        stores |= stores_loop(n);
-    return stores;
-}
-
 static Node *parse_for(Parser *p)
 {
     Node *n = node(p, N_FOR, parse_target(p, false, "in"), NULL, NULL);
-    if (stores_loop(n->a))
-        room_fail(p->room, "Can't assign to special loop variable in for-loop target");
     if (!skip_name(p, "in"))
         unexpected(p, "\"in\"");
     n->b = parse_tuple(p, false, false, "recursive");
@@ -1124,6 +1119,9 @@ static void parse_parameters(Parser *p, Node *n)
             expect_operator(p, ",");
         Node *parameter = node(p, N_NAME, NULL, NULL, NULL);
         parameter->name = expect_name(p);
+        for (const Node *other = items.first; other; other = other->next)
+            if (other->name == parameter->name)
+                room_fail(p->room, "duplicate argument '%.60s'", other->name);
         if (skip_operator(p, "=")) {
             defaults = true;
             parameter->a = parse_expression(p);

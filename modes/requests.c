@@ -1,0 +1,379 @@
+/* requests.c - see requests.h. */
+#include "modes/requests.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/cpu.h"
+
+enum { MAX_PARALLEL = 64, TEXTS_PER_THREAD = 8, WINDOW = 1024 };
+
+/* ---- reading members ------------------------------------------------------------------------- */
+
+bool requests_is_one_of(Str name, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (str_eq(name, names[i]))
+            return true;
+    return false;
+}
+
+int requests_read_ids(const Requests *q, const JsonDoc *d, const JsonNode *list, const char *name,
+                      TokenList *out, Err *e)
+{
+    int vocab = q->engine.model.decoder.config.vocab_size;
+    int64_t id;
+    if (list->type != JSON_LIST)
+        return err_set(e, EXIT_USAGE, "%s: want a list of token ids", name);
+    for (const JsonNode *n = json_first(d, list); n; n = json_next(d, list, n)) {
+        if (!json_integer(n, 0, vocab - 1, &id))
+            return err_set(e, EXIT_USAGE, "%s: want whole numbers from 0 to %d", name, vocab - 1);
+        if (tokens_add(out, (int)id, e))
+            return -1;
+    }
+    return 0;
+}
+
+int requests_encode(const Requests *q, Str text, TokenList *out, Err *e)
+{
+    const Options *o = q->o;
+    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
+    return tokenizer_encode(q->engine.model.tokenizer, text.ptr ? text.ptr : "", text.len, flags,
+                            out, e);
+}
+
+/* ---- the queue ------------------------------------------------------------------------------- */
+
+Request *requests_new(const Requests *q, int line, Str json)
+{
+    Request *r = mem_zalloc(1, q->kind->size);
+    char *copy = mem_alloc(json.len, 1);
+    if (!r || !copy) {
+        free(r);
+        free(copy);
+        return NULL;
+    }
+    memcpy(copy, json.ptr ? json.ptr : "", json.len);
+    r->line = line;
+    r->json = (Str){copy, json.len};
+    return r;
+}
+
+void requests_add(Requests *q, Request *r)
+{
+    r->state = r->err.code ? DONE : WAITING;
+    *q->end = r;
+    q->end = &r->next;
+    q->waiting = q->waiting ? q->waiting : r;
+    q->n_open++;
+}
+
+static void free_request(Requests *q, Request *r)
+{
+    q->kind->free(q, r);
+    free((char *)(uintptr_t)r->json.ptr);
+    free(r);
+}
+
+static int read_json(Requests *q, Request *r)
+{
+    JsonDoc d;
+    if (json_parse(&d, r->json, &r->err))
+        return -1;
+    const JsonNode *whole = d.nodes, *id = json_member(&d, whole, "id");
+    r->is_json = whole->type == JSON_OBJECT;
+    r->id = id ? id->raw : (Str){NULL, 0};
+    int rc = r->is_json || whole->type == JSON_STRING
+               ? q->kind->read(q, &d, r, &r->err)
+               : err_set(&r->err, EXIT_USAGE, "want an object or a string");
+    json_doc_free(&d);
+    return rc;
+}
+
+/* Take in a line. Its own faults are in r->err; -1 for what ends the run. */
+static int take_line(Requests *q, Str line)
+{
+    Request *r = requests_new(q, q->lines.n, line);
+    if (!r)
+        return err_set(q->e, EXIT_MEMORY, "out of memory for line %d", q->lines.n);
+    if (q->o->jsonl)
+        read_json(q, r);
+    else
+        q->kind->read(q, NULL, r, &r->err);
+    requests_add(q, r);
+    return 0;
+}
+
+/* Read the lines that are there, as far as they have room; wait for one when nothing runs. */
+static int read_lines(Requests *q)
+{
+    Str line;
+    int rc = 1;
+    while (rc > 0 && q->n_open < WINDOW && !stop_signal && !q->lines.at_end) {
+        bool idle = !q->texts.n_running && !q->n_open;
+        rc = lines_next(&q->lines, idle, &line, q->e);
+        if (rc > 0 && journal_line(&q->journal, q->lines.n, line) && take_line(q, line))
+            return -1;
+    }
+    return rc < 0 || journal_save(&q->journal, q->e) ? -1 : 0;
+}
+
+/* Let lines in, in their order. */
+static void admit(Requests *q)
+{
+    for (; q->waiting; q->waiting = q->waiting->next)
+        if (q->waiting->state == WAITING && !q->kind->start(q, q->waiting))
+            return;
+}
+
+static void text_done(void *context, ParallelText *text)
+{
+    Requests *q = context;
+    q->n_tokens += text->stream.text.n - text->stream.n_prompt;
+    q->kind->text_done(q, text);
+}
+
+/* ---- writing --------------------------------------------------------------------------------- */
+
+/* The members of the line that are not ours. */
+static void carry_through(const Requests *q, const Request *r, Json *j)
+{
+    JsonDoc d;
+    Err none;
+    if (!r->is_json || json_parse(&d, r->json, &none))
+        return;
+    for (const JsonNode *n = json_first(&d, d.nodes); n; n = json_next(&d, d.nodes, n))
+        if (!str_eq(n->key, "id") && !str_eq(n->key, "line") && !str_eq(n->key, "error")
+            && !q->kind->is_own(n->key)) {
+            json_key_str(j, n->key);
+            json_raw(j, n->raw);
+        }
+    json_doc_free(&d);
+}
+
+static int write_request(Requests *q, const Request *r)
+{
+    Buf out = {0};
+    Json j = {.out = &out};
+    json_object(&j);
+    if (r->id.len)
+        json_raw(json_key(&j, "id"), r->id);
+    json_int(json_key(&j, q->o->mode == MODE_GENERATE ? "sample" : "line"), r->line);
+    if (r->err.code)
+        json_text(json_key(&j, "error"), r->err.text);
+    else
+        q->kind->write(q, r, &j);
+    carry_through(q, r, &j);
+    json_end(&j);
+    buf_text(&out, "\n");
+    q->n_done++;
+    q->n_failed += r->err.code != 0;
+    int rc = out.failed ? err_set(q->e, EXIT_MEMORY, "out of memory for line %d", r->line)
+           : fwrite(out.ptr, 1, out.len, q->out) != out.len || fflush(q->out)
+               ? err_errno(q->e, q->out_path)
+               : 0;
+    buf_free(&out);
+    return rc;
+}
+
+/* Write what is done: the first lines or, unordered, any. */
+static int write_done(Requests *q)
+{
+    for (Request **at = &q->first; *at;) {
+        Request *r = *at;
+        if (r->state != DONE && !q->o->unordered)
+            return 0;
+        if (r->state != DONE) {
+            at = &r->next;
+            continue;
+        }
+        if (q->waiting == r)
+            q->waiting = r->next;
+        if (write_request(q, r))
+            return -1;
+        *at = r->next;
+        if (!*at)
+            q->end = at;
+        q->n_open--;
+        free_request(q, r);
+    }
+    return 0;
+}
+
+/* ---- running --------------------------------------------------------------------------------- */
+
+static void show_progress(const Requests *q)
+{
+    double seconds = clock_seconds() - q->begin;
+    fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s ", q->n_done, q->texts.n_running,
+            (double)q->n_tokens / seconds);
+}
+
+static void run_lines(void *context)
+{
+    Requests *q = context;
+    while (!q->rc && !stop_signal) {
+        q->rc = read_lines(q);
+        if (!q->rc)
+            admit(q);
+        if (!q->rc && q->texts.n_running && parallel_step(&q->texts, q->e))
+            q->rc = -1;
+        if (!q->rc)
+            q->rc = write_done(q);
+        if (q->progress)
+            show_progress(q);
+        if (q->lines.at_end && !q->n_open)
+            break;
+    }
+    if (q->progress)
+        fprintf(stderr, "\r\033[K");
+}
+
+void requests_run(Requests *q)
+{
+    threads_team(&q->engine.threads, run_lines, q);
+    if (!q->rc && q->n_failed && !stop_signal)
+        q->rc = err_set(q->e, EXIT_IO, "%d of %d lines have failed, see their \"error\"",
+                        q->n_failed, q->n_done);
+}
+
+/* ---- opening and closing --------------------------------------------------------------------- */
+
+/* -o, or standard output: what may not be written is refused, and a regular file's journal opened.
+ */
+static int prepare_output(Requests *q, uint64_t *seed)
+{
+    const char *path = q->o->output;
+    bool standard = !path || !strcmp(path, "-");
+    q->out_path = standard ? "standard output" : path;
+    if (!standard && modes_is_model_file(&q->engine.model.file, path))
+        return err_set(q->e, EXIT_USAGE, "-o: got the model's own file, want another");
+    if (!standard && q->lines.path && out_same(path, q->lines.path))
+        return err_set(q->e, EXIT_USAGE, "-o: got the file that is read, want another");
+    if (standard || out_is_direct(path))
+        return q->o->resume ? err_set(q->e, EXIT_USAGE,
+                                      "--resume: -o: got a stream, want a file, which keeps the "
+                                      "lines that are done")
+                            : 0;
+    if (journal_open(&q->journal, q->o, &q->engine, seed, q->e))
+        return -1;
+    if (out_same(q->journal.path, q->lines.path))
+        return err_set(q->e, EXIT_USAGE, "-o: its %s is the file that is read, want another name",
+                       q->journal.path);
+    q->n_done = q->journal.n_done;
+    q->n_failed = q->journal.n_failed;
+    return 0;
+}
+
+/* Read again what a run that is resumed has read, and take in what it has not finished. Lines of a
+ * file are compared first and read once more; those of a pipe have to be kept. */
+static int catch_up(Requests *q)
+{
+    Journal *j = &q->journal;
+    Str line;
+    bool file = lines_rewind(&q->lines);
+    int rc = 1;
+    while (j->n < j->n_before && (rc = lines_next(&q->lines, true, &line, q->e)) > 0) {
+        if (!journal_line(j, q->lines.n, line) || file)
+            continue;
+        if (q->n_open == WINDOW)
+            return err_set(q->e, EXIT_USAGE,
+                           "--resume: %s lacks more than %d of the lines that were read; want the "
+                           "input as a file, not a pipe",
+                           j->out, WINDOW);
+        if (take_line(q, line))
+            return -1;
+    }
+    if (rc < 0 || stop_signal || journal_check_input(j, q->e))
+        return -1;
+    if (file)
+        lines_rewind(&q->lines);
+    return 0;
+}
+
+/* Lines appear as they are done, so a file has its own name at once. */
+static int open_output(Requests *q)
+{
+    if (!q->o->output || !strcmp(q->o->output, "-"))
+        q->out = stdout;
+    else if (q->journal.path)
+        q->out = journal_begin(&q->journal, q->e);
+    else if (!(q->out = fopen(q->o->output, "w")))
+        err_errno(q->e, q->out_path);
+    return q->out ? 0 : -1;
+}
+
+int requests_open(Requests *q, const Options *o, const RequestKind *kind, uint64_t *seed, Err *e)
+{
+    *q = (Requests){.o = o, .kind = kind, .e = e};
+    q->end = &q->first;
+    q->lines.at_end = o->mode == MODE_GENERATE;
+    if (o->jsonl && o->lines)
+        return err_set(e, EXIT_USAGE, "--jsonl and --lines: got two inputs, want one");
+    if (modes_open(&q->engine, o, true, e)
+        || (!q->lines.at_end
+            && lines_open(&q->lines, o->jsonl ? o->jsonl : o->lines, &stop_signal, e)))
+        return -1;
+    return prepare_output(q, seed);
+}
+
+int requests_context(const Requests *q)
+{
+    int most = q->engine.model.decoder.config.seq_len;
+    return q->o->seq_len ? q->o->seq_len : most < USUAL_CONTEXT ? most : USUAL_CONTEXT;
+}
+
+/* Texts at once, and blocks of the cache for them: as many as are asked for, else as the processor
+ * has a use for and half of the free memory has room for. */
+static void choose_sizes(Requests *q, SessionParams *p)
+{
+    const Options *o = q->o;
+    Cache one;
+    int n_threads = q->engine.threads.n_threads;
+    int per_text = (q->seq_len + KV_BLOCK - 1) / KV_BLOCK;
+    p->n_seqs = 1;
+    cache_size(&one, &q->engine.model.decoder.config, p);
+    double room = (double)cpu_free_memory() / 2 / (double)one.block_bytes;
+    int n = n_threads * TEXTS_PER_THREAD < MAX_PARALLEL ? n_threads * TEXTS_PER_THREAD
+                                                        : MAX_PARALLEL;
+    p->n_seqs = o->parallel ? o->parallel : n;
+    double blocks = (double)p->n_seqs * per_text;
+    p->n_blocks = (int)(blocks < room ? blocks : room > per_text ? room : per_text);
+}
+
+int requests_start(Requests *q, int seq_len, int max_logits)
+{
+    const Options *o = q->o;
+    SessionParams p = q->engine.params;
+    q->seq_len = seq_len;
+    modes_sizes(&p, seq_len, o->batch, 1);
+    choose_sizes(q, &p);
+    p.max_batch = o->batch > p.n_seqs ? o->batch : p.n_seqs;
+    p.max_logits = !max_logits ? p.n_seqs : max_logits < p.max_batch ? max_logits : p.max_batch;
+    modes_note_context(o, &q->engine.model.decoder.config, seq_len);
+    q->progress = isatty(STDERR_FILENO) && !(isatty(STDOUT_FILENO) && !o->output);
+    q->begin = clock_seconds();
+    return session_init(&q->session, &q->engine.model.decoder, &p, q->e)
+                || parallel_init(&q->texts, &q->session, text_done, q, q->e)
+                || (q->journal.resumed && catch_up(q)) || open_output(q)
+             ? -1
+             : 0;
+}
+
+int requests_close(Requests *q, int rc)
+{
+    rc = rc ? rc : q->rc;
+    while (q->first) {
+        Request *next = q->first->next;
+        free_request(q, q->first);
+        q->first = next;
+    }
+    parallel_free(&q->texts);
+    session_free(&q->session);
+    lines_close(&q->lines);
+    journal_close(&q->journal);
+    if (q->out && q->out != stdout && fclose(q->out) && !rc)
+        rc = err_errno(q->e, q->out_path);
+    return modes_close(&q->engine, rc);
+}

@@ -1,0 +1,196 @@
+"""Inputs to begin with for the fuzz targets, tests/fuzz_NAME.c:
+
+    fuzz_corpus.py FOLDER      writes FOLDER/NAME/0, 1, ..."""
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from conversations import CONVERSATIONS
+from gguf_files import (U32, Image, Keys, byte_level, byte_tokens, image, llama_shapes,
+                        sentencepiece_keys, sizes, smallest)
+from schemas import all_schemas
+from test_grammar import GRAMMARS, REFUSED
+from test_json_reader import NO, YES
+from test_template import STATEMENTS, VARIABLES, groups
+
+
+def json_texts() -> Iterable[bytes]:
+    return [t.encode("utf-8", "surrogatepass") for t in YES + NO if len(t) < 5000]
+
+
+QKV, OUT = "*attn_q.bias:4 *attn_k.bias:2 *attn_v.bias:2", "*attn_output.bias:4"
+FFN = "*ffn_down.bias:4 *ffn_up.bias:4"
+NORMS = "output_norm.bias:4 *attn_norm.bias:4"
+POST = "*post_attention_norm.weight:4 *post_ffw_norm.weight:4"
+HEADS = "*attn_q_norm.weight:2 *attn_k_norm.weight:2"
+PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
+
+# How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
+# not; * is each layer.
+FAMILIES: list[tuple[str, Keys, str]] = [
+    ("llama", {"rope.dimension_count": 2, "attention.key_length": 2, "vocab_size": 7,
+               "expert_count": 0, "rope.freq_base": 100.0}, ""),
+    ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
+    ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
+    ("phi2", {}, f"{NORMS} {QKV} {OUT} {FFN} output.bias:7 {PLAIN} {ONE_NORM}"),
+    ("phi3", {"attention.sliding_window": 0}, f"*ffn_up.weight:8,4 {PLAIN}"),
+    ("gptneox", {"use_parallel_residual": True},
+     f"{NORMS} *ffn_norm.bias:4 {QKV} {OUT} {FFN} {PLAIN}"),
+    ("olmo2", {},
+     f"*attn_q_norm.weight:4 *attn_k_norm.weight:2 {POST} -*attn_norm.weight {ONE_NORM}"),
+    ("granite", {"logit_scale": 2.0, "residual_scale": 0.5, "attention.scale": 0.3}, ""),
+    ("falcon", {}, f"{NORMS} {PLAIN} {ONE_NORM}"),
+    ("bloom", {}, "token_embd_norm.weight:4 token_embd_norm.bias:4 *ffn_norm.bias:4 "
+     f"{NORMS} {QKV} {OUT} {FFN} {PLAIN}"),
+    ("mpt", {"attention.max_alibi_bias": 8.0}, PLAIN),
+    ("gpt", {}, ""),
+    ("gpt", {"position": "learned", "position.offset": 2, "norm.type": "layer", "norm.bias": True,
+             "ffn.gated": False, "residual": "parallel", "residual.shared_norm": True,
+             "attention.bias": True, "tied": False, "output_bias": True},
+     f"position_embd.weight:18,4 output.weight:7,4 output.bias:7 {NORMS} {QKV} {PLAIN} {ONE_NORM}"),
+    ("gpt", {"position": "alibi", "attention.max_alibi_bias": 8.0, "norm.post": True,
+             "norm.embedding": True, "attention.qk_norm": "heads", "attention.sliding_window": 3,
+             "attention.sliding_window_pattern": [True, False], "attention.values_in_keys": True},
+     "token_embd_norm.weight:4 *attn_q_norm.weight:2,2 *attn_k_norm.weight:1,2 "
+     f"{POST} -*attn_v.weight"),
+    ("gpt", {"position": "relative", "position.reach": 3, "attention.shared_kv_layers": 1,
+             "ffn.activation": "relu2", "attention.scale": [0.5, 0.25],
+             "feed_forward_length": [4, 4]}, "*attn_rel_b.weight:2,7"),
+    ("gpt", {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+             "rope.scaling.original_context_length": 8, "rope.layers": [True, False],
+             "attention.sliding_window": 3, "rope.freq_base_swa": 50.0,
+             "attention.key_length_swa": 4, "attention.value_length_swa": 4,
+             "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
+             "attention.clamp_kqv": 1.0},
+     "*attn_q.weight:8,4 *attn_k.weight:4,4 *attn_v.weight:4,4 *attn_output.weight:4,8"),
+    ("gpt", {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 8,
+             "rope.scaling.attn_factor": 1.1},
+     "rope_factors_short.weight:1 rope_factors_long.weight:1"),
+]
+GPT: Keys = {
+    "norm.type": "rms", "norm.epsilon": 1e-5, "norm.affine": True, "norm.bias": False,
+    "norm.pre": True, "norm.post": False, "norm.embedding": False, "norm.final": True,
+    "attention.qk_norm": "none", "attention.bias": False, "attention.output_bias": False,
+    "ffn.gated": True, "ffn.activation": "silu", "ffn.bias": False, "residual": "sequential",
+    "tied": True, "position": "rope", "rope.pairing": "half", "attention.key_length": 2,
+    "attention.value_length": 2}
+
+
+def model(arch: str, keys: Keys, changes: str) -> Image:
+    own = GPT if arch == "gpt" else {"attention.layer_norm_rms_epsilon": 1e-5,
+                                     "attention.layer_norm_epsilon": 1e-5}
+    m = image(arch, sizes(arch, 4, 2, 1, 4, 16, 2)
+              | {f"{arch}.{name}": v for name, v in (own | keys).items()} | sentencepiece_keys(),
+              llama_shapes(7, 4, 2, 4, 2))
+    for word in changes.split():
+        for layer in range(2 if "*" in word else 1):
+            name, _, shape = word.replace("*", f"blk.{layer}.").partition(":")
+            if shape:
+                m.tensor(name, *map(int, shape.split(",")))
+            else:
+                m.drop(name[1:])
+    return m
+
+
+def models() -> Iterable[bytes]:
+    second = smallest()
+    second.version = 2
+    plain = [smallest(), byte_level(), second, smallest().set("split.count", U32, 1)]
+    return [m.build() for m in plain + [model(*family) for family in FAMILIES]]
+
+
+def written(flags: int, text: str | bytes, keys: Keys) -> bytes:
+    """As tests/fuzz_tokenizer.c reads it."""
+    def raw(v: object) -> bytes:
+        if isinstance(v, str):
+            return v.encode("utf-8", "surrogateescape")
+        return b"%d" % v if isinstance(v, int) else repr(v).encode()
+
+    out = b"%d\xfe%s\xff" % (flags, raw(text) if isinstance(text, str) else text)
+    for name, v in keys.items():
+        items = v if isinstance(v, list) else [v]
+        letter = {str: "s", bool: "b", int: "i" if isinstance(v, list) else "u",
+                  float: "f"}[type(items[0]) if items else str]
+        if isinstance(v, list):
+            letter = letter.upper()
+        out += b"\xfe".join([name.encode(), letter.encode(), *map(raw, items)]) + b"\xff"
+    return out
+
+
+BYTE_LEVEL = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
+              "tokenizer.ggml.tokens": ["<|bos|>", "<|end|>", "<mask>", "th", "the", "aa", "aaaa",
+                                        *byte_tokens()],
+              "tokenizer.ggml.token_type": [3, 3, 4] + [1] * 260,
+              "tokenizer.ggml.merges": ["t h", "th e", "a a", "aa aa"],
+              "tokenizer.ggml.bos_token_id": 0, "tokenizer.ggml.eos_token_id": 1,
+              "tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
+SHORT = BYTE_LEVEL | {"tokenizer.ggml.tokens": ["<|bos|>", "<|end|>", "<mask>", "t", "h", "e", "th",
+                                                "the", "a", "aa", "aaaa", "1", "\u0120"],
+                      "tokenizer.ggml.token_type": [3, 3, 4] + [1] * 10}
+TEXT = "<|bos|>the <mask> hehaaaaa 12\u00e9\u1100\u1161 <|end|>\n  a"
+PATTERNS = [[], [r"\p{N}{1,3}"], [r"(?i:'s|'t)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"],
+            [r"(a+)+b", r"(?=a)(?>a*?)|[^a-c\d]{2,}+"], [r"^\b.$|\Ba\z", r"\u0061|\n|\A(?:x|y)*"]]
+
+
+def tokenizers() -> Iterable[bytes]:
+    spm = sentencepiece_keys()
+    bytes_too = {"tokenizer.ggml.tokens": [*spm["tokenizer.ggml.tokens"],
+                                           *(f"<0x{b:02X}>" for b in range(256))],
+                 "tokenizer.ggml.scores": [*spm["tokenizer.ggml.scores"], *[0.0] * 256],
+                 "tokenizer.ggml.token_type": [*spm["tokenizer.ggml.token_type"], *[6] * 256]}
+    out = [(BYTE_LEVEL, TEXT), (SHORT, TEXT), (spm, "ab <s>ba"), (spm | bytes_too, TEXT)]
+    out += [(SHORT | {"tokenizer.ggml.pre": rule}, TEXT)
+            for rule in ("llama-bpe", "qwen2", "smollm", "tekken", "deepseek-llm", "gpt-4o")]
+    out += [(SHORT | {"tokenizer.attnc.pre_patterns": p}, TEXT) for p in PATTERNS]
+    nfc = {"tokenizer.attnc.normalizer": "nfc", "tokenizer.attnc.ignore_merges": True}
+    out.append((SHORT | nfc, "e\u0301\u1100\u1161\u11a8a\u0316"))
+    out += [(spm | {"tokenizer.attnc.space_prefix": way, "tokenizer.attnc.normalized_tokens": [1],
+                    "tokenizer.ggml.unknown_token_id": 0}, " ab  <s> a b</s>")
+            for way in ("first", "always", "never", "prepend", "replace")]
+    out.append((spm | {"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": ["a b"],
+                       "tokenizer.ggml.eos_token_ids": [1, 2]}, "ab\n\nab"))
+    out.append((spm | {"tokenizer.ggml.add_space_prefix": False}, "ab ab"))
+    return [written(flags, text, keys) for i, (keys, text) in enumerate(out)
+            for flags in {i % 8, 7}]
+
+
+def templates() -> Iterable[bytes]:
+    """As tests/fuzz_template.c reads it: a template, messages and variables with FF between."""
+    expressions = [e for group in groups().values() for e in group]
+    lines = ["".join(f"{{{{ {e} }}}}" for e in expressions[i:i + 3])
+             for i in range(0, len(expressions), 3)]
+    variables = json.dumps(VARIABLES)
+    chats = [json.dumps(messages) for _, messages, _ in CONVERSATIONS]
+    return ["\0".join(parts).encode("utf-8", "surrogatepass").replace(b"\0", b"\xff")
+            for i, t in enumerate(lines + STATEMENTS)
+            for parts in [(t.replace("\0", ""), chats[i % len(chats)], variables)]]
+
+
+def grammars() -> Iterable[bytes]:
+    return [t.encode() + b"\xff" + bytes(range(3, 80, 3)) for t in [*GRAMMARS.values(), *REFUSED]]
+
+
+def schemas() -> Iterable[bytes]:
+    return [json.dumps(s).encode() + b"\xff" + bytes(range(3, 80, 3))
+            for s in all_schemas().values()]
+
+
+CORPORA: dict[str, Callable[[], Iterable[bytes]]] = {
+    "gguf": models, "grammar": grammars, "json": json_texts, "schema": schemas,
+    "template": templates, "tokenizer": tokenizers}
+
+
+def main(folder: Path) -> None:
+    targets = {p.stem.removeprefix("fuzz_") for p in Path(__file__).parent.glob("fuzz_*.c")}
+    assert targets == CORPORA.keys(), "each tests/fuzz_NAME.c has a line in CORPORA"
+    for name, make in CORPORA.items():
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i, raw in enumerate(make()):
+            (folder / name / str(i)).write_bytes(raw)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

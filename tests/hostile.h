@@ -1,0 +1,95 @@
+/* hostile.h - for programs that open many model files that may be damaged: files in memory of their
+ * exact size, and a use of what could be opened.
+ *
+ * Files are not mapped here but read into memory of their exact size: a map ends with the rest of a
+ * page, where the address sanitizer would not see a read beyond the file.
+ */
+#ifndef HOSTILE_H
+#define HOSTILE_H
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "model.h"
+#include "generate/sampler.h"
+
+enum { GENERATED = 3 }; // tokens
+
+void *mmap(void *hint, size_t len, int prot, int flags, int fd, off_t offset)
+{
+    void *p;
+    (void)hint, (void)prot, (void)flags, (void)offset;
+    if (posix_memalign(&p, 64, len))
+        return MAP_FAILED;
+    memset(p, 0, len);
+    if (fd >= 0 && read(fd, p, len) != (ssize_t)len) {
+        free(p);
+        return MAP_FAILED;
+    }
+    return p;
+}
+
+int munmap(void *p, size_t len)
+{
+    (void)len;
+    free(p);
+    return 0;
+}
+
+/* A prompt is encoded, run and continued by a few tokens. 0, or -1 and the Err that ./run would
+ * show. */
+static inline int hostile_use(const Model *m, Err *e)
+{
+    static const SamplerParams params = {.temp = 0.8f,
+                                         .top_k = 40,
+                                         .top_p = 0.95f,
+                                         .min_p = 0.05f,
+                                         .repeat_penalty = 1.1f,
+                                         .repeat_last_n = 64};
+    Threads threads;
+    SessionParams p = {.n_seqs = 1,
+                       .max_logits = 1,
+                       .threads = &threads,
+                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
+    threads_init(&threads, 1, NULL);
+    TokenList ids = {0};
+    uint64_t random = params.seed;
+    Session s = {0};
+    Sampler sampler = {0};
+    Decoder d;
+    Buf out = {0};
+    int rc = tokenizer_encode(m->tokenizer, "ab \xc3\xa9\xff", 6, ENCODE_BOS, &ids, e);
+    if (rc && e->code == EXIT_MODEL) // a table that is built on first use, as in run.c
+        err_prefix(e, m->file.maps[0].path);
+    if (!rc && !ids.n)
+        rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
+    p.max_batch = (int)ids.n;
+    p.seq_len = (int)ids.n + GENERATED;
+    if (!rc)
+        rc = session_init(&s, &m->decoder, &p, e)
+                  || sampler_init(&sampler, m->decoder.config.vocab_size, p.kernels, e)
+               ? -1
+               : 0;
+    decoder_init(&d, m->tokenizer, true, true);
+    for (int i = 0; i < GENERATED && !rc; i++) {
+        Span rows = {.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids};
+        rc = forward_span(&s, &rows, e) < 0 ? -1 : 0;
+        int id = rc ? -1 : sampler_pick(&sampler, &params, &random, ids.ids, ids.n, s.logits);
+        if (!rc && id < 0)
+            rc = err_set(e, EXIT_IO, "sampling: no token has a finite logit");
+        if (!rc)
+            rc = tokens_add(&ids, id, e);
+        decoder_feed(&d, id, &out);
+    }
+    decoder_flush(&d, &out);
+    buf_free(&out);
+    tokens_free(&ids);
+    sampler_free(&sampler);
+    session_free(&s);
+    threads_free(&threads);
+    return rc;
+}
+
+#endif
