@@ -18,16 +18,34 @@
 /* Flags that change no result. */
 static const char *const harmless[] = {"-b", "-t", "--parallel", "-o", "-v", "--resume"};
 
-/* Whether a row of the table is recorded: a flag that a batch takes and that may change results.
- * The seed stands by itself. */
-static bool is_recorded(const Option *o)
+/* Whether a row of the table is recorded: a flag that the mode takes and that may change results.
+ * The mode and the seed stand by themselves. */
+static bool is_recorded(const Option *o, Mode mode)
 {
-    if (!o->names || !(o->modes >> MODE_BATCH & 1) || o->kind == OPT_SEED)
+    if (!o->names || !(o->modes >> mode & 1) || o->kind == OPT_SEED || o->kind == OPT_MODE)
         return false;
     for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
         if (options_find(harmless[i]) == o)
             return false;
-    return o->kind != OPT_MODE || o->arg;
+    return true;
+}
+
+/* A file that a flag names, by what is in it, as far as that can be read twice. */
+static void add_file(Json *j, const char *path)
+{
+    char hex[SHA256_HEX + 1];
+    Sha256 hash;
+    FileMap m;
+    Err none;
+    if (file_map(&m, path, "a file", false, &none)) {
+        json_text(j, path);
+        return;
+    }
+    sha256_init(&hash);
+    sha256_add(&hash, m.base, m.size);
+    sha256_hex(&hash, hex);
+    json_text(j, hex);
+    file_unmap(&m);
 }
 
 static void add_biases(Json *j, const SamplerParams *p)
@@ -69,12 +87,14 @@ static void add_value(Json *j, const Option *row, const Options *o)
     case OPT_TEXT:
     case OPT_PATH:
         text = *(const char *const *)field;
-        if (text)
-            json_text(j, text);
-        else
+        if (!text)
             json_null(j);
+        else if (row->kind == OPT_PATH)
+            add_file(j, text);
+        else
+            json_text(j, text);
         break;
-    case OPT_MODE: // the flags that are compared are those of one mode
+    case OPT_MODE: // none of these is recorded
     case OPT_NAMES:
     case OPT_SEED: json_null(j); break;
     }
@@ -91,10 +111,11 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_text(json_key(&json, "version"), RUN_VERSION);
     json_text(json_key(&json, "model"), hex);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
+    json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];
-        if (!is_recorded(row))
+        if (!is_recorded(row, o->mode))
             continue;
         const char *last = strrchr(row->names, ' ');
         add_value(json_key(&json, last ? last + 1 : row->names), row, o);
