@@ -38,6 +38,7 @@ static void add_file(Json *j, const char *path)
     FileMap m;
     Err none;
     if (file_map(&m, path, "a file", false, &none)) {
+        j->out->failed |= none.code == EXIT_MEMORY;
         json_text(j, path);
         return;
     }
@@ -127,12 +128,15 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
 
 /* ---- the run before -------------------------------------------------------------------------- */
 
+/* What could not be read, unless it was for lack of memory. */
 static int damaged(const Journal *j, Err *e)
 {
-    return err_set(e, EXIT_USAGE,
-                   "%s: got a damaged file, want what was written beside %s; without --resume "
-                   "both are replaced",
-                   j->path, j->out);
+    return e->code == EXIT_MEMORY
+             ? -1
+             : err_set(e, EXIT_USAGE,
+                       "%s: got a damaged file, want what was written beside %s; without --resume "
+                       "both are replaced",
+                       j->path, j->out);
 }
 
 /* A value for a message. */
@@ -165,12 +169,11 @@ static int compare(const Journal *j, const JsonDoc *before, Err *e)
 }
 
 /* The first line: how many lines were read, and their hash. */
-static bool read_progress(Journal *j, Str line)
+static bool read_progress(Journal *j, Str line, Err *e)
 {
     JsonDoc d;
-    Err none;
     int64_t n;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return false;
     const JsonNode *count = json_member(&d, d.nodes, "lines");
     const JsonNode *hash = json_member(&d, d.nodes, "sha256");
@@ -189,8 +192,7 @@ static int read_about(Journal *j, Str line, const Options *o, const Engine *x, u
                       Err *e)
 {
     JsonDoc d;
-    Err none;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return damaged(j, e);
     const JsonNode *old = json_member(&d, d.nodes, "--seed");
     char number[24] = "";
@@ -206,7 +208,7 @@ static int read_about(Journal *j, Str line, const Options *o, const Engine *x, u
 
 static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t *seed, Err *e)
 {
-    enum { MOST = 1 << 20 };
+    enum { MOST = 1 << 24 };
     Buf text = {0};
     char bytes[1 << 12];
     ssize_t n;
@@ -216,7 +218,7 @@ static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t 
     char *second = first ? memchr(first + 1, '\n', text.len - (size_t)(first + 1 - text.ptr))
                          : NULL;
     int rc = text.failed ? err_set(e, EXIT_MEMORY, "out of memory for %s", j->path)
-           : !second || !read_progress(j, (Str){text.ptr, (size_t)(first - text.ptr)})
+           : !second || !read_progress(j, (Str){text.ptr, (size_t)(first - text.ptr)}, e)
                ? damaged(j, e)
                : read_about(j, (Str){first + 1, (size_t)(second - first - 1)}, o, x, seed, e);
     buf_free(&text);
@@ -224,12 +226,11 @@ static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t 
 }
 
 /* One whole line of OUT: whether it is one that the run before can have written there. */
-static bool read_result(Journal *j, Str line, bool ordered)
+static bool read_result(Journal *j, Str line, bool ordered, Err *e)
 {
     JsonDoc d;
-    Err none;
     int64_t n = 0;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return false;
     const JsonNode *number = json_member(&d, d.nodes, "line");
     bool fits = number && json_integer(number, 1, j->n_before, &n) && !(j->done[n / 8] >> n % 8 & 1)
@@ -255,11 +256,13 @@ static int read_results(Journal *j, bool ordered, Err *e)
     if (lines_open(&l, j->out, &stop_signal, e))
         return -1;
     while ((rc = lines_next(&l, true, &line, e)) > 0 && l.whole) {
-        if (!read_result(j, line, ordered)) {
-            rc = err_set(e, EXIT_USAGE,
-                         "%s: line %d of it is none that the run before can have written there; "
-                         "without --resume the file is replaced",
-                         j->out, l.n);
+        if (!read_result(j, line, ordered, e)) {
+            rc = e->code == EXIT_MEMORY ? -1
+                                        : err_set(e, EXIT_USAGE,
+                                                  "%s: line %d of it is none that the run before "
+                                                  "can have written there; "
+                                                  "without --resume the file is replaced",
+                                                  j->out, l.n);
             break;
         }
         j->end = l.end;
