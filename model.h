@@ -187,6 +187,7 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e);
 /* ---- cache ----------------------------------------------------------------------------------- */
 
 enum { KV_BLOCK = 64 }; // positions in a block
+enum { KV_LAYOUT = 1 }; // of blocks in files: to be raised when keys and values lie otherwise
 
 /* n floats of scratch, rounded up so that what follows them begins where a vector does. */
 static inline size_t align16(size_t n)
@@ -224,6 +225,8 @@ typedef struct {
     int n_blocks;   // in the pool
     int *refs;      // (n_blocks) sequences that hold the block
     char *pool;     // (n_blocks, block_bytes)
+    char *adopted;  // (n_adopted, block_bytes) memory of others in place of the first ones
+    int n_adopted;
     size_t block_bytes;
     size_t *layer_offset; // (n_layers) bytes from a block's start
 } Cache;
@@ -240,6 +243,14 @@ int cache_expect(Cache *c, int seq, int n);
 /* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a
  * part is copied. -1 when the pool has no block left. */
 int cache_fork(Cache *c, int dst, int src, int n);
+
+/* A block of a sequence as it lies in memory, block_bytes, to be kept in a file. */
+const void *cache_block(const Cache *c, int seq, int block);
+
+/* Fill sequence 0 of a cache in which nothing is held with n positions (at most seq_len) whose
+ * blocks were kept so, in their order; the memory is used as it is, changed, and stays the
+ * caller's. */
+void cache_adopt(Cache *c, void *blocks, int n, bool is_long);
 
 /* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first.
  * -1 and an Err when the context or the pool is full; blocks got so far stay in reserve. */

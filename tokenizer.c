@@ -124,8 +124,15 @@ typedef struct {
     Buf marked;           // a text with its spaces marked
     size_t begin;         // of the text's own tokens in `out`
     bool begins_with_bos;
+    bool continues; // no space is put at the text's very start
     Err *e;
 } Encoder;
+
+/* Whether a space is put before what begins at byte `from` of the text. */
+static bool puts_space(const Encoder *c, size_t from)
+{
+    return c->vocab->space_prefix && !(c->continues && from == 0);
+}
 
 static int64_t search_budget(size_t len)
 {
@@ -174,12 +181,14 @@ static int cut_and_encode(Encoder *c, const char *text, size_t len)
     return rc;
 }
 
-/* Text between parsed tokens, byte-level BPE. */
-static int encode_bytes(Encoder *c, const char *text, size_t len)
+/* The text from `from` to `to`, between parsed tokens, byte-level BPE. */
+static int encode_bytes(Encoder *c, const char *text, size_t from, size_t to)
 {
     const Vocab *v = c->vocab;
     Buf prefixed = {0}, normal = {0};
-    if (v->space_prefix && *text != ' ') {
+    size_t len = to - from;
+    text += from;
+    if (puts_space(c, from) && *text != ' ') {
         buf_add(&prefixed, " ", 1);
         buf_add(&prefixed, text, len);
         text = prefixed.ptr;
@@ -224,14 +233,14 @@ static int mark_spaces(Encoder *c, const char *text, size_t len, bool prefix)
 static int encode_normalized(Encoder *c, const char *text, size_t from, size_t to)
 {
     const Vocab *v = c->vocab;
-    bool squeeze = v->remove_extra_spaces;
+    bool squeeze = v->remove_extra_spaces, prefix = puts_space(c, from);
     while (squeeze && to > from && text[to - 1] == ' ')
         to--;
-    while (squeeze && to > from && text[from] == ' ')
+    while (squeeze && to > from && text[from] == ' ' && !(c->continues && from == 0))
         from++;
     if (to == from)
         return 0;
-    if (mark_spaces(c, text + from, to - from, v->space_prefix))
+    if (mark_spaces(c, text + from, to - from, prefix))
         return -1;
     Search s = {.pass = &c->added->later,
                 .special = &c->later,
@@ -239,7 +248,7 @@ static int encode_normalized(Encoder *c, const char *text, size_t from, size_t t
                 .len = c->marked.len,
                 .source = text,
                 .raw = from,
-                .front = v->space_prefix ? 3 : 0,
+                .front = prefix ? 3 : 0,
                 .squeeze = squeeze,
                 .steps = &c->search_steps};
     for (size_t i = 0; i < s.len; i = s.at) {
@@ -267,7 +276,8 @@ static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to
         const AddedToken *found;
         size_t end = search_next(&s, &found);
         bool marked = text[i] == ' ' || (end - i >= 3 && memcmp(text + i, SPACE_MARK, 3) == 0);
-        bool wanted = v->marking == MARK_ALWAYS || (v->marking == MARK_FIRST && i == 0);
+        bool wanted = (v->marking == MARK_ALWAYS || (v->marking == MARK_FIRST && i == 0))
+                   && !(c->continues && i == 0);
         if (end > i && mark_spaces(c, text + i, end - i, wanted && !marked))
             return -1;
         if (end > i && encode_piece(c, c->marked.ptr, c->marked.len))
@@ -292,7 +302,7 @@ static int encode_text(Encoder *c, const char *text, size_t len)
         size_t end = search_next(&s, &found);
         int rc = end == i ? 0
                : v->byte_level
-                   ? encode_bytes(c, text + i, end - i)
+                   ? encode_bytes(c, text, i, end)
                    : (v->marks_early ? encode_normalized : encode_metaspace)(c, text, i, end);
         if (rc || (found && add_parsed(c, found->id)))
             return -1;
@@ -318,6 +328,7 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
                  .search_steps = search_budget(len),
                  .raw = special,
                  .later = special,
+                 .continues = flags & ENCODE_CONTINUE,
                  .e = e};
     bool adds_bos = flags & ENCODE_BOS && v->adds_bos;
     int rc = c.bpe ? 0 : -1;

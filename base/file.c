@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -144,6 +145,52 @@ const char *file_lost(const void *address)
         if (h->base && (uintptr_t)address - (uintptr_t)h->base < h->size)
             return h->text;
     return NULL;
+}
+
+/* ---- mapping --------------------------------------------------------------------------------- */
+
+static int map_descriptor(FileMap *m, int fd, const char *path, const char *what, bool writable,
+                          Err *e)
+{
+    struct stat st;
+    if (fstat(fd, &st))
+        return err_errno(e, "cannot open");
+    if (S_ISDIR(st.st_mode))
+        return err_set(e, EXIT_IO, "got a folder, want %s", what);
+    if (!S_ISREG(st.st_mode))
+        return err_set(e, EXIT_IO,
+                       "got a pipe or device, want a regular file (it is mapped into "
+                       "memory)");
+    if (st.st_size == 0)
+        return 0;
+    m->size = (size_t)st.st_size;
+    void *base = mmap(NULL, m->size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_PRIVATE, fd, 0);
+    if (base == MAP_FAILED)
+        return err_errno(e, "cannot map");
+    m->base = base;
+    m->held = file_hold_map(path, base, m->size);
+    return m->held ? 0 : err_set(e, EXIT_MEMORY, "out of memory");
+}
+
+int file_map(FileMap *m, const char *path, const char *what, bool writable, Err *e)
+{
+    *m = (FileMap){0};
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not waiting for a pipe's writer
+    if (fd < 0)
+        return err_errno(e, "cannot open");
+    int rc = map_descriptor(m, fd, path, what, writable, e);
+    close(fd);
+    if (rc)
+        file_unmap(m);
+    return rc;
+}
+
+void file_unmap(FileMap *m)
+{
+    file_let_go(m->held);
+    if (m->base)
+        munmap(m->base, m->size);
+    *m = (FileMap){0};
 }
 
 /* ---- names ----------------------------------------------------------------------------------- */

@@ -10,15 +10,28 @@
 
 enum { TEXT_MAX = INT32_MAX }; // bytes of all texts of a prompt
 
+/* An entry of the list of things that must not be left behind, or must be named, when the program
+ * is ended. */
+typedef struct Held Held;
+
 /* Append a whole file, "-" being standard input, to `out`, which may come to TEXT_MAX bytes (more
  * is EXIT_USAGE). *stop other than 0 ends it with -1. */
 int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e);
 
-/* ---- what a signal handler finds ------------------------------------------------------------- */
+/* The bytes of a regular file in memory. */
+typedef struct {
+    void *base; // NULL where it is empty, or was not mapped
+    size_t size;
+    Held *held; // names the file where it becomes shorter while it is used
+} FileMap;
 
-/* An entry of the list of things that must not be left behind, or must be named, when the program
- * is ended. */
-typedef struct Held Held;
+/* Map a file, to be read or, `writable`, as a copy that the program may change. `what` is what it
+ * should be, for messages, which do not name it. 0; or -1 with nothing mapped, EXIT_IO for what
+ * cannot be opened or is no regular file, or EXIT_MEMORY. */
+int file_map(FileMap *m, const char *path, const char *what, bool writable, Err *e);
+void file_unmap(FileMap *m); // a zeroed one is fine
+
+/* ---- what a signal handler finds ------------------------------------------------------------- */
 
 /* Enter the bytes at `base` that are mapped from `path`: an access fails with SIGBUS where the file
  * has become shorter. NULL when out of memory. */

@@ -161,50 +161,27 @@ static int take_tensor(Cursor *c, GgufTensor *t, uint64_t *offset, Err *e)
 
 static void unmap_file(GgufMap *m)
 {
-    file_let_go(m->held);
-    munmap(m->base, m->size);
+    file_unmap(&m->file);
     free(m->path);
     *m = (GgufMap){0};
 }
 
-static int map_descriptor(GgufMap *m, int fd, const char *path, Err *e)
+static int map_file(GgufMap *m, const char *path, Err *e)
 {
-    struct stat st;
-    if (fstat(fd, &st))
-        return err_errno(e, "cannot open");
-    if (S_ISDIR(st.st_mode))
-        return err_set(e, EXIT_IO, "got a folder, want a model file");
-    if (!S_ISREG(st.st_mode))
-        return err_set(e, EXIT_IO,
-                       "got a pipe or device, want a regular file (it is mapped into "
-                       "memory)");
-    if (st.st_size == 0)
+    if (file_map(&m->file, path, "a model file", false, e))
+        return -1;
+    if (!m->file.size)
         return err_set(e, EXIT_MODEL, "got an empty file, want a GGUF model");
-    size_t size = (size_t)st.st_size;
-    void *base = mmap(NULL, size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (base == MAP_FAILED)
-        return err_errno(e, "cannot map");
-    *m = (GgufMap){
-        .path = strdup(path), .base = base, .size = size, .held = file_hold_map(path, base, size)};
-    if (!m->path || !m->held) {
+    m->path = strdup(path);
+    if (!m->path) {
         unmap_file(m);
         return err_set(e, EXIT_MEMORY, "out of memory");
     }
 #ifdef MADV_HUGEPAGE // pages of 2 MB where the file system has them: a third more bandwidth, a
                      // tenth of the faults
-    madvise(base, size, MADV_HUGEPAGE);
+    madvise(m->file.base, m->file.size, MADV_HUGEPAGE);
 #endif
     return 0;
-}
-
-static int map_file(GgufMap *m, const char *path, Err *e)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); // not waiting for a pipe's writer
-    if (fd < 0)
-        return err_errno(e, "cannot open");
-    int rc = map_descriptor(m, fd, path, e);
-    close(fd);
-    return rc;
 }
 
 static int check_magic(Cursor *c, uint32_t *version, Err *e)
@@ -242,7 +219,7 @@ static int cmp_tensor(const void *a, const void *b)
 static int parse_map(Gguf *g, int index, Err *e)
 {
     GgufMap *m = &g->maps[index];
-    Cursor c = {m->base, (const uint8_t *)m->base + m->size, m->base};
+    Cursor c = {m->file.base, (const uint8_t *)m->file.base + m->file.size, m->file.base};
     uint32_t version = 0;
     uint64_t n_tensors = 0, n_keys = 0;
     if (check_magic(&c, &version, e) || take_u64(&c, &n_tensors, "tensor count", e)
@@ -290,7 +267,7 @@ static int parse_map(Gguf *g, int index, Err *e)
     size_t data = 0;
     if (!rc && !size_align((size_t)(c.p - c.base), (size_t)alignment, &data))
         rc = err_set(e, EXIT_MODEL, "header: its size does not fit this machine");
-    m->header = data < m->size ? data : m->size; // a file without tensors may end before
+    m->header = data < m->file.size ? data : m->file.size; // a file without tensors may end before
     for (uint64_t i = 0; !rc && i < n_tensors; i++) {
         GgufTensor *t = &tensors[g->n_tensors + i];
         char name[96];
@@ -301,12 +278,12 @@ static int parse_map(Gguf *g, int index, Err *e)
                          "tensor %s: got offset %" PRIu64 ", want a multiple of %" PRIu64, name,
                          offsets[i], alignment);
         else if (!size_add(data, (size_t)offsets[i], &begin) || !size_add(begin, t->size, &end)
-                 || end > m->size)
+                 || end > m->file.size)
             rc = err_set(e, EXIT_MODEL,
                          "tensor %s: got %zu bytes at offset %" PRIu64
                          " of the data, want them inside "
                          "the file of %zu bytes (a truncated file?)",
-                         name, t->size, offsets[i], m->size);
+                         name, t->size, offsets[i], m->file.size);
         else
             t->data = c.base + begin;
     }
@@ -562,7 +539,7 @@ void gguf_fingerprint(const Gguf *g, char out[SHA256_HEX + 1])
     unsigned char bytes[8];
     sha256_init(&hash);
     for (int i = 0; i < g->n_maps; i++)
-        sha256_add(&hash, g->maps[i].base, g->maps[i].header);
+        sha256_add(&hash, g->maps[i].file.base, g->maps[i].header);
     for (size_t i = 0; i < g->n_tensors; i++)
         size += g->tensors[i].size;
     for (int i = 0; i < 8; i++)

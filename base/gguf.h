@@ -50,10 +50,8 @@ typedef struct {
 
 typedef struct {
     char *path;
-    void *base;
-    size_t size;
+    FileMap file;
     size_t header; // bytes before the tensors' data
-    Held *held;    // names the file where it becomes shorter while it is read
 } GgufMap;
 
 typedef struct {

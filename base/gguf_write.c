@@ -48,11 +48,12 @@ GgufTensor *gguf_file_order(const Gguf *g)
     GgufTensor *out = mem_alloc(g->n_tensors, sizeof *out);
     size_t n = 0;
     for (int i = 0; out && i < g->n_maps; i++) { // split after split, wherever they are mapped
-        const char *base = g->maps[i].base;
+        const char *base = g->maps[i].file.base;
         size_t first = n;
         for (size_t k = 0; k < g->n_tensors; k++) {
             const char *p = g->tensors[k].name.ptr;
-            if ((uintptr_t)p >= (uintptr_t)base && (uintptr_t)p < (uintptr_t)base + g->maps[i].size)
+            if ((uintptr_t)p >= (uintptr_t)base
+                && (uintptr_t)p < (uintptr_t)base + g->maps[i].file.size)
                 out[n++] = g->tensors[k];
         }
         qsort(out + first, n - first, sizeof *out, cmp_tensor);

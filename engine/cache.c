@@ -106,7 +106,25 @@ static int block_take(Cache *c)
 
 static char *block_at(const Cache *c, int id)
 {
-    return c->pool + (size_t)id * c->block_bytes;
+    return (id < c->n_adopted ? c->adopted : c->pool) + (size_t)id * c->block_bytes;
+}
+
+const void *cache_block(const Cache *c, int seq, int block)
+{
+    return block_at(c, c->seqs[seq].blocks[block]);
+}
+
+void cache_adopt(Cache *c, void *blocks, int n, bool is_long)
+{
+    Sequence *q = &c->seqs[0];
+    c->adopted = blocks;
+    c->n_adopted = (n + KV_BLOCK - 1) / KV_BLOCK;
+    for (int b = 0; b < c->n_adopted; b++) {
+        c->refs[b] = 1;
+        q->blocks[b] = b;
+    }
+    q->n_pos = n;
+    q->is_long = is_long;
 }
 
 /* A block of our own with the same contents; -1 when the pool is empty. */

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/npy.h"
+#include "engine/session_file.h"
 #include "generate/stream.h"
 #include "maps/job.h"
 #include "modes/modes.h"
@@ -21,6 +22,8 @@ typedef struct {
     const Options *o;
     Engine engine;
     Session session;
+    SessionFile loaded; // zeroed: none
+    OutFile saved;      // zeroed: none
     Sampler sampler;
     StreamParams params;
     Stream stream; // the prompt and what is generated
@@ -30,6 +33,7 @@ typedef struct {
     MapJob *maps; // NULL: none are wanted
     Prompt prompt;
     int n_prompt;
+    int n_loaded;    // tokens whose keys and values a session brought
     int n_run;       // tokens of the text that were run, whose rows were written
     int n_logits;    // rows of logits of the last pass
     bool open_line;  // the text on standard output did not end in a newline
@@ -56,7 +60,7 @@ static int run_text(Run *r, int n, bool wants_logits, Err *e)
     bool writes = wants_logits && r->o->logits, live = r->maps && maps_live(r->maps);
     Session *s = &r->session;
     int step = s->params.max_batch, first = cache_expect(&s->cache, 0, n);
-    bool progress = !r->n_run && n - first > step && isatty(STDERR_FILENO)
+    bool progress = r->n_run < r->n_prompt && n - first > step && isatty(STDERR_FILENO)
                  && !r->open_line; // it would wipe text out
     Want want = writes ? WANT_ALL : wants_logits ? WANT_LAST : WANT_NONE;
     for (int i = first, rows; i < n && !stop_signal; i += rows) {
@@ -143,9 +147,11 @@ static int check_outputs(const Run *r, Err *e)
         const char *const *paths;
         int n;
     } lists[] = {{"--logits", &o->logits, o->logits != NULL},
+                 {"--save-session", &o->save_session, o->save_session != NULL},
                  {"--attn-stats", o->maps.stats, o->maps.n_stats},
                  {"--dump-attn", o->maps.files, o->maps.n_files}};
-    for (int k = 0; k < 3; k++)
+    enum { N_LISTS = sizeof lists / sizeof *lists };
+    for (int k = 0; k < N_LISTS; k++)
         for (int i = 0; i < lists[k].n; i++) {
             const char *path = lists[k].paths[i];
             if (modes_is_model_file(&r->engine.model.file, path))
@@ -178,7 +184,51 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
             maps_live_params(r->maps, p);
     }
     size_t vocab = (size_t)r->engine.model.decoder.config.vocab_size;
+    if (o->save_session && out_open(&r->saved, o->save_session, e))
+        return -1;
     return o->logits ? npy_open(&r->logits, o->logits, vocab, e) : 0;
+}
+
+/* Flags that do not go together with sessions. */
+static int check_session_flags(const Options *o, Err *e)
+{
+    const char *session = o->load_session ? "--load-session" : "--save-session";
+    if (!o->load_session && !o->save_session)
+        return 0;
+    if (o->maps.n_files || o->maps.n_stats)
+        return err_set(e, EXIT_USAGE, "%s does not go together with %s", session,
+                       o->maps.n_files ? "--dump-attn" : "--attn-stats");
+    if (o->save_session && !strcmp(o->save_session, "-"))
+        return err_set(e, EXIT_USAGE,
+                       "--save-session: got \"-\", want a file: standard output gets the text");
+    return 0;
+}
+
+/* --load-session: its ids begin the text. */
+static int load_session(Run *r, TokenList *text, Err *e)
+{
+    SessionFile *f = &r->loaded;
+    double begin = clock_seconds();
+    if (session_file_open(f, r->o->load_session, &r->engine.model, &r->engine.params, e))
+        return -1;
+    size_t n = (size_t)f->header.n_ids;
+    if (!mem_room(&text->ids, n, &text->cap, sizeof *text->ids))
+        return err_set(e, EXIT_MEMORY, "out of memory for the session");
+    memcpy(text->ids, f->ids, n * sizeof *text->ids);
+    text->n = n;
+    if (r->o->verbose)
+        fprintf(stderr, "session: %zu tokens, %.1f MB, loaded in %.1f ms\n", n,
+                (double)f->file.size / 1e6, 1e3 * (clock_seconds() - begin));
+    return 0;
+}
+
+/* The session's keys and values; the text's last token is run in any case, for its logits. */
+static void take_over(Run *r)
+{
+    Cache *c = &r->session.cache;
+    session_file_attach(&r->loaded, &r->session);
+    cache_truncate(c, 0, r->n_prompt - 1);
+    r->n_run = r->n_loaded = c->seqs[0].n_pos;
 }
 
 /* Everything between the parsed options and the first token. */
@@ -186,7 +236,8 @@ static int prepare(Run *r, Err *e)
 {
     const Options *o = r->o;
     TokenList *text = &r->stream.text;
-    if (modes_open(&r->engine, o, true, e))
+    if (check_session_flags(o, e) || modes_open(&r->engine, o, true, e)
+        || (o->load_session && load_session(r, text, e)))
         return -1;
     SessionParams p = r->engine.params;
     const Config *c = &r->engine.model.decoder.config;
@@ -209,6 +260,8 @@ static int prepare(Run *r, Err *e)
     r->params = modes_stream_params(o, &r->engine, seq_len);
     r->params.sampling = modes_sampler_params(o);
     stream_init(&r->stream, &r->params, r->params.sampling.seed, *text);
+    if (o->load_session)
+        take_over(r);
     if (o->verbose)
         describe(r, &p);
     return 0;
@@ -238,6 +291,8 @@ static void work(void *context)
 static int print_prompt(Run *r, Err *e)
 {
     const Buf *text = &r->prompt.text;
+    if (r->o->load_session && !text->len) // the session's text is before what is printed
+        return 0;
     buf_add(&r->shown, text->ptr, stream_follow(&r->stream, text->ptr, text->len));
     return r->shown.failed ? err_set(e, EXIT_MEMORY, "out of memory for the text")
                            : put_shown(r, e);
@@ -265,7 +320,7 @@ static void describe_run(const Run *r)
 {
     char why[200], name[100];
     const Stream *s = &r->stream;
-    int n_generated = (int)(s->text.n - s->n_prompt);
+    int n_generated = (int)(s->text.n - s->n_prompt), n_prompt = r->n_prompt - r->n_loaded;
     double rate = n_generated > 1 ? (n_generated - 1) / r->generate_seconds : 0;
     switch (s->end) {
     case NOT_ENDED:
@@ -288,7 +343,7 @@ static void describe_run(const Run *r)
     fprintf(stderr,
             "prompt: %d tokens in %.3f s, %.1f tokens/s\n"
             "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
-            r->n_prompt, r->prompt_seconds, r->n_prompt / r->prompt_seconds, n_generated,
+            n_prompt, r->prompt_seconds, n_prompt / r->prompt_seconds, n_generated,
             r->generate_seconds, rate, why);
 }
 
@@ -363,10 +418,15 @@ static int write_maps(Run *r, Err *e)
 
 int complete_mode(const Options *o, Err *e)
 {
+    if (o->samples > 1 && (o->load_session || o->save_session))
+        return err_set(e, EXIT_USAGE, "--samples: a session is of one text");
     if (o->samples > 1)
         return batch_mode(o, e);
     Run r = {.o = o, .last = '\n'};
     int rc = prepare(&r, e) || run_and_print(&r, e) || (o->logits && npy_finish(&r.logits, e));
+    if (!rc && o->save_session)
+        rc = session_file_write(&r.saved, &r.session, &r.engine.model, &r.stream.text, e)
+          || out_commit(&r.saved, e);
     bool ran = !rc;
     rc = rc || (r.maps && write_maps(&r, e));
     if (ran && o->logits && (!rc || stop_signal) && npy_commit(&r.logits, e))
@@ -374,11 +434,13 @@ int complete_mode(const Options *o, Err *e)
     if (rc || atomic_load(&r.engine.kv_cut))
         begin_line(&r); // for the error or the warning
     npy_discard(&r.logits);
+    out_discard(&r.saved);
     maps_close(r.maps);
     prompt_free(&r.prompt);
     stream_free(&r.stream);
     buf_free(&r.shown);
     sampler_free(&r.sampler);
     session_free(&r.session);
+    session_file_close(&r.loaded);
     return modes_close(&r.engine, rc);
 }

@@ -53,7 +53,7 @@ static void collect(Info *x)
     const GgufKey *tokens = gguf_key(g, "tokenizer.ggml.tokens");
     str_escape(text_key(g, "general.architecture"), x->arch, sizeof x->arch);
     for (int i = 0; i < g->n_maps; i++)
-        x->file_bytes += (double)g->maps[i].size;
+        x->file_bytes += (double)g->maps[i].file.size;
     for (size_t i = 0; i < g->n_tensors; i++) {
         const GgufTensor *t = &g->tensors[i];
         double n = 1;

@@ -18,16 +18,35 @@
 /* Flags that change no result. */
 static const char *const harmless[] = {"-b", "-t", "--parallel", "-o", "-v", "--resume"};
 
-/* Whether a row of the table is recorded: a flag that a batch takes and that may change results.
- * The seed stands by itself. */
-static bool is_recorded(const Option *o)
+/* Whether a row of the table is recorded: a flag that the mode takes and that may change results.
+ * The mode and the seed stand by themselves. */
+static bool is_recorded(const Option *o, Mode mode)
 {
-    if (!o->names || !(o->modes >> MODE_BATCH & 1) || o->kind == OPT_SEED)
+    if (!o->names || !(o->modes >> mode & 1) || o->kind == OPT_SEED || o->kind == OPT_MODE)
         return false;
     for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
         if (options_find(harmless[i]) == o)
             return false;
-    return o->kind != OPT_MODE || o->arg;
+    return true;
+}
+
+/* A file that a flag names, by what is in it, as far as that can be read twice. */
+static void add_file(Json *j, const char *path)
+{
+    char hex[SHA256_HEX + 1];
+    Sha256 hash;
+    FileMap m;
+    Err none;
+    if (file_map(&m, path, "a file", false, &none)) {
+        j->out->failed |= none.code == EXIT_MEMORY;
+        json_text(j, path);
+        return;
+    }
+    sha256_init(&hash);
+    sha256_add(&hash, m.base, m.size);
+    sha256_hex(&hash, hex);
+    json_text(j, hex);
+    file_unmap(&m);
 }
 
 static void add_biases(Json *j, const SamplerParams *p)
@@ -69,12 +88,14 @@ static void add_value(Json *j, const Option *row, const Options *o)
     case OPT_TEXT:
     case OPT_PATH:
         text = *(const char *const *)field;
-        if (text)
-            json_text(j, text);
-        else
+        if (!text)
             json_null(j);
+        else if (row->kind == OPT_PATH)
+            add_file(j, text);
+        else
+            json_text(j, text);
         break;
-    case OPT_MODE: // the flags that are compared are those of one mode
+    case OPT_MODE: // none of these is recorded
     case OPT_NAMES:
     case OPT_SEED: json_null(j); break;
     }
@@ -91,10 +112,11 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_text(json_key(&json, "version"), RUN_VERSION);
     json_text(json_key(&json, "model"), hex);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
+    json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];
-        if (!is_recorded(row))
+        if (!is_recorded(row, o->mode))
             continue;
         const char *last = strrchr(row->names, ' ');
         add_value(json_key(&json, last ? last + 1 : row->names), row, o);
@@ -106,12 +128,15 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
 
 /* ---- the run before -------------------------------------------------------------------------- */
 
+/* What could not be read, unless it was for lack of memory. */
 static int damaged(const Journal *j, Err *e)
 {
-    return err_set(e, EXIT_USAGE,
-                   "%s: got a damaged file, want what was written beside %s; without --resume "
-                   "both are replaced",
-                   j->path, j->out);
+    return e->code == EXIT_MEMORY
+             ? -1
+             : err_set(e, EXIT_USAGE,
+                       "%s: got a damaged file, want what was written beside %s; without --resume "
+                       "both are replaced",
+                       j->path, j->out);
 }
 
 /* A value for a message. */
@@ -144,12 +169,11 @@ static int compare(const Journal *j, const JsonDoc *before, Err *e)
 }
 
 /* The first line: how many lines were read, and their hash. */
-static bool read_progress(Journal *j, Str line)
+static bool read_progress(Journal *j, Str line, Err *e)
 {
     JsonDoc d;
-    Err none;
     int64_t n;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return false;
     const JsonNode *count = json_member(&d, d.nodes, "lines");
     const JsonNode *hash = json_member(&d, d.nodes, "sha256");
@@ -168,8 +192,7 @@ static int read_about(Journal *j, Str line, const Options *o, const Engine *x, u
                       Err *e)
 {
     JsonDoc d;
-    Err none;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return damaged(j, e);
     const JsonNode *old = json_member(&d, d.nodes, "--seed");
     char number[24] = "";
@@ -185,7 +208,7 @@ static int read_about(Journal *j, Str line, const Options *o, const Engine *x, u
 
 static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t *seed, Err *e)
 {
-    enum { MOST = 1 << 20 };
+    enum { MOST = 1 << 24 };
     Buf text = {0};
     char bytes[1 << 12];
     ssize_t n;
@@ -195,7 +218,7 @@ static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t 
     char *second = first ? memchr(first + 1, '\n', text.len - (size_t)(first + 1 - text.ptr))
                          : NULL;
     int rc = text.failed ? err_set(e, EXIT_MEMORY, "out of memory for %s", j->path)
-           : !second || !read_progress(j, (Str){text.ptr, (size_t)(first - text.ptr)})
+           : !second || !read_progress(j, (Str){text.ptr, (size_t)(first - text.ptr)}, e)
                ? damaged(j, e)
                : read_about(j, (Str){first + 1, (size_t)(second - first - 1)}, o, x, seed, e);
     buf_free(&text);
@@ -203,12 +226,11 @@ static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t 
 }
 
 /* One whole line of OUT: whether it is one that the run before can have written there. */
-static bool read_result(Journal *j, Str line, bool ordered)
+static bool read_result(Journal *j, Str line, bool ordered, Err *e)
 {
     JsonDoc d;
-    Err none;
     int64_t n = 0;
-    if (json_parse(&d, line, &none))
+    if (json_parse(&d, line, e))
         return false;
     const JsonNode *number = json_member(&d, d.nodes, "line");
     bool fits = number && json_integer(number, 1, j->n_before, &n) && !(j->done[n / 8] >> n % 8 & 1)
@@ -234,11 +256,13 @@ static int read_results(Journal *j, bool ordered, Err *e)
     if (lines_open(&l, j->out, &stop_signal, e))
         return -1;
     while ((rc = lines_next(&l, true, &line, e)) > 0 && l.whole) {
-        if (!read_result(j, line, ordered)) {
-            rc = err_set(e, EXIT_USAGE,
-                         "%s: line %d of it is none that the run before can have written there; "
-                         "without --resume the file is replaced",
-                         j->out, l.n);
+        if (!read_result(j, line, ordered, e)) {
+            rc = e->code == EXIT_MEMORY ? -1
+                                        : err_set(e, EXIT_USAGE,
+                                                  "%s: line %d of it is none that the run before "
+                                                  "can have written there; "
+                                                  "without --resume the file is replaced",
+                                                  j->out, l.n);
             break;
         }
         j->end = l.end;

@@ -81,7 +81,7 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
     const Model *m = &x->model;
     const Config *c = &m->decoder.config;
     for (int i = 0; i < m->file.n_maps; i++)
-        bytes += (double)m->file.maps[i].size;
+        bytes += (double)m->file.maps[i].file.size;
     if (o->verbose)
         fprintf(stderr,
                 "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "

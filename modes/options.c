@@ -75,6 +75,10 @@ const Option option_table[] = {
      .help = "texts of one prompt, a JSON object each; more than one need --json"},
     {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
     {"--echo", NULL, G | L, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
+    {"--save-session", "FILE", G, OPT_PATH, AT(save_session),
+     .help = "write the text's tokens, keys and values, for --load-session"},
+    {"--load-session", "FILE", G, OPT_PATH, AT(load_session),
+     .help = "begin with the text of a session, which the prompt goes on with"},
 
     {.help = "Sampling"},
     {"--temperature --temp", "T", G | L | C, OPT_FLOAT, AT(sampler.temp), .max = 1e6,
@@ -139,7 +143,7 @@ const Option option_table[] = {
     {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,
      .help = "texts at once; by default what the processor and half of the free memory allow"},
     {"--unordered", NULL, L | S, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
-    {"--resume", NULL, L, OPT_FLAG, AT(resume), .needs = "-o",
+    {"--resume", NULL, L | S, OPT_FLAG, AT(resume), .needs = "-o",
      .help = "go on with the file of -o where a run was broken off; FILE.run says how it was made"},
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
 

@@ -60,6 +60,7 @@ typedef struct {
     KvType kv_type;
     int shell;                                    // with MODE_COMPLETION
     const char *logits;                           // file to write, or NULL
+    const char *load_session, *save_session;      // files, or NULL
     const char *perplexity;                       // file to read, with MODE_PERPLEXITY
     const char *messages, *tools, *chat_template; // files to read, with MODE_RENDER
     const char *chat_variables;                   // of --chat-template-kwargs

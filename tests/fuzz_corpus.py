@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -178,9 +179,24 @@ def schemas() -> Iterable[bytes]:
             for s in all_schemas().values()]
 
 
+def sessions() -> Iterable[bytes]:
+    """As tests/fuzz_session.c reads it, which puts in what depends on the model."""
+    out = []
+    for i, m in enumerate([smallest(), *(model(*f) for f in FAMILIES if f[0] == "gpt")]):
+        for kv, name in enumerate((b"f16", b"f32", b"q8")):
+            head = struct.pack("<8sII64s8sIIQQQQ64s", b"attnKV\r\n", 1, 1, b"", name, 0, i % 2, 5,
+                               (5, 4, 0)[kv], 0, 0, b"")
+            file = m.build()
+            flags = next(f for f in range(12, 16) if f % 3 == kv)
+            out.append(struct.pack("<BI", flags, len(file)) + file + head
+                       + struct.pack("<5i", 1, 3, 4, 5, 6))
+            out.append(out[-1].ljust(5 + len(file) + 4096, b"\0") + bytes(range(1, 200)))
+    return out
+
+
 CORPORA: dict[str, Callable[[], Iterable[bytes]]] = {
     "gguf": models, "grammar": grammars, "json": json_texts, "schema": schemas,
-    "template": templates, "tokenizer": tokenizers}
+    "session": sessions, "template": templates, "tokenizer": tokenizers}
 
 
 def main(folder: Path) -> None:

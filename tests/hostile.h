@@ -1,5 +1,5 @@
-/* hostile.h - for programs that open many model files that may be damaged: files in memory of their
- * exact size, and a use of what could be opened.
+/* hostile.h - for programs that open many models and sessions that may be damaged: files in memory
+ * of their exact size, and a use of what could be opened.
  *
  * Files are not mapped here but read into memory of their exact size: a map ends with the rest of a
  * page, where the address sanitizer would not see a read beyond the file.
@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "engine/session_file.h"
 #include "generate/sampler.h"
 
 enum { GENERATED = 3 }; // tokens
@@ -88,6 +89,34 @@ static inline int hostile_use(const Model *m, Err *e)
     tokens_free(&ids);
     sampler_free(&sampler);
     session_free(&s);
+    threads_free(&threads);
+    return rc;
+}
+
+/* A session file is loaded and gets one more token. The same. */
+static inline int hostile_load(const Model *m, const char *path, KvType kv, Err *e)
+{
+    Threads threads;
+    SessionFile f;
+    Session s = {0};
+    int id = 0;
+    SessionParams p = {.n_seqs = 1,
+                       .max_batch = 1,
+                       .max_logits = 1,
+                       .kv_type = kv,
+                       .threads = &threads,
+                       .kernels = kernels_select(getenv("RUN_CPU"), e)};
+    if (session_file_open(&f, path, m, &p, e))
+        return -1;
+    threads_init(&threads, 1, NULL);
+    p.seq_len = (int)f.header.n_ids + 1;
+    int rc = session_init(&s, &m->decoder, &p, e);
+    if (!rc) {
+        session_file_attach(&f, &s);
+        rc = forward_span(&s, &(Span){.n = 1, .tokens = &id}, e) < 0 ? -1 : 0;
+    }
+    session_free(&s);
+    session_file_close(&f);
     threads_free(&threads);
     return rc;
 }

@@ -927,7 +927,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "-e": ("gclt", None), "--special": ("gclt", None),
          "--special-files": ("glstp", None), "--no-bos": ("glstp", None),
          "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
-         "--echo": ("gl", None),
+         "--echo": ("gl", None), "--save-session": ("g", "s.kv"), "--load-session": ("g", "l.kv"),
          "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
@@ -946,7 +946,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
          "--parallel": ("ls", "2"), "--unordered": ("ls", None), "--timings": ("l", None),
-         "--resume": ("l", None),
+         "--resume": ("ls", None),
          "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
          "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
          "--chat": ("c", None), "--system": ("c", "x"),
@@ -975,6 +975,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "schema").write_text("{}")
     (tmp_path / "form").write_text("{{ messages[0].content }}")
     monkeypatch.chdir(tmp_path)
+    text_of(run_bin, tiny_model, "-i", "the", "-n", "1", "--save-session", "l.kv")
     rows = flags_of_help(run_bin)
     alone = {flag.split("=")[0] for flag in ALONE}
     assert (len(rows) == len(TAKES) + len(alone)
@@ -993,7 +994,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
-            more += ["-o", "again"] if mode == "l" and key == "--resume" else []
+            more += ["-o", f"again.{mode}"] if mode in "ls" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -1015,8 +1016,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
         "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run",
-        "again", "again.run",
-        "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
+        "again.l", "again.l.run", "again.s", "again.s.run", "a.csv", "b.csv", "c.npy", "d.csv",
+        "d.npz", "s.kv", "l.kv"}
 
 
 def test_two_modes(run_bin: Path) -> None:

@@ -33,6 +33,7 @@ WRITERS = {
        for e in (".npz", ".npy", ".jsonl", ".csv", ".svg", ".html")},
     "stats.csv": [*PROMPT, "--attn-stats", "a.csv"],
     "stats.json": [*PROMPT, "--attn-stats", "a.json"],
+    "session": [*PROMPT, "--save-session", "a.kv"],
     "quantize": ["--quantize", "q8_0", "-o", "a.gguf"]
 }
 
@@ -429,6 +430,21 @@ def test_no_memory_for_texts(faults: Faults, args: list[str]) -> None:
 def test_no_memory_with_threads(faults: Faults, mode: str) -> None:
     """OpenMP's library says its own line where its own memory lacks."""
     faults.sweep(["m", *MODES[mode], "-t", "2"], True)
+
+
+def test_no_memory_for_sessions(faults: Faults) -> None:
+    text_of(faults.exe, "m", *PROMPT, "--save-session", "s", cwd=faults.folder)
+    faults.sweep(["m", *PROMPT, "--load-session", "s", "--save-session", "t", "-t", "1"], False)
+
+
+def test_no_memory_for_a_resumed_batch(faults: Faults) -> None:
+    """A finished one, so that nothing changes; the output is no new file."""
+    (faults.folder / "in").write_text('"the king"\n{"prompt": "a", "x": [1, "\\n"]}\n' * 3)
+    args = ["m", "--jsonl", "in", "-o", "out", "-n", "2", "-s", "1", "-t", "1", "--stop", "x"]
+    text_of(faults.exe, *args, cwd=faults.folder)
+    whole = [(faults.folder / name).read_bytes() for name in ("out", "out.run")]
+    faults.sweep([*args, "--resume"], False)
+    assert [(faults.folder / name).read_bytes() for name in ("out", "out.run")] == whole
 
 
 def test_no_memory_for_templates(faults: Faults) -> None:

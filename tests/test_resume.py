@@ -287,3 +287,37 @@ def test_lines_as_they_come(run_bin: Path, case: tuple[Path, Path, bytes]) -> No
         p.wait()
     batch(run_bin, out, "--jsonl", source, "-s", "3", "--resume")
     assert out.read_bytes() == whole
+
+
+def test_scores(run_bin: Path, tmp_path: Path) -> None:
+    """--score is resumed too; a file of another mode is none to go on with."""
+    lines = [{"id": i, "prompt": STARTS[i % 5], "completions": [" a dog", f" {i} cats"]}
+             for i in range(40)]
+    data = "".join(json.dumps(x) + "\n" for x in lines).encode()
+    out, journal = tmp_path / "out", tmp_path / "out.run"
+    (tmp_path / "in").write_bytes(data)
+    base = ["--score", "--jsonl", tmp_path / "in"]
+    batch(run_bin, out, *base, code=0)
+    whole = out.read_bytes()
+    for at in (1, 700, len(whole) - 1, len(whole)):
+        out.write_bytes(whole[:at])
+        batch(run_bin, out, *base, "--resume", code=0)
+        assert out.read_bytes() == whole
+    assert "--score: got false, want true" in refused(
+        run_bin, [out, journal], TALES, *base[1:], "-o", out, "--resume")
+    assert "--exact: got true" in refused(
+        run_bin, [out, journal], TALES, *base, "-o", out, "--resume", "--exact")
+
+
+def test_files_that_flags_name(run_bin: Path, tmp_path: Path) -> None:
+    """A grammar's file counts by what is in it, not by its name."""
+    (tmp_path / "a").write_text('root ::= [a-z ]+')
+    shutil.copy(tmp_path / "a", tmp_path / "b")
+    out, journal = tmp_path / "out", tmp_path / "out.run"
+    (tmp_path / "in").write_bytes(b'"Once"\n"The dog"\n')
+    base = ["--jsonl", tmp_path / "in", "-s", "1", "-n", "9"]
+    batch(run_bin, out, *base, "--grammar-file", tmp_path / "a", code=0)
+    batch(run_bin, out, *base, "--grammar-file", tmp_path / "b", "--resume", code=0)
+    (tmp_path / "a").write_text('root ::= [a-y ]+')
+    assert "--grammar-file: got " in refused(run_bin, [out, journal], TALES, *base, "-o", out,
+                                             "--resume", "--grammar-file", tmp_path / "a")

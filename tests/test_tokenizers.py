@@ -27,7 +27,7 @@ import hf_models as hf
 from exporting import vocab as voc
 from exporting.config import Config
 
-BOS, SPECIAL, EOS = 1, 2, 4  # flags of tokenizer.h
+BOS, SPECIAL, EOS, CONTINUE = 1, 2, 4, 8  # flags of tokenizer.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
 # ---- texts ---------------------------------------------------------------------------------------
@@ -703,6 +703,36 @@ def test_space_prefix(drive, llama_json, tmp_path, scheme, normalized):
                      for _ in range(rng.randint(1, 9))) for _ in range(600)]
     check_marking(drive, path, tok,
                   ["", " ", "  ", "Once", " Once", "  Once upon", *fixed, *mixed, *TEXTS[:100]])
+
+
+@pytest.mark.parametrize("scheme", MARKINGS)
+def test_text_that_goes_on(drive, llama_json, tmp_path, scheme):
+    """ENCODE_CONTINUE: as tokenizers with the scheme that never puts a space, at the very start."""
+    added = [("<tool>", False, False), ("<ctl>", True, False)]
+    path = vocab_file(tmp_path / "m.gguf",
+                      voc.bpe_vocab(marked_json(llama_json, scheme, added), tmp_path))
+    bare = "replace" if scheme in ("prepend", "replace") else "never"
+    plain = Tokenizer.from_str(json.dumps(marked_json(llama_json, bare, added)))
+    texts = ["", " ", "  ", "Once", " Once", "  Once upon", "▁x", "é a", *TEXTS[:100]]
+    if scheme in ("always", "prepend"):  # these put one after every added token
+        texts = [t for t in texts if "<" not in t]
+    else:
+        texts += ["<ctl>Once", "Once<ctl> a", " <tool>Once", "a <tool> b<ctl>"]
+    got = encode(drive, path, texts, SPECIAL | CONTINUE)
+    differences(texts, [g["ids"] for g in got], [plain.encode(t).ids for t in texts])
+    if scheme in ("always", "prepend"):
+        whole = Tokenizer.from_str(json.dumps(marked_json(llama_json, scheme, added)))
+        tail = whole.encode("<ctl>Once upon").ids
+        assert encode(drive, path, ["a<ctl>Once upon"], SPECIAL | CONTINUE)[0]["ids"] == (
+            plain.encode("a").ids + tail)
+
+
+def test_byte_level_text_that_goes_on(drive, crossing, tmp_path):
+    tok = reference(crossing, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+                    nfc=True)
+    path = byte_level_file(tmp_path / "m.gguf", tok, ggml__pre="olmo", ggml__add_space_prefix=True)
+    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS, CONTINUE)],
+                [tok.encode(t).ids for t in TEXTS])
 
 
 def test_space_prefix_of_mixed_tokens(drive, llama_json, tmp_path):
