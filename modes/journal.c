@@ -18,16 +18,16 @@
 /* Flags that change no result. */
 static const char *const harmless[] = {"-b", "-t", "--parallel", "-o", "-v", "--resume"};
 
-/* Whether a row of the table is recorded: a flag that a batch takes and that may change results.
- * The seed stands by itself. */
-static bool is_recorded(const Option *o)
+/* Whether a row of the table is recorded: a flag that the mode takes and that may change results.
+ * The mode and the seed stand by themselves. */
+static bool is_recorded(const Option *o, Mode mode)
 {
-    if (!o->names || !(o->modes >> MODE_BATCH & 1) || o->kind == OPT_SEED)
+    if (!o->names || !(o->modes >> mode & 1) || o->kind == OPT_SEED || o->kind == OPT_MODE)
         return false;
     for (size_t i = 0; i < sizeof harmless / sizeof *harmless; i++)
         if (options_find(harmless[i]) == o)
             return false;
-    return o->kind != OPT_MODE || o->arg;
+    return true;
 }
 
 static void add_biases(Json *j, const SamplerParams *p)
@@ -90,11 +90,12 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_object(&json);
     json_text(json_key(&json, "version"), RUN_VERSION);
     json_text(json_key(&json, "model"), hex);
+    json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];
-        if (!is_recorded(row))
+        if (!is_recorded(row, o->mode))
             continue;
         const char *last = strrchr(row->names, ' ');
         add_value(json_key(&json, last ? last + 1 : row->names), row, o);

@@ -139,7 +139,7 @@ const Option option_table[] = {
     {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,
      .help = "texts at once; by default what the processor and half of the free memory allow"},
     {"--unordered", NULL, L | S, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
-    {"--resume", NULL, L, OPT_FLAG, AT(resume), .needs = "-o",
+    {"--resume", NULL, L | S, OPT_FLAG, AT(resume), .needs = "-o",
      .help = "go on with the file of -o where a run was broken off; FILE.run says how it was made"},
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
 

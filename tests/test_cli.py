@@ -946,7 +946,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
          "--parallel": ("ls", "2"), "--unordered": ("ls", None), "--timings": ("l", None),
-         "--resume": ("l", None),
+         "--resume": ("ls", None),
          "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
          "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
          "--chat": ("c", None), "--system": ("c", "x"),
@@ -993,7 +993,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
-            more += ["-o", "again"] if mode == "l" and key == "--resume" else []
+            more += ["-o", "again" + mode] if mode in "ls" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
@@ -1015,7 +1015,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
         "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run",
-        "again", "again.run",
+        "againl", "againl.run", "agains", "agains.run",
         "a.csv", "b.csv", "c.npy", "d.csv", "d.npz"}
 
 
