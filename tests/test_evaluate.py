@@ -19,6 +19,7 @@ import hf_models as hf
 
 pytest.importorskip("lm_eval", reason="lm_eval is in requirements-test.txt")
 ROOT = Path(__file__).resolve().parent.parent
+TALES = ROOT / "models" / "tales.bin"
 TASKS = ["attnc_choices", "attnc_texts", "attnc_rolling"]
 EXACT = "--exact --kv f32"
 
@@ -102,17 +103,19 @@ def test_equal_to_hf(max_length: int, weights, evaluate, run_bin: Path) -> None:
         for name, value in theirs["results"][task].items():
             if isinstance(value, float):
                 assert abs(ours["results"][task][name] - value) < 1e-4 * max(1, abs(value)), name
-    for ((a, b), (c, d)) in zip(answers(ours, TASKS[0]), answers(theirs, TASKS[0]), strict=True):
+    for (a, b), (c, d) in zip(answers(ours, TASKS[0]), answers(theirs, TASKS[0]), strict=True):
         assert abs(a - c) < 1e-4 and b == d
     for a, c in zip(answers(ours, TASKS[2]), answers(theirs, TASKS[2]), strict=True):
-        assert abs(a - c) < 1e-4 * max(1, len(str(c)))
+        assert abs(a - c) < 5e-4  # of more than a hundred tokens
     assert {"bleu,none", "rouge1,none", "rougeL,none"} <= set(ours["results"][TASKS[1]])
     assert len(model.processes) == 2
     model.close()
 
 
 def test_requests(weights, evaluate, run_bin: Path) -> None:
-    """Requests of every kind that tasks may make, among them empty contexts."""
+    """Requests of every kind that tasks may make, among them empty contexts.
+
+    No two are the same tokens cut at different places: these the harness's `hf` takes for one."""
     from lm_eval.api.instance import Instance
 
     folder, path = weights
@@ -123,7 +126,7 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
         requests = [Instance(kind, {}, a, i) for i, a in enumerate(args)]
         return getattr(ours, kind)(requests), getattr(theirs, kind)(requests)
 
-    got, want = ask("loglikelihood", ("", "Once upon"), ("Once ", "upon"), ("Once", " upon a time"),
+    got, want = ask("loglikelihood", ("", "In the sea"), ("Once ", "upon"), ("Once", " upon a time"),
                     ("Once\n\n", "upon"), ("the sea " * 40, "and rain"), ("", " hens " * 9),
                     ("<|endoftext|>Once", " upon"), ("Once", " upon<|endoftext|>"))
     assert [g for _, g in got] == [w for _, w in want]
@@ -139,33 +142,33 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
         "Once", {"until": [], "max_gen_toks": 9, "do_sample": True, "temperature": 0.7,
                  "top_k": 5, "top_p": 0.9}), 0)])
     assert text
-    for bad, message in (({"max_gen_toks": 60}, "max_gen_toks"), ({"num_beams": 4}, "num_beams")):
+    for bad, message in (({"max_gen_toks": 60}, "max_gen_toks"), ({"max_gen_toks": 9, "num_beams": 4}, "num_beams")):
         with pytest.raises(ValueError, match=message):
             ours.generate_until([Instance("generate_until", {}, ("Once", bad), 0)])
-    with pytest.raises(ValueError, match="tokens, got"):
+    with pytest.raises(ValueError, match="60 tokens, got"):
         ours.loglikelihood([Instance("loglikelihood", {}, ("a", " the sea" * 99), 0)])
     ours.close()
 
 
-def test_many_lines(weights, evaluate, run_bin: Path) -> None:
+def test_many_lines(evaluate, run_bin: Path) -> None:
     """More than what pipes and the window of lines hold."""
-    lines = evaluate.Lines([str(run_bin), str(weights[1]), "--score", "--jsonl", "-"])
+    lines = evaluate.Lines([str(run_bin), str(TALES), "--score", "--jsonl", "-"])
     got = lines.ask([{"id": i, "prompt": "Once upon a time " * 9, "completions": []}
                      for i in range(4000)], "lines")
     assert [x["id"] for x in got] == list(range(4000))
     lines.close()
 
 
-def test_the_process_ends(weights, evaluate, run_bin: Path, tmp_path: Path) -> None:
+def test_the_process_ends(evaluate, run_bin: Path, tmp_path: Path) -> None:
     lines = evaluate.Lines([str(run_bin), str(tmp_path / "missing"), "--score", "--jsonl", "-"])
     with pytest.raises(RuntimeError, match="exit status 1"):
         lines.ask([{"text": "a"}] * 3, "lines")
 
 
-def test_command(weights, run_bin: Path, tmp_path: Path) -> None:
+def test_command(run_bin: Path, tmp_path: Path) -> None:
     """The command, with the harness's own flags."""
     done = subprocess.run(
-        [sys.executable, "tools/evaluate.py", weights[1], "--run", run_bin, f"--flags={EXACT}",
+        [sys.executable, "tools/evaluate.py", TALES, "--run", run_bin, f"--flags={EXACT}",
          "--include_path", "tests/tasks", "--tasks", "attnc_choices", "--limit", "4",
          "--output_path", tmp_path / "out"], cwd=ROOT, capture_output=True, text=True,
         env=os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache")}, timeout=300)

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """EleutherAI's lm-evaluation-harness (pip install lm_eval) on ./run.
 
     python tools/evaluate.py model.gguf --tasks hellaswag,wikitext --num_fewshot 5
@@ -119,41 +118,34 @@ class Run(LM):
 
     def loglikelihood(self, requests: list[Instance],
                       disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        pairs = [r.args for r in requests]
-        grouped = [(context, [p[1] for p in group])
-                   for context, group in groupby(pairs, key=lambda p: p[0])]
-        answers = self.score([{"prompt": context, "completions": after}
-                              for context, after in grouped])
-        out: list[tuple[float, bool]] = []
-        failed = [i for i, a in enumerate(answers) if "error" in a]
-        short = self.score_cut([grouped[i] for i in failed])
-        for i, a in zip(failed, short):
-            answers[i]["scores"] = a
-        for (context, after), a in zip(grouped, answers):
-            for text, s in zip(after, checked(a)["scores"]):
-                out.append((s["logprob"], s["greedy"]))
-                self.cache_hook.add_partial("loglikelihood", (context, text), out[-1])
-        return out
+        pairs = list(dict.fromkeys(r.args for r in requests))
+        cut = self.cut(pairs)
+        groups = [(context, [p[1] for p in group]) for context, group in
+                  groupby((p for p in pairs if p not in cut), key=lambda p: p[0])]
+        answers = self.score([{"prompt": c, "completions": after} for c, after in groups]
+                             + list(cut.values()))
+        names = [(c, a) for c, after in groups for a in after] + list(cut)
+        scores = [(s["logprob"], s["greedy"]) for a in answers for s in checked(a)["scores"]]
+        found = dict(zip(names, scores, strict=True))
+        for pair, score in found.items():
+            self.cache_hook.add_partial("loglikelihood", pair, score)
+        return [found[r.args] for r in requests]
 
-    def score_cut(self, lines: list[tuple[str, list[str]]]) -> list[list[dict[str, Any]]]:
-        """Scores of lines that are too long or have another fault: contexts are cut."""
-        parts = [[(c.rstrip(), c + a) for a in after] for c, after in lines]
-        ids = self.encode(t for line in parts for pair in line for t in pair) if parts else {}
-        cut = []
-        for line in parts:
-            for context, whole in line:
-                start = ids[context] or self.prefix
-                after = ids[whole][len(ids[context]):]
-                if not ids[context] and after[:1] == self.prefix:
-                    after = after[1:]
-                all_ids = (start + after)[-self.max_length - 1:]
-                n = len(all_ids) - len(after)
-                if n < 1 or not after:
-                    raise ValueError(f"want 1 to {self.max_length} tokens, got {len(after)}: "
-                                     f"{whole[len(context):][:80]!r}")
-                cut.append({"ids": all_ids[:n], "completion": all_ids[n:]})
-        scores = iter([checked(a)["scores"][0] for a in self.score(cut)])
-        return [[next(scores) for _ in line] for line in parts]
+    def cut(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """Lines, of tokens, for pairs that are too long: their contexts are cut from the left."""
+        pairs = [(c, a) for c, a in pairs if len((c + a).encode()) >= self.max_length]
+        ids = self.encode(t for c, a in pairs for t in (c.rstrip(), c + a))
+        out = {}
+        for c, a in pairs:
+            context, after = ids[c.rstrip()], ids[c + a][len(ids[c.rstrip()]):]
+            if len(context or self.prefix) + len(after) <= self.max_length + 1:
+                continue
+            if len(after) > self.max_length:
+                raise ValueError(f"want at most {self.max_length} tokens, got {len(after)}: "
+                                 f"{a[:80]!r}")
+            context = (context or self.prefix)[len(after) - self.max_length - 1:]
+            out[c, a] = {"ids": context, "completion": after}
+        return out
 
     def loglikelihood_rolling(self, requests: list[Instance],
                               disable_tqdm: bool = False) -> list[float]:
@@ -191,7 +183,7 @@ class Run(LM):
 
 def checked(answer: dict[str, Any]) -> dict[str, Any]:
     """An answer that is no error."""
-    if "error" in answer and "scores" not in answer:
+    if "error" in answer:
         raise ValueError(f"line {answer['line']}: {answer['error']}")
     return answer
 
@@ -207,7 +199,8 @@ def sampling(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], add_help=False)
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], add_help=False,
+                                     allow_abbrev=False)
     parser.add_argument("model", metavar="MODEL", help="a model file for ./run")
     parser.add_argument("--run", default=str(RUN), help="the program (%(default)s)")
     parser.add_argument("--flags", help='flags for it: --flags="--exact -t 8"')
