@@ -126,9 +126,10 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
         requests = [Instance(kind, {}, a, i) for i, a in enumerate(args)]
         return getattr(ours, kind)(requests), getattr(theirs, kind)(requests)
 
-    got, want = ask("loglikelihood", ("", "In the sea"), ("Once ", "upon"), ("Once", " upon a time"),
-                    ("Once\n\n", "upon"), ("the sea " * 40, "and rain"), ("", " hens " * 9),
-                    ("<|endoftext|>Once", " upon"), ("Once", " upon<|endoftext|>"))
+    got, want = ask("loglikelihood", ("", "In the sea"), ("Once ", "upon"),
+                    ("Once", " upon a time"), ("Once\n\n", "upon"), ("", " hens " * 9),
+                    ("the sea " * 40, "and rain"), ("<|endoftext|>Once", " upon"),
+                    ("Once", " upon<|endoftext|>"))
     assert [g for _, g in got] == [w for _, w in want]
     assert max(abs(g - w) for (g, _), (w, _) in zip(got, want, strict=True)) < 1e-4
     got, want = ask("loglikelihood_rolling", ("Once",), ("the cat and the hens " * 20,))
@@ -142,7 +143,8 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
         "Once", {"until": [], "max_gen_toks": 9, "do_sample": True, "temperature": 0.7,
                  "top_k": 5, "top_p": 0.9}), 0)])
     assert text
-    for bad, message in (({"max_gen_toks": 60}, "max_gen_toks"), ({"max_gen_toks": 9, "num_beams": 4}, "num_beams")):
+    for bad, message in (({"max_gen_toks": 60}, "max_gen_toks"),
+                         ({"max_gen_toks": 9, "num_beams": 4}, "num_beams")):
         with pytest.raises(ValueError, match=message):
             ours.generate_until([Instance("generate_until", {}, ("Once", bad), 0)])
     with pytest.raises(ValueError, match="60 tokens, got"):

@@ -175,7 +175,9 @@ class Run(LM):
         answers = self.lines().ask(lines, "texts")
         out = []
         for r, a, stop in zip(requests, answers, stops):
-            text = bytes(checked(a)["bytes"]).decode(errors="replace") if "bytes" in a else a["text"]
+            text = checked(a)["text"]
+            if "bytes" in a:  # as Hugging Face shows what is no UTF-8
+                text = bytes(a["bytes"]).decode(errors="replace")
             out.append(postprocess_generated_text(text, stop, None))
             self.cache_hook.add_partial("generate_until", r.args, out[-1])
         return out
