@@ -178,7 +178,8 @@ TSAN := CC=clang OMP=1 BUILD=build-tsan RUN=build-tsan/run CFLAGS="-O1 -g -fsani
 RUN_TSAN := env TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" build-tsan
 TSAN_RUNS := '-f tests/passage.txt -c 800 -n 0 --kv q8' '--perplexity tests/passage.txt' \
 	'-i Once -n 16 --dump-attn build-tsan/x.npz --dump-attn build-tsan/x.jsonl' \
-	'--bench --pp 70 --tg 3 --runs 1' '--quantize q4_k_m -o build-tsan/x.gguf'
+	'--bench --pp 70 --tg 3 --runs 1' '--quantize q4_k_m -o build-tsan/x.gguf' \
+	'--lines tests/passage.txt -c 800 -n 9' '--score --lines tests/passage.txt -c 800'
 tsan:
 	@if { $(call probe_omp,clang -fsanitize=thread); } 2> /dev/null; then \
 		$(MAKE) --no-print-directory $(TSAN) build-tsan/run build-tsan/test_threads > /dev/null \

@@ -45,7 +45,7 @@ def test_files() -> None:
     page = (ROOT / "CONTRIBUTING.md").read_text()
     rooms = sorted({p.parent for p in ROOT.glob("*/*.c") if not p.parent.name.startswith("build")}
                    - {ROOT / n for n in ("tests", "bench", "models")})
-    there = {str(p.relative_to(ROOT)) for room in [ROOT, *rooms, ROOT / "exporting"]
+    there = {str(p.relative_to(ROOT)) for room in [ROOT, *rooms, ROOT / "exporting", ROOT / "tools"]
              for p in room.iterdir() if p.suffix in SOURCES}
     named = set()
     for room, cell in re.findall(r"^\| `?([\w/]*)`? \| (.*?) \|",

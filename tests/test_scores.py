@@ -306,6 +306,18 @@ def test_carried_keys(run_bin: Path, tmp_path: Path) -> None:
     assert isinstance(json.loads(text)["scores"], list)
 
 
+def test_resume(run_bin: Path, tmp_path: Path) -> None:
+    """A file that was broken off is completed; one that another mode has written is refused."""
+    (tmp_path / "in").write_text("".join(json.dumps(x) + "\n" for x in sample_lines(30)))
+    args = [run_bin, TALES, "--jsonl", tmp_path / "in", "-o", tmp_path / "out"]
+    subprocess.run([*args, "--score"], check=True)
+    whole = (tmp_path / "out").read_bytes()
+    (tmp_path / "out").write_bytes(whole[:len(whole) // 3])
+    assert "--score: got false, want true" in error_of(*args, "--resume", code=2)
+    subprocess.run([*args, "--score", "--resume"], check=True)
+    assert (tmp_path / "out").read_bytes() == whole
+
+
 LONG = " ".join(WORDS)
 BAD = {
     "not JSON": ("nonsense", "JSON at byte"), "a number": ("5", "want an object or a string"),

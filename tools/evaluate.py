@@ -1,0 +1,223 @@
+"""EleutherAI's lm-evaluation-harness (pip install lm_eval) on ./run.
+
+    python tools/evaluate.py model.gguf --tasks hellaswag,wikitext --num_fewshot 5
+
+Flags other than those below are the harness's own; --help shows both. The model is a process that
+gets the requests of a task as JSON lines, one for scores and one for texts, each started when it is
+first needed: the lines run together, and prompts that begin alike run their beginning once.
+
+What the harness's `hf` model does to a request is done here: contexts are cut from the left where
+they are too long, rolling windows begin with the begin-of-text token (or the end-of-text token of a
+model without one), and control tokens written in texts are control tokens. There are no chat
+templates."""
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import threading
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from lm_eval import utils
+from lm_eval._cli import HarnessCLI
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.models.utils import normalize_gen_kwargs, postprocess_generated_text
+from tqdm import tqdm
+
+RUN = Path(__file__).resolve().parent.parent / "run"
+
+# Arguments of a generation in the harness's words, and members of a line.
+SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
+            "repetition_penalty": "repeat_penalty"}
+PLAIN = {"top_k": 0, "top_p": 1, "min_p": 0, "repeat_penalty": 1, "repeat_last_n": -1}
+
+
+class Lines:
+    """A process that answers lines of JSON in their order."""
+
+    def __init__(self, command: list[str]) -> None:
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        text=True, encoding="utf-8")
+
+    def ask(self, lines: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+        """The answers to `lines`; `what` they are is for the progress bar."""
+        stdin, stdout = self.process.stdin, self.process.stdout
+        assert stdin and stdout
+
+        def write() -> None:  # beside the reading: a pipe holds less than all lines
+            try:
+                for line in lines:
+                    stdin.write(json.dumps(line) + "\n")
+                stdin.flush()
+            except BrokenPipeError:
+                pass  # it has ended, and the reader will say so
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        answers = []
+        for _ in tqdm(lines, desc=what, disable=len(lines) < 2):
+            answer = stdout.readline()
+            if not answer:
+                raise RuntimeError(f"{self.process.args[0]}: it has ended with exit status "
+                                   f"{self.process.wait()}, see its message above")
+            answers.append(json.loads(answer))
+        writer.join()
+        return answers
+
+    def close(self) -> None:
+        """End the process. Its exit status says only what the answers have said."""
+        self.process.communicate()
+
+
+@register_model("run")
+class Run(LM):
+    """A model file in ./run, for the harness.
+
+    `run` is the program, `flags` are some for it, such as "--exact --kv f32 -t 8"; max_length is
+    its context, by default the model's, at most 4096."""
+
+    def __init__(self, model: str, run: str = str(RUN), flags: str = "",
+                 max_length: int | None = None, **unused: Any) -> None:
+        super().__init__()
+        info = json.loads(subprocess.run([run, model, "--info", "--json"], check=True,
+                                         stdout=subprocess.PIPE).stdout)
+        self.max_length = int(max_length or min(info["context"], 4096))
+        self.max_gen_toks = 256
+        ids = [info["metadata"].get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos")]
+        self.prefix = [i for i in ids if i is not None][:1]
+        self.command = [run, model, "--special-files", "-c", str(self.max_length),
+                        *shlex.split(flags), "--jsonl", "-"]
+        self.processes: dict[str, Lines] = {}
+
+    def lines(self, *mode: str) -> Lines:
+        """The process with these flags."""
+        key = " ".join(mode)
+        if key not in self.processes:
+            self.processes[key] = Lines([*self.command, *mode])
+        return self.processes[key]
+
+    def close(self) -> None:
+        while self.processes:
+            self.processes.popitem()[1].close()
+
+    def score(self, lines: list[dict[str, Any]], what: str = "scores") -> list[dict[str, Any]]:
+        return self.lines("--score").ask(lines, what)
+
+    def encode(self, texts: Iterable[str]) -> dict[str, list[int]]:
+        """The tokens of each text, with those that the model has at its beginning."""
+        different = list(dict.fromkeys(texts))
+        answers = self.score([{"prompt": t, "completions": []} for t in different], "tokens")
+        return {t: checked(a)["prompt_ids"] if t else [] for t, a in zip(different, answers)}
+
+    def loglikelihood(self, requests: list[Instance],
+                      disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        pairs = list(dict.fromkeys(r.args for r in requests))
+        cut = self.cut(pairs)
+        groups = [(context, [p[1] for p in group]) for context, group in
+                  groupby((p for p in pairs if p not in cut), key=lambda p: p[0])]
+        answers = self.score([{"prompt": c, "completions": after} for c, after in groups]
+                             + list(cut.values()))
+        names = [(c, a) for c, after in groups for a in after] + list(cut)
+        scores = [(s["logprob"], s["greedy"]) for a in answers for s in checked(a)["scores"]]
+        found = dict(zip(names, scores, strict=True))
+        for pair, score in found.items():
+            self.cache_hook.add_partial("loglikelihood", pair, score)
+        return [found[r.args] for r in requests]
+
+    def cut(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
+        """Lines, of tokens, for pairs that are too long: their contexts are cut from the left."""
+        pairs = [(c, a) for c, a in pairs if len((c + a).encode()) >= self.max_length]
+        ids = self.encode(t for c, a in pairs for t in (c.rstrip(), c + a))
+        out = {}
+        for c, a in pairs:
+            context, after = ids[c.rstrip()], ids[c + a][len(ids[c.rstrip()]):]
+            if len(context or self.prefix) + len(after) <= self.max_length + 1:
+                continue
+            if len(after) > self.max_length:
+                raise ValueError(f"want at most {self.max_length} tokens, got {len(after)}: "
+                                 f"{a[:80]!r}")
+            context = (context or self.prefix)[len(after) - self.max_length - 1:]
+            out[c, a] = {"ids": context, "completion": after}
+        return out
+
+    def loglikelihood_rolling(self, requests: list[Instance],
+                              disable_tqdm: bool = False) -> list[float]:
+        texts = [r.args[0] for r in requests]
+        ids = self.encode(texts)
+        windows = [[utils.make_disjoint_window(w) for w in utils.get_rolling_token_windows(
+            ids[t], self.prefix[0], self.max_length, 1)] for t in texts]
+        answers = iter(self.score([{"ids": a, "completion": b} for w in windows for a, b in w]))
+        out = []
+        for (text,), w in zip([r.args for r in requests], windows):
+            out.append(sum(checked(next(answers))["scores"][0]["logprob"] for _ in w))
+            self.cache_hook.add_partial("loglikelihood_rolling", (text,), out[-1])
+        return out
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        ids = self.encode(r.args[0] for r in requests)
+        lines, stops = [], []
+        for r in requests:
+            kwargs = dict(normalize_gen_kwargs(r.args[1], self.max_gen_toks))
+            n, until = kwargs.pop("max_gen_toks"), kwargs.pop("until")
+            if n >= self.max_length:
+                raise ValueError(f"max_gen_toks: got {n}, want less than the context's "
+                                 f"{self.max_length}")
+            stops.append([s for s in until if s])
+            lines.append({"ids": (ids[r.args[0]] or self.prefix)[n - self.max_length:], "n": n,
+                          "stop": stops[-1], **sampling(kwargs)})
+        answers = self.lines().ask(lines, "texts")
+        out = []
+        for r, a, stop in zip(requests, answers, stops):
+            text = checked(a)["text"]
+            if "bytes" in a:  # as Hugging Face shows what is no UTF-8
+                text = bytes(a["bytes"]).decode(errors="replace")
+            out.append(postprocess_generated_text(text, stop, None))
+            self.cache_hook.add_partial("generate_until", r.args, out[-1])
+        return out
+
+
+def checked(answer: dict[str, Any]) -> dict[str, Any]:
+    """An answer that is no error."""
+    if "error" in answer:
+        raise ValueError(f"line {answer['line']}: {answer['error']}")
+    return answer
+
+
+def sampling(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Members of a line for the other arguments of a generation."""
+    greedy = not kwargs.pop("do_sample")
+    unknown = [k for k in kwargs if k not in SAMPLING]
+    if unknown:
+        raise ValueError(f"generation: {', '.join(unknown)}: there is no such thing here")
+    members = PLAIN | {SAMPLING[k]: v for k, v in kwargs.items()}
+    return members | {"temp": 0} if greedy else members
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], add_help=False,
+                                     allow_abbrev=False)
+    parser.add_argument("model", metavar="MODEL", help="a model file for ./run")
+    parser.add_argument("--run", default=str(RUN), help="the program (%(default)s)")
+    parser.add_argument("--flags", help='flags for it: --flags="--exact -t 8"')
+    parser.add_argument("--max_length", type=int, help="its context (the model's, at most 4096)")
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        parser.print_help()
+        sys.argv[1:] = ["run"]  # the harness shows its own
+        HarnessCLI().parse_args()
+    args, rest = parser.parse_known_args()
+    model_args = {k: v for k, v in vars(args).items() if v}
+    sys.argv[1:] = ["run", "--model", "run", "--model_args", json.dumps(model_args), *rest]
+    utils.setup_logging()
+    harness = HarnessCLI()
+    harness.execute(harness.parse_args())
+
+
+if __name__ == "__main__":
+    main()
