@@ -180,6 +180,10 @@ typedef struct {
 int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e);
 void model_close(Model *m);
 
+/* The tokenizer of a file, which need not have tensors or be of an architecture that the engine
+ * runs: tokenizer_open() with what the architecture's row in families.c says. */
+Tokenizer *model_tokenizer(const Gguf *g, Err *e);
+
 /* Fill in a stack from tensors named prefix + "blk.0.attn_q.weight" and so on. Tensors that were
  * found are marked in used (n_tensors of m->file). -1 and an Err that names the tensor. */
 int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e);

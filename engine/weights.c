@@ -316,7 +316,7 @@ static int open_tokenizer(Model *m, bool needed, Err *e)
     int n_rows = m->decoder.config.vocab_size;
     if (!needed && !gguf_key(&m->file, "tokenizer.ggml.model"))
         return 0;
-    m->tokenizer = tokenizer_open(&m->file, e);
+    m->tokenizer = model_tokenizer(&m->file, e);
     if (!m->tokenizer)
         return -1;
     int n = tokenizer_vocab_size(m->tokenizer);
