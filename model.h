@@ -123,13 +123,23 @@ void config_free(Config *c);
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-/* A matrix in the file's own type. */
+/* A matrix in the file's own type, or several of one shape that follow one another, as the weights
+ * of experts do. */
 typedef struct {
     const void *data; // NULL: absent
     Type type;
     size_t rows, cols; // (d, n)
     size_t row_bytes;
+    size_t n_matrices; // (n_matrices, d, n); a product takes one
 } Tensor;
+
+/* A file's tensor of up to three dimensions, checked by gguf_open(), in place; a vector is a matrix
+ * of one row. */
+Tensor tensor_of(const GgufTensor *t);
+
+/* Matrix i of several, and rows first .. first + n - 1 of one, in place. */
+Tensor tensor_view(const Tensor *t, size_t i);
+Tensor tensor_rows(const Tensor *t, size_t first, size_t n);
 
 typedef struct {
     Tensor w;       // (d, n)

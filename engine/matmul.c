@@ -114,6 +114,7 @@ void matmul(Session *s, Product *products, int n_products)
         Pack p = {.s = s, .first = &products[i]};
         size_t at = packed;
         for (; i < n_products && products[i].x == p.first->x; i++) {
+            assert(products[i].w->w.n_matrices == 1);
             p.bytes |= as_bytes(s, &products[i].w->w);
             p.bf16 |= as_bf16(s, &products[i].w->w);
             products[i].packed_at = at;
