@@ -30,6 +30,9 @@ typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
 typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
 
+/* Whose keys and values a layer attends to: the rows' own text's, or another's (Session.memory). */
+typedef enum { KV_FROM_SELF, KV_FROM_MEMORY } KvSource;
+
 /* One set of rotation frequencies: base^(-2i / dim), scaled. */
 typedef struct {
     int dim; // of each head's first values; even
@@ -48,8 +51,10 @@ typedef struct {
     int n_heads, n_kv_heads, hidden_dim;
     int key_dim, value_dim; // widths of one head
     bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
-    int kv_layer;           // whose keys and values it attends to: its own, or an earlier layer's
-    Mask mask;
+    KvSource kv_source;
+    int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
+                      // of the same number and widths
+    Mask mask;        // MASK_NONE with a memory, whose positions are another text's
     int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
     int rope;         // index into Config.ropes, -1 for none in this layer
     float attn_scale; // multiplies q.k
@@ -89,6 +94,13 @@ typedef struct {
     float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
     LayerConfig *layers;                            // (n_layers)
 } Config;
+
+/* Whether a layer makes keys and values of its own. */
+static inline bool has_own_kv(const Config *c, int layer)
+{
+    const LayerConfig *l = &c->layers[layer];
+    return l->kv_source == KV_FROM_SELF && l->kv_layer == layer;
+}
 
 /* Widths of a layer's rows: queries, keys, values, the heads' results. */
 static inline size_t q_width(const LayerConfig *l)
@@ -154,7 +166,7 @@ typedef struct {
 typedef struct {
     Norm attn_norm;      // (dim)
     Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads *
-                         // value_dim, dim); no wk and wv where LayerConfig.kv_layer is another
+                         // value_dim, dim); no wk and wv without has_own_kv()
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
     const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     Linear wo;           // (dim, n_heads * value_dim)
@@ -398,6 +410,8 @@ struct Session {
     Threads *threads;
     Arena arena;
     Cache cache;
+    const Cache *memory; // for layers with KV_FROM_MEMORY: the cache of another session, with a
+                         // sequence for each of ours; the caller sets it, and keeps it open
     Hook hooks[MAX_HOOKS];
     int n_hooks;
 
@@ -495,11 +509,9 @@ typedef struct {
 KeyRange visible(const LayerConfig *l, int pos, int n_keys);
 
 /* Attention of rows first .. first + n - 1 of the running batch: s->q -> s->heads (n, n_heads,
- * value_dim) and, where it is kept, s->softmax. Keys and values come from the session's own cache,
- * or from a memory: another session's cache, which has a sequence for each of the batch's (a text
- * that the rows look into, for cross-attention). Heads, mask and bias are those of the cache's
- * layer. */
-void attention(Session *s, const Cache *from, int layer, int first, int n);
+ * value_dim) and, where it is kept, s->softmax. Keys and values are those that the layer's
+ * kv_source and kv_layer say. */
+void attention(Session *s, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 

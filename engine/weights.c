@@ -201,7 +201,7 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
     size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc), nv = v_width(lc);
-    Presence own = lc->kv_layer == i ? REQUIRED : OPTIONAL;
+    Presence own = has_own_kv(c, i) ? REQUIRED : OPTIONAL;
     char full[NAME_SIZE];
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
         bind_linear(b, &l->wq, "attn_q", nq, dim, REQUIRED, c->qkv_bias);
@@ -254,7 +254,7 @@ static void bind_layer(Binder *b, int i)
     bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim);
-        if (lc->kv_layer == i)
+        if (has_own_kv(c, i))
             bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim);
     }
     if (c->bias == BIAS_TABLE) {
