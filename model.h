@@ -495,7 +495,7 @@ typedef struct {
  * cache sets. */
 enum { PANEL_PAD = 16 };
 
-/* Several products as one parallel job. An x that several products in a row share is packed once;
+/* Several products as one parallel job. An x that consecutive products share is packed once;
  * together the different ones have at most R or max_logits rows of the widest input. */
 void matmul(Session *s, Product *products, int n_products);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
@@ -525,9 +525,15 @@ size_t attention_partial(const Config *c, int seq_len); // floats of Session.par
 
 enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth another thread
 
-/* ops.c: y may be x. */
+/* y (n_rows, width) = norm(x); y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
+
+/* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
+ * longrope's long factors, for a text that is longer than the original context. */
 void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, float *scale);
+
+/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2,
+ * 2). */
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim,
                  RopePairing pairing);
 

@@ -19,7 +19,11 @@
 
 #include "model.h"
 
-enum { SPLIT = 256, TILE_ROWS = 48, FEW_ROWS = 4 };
+enum {
+    SPLIT = 256,    // positions of a split, a multiple of KV_BLOCK
+    TILE_ROWS = 48, // query rows of a tile, or those of one position where these are more
+    FEW_ROWS = 4    // a span of so many rows at most has its splits shared out to threads
+};
 
 KeyRange visible(const LayerConfig *l, int pos, int n_keys)
 {
@@ -85,7 +89,7 @@ typedef struct {
     const LayerConfig *l;
     int layer, kv_head, first_head, group;
     int row, pos, n_pos, rows; // `row` is the batch's row at `pos`
-    int n_keys;                // that the sequence has there
+    int n_keys;                // of the sequence in that cache
     KvTile kv;                 // the rows' queries, and the products with keys and values
     float *scores;             // (rows, KV_BLOCK)
     float *sums, *shrink;      // (rows) of one block
@@ -117,7 +121,7 @@ static KeyRange tile_visible(const Tile *t)
                       visible(t->l, t->pos + t->n_pos - 1, t->n_keys).to};
 }
 
-/* The part of a row's keys that lies in the block whose first key is first_key, counted from it. */
+/* The keys that a row sees in the block that begins with first_key, numbered within the block. */
 static KeyRange block_visible(const Tile *t, int r, int first_key)
 {
     KeyRange k = visible(t->l, t->pos + r / t->group, t->n_keys);

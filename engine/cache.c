@@ -118,7 +118,7 @@ void cache_adopt(Cache *c, void *blocks, int n, bool is_long)
 {
     Sequence *q = &c->seqs[0];
     c->adopted = blocks;
-    c->n_adopted = (n + KV_BLOCK - 1) / KV_BLOCK;
+    c->n_adopted = kv_blocks_of(n);
     for (int b = 0; b < c->n_adopted; b++) {
         c->refs[b] = 1;
         q->blocks[b] = b;

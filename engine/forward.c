@@ -79,7 +79,7 @@ static bool is_finite(const float *x, size_t n)
     return largest_bits(x, n) < F32_INF_BITS;
 }
 
-/* Look at what the residual stream has become. */
+/* Note the rows whose residual stream is not finite. */
 static void check_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -514,6 +514,7 @@ static void all_rows(Graph *g, int layer, void (*step)(Rows *r))
     }
 }
 
+/* Hooks at a layer's end see the whole batch, however its rows went through. */
 static void show_layer(Rows *r)
 {
     r->n = r->s->n_rows;

@@ -83,7 +83,7 @@ static void multiply_panels(void *context, int from, int to, int thread)
     }
 }
 
-/* One x, and the packed forms that the products of it want. */
+/* An input of one or more products, and the packed forms in which they read it. */
 typedef struct {
     const Session *s;
     const Product *first;

@@ -336,8 +336,7 @@ static int check_used(Model *m, const bool *used, Err *e)
     return 0;
 }
 
-/* The tokenizer, where there is one or has to be one, with a row of the embedding for each token.
- */
+/* The tokenizer, unless the file has none and none is needed. Each token must have an embedding. */
 static int open_tokenizer(Model *m, bool needed, Err *e)
 {
     int n_rows = m->decoder.config.vocab_size;
