@@ -137,9 +137,10 @@ def own_type(model: Model) -> str:
 def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
     """Matrices take the type that was asked for.
 
-    Norms, biases and position tables stay f32; widths that are no multiple of the block fall back
-    to f16."""
-    if len(shape) == 1 or "norm" in name or name.startswith("position_embd"):
+    Norms, biases, routers and position tables stay f32; widths that are no multiple of the block
+    fall back to f16."""
+    if len(shape) == 1 or "norm" in name or name.startswith("position_embd") or \
+            "ffn_gate_inp" in name:
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
 

@@ -24,12 +24,17 @@
 // clang-format off
 static const Family families[] = {
     {.name = "llama", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
-                                 ROPE(ROPE_INTERLEAVED)}},
+                                 .experts.renormalise = true, ROPE(ROPE_INTERLEAVED)},
+     .experts = OPTIONAL}, // with them: Mixtral
     {.name = "qwen2", .config = {PRE_NORM, .qkv_bias = REQUIRED, .output_bias = OPTIONAL,
                                  .gated = true, ROPE(ROPE_HALF)}},
     {.name = "qwen3", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
                                  .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
                                  .gated = true, ROPE(ROPE_HALF)}},
+    {.name = "qwen3moe", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                    .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
+                                    .gated = true, .experts.renormalise = true, ROPE(ROPE_HALF)},
+     .experts = REQUIRED, .split_hidden = true},
     {.name = "gemma", .config = {PRE_NORM, .act = ACT_GELU_TANH, .gated = true, ROPE(ROPE_HALF)},
      .embd_scale_sqrt_dim = true},
     {.name = "gemma2", .config = {PRE_NORM, .post_norm = true, .act = ACT_GELU_TANH, .gated = true,
@@ -79,7 +84,7 @@ static const Family families[] = {
                                .qk_norm_weight = OPTIONAL, .qk_norm_bias = OPTIONAL,
                                BIASES(OPTIONAL), .act = ACT_GELU,
                                .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
-    {.name = "gpt", .all_keys = true, .plain_own_base = true},
+    {.name = "gpt", .all_keys = true, .plain_own_base = true, .experts = OPTIONAL},
     {.name = "gemma4", .only_tokenizer = true, .tokenizer.adds_bos = true},
 };
 // clang-format on

@@ -53,16 +53,39 @@ def residual_key(s: Spec) -> Spec:
     return {"use_parallel_residual": s["residual"] == "parallel"}
 
 
+def expert_keys(*names: str) -> Callable[[Spec], Spec]:
+    """The keys of experts: their number, and what else an architecture reads."""
+    names = ("expert_count", "expert_used_count", *names)
+    return lambda s: {k: s[k] for k in names if s["expert_count"]}
+
+
+def experts(renormalised: bool, own_width: bool = True, optional: bool = False) -> dict[str, Any]:
+    """What an architecture with experts in every layer implies.
+
+    `own_width`: a key says how wide they are, else they are as wide as a dense FFN. `optional`:
+    there may be no experts."""
+    def when(value: Callable[[Spec], Any]) -> Callable[[Spec], Any]:
+        return lambda s: value(s) if s["expert_count"] else None
+    number = ANY if optional else SET
+    return {"expert_count": number, "expert_used_count": number,
+            "expert_weights_norm": when(lambda s: renormalised),
+            "expert_feed_forward_length":
+                SET if own_width else when(lambda s: s["feed_forward_length"])}
+
+
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
 PARTIAL = {"rope.dimension_count": ANY}
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
-        {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}, "interleaved",
-        factors=("rope_freqs.weight",)),
+        {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}
+        | experts(True, own_width=False, optional=True), "interleaved",
+        factors=("rope_freqs.weight",), keys=expert_keys()),
     "qwen2": Convention({"attention.bias": True}, square=True),
     "qwen3": Convention({"attention.qk_norm": "head"}),
+    "qwen3moe": Convention({"attention.qk_norm": "head"} | experts(True),
+                           keys=expert_keys("expert_feed_forward_length")),
     "gemma": Convention(GEMMA_IMPLIES, tied="must"),
     "gemma2": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
