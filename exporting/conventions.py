@@ -49,6 +49,15 @@ def window_keys(s: Spec) -> Spec:
     return {"attention.sliding_window": s["attention.sliding_window"]}
 
 
+GRANITE = ("attention.bias", "attention.output_bias", "attention.scale", "embedding_scale",
+           "residual_scale", "logit_scale")
+
+
+def granite_keys(s: Spec) -> Spec:
+    return {"attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
+            "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}
+
+
 def residual_key(s: Spec) -> Spec:
     return {"use_parallel_residual": s["residual"] == "parallel"}
 
@@ -73,6 +82,19 @@ def experts(renormalised: bool, own_width: bool = True, optional: bool = False) 
                 SET if own_width else when(lambda s: s["feed_forward_length"])}
 
 
+def leading_dense(s: Spec) -> list[bool] | None:
+    """Layers without experts come first."""
+    layers = s["expert_layers"]
+    return layers and [i >= layers.index(True) for i in range(len(layers))]
+
+
+def ernie_keys(s: Spec) -> Spec:
+    shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
+    return expert_keys("expert_feed_forward_length", "expert_shared_feed_forward_length")(s) | {
+        "leading_dense_block_count": (s["expert_layers"] or [True]).index(True),
+        "interleave_moe_layer_step": 1, "expert_shared_count": (shared or 0) // width}
+
+
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
@@ -86,6 +108,11 @@ CONVENTIONS: dict[str, Convention] = {
     "qwen3": Convention({"attention.qk_norm": "head"}),
     "qwen3moe": Convention({"attention.qk_norm": "head"} | experts(True),
                            keys=expert_keys("expert_feed_forward_length")),
+    "qwen2moe": Convention({"attention.bias": True, "expert_shared_gate": True,
+                            "expert_shared_feed_forward_length": SET} | experts(False),
+                           square=True, tied="copy",
+                           keys=expert_keys("expert_feed_forward_length",
+                                            "expert_shared_feed_forward_length")),
     "gemma": Convention(GEMMA_IMPLIES, tied="must"),
     "gemma2": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
@@ -121,13 +148,18 @@ CONVENTIONS: dict[str, Convention] = {
         square=True, tied="copy", keys=residual_key),
     "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"},
                         square=True, tied="copy"),
+    "olmoe": Convention({"attention.qk_norm": "full"} | experts(False, own_width=False),
+                        square=True, tied="copy", keys=expert_keys()),
     "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
-    "granite": Convention(
-        {k: ANY for k in ("attention.bias", "attention.output_bias", "ffn.bias", "attention.scale",
-                          "embedding_scale", "residual_scale", "logit_scale")},
-        "interleaved", factors=("rope_freqs.weight",), keys=lambda s: {
-            "attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
-            "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}),
+    "granite": Convention({k: ANY for k in ("ffn.bias", *GRANITE)}, "interleaved",
+                          factors=("rope_freqs.weight",), keys=granite_keys),
+    "granitemoe": Convention(
+        {k: ANY for k in ("expert_shared_feed_forward_length", *GRANITE)}
+        | experts(True, own_width=False), "interleaved", factors=("rope_freqs.weight",),
+        keys=lambda s: granite_keys(s) | expert_keys("expert_shared_feed_forward_length")(s)),
+    "ernie4_5-moe": Convention(
+        {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
+         "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),

@@ -182,6 +182,44 @@ def mixtral(c: Config) -> Spec:
     return mistral(c) | experts(c, "intermediate_size", True)
 
 
+def qwen2_moe(c: Config) -> Spec:
+    first = c.int("max_window_layers")
+    w = windows(c, lambda i: i % 2 == 0 and i < first) if c.flag("use_sliding_window") else {}
+    more = experts(c, shared=c.int("shared_expert_intermediate_size"), expert_shared_gate=True)
+    return rope(c) | w | more | {"attention.bias": c.flag("qkv_bias"),
+                                 "ffn.activation": c.activation()}
+
+
+def olmoe(c: Config) -> Spec:
+    c.refuse("clip_qkv", (None,), "q and k are clamped after their norms, which is not supported")
+    bias = c.flag("attention_bias")
+    return rope(c) | experts(c, "intermediate_size") | {
+        "attention.qk_norm": "full", "attention.bias": bias, "attention.output_bias": bias,
+        "ffn.activation": c.activation()}
+
+
+def granite_moe(c: Config) -> Spec:
+    shared = c.get("shared_intermediate_size") or 0
+    return granite(c) | experts(c, "intermediate_size", True, shared and c.int(
+        "shared_intermediate_size")) | {"ffn.bias": False}
+
+
+def ernie_moe(c: Config) -> Spec:
+    c.refuse("use_bias", (None, False), "biases of experts are not supported")
+    c.refuse("moe_norm_min", (1e-12,), "only 1e-12 is supported")
+    n, width, shared = (c.int("num_hidden_layers"), c.int("moe_intermediate_size"),
+                        c.get("moe_num_shared_experts"))
+    first, last, step = (c.get(f"moe_layer_{what}")
+                         for what in ("start_index", "end_index", "interval"))
+    if any(type(v) is not int for v in (first, last, step, shared)) or step < 1 or shared < 0:
+        raise ExportError("config.json: moe_layer_* and moe_num_shared_experts: want whole numbers")
+    last = n - 1 if last == -1 else last
+    return rope(c) | experts(
+        c, renormalised=True, shared=width * shared, expert_choice_bias=True,
+        layers=[first <= i <= last and (i + 1) % step == 0 for i in range(n)]) | {
+        "rope.pairing": "interleaved", "ffn.activation": c.activation()}
+
+
 def qwen3_moe(c: Config) -> Spec:
     bias = c.flag("attention_bias")
     w = windows(c) if c.flag("use_sliding_window") else {}
@@ -387,6 +425,8 @@ QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
 # of layers without experts, which the gguf package does not know beside others with them
 DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
               for part in ("gate", "up", "down"))
+GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
+                  ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
@@ -400,6 +440,21 @@ FAMILIES: dict[str, Family] = {
     "qwen3_moe": Family("qwen3moe", qwen3_moe, names=DENSE, defaults=defaults(
         max_position_embeddings=32768, num_key_value_heads=4, num_experts=128,
         num_experts_per_tok=8, moe_intermediate_size=768)),
+    "qwen2_moe": Family("qwen2moe", qwen2_moe, names=DENSE, defaults=defaults(
+        max_position_embeddings=32768, num_key_value_heads=16, num_experts=60,
+        num_experts_per_tok=4, moe_intermediate_size=1408, shared_expert_intermediate_size=5632,
+        max_window_layers=28, sliding_window=4096, qkv_bias=True)),
+    "olmoe": Family("olmoe", olmoe, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=4096, num_experts=64, num_experts_per_tok=8)),
+    "granitemoe": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
+        num_experts=8, num_experts_per_tok=2)),
+    "granitemoeshared": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
+        num_experts=8, num_experts_per_tok=2)),
+    "ernie4_5_moe": Family("ernie4_5-moe", ernie_moe, names=DENSE, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=4, rope_theta=500000.0,
+        tie_word_embeddings=True, num_experts=64, num_experts_per_tok=6, moe_norm_min=1e-12,
+        moe_intermediate_size=1536, moe_num_shared_experts=2, moe_layer_start_index=1,
+        moe_layer_end_index=-1, moe_layer_interval=1)),
     "gemma": Family("gemma", gemma, norm_offset=1, defaults=defaults(**GEMMA)),
     "gemma2": Family("gemma2", gemma, norm_offset=1, defaults=defaults(
                          **GEMMA, num_attention_heads=8, num_key_value_heads=4, hidden_size=2304,
@@ -447,7 +502,8 @@ FAMILIES: dict[str, Family] = {
 NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d+)(\.\w+\.weight)")
 # gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
 GATE_UP = re.compile(r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj|input_linear\.weight)")
-OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model)\.")
+OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
+                         r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
 
 def hf_model(folder: Path, tokenizer: Path | None) -> Model:
@@ -501,6 +557,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     def ours(name: str) -> str | None:
         if name.endswith("experts.down_proj"):  # transformers 5
             name += ".weight"
+        name = re.sub(r"(gate\.)?moe_statics\.e_score_correction_bias$",  # Ernie
+                      "moe_statics.e_score_correction.bias", name)
         stem, _, suffix = name.rpartition(".")
         stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
                       stem).replace("model.lm_head", "lm_head")
@@ -539,6 +597,9 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         found[target] = Recipe(tuple(parts[i] for i in range(len(parts))),
                                lambda *ts: torch.stack(ts))
 
+    for name, recipe in found.items():  # vectors that are matrices of one row there
+        if re.search(r"exp_probs_b\.bias$|ffn_gate_inp_shexp\.weight$", name):
+            found[name] = recipe.then(lambda t: t.squeeze(0))
     if family.conv1d:
         for name, recipe in found.items():
             if re.search(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", name):
