@@ -8,10 +8,13 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "base/json_read.h"
+
+enum { LOCK_SECONDS = 2 }; // how long to wait for a run that is ending
 
 /* ---- what a result depends on ---------------------------------------------------------------- */
 
@@ -273,6 +276,20 @@ static int read_results(Journal *j, bool ordered, Err *e)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
+/* Whether no other run has the file. One that was just killed has it until its memory is gone, and
+ * a script that begins it again at once must not fail. */
+static bool lock(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    double end = clock_seconds() + LOCK_SECONDS;
+    while (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        if (stop_signal || clock_seconds() > end)
+            return false;
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 /* Open the journal itself. Two runs at once would spoil one another's files. */
 static int open_file(Journal *j, int flags, Err *e)
 {
@@ -284,7 +301,7 @@ static int open_file(Journal *j, int flags, Err *e)
                        j->path, j->out);
     if (j->fd < 0)
         return err_errno(e, j->path);
-    if (flock(j->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+    if (!lock(j->fd))
         return err_set(e, EXIT_USAGE, "%s: another run is writing this file", j->out);
     return 0;
 }
