@@ -1,5 +1,5 @@
 /* batch.c - the mode of --jsonl and --lines, and --samples: many texts that decode together, a JSON
- * object for each. docs/pipelines.md describes the lines.
+ * object for each. docs/batches.md describes the lines.
  */
 #include <stdlib.h>
 #include <string.h>
