@@ -188,8 +188,9 @@ def test_recipe(title: str, run_bin: Path, smollm2_path: Path, tmp_path: Path) -
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
            "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     setup = blocks(SETUP)[0][1].replace("make\n", "make -s\n")
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", setup + commands], cwd=tmp_path,
-                          env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                          timeout=TIMEOUT)
+    # timeout(1) ends the whole block, not only the shell
+    done = subprocess.run(["timeout", str(TIMEOUT), "bash", "-euo", "pipefail", "-c",
+                           setup + commands], cwd=tmp_path, env=env, stdin=subprocess.DEVNULL,
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "run: " not in done.stderr, done.stderr
     CHECKERS[title](done.stdout, tmp_path / "try")
