@@ -49,6 +49,7 @@ typedef struct {
     int samples;               // texts of one prompt
     const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
+    int first_line;            // number of their first line
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context

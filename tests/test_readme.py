@@ -8,7 +8,7 @@ from pathlib import Path
 from gguf_files import write
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (".c", ".h", ".inc", ".py", ".html")
+SOURCES = (".c", ".h", ".inc", ".py", ".sh", ".html")
 
 
 def test_length() -> None:
