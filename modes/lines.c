@@ -16,8 +16,10 @@ int lines_open(Lines *l, const char *path, const atomic_int *stop, Err *e)
     *l = (Lines){.fd = STDIN_FILENO, .path = standard ? "standard input" : path, .stop = stop};
     if (!standard)
         l->fd = open(path, O_RDONLY);
+    if (l->fd < 0)
+        return err_errno(e, path);
     l->start = lseek(l->fd, 0, SEEK_CUR);
-    return l->fd < 0 ? err_errno(e, path) : 0;
+    return 0;
 }
 
 bool lines_rewind(Lines *l)
