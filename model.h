@@ -30,6 +30,9 @@ typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
 typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
 
+/* Whose keys and values a layer attends to: the rows' own text's, or another's (Session.memory). */
+typedef enum { KV_FROM_SELF, KV_FROM_MEMORY } KvSource;
+
 /* One set of rotation frequencies: base^(-2i / dim), scaled. */
 typedef struct {
     int dim; // of each head's first values; even
@@ -48,8 +51,10 @@ typedef struct {
     int n_heads, n_kv_heads, hidden_dim;
     int key_dim, value_dim; // widths of one head
     bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
-    int kv_layer;           // whose keys and values it attends to: its own, or an earlier layer's
-    Mask mask;
+    KvSource kv_source;
+    int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
+                      // of the same number and widths
+    Mask mask;        // MASK_NONE with a memory, whose positions are another text's
     int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
     int rope;         // index into Config.ropes, -1 for none in this layer
     float attn_scale; // multiplies q.k
@@ -90,6 +95,13 @@ typedef struct {
     LayerConfig *layers;                            // (n_layers)
 } Config;
 
+/* Whether a layer makes keys and values of its own. */
+static inline bool has_own_kv(const Config *c, int layer)
+{
+    const LayerConfig *l = &c->layers[layer];
+    return l->kv_source == KV_FROM_SELF && l->kv_layer == layer;
+}
+
 /* Widths of a layer's rows: queries, keys, values, the heads' results. */
 static inline size_t q_width(const LayerConfig *l)
 {
@@ -123,13 +135,23 @@ void config_free(Config *c);
 
 /* ---- weights --------------------------------------------------------------------------------- */
 
-/* A matrix in the file's own type. */
+/* A matrix in the file's own type, or several of one shape that follow one another, as the weights
+ * of experts do. */
 typedef struct {
     const void *data; // NULL: absent
     Type type;
     size_t rows, cols; // (d, n)
     size_t row_bytes;
+    size_t n_matrices; // (n_matrices, d, n); a product takes one
 } Tensor;
+
+/* A file's tensor of up to three dimensions, checked by gguf_open(), in place; a vector is a matrix
+ * of one row. */
+Tensor tensor_of(const GgufTensor *t);
+
+/* Matrix i of several, and rows first .. first + n - 1 of one, in place. */
+Tensor tensor_view(const Tensor *t, size_t i);
+Tensor tensor_rows(const Tensor *t, size_t first, size_t n);
 
 typedef struct {
     Tensor w;       // (d, n)
@@ -144,7 +166,7 @@ typedef struct {
 typedef struct {
     Norm attn_norm;      // (dim)
     Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads *
-                         // value_dim, dim); no wk and wv where LayerConfig.kv_layer is another
+                         // value_dim, dim); no wk and wv without has_own_kv()
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
     const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     Linear wo;           // (dim, n_heads * value_dim)
@@ -179,6 +201,10 @@ typedef struct {
  * with nothing left open. */
 int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e);
 void model_close(Model *m);
+
+/* The tokenizer of a file, which need not have tensors or be of an architecture that the engine
+ * runs: tokenizer_open() with what the architecture's row in families.c says. */
+Tokenizer *model_tokenizer(const Gguf *g, Err *e);
 
 /* Fill in a stack from tensors named prefix + "blk.0.attn_q.weight" and so on. Tensors that were
  * found are marked in used (n_tensors of m->file). -1 and an Err that names the tensor. */
@@ -384,6 +410,8 @@ struct Session {
     Threads *threads;
     Arena arena;
     Cache cache;
+    const Cache *memory; // for layers with KV_FROM_MEMORY: the cache of another session, with a
+                         // sequence for each of ours; the caller sets it, and keeps it open
     Hook hooks[MAX_HOOKS];
     int n_hooks;
 
@@ -467,7 +495,7 @@ typedef struct {
  * cache sets. */
 enum { PANEL_PAD = 16 };
 
-/* Several products as one parallel job. An x that several products in a row share is packed once;
+/* Several products as one parallel job. An x that consecutive products share is packed once;
  * together the different ones have at most R or max_logits rows of the widest input. */
 void matmul(Session *s, Product *products, int n_products);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
@@ -481,11 +509,9 @@ typedef struct {
 KeyRange visible(const LayerConfig *l, int pos, int n_keys);
 
 /* Attention of rows first .. first + n - 1 of the running batch: s->q -> s->heads (n, n_heads,
- * value_dim) and, where it is kept, s->softmax. Keys and values come from the session's own cache,
- * or from a memory: another session's cache, which has a sequence for each of the batch's (a text
- * that the rows look into, for cross-attention). Heads, mask and bias are those of the cache's
- * layer. */
-void attention(Session *s, const Cache *from, int layer, int first, int n);
+ * value_dim) and, where it is kept, s->softmax. Keys and values are those that the layer's
+ * kv_source and kv_layer say. */
+void attention(Session *s, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 
@@ -499,9 +525,15 @@ size_t attention_partial(const Config *c, int seq_len); // floats of Session.par
 
 enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth another thread
 
-/* ops.c: y may be x. */
+/* y (n_rows, width) = norm(x); y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
+
+/* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
+ * longrope's long factors, for a text that is longer than the original context. */
 void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, float *scale);
+
+/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2,
+ * 2). */
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim,
                  RopePairing pairing);
 

@@ -27,14 +27,14 @@ struct Tokenizer {
     Tables *tables;
 };
 
-Tokenizer *tokenizer_open(const Gguf *g, Err *e)
+Tokenizer *tokenizer_open(const Gguf *g, const TokenizerDefaults *defaults, Err *e)
 {
     Tokenizer *t = mem_zalloc(1, sizeof *t);
     if (t)
         t->tables = mem_zalloc(1, sizeof *t->tables);
     if (!t || !t->tables)
         err_set(e, EXIT_MEMORY, "out of memory for the tokenizer");
-    else if (vocab_open(&t->vocab, g, e) == 0)
+    else if (vocab_open(&t->vocab, g, defaults, e) == 0)
         return t;
     tokenizer_close(t);
     return NULL;

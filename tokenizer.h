@@ -36,12 +36,12 @@ typedef struct Tokenizer Tokenizer;
  * llama.cpp do.
  */
 
-/* Open the tokenizer of `g`; needs general.architecture (only where tokenizer.ggml.pre is absent)
- * and the tokenizer.* keys, no tensors. Keeps views into `g`, which must outlive it. NULL and
- * EXIT_MODEL or EXIT_MEMORY on failure. Cheap: the tables for encoding are built by the first
- * tokenizer_encode() or tokenizer_find(), which must therefore not be called by two threads at
- * once; after that, and for all other calls, any number of threads may share it. */
-Tokenizer *tokenizer_open(const Gguf *g, Err *e);
+/* Open the tokenizer of `g` from its tokenizer.* keys and what its architecture leaves to code
+ * (model_tokenizer() knows that); tensors are not needed. Keeps views into `g`, which must outlive
+ * it. NULL and EXIT_MODEL or EXIT_MEMORY on failure. Cheap: the tables for encoding are built by
+ * the first tokenizer_encode() or tokenizer_find(), which must therefore not be called by two
+ * threads at once; after that, and for all other calls, any number of threads may share it. */
+Tokenizer *tokenizer_open(const Gguf *g, const TokenizerDefaults *defaults, Err *e);
 void tokenizer_close(Tokenizer *t); // NULL is fine
 
 int tokenizer_vocab_size(const Tokenizer *t);

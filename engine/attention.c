@@ -19,7 +19,11 @@
 
 #include "model.h"
 
-enum { SPLIT = 256, TILE_ROWS = 48, FEW_ROWS = 4 };
+enum {
+    SPLIT = 256,    // positions of a split, a multiple of KV_BLOCK
+    TILE_ROWS = 48, // query rows of a tile, or those of one position where these are more
+    FEW_ROWS = 4    // a span of so many rows at most has its splits shared out to threads
+};
 
 KeyRange visible(const LayerConfig *l, int pos, int n_keys)
 {
@@ -81,11 +85,11 @@ static void softmax_merge(const Kernels *k, OnlineSoftmax *total, const OnlineSo
  */
 typedef struct {
     Session *s;
-    const Cache *from;    // where the keys and values are
-    const LayerConfig *l; // of their layer
+    const Cache *from; // where the keys and values are
+    const LayerConfig *l;
     int layer, kv_head, first_head, group;
     int row, pos, n_pos, rows; // `row` is the batch's row at `pos`
-    int n_keys;                // that the sequence has there
+    int n_keys;                // of the sequence in that cache
     KvTile kv;                 // the rows' queries, and the products with keys and values
     float *scores;             // (rows, KV_BLOCK)
     float *sums, *shrink;      // (rows) of one block
@@ -100,7 +104,7 @@ static size_t tile_floats(const LayerConfig *l, size_t rows)
 static float *tile_init(Tile *t, int seq, float *scratch)
 {
     size_t key_dim = (size_t)t->l->key_dim, n_heads = (size_t)t->l->n_heads;
-    t->scores = kv_tile_init(&t->kv, t->from, t->layer, t->kv_head, seq, t->rows, scratch);
+    t->scores = kv_tile_init(&t->kv, t->from, t->l->kv_layer, t->kv_head, seq, t->rows, scratch);
     t->sums = t->scores + (size_t)t->rows * KV_BLOCK;
     t->shrink = t->sums + t->rows;
     for (int r = 0; r < t->rows; r++) {
@@ -117,7 +121,7 @@ static KeyRange tile_visible(const Tile *t)
                       visible(t->l, t->pos + t->n_pos - 1, t->n_keys).to};
 }
 
-/* The part of a row's keys that lies in the block whose first key is first_key, counted from it. */
+/* The keys that a row sees in the block that begins with first_key, numbered within the block. */
 static KeyRange block_visible(const Tile *t, int r, int first_key)
 {
     KeyRange k = visible(t->l, t->pos + r / t->group, t->n_keys);
@@ -131,25 +135,26 @@ static KeyRange block_visible(const Tile *t, int r, int first_key)
 static float cap_and_bias(const Tile *t, int r, int first_key)
 {
     const Session *s = t->s;
-    const Config *c = t->from->config;
+    const Config *c = &s->stack->config;
+    BiasType bias = t->l->kv_source == KV_FROM_SELF ? c->bias : BIAS_NONE; // two texts, no distance
     float *x = t->scores + (size_t)r * KV_BLOCK, scale = t->l->attn_scale;
-    if (c->attn_soft_cap <= 0 && c->bias == BIAS_NONE)
+    if (c->attn_soft_cap <= 0 && bias == BIAS_NONE)
         return scale;
     int head = t->first_head + r % t->group, distance = first_key - (t->pos + r / t->group);
     for (int j = 0; j < KV_BLOCK; j++)
         x[j] *= scale;
     if (c->attn_soft_cap > 0)
         s->k->soft_cap(x, KV_BLOCK, c->attn_soft_cap);
-    if (c->bias == BIAS_ALIBI) {
+    if (bias == BIAS_ALIBI) {
         float slope = s->alibi_slopes[t->layer * s->max_heads + head];
         for (int j = 0; j < KV_BLOCK; j++)
             x[j] += slope * (float)(distance + j);
-    } else if (c->bias == BIAS_TABLE) {
+    } else if (bias == BIAS_TABLE) {
         int reach = c->bias_reach;
-        const float *bias = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;
+        const float *row = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;
         for (int j = 0, d; j < KV_BLOCK; j++) {
             d = distance + j;
-            x[j] += bias[d < -reach ? -reach : d > reach ? reach : d];
+            x[j] += row[d < -reach ? -reach : d > reach ? reach : d];
         }
     }
     return 1;
@@ -253,6 +258,19 @@ static SpanRows clip(const Job *j, const SpanRows *span)
     c.pos += from - span->row;
     c.n = end - from;
     return c;
+}
+
+/* The cache that a layer attends to. */
+static const Cache *cache_of(const Session *s, const LayerConfig *l)
+{
+    if (l->kv_source == KV_FROM_SELF)
+        return &s->cache;
+    const Cache *memory = s->memory;
+    assert(memory && memory->n_seqs >= s->params.n_seqs && l->mask == MASK_NONE);
+    const LayerConfig *there = &memory->config->layers[l->kv_layer];
+    assert(there->n_kv_heads == l->n_kv_heads && there->key_dim == l->key_dim
+           && there->value_dim == l->value_dim);
+    return memory;
 }
 
 /* How many keys a span's sequence has in a cache: with the batch's own rows, or in a memory. */
@@ -380,10 +398,10 @@ static void merge_splits(void *context, int from, int to, int thread)
     }
 }
 
-void attention(Session *s, const Cache *from, int layer, int first, int n)
+void attention(Session *s, int layer, int first, int n)
 {
-    const LayerConfig *l = &from->config->layers[layer];
-    Job j = {s, from, l, layer, first, n, l->n_heads / l->n_kv_heads};
+    const LayerConfig *l = &s->stack->config.layers[layer];
+    Job j = {s, cache_of(s, l), l, layer, first, n, l->n_heads / l->n_kv_heads};
     bool is_split = false;
     threads_run(s->threads, plan(&j), 1, attend_items, &j);
     for (int i = 0; i < s->n_spans; i++)
@@ -429,9 +447,10 @@ void attention_weights(Session *s, int layer, int head, int first, int n, float 
                        int thread)
 {
     const LayerConfig *l = &s->stack->config.layers[layer];
+    const Cache *from = cache_of(s, l);
     const SpanRows *span = &s->spans[s->span_of[first]];
     Tile t = {.s = s,
-              .from = &s->cache,
+              .from = from,
               .l = l,
               .layer = layer,
               .kv_head = head / (l->n_heads / l->n_kv_heads),
@@ -441,7 +460,7 @@ void attention_weights(Session *s, int layer, int head, int first, int n, float 
               .pos = s->pos[first],
               .n_pos = n,
               .rows = n,
-              .n_keys = n_keys_of(s, &s->cache, span)};
+              .n_keys = n_keys_of(s, from, span)};
     tile_init(&t, span->seq, threads_scratch(s->threads, thread));
     memset(out, 0, (size_t)n * (size_t)n_keys * sizeof *out);
     KeyRange keys = tile_visible(&t);

@@ -52,7 +52,7 @@ static size_t head_bytes(const LayerConfig *l, KvType t)
 static size_t layer_bytes(const Config *c, int layer, KvType t)
 {
     const LayerConfig *l = &c->layers[layer];
-    return l->kv_layer == layer ? (size_t)l->n_kv_heads * head_bytes(l, t) : 0;
+    return has_own_kv(c, layer) ? (size_t)l->n_kv_heads * head_bytes(l, t) : 0;
 }
 
 void cache_size(Cache *c, const Config *config, const SessionParams *p)
@@ -81,9 +81,9 @@ void cache_plan(Cache *c, Arena *a)
     if (!a->base || a->overflow)
         return;
     size_t offset = 0;
-    for (int i = 0; i < c->config->n_layers; i++) { // kv_layer is not after i
+    for (int i = 0; i < c->config->n_layers; i++) {
         int from = c->config->layers[i].kv_layer;
-        c->layer_offset[i] = from == i ? offset : c->layer_offset[from];
+        c->layer_offset[i] = from < i ? c->layer_offset[from] : offset;
         offset += layer_bytes(c->config, i, c->type);
     }
     for (size_t i = 0; i < n_seqs; i++)
@@ -118,7 +118,7 @@ void cache_adopt(Cache *c, void *blocks, int n, bool is_long)
 {
     Sequence *q = &c->seqs[0];
     c->adopted = blocks;
-    c->n_adopted = (n + KV_BLOCK - 1) / KV_BLOCK;
+    c->n_adopted = kv_blocks_of(n);
     for (int b = 0; b < c->n_adopted; b++) {
         c->refs[b] = 1;
         q->blocks[b] = b;

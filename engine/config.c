@@ -32,7 +32,7 @@ static const char *key_name(const Keys *k, const char *name, char out[160])
     return out;
 }
 
-/* The first thing that is wrong is told. */
+/* Refuse the file; the first reason counts. */
 static void refuse(Keys *k, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 static void refuse(Keys *k, const char *fmt, ...)
 {
@@ -46,7 +46,7 @@ static void refuse(Keys *k, const char *fmt, ...)
     k->failed = true;
 }
 
-static void missing(Keys *k, const char *key, const char *want)
+static void key_missing(Keys *k, const char *key, const char *want)
 {
     refuse(k, "key %s: missing, want %s", key, want);
 }
@@ -65,7 +65,7 @@ static int key_int(Keys *k, const char *name, int lo, int hi, int fallback)
     if (!rc && fallback >= lo && fallback <= hi)
         return fallback;
     if (!rc) {
-        missing(k, key, "an integer");
+        key_missing(k, key, "an integer");
     } else if (v < (uint32_t)lo || v > (uint32_t)hi) {
         refuse(k, "key %s: got %u, want %d to %d", key, v, lo, hi);
     } else {
@@ -82,7 +82,7 @@ static float key_float(Keys *k, const char *name, float fallback)
     if (!k->failed && gguf_f32(k->g, key_name(k, name, key), &v, k->e) < 0)
         k->failed = true;
     if (!k->failed && isnan(v))
-        missing(k, key, "a number");
+        key_missing(k, key, "a number");
     return k->failed ? 1 : v;
 }
 
@@ -109,7 +109,7 @@ static bool key_flag(Keys *k, const char *name, int fallback)
     if (rc < 0)
         k->failed = true;
     else if (!rc && fallback < 0)
-        missing(k, key, "true or false");
+        key_missing(k, key, "true or false");
     return v;
 }
 
@@ -138,7 +138,7 @@ static int key_choice(Keys *k, const char *name, const char *const *choices, int
                  choices[i]);
     }
     if (!rc)
-        missing(k, key, want);
+        key_missing(k, key, want);
     else
         refuse(k, "key %s: got \"%s\", want %s", key, str_escape(v, seen, sizeof seen), want);
     return 0;
@@ -173,7 +173,7 @@ static int key_layer_int(Keys *k, const char *name, int i, int n_layers, int lo,
     if (k->failed || (v >= lo && v <= hi && v == floor(v)))
         return k->failed ? lo : (int)v;
     if (isnan(v)) {
-        missing(k, key_name(k, name, key), "an integer");
+        key_missing(k, key_name(k, name, key), "an integer");
     } else {
         refuse(k, "key %s: got %g for layer %d, want an integer from %d to %d",
                key_name(k, name, key), v, i, lo, hi);
@@ -233,7 +233,7 @@ static void from_keys(Config *c, Keys *k)
                  {POS_ROPE, BIAS_NONE},
                  {POS_LEARNED, BIAS_NONE},
                  {POS_NONE, BIAS_ALIBI},
-                 {POS_NONE, BIAS_TABLE}}; // by positions
+                 {POS_NONE, BIAS_TABLE}}; // as `positions`
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
 
@@ -300,8 +300,8 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     Rope *r = &c->ropes[0];
     r->dim = key_rope_dim(k, "rope.dimension_count", w->key_dim, w->key_dim);
     r->base = key_float(k, "rope.freq_base", 10000);
-    bool two_sets = gguf_tensor(
-        k->g, "rope_factors_long.weight"); // llama.cpp's Phi-3 files say longrope with it alone
+    // llama.cpp's Phi-3 files have no key for longrope, only its factors
+    bool two_sets = gguf_tensor(k->g, "rope_factors_long.weight");
     r->scaling = (RopeScaling)key_choice(k, "rope.scaling.type", scalings,
                                          two_sets ? ROPE_LONGROPE : ROPE_LINEAR);
     r->factor = key_float(k, "rope.scaling.factor", key_float(k, "rope.scale_linear", 1));

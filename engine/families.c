@@ -1,4 +1,5 @@
-/* families.c - the architectures that the engine runs, a row each.
+/* families.c - the architectures that the engine runs, a row each, and some whose texts it only
+ * tokenizes.
  *
  * A row holds what a family's llama.cpp convention leaves to code; the keys of the file say the
  * rest (config.c). The architecture `gpt` has no convention: docs/gpt-keys.md lists its keys, which
@@ -46,10 +47,12 @@ static const Family families[] = {
                                 .parallel = true, .shared_norm = true}},
     {.name = "phi3", .config = {PRE_NORM, .gated = true, .fused_gate_up = true, ROPE(ROPE_HALF)}},
     {.name = "gpt2", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
-                                .act = ACT_GELU_TANH, .pos = POS_LEARNED}},
+                                .act = ACT_GELU_TANH, .pos = POS_LEARNED},
+     .tokenizer.pre = "gpt-2"},
     {.name = "gptneox", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
                                    .act = ACT_GELU, ROPE(ROPE_HALF)},
-     .parallel_key = true},
+     .parallel_key = true,
+     .tokenizer.pre = "olmo"}, // GPT-2's pattern after NFC, as in Pythia's tokenizer.json
     {.name = "starcoder2", .config = {LAYER_NORM, .norm_bias = REQUIRED, .qkv_bias = OPTIONAL,
                                       .wo_bias = REQUIRED, .ffn_bias = REQUIRED,
                                       .act = ACT_GELU_TANH, ROPE(ROPE_HALF)}},
@@ -77,20 +80,40 @@ static const Family families[] = {
                                BIASES(OPTIONAL), .act = ACT_GELU,
                                .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
     {.name = "gpt", .all_keys = true, .plain_own_base = true},
+    {.name = "gemma4", .only_tokenizer = true, .tokenizer.adds_bos = true},
 };
 // clang-format on
 
 enum { N_FAMILIES = sizeof families / sizeof *families };
 
+/* The row of a name, or NULL. */
+static const Family *row_of(Str arch)
+{
+    for (int i = 0; i < N_FAMILIES; i++)
+        if (str_eq(arch, families[i].name))
+            return &families[i];
+    return NULL;
+}
+
+Tokenizer *model_tokenizer(const Gguf *g, Err *e)
+{
+    Str arch = {0};
+    if (gguf_str(g, "general.architecture", &arch, e) < 0)
+        return NULL;
+    const Family *f = row_of(arch);
+    return tokenizer_open(g, f ? &f->tokenizer : &(TokenizerDefaults){0}, e);
+}
+
 const Family *family_find(Str arch, Err *e)
 {
     char seen[64], known[400] = "";
-    for (int i = 0; i < N_FAMILIES; i++) {
-        if (str_eq(arch, families[i].name))
-            return &families[i];
-        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
-                 families[i].name);
-    }
+    const Family *f = row_of(arch);
+    if (f && !f->only_tokenizer)
+        return f;
+    for (int i = 0; i < N_FAMILIES; i++)
+        if (!families[i].only_tokenizer)
+            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s",
+                     *known ? ", " : "", families[i].name);
     err_set(e, EXIT_MODEL, "general.architecture: got \"%s\", want one of: %s",
             str_escape(arch, seen, sizeof seen), known);
     return NULL;

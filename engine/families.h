@@ -21,9 +21,12 @@ typedef struct {
     int no_rope_period;        // every so-many-th layer has no rope, 0: none
     int big_layers;            // a model of so many layers scales attention by
                                // (dim / n_heads)^-1/2 (Gemma 27B)
+
+    TokenizerDefaults tokenizer;
+    bool only_tokenizer; // the engine does not run these models
 } Family;
 
-/* The row of an architecture; NULL and EXIT_MODEL for one that is not known. */
+/* The row of an architecture that the engine runs; NULL and EXIT_MODEL for any other. */
 const Family *family_find(Str arch, Err *e);
 
 #endif

@@ -79,7 +79,7 @@ static bool is_finite(const float *x, size_t n)
     return largest_bits(x, n) < F32_INF_BITS;
 }
 
-/* Look at what the residual stream has become. */
+/* Note the rows whose residual stream is not finite. */
 static void check_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -237,12 +237,6 @@ static void prepare_heads(const Rows *r, const Norm *norm, float *x, int n_heads
                     r->c->ropes[lc->rope].dim, r->c->rope_pairing);
 }
 
-/* Whether the layer has keys and values of its own. */
-static bool has_kv(const Rows *r)
-{
-    return r->lc->kv_layer == r->layer;
-}
-
 static void prepare_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -252,7 +246,7 @@ static void prepare_rows(void *context, int from, int to, int thread)
     for (int i = from; i < to; i++) {
         int t = r->from + i;
         prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
-        if (!has_kv(r))
+        if (!has_own_kv(r->c, r->layer))
             continue;
         prepare_heads(r, &r->l->k_norm, s->k_new + (size_t)i * nk, r->lc->n_kv_heads, t);
         if (r->c->clamp_qkv > 0)
@@ -273,7 +267,7 @@ static void store_rows(void *context, int from, int to, int thread)
         int t = r->from + i;
         const float *k = s->k_new + (size_t)i * nk, *v = s->v_new + (size_t)i * nv;
         bool finite = is_finite(s->q + (size_t)t * nq, nq);
-        if (has_kv(r)) {
+        if (has_own_kv(r->c, r->layer)) {
             finite = finite && is_finite(k, nk) && is_finite(v, nv);
             cache_store(&s->cache, r->layer, s->spans[s->span_of[t]].seq, s->pos[t], k, v);
         }
@@ -296,19 +290,20 @@ static void prepare_and_store(void *context, int from, int to, int thread)
  *   normalise and rotate q and k         q waits in s->q; k and v go to the cache
  *
  * Several query heads may share a key/value head (grouped heads), and a layer may have no keys and
- * values of its own but attend to those of an earlier one. */
+ * values of its own but attend to those of an earlier one, or of another text. */
 static void project(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
     size_t nq = q_width(r->lc);
+    bool has_own = has_own_kv(r->c, r->layer);
     float *q = s->q + (size_t)r->from * nq;
     const float *h = normed(s, &l->attn_norm, residual(r), r->n);
     matmul(s,
            (Product[]){{&l->wq, h, r->n, q, 0},
                        {&l->wk, h, r->n, s->k_new, 0},
                        {&l->wv, h, r->n, s->v_new, 0}},
-           !has_kv(r)              ? 1
+           !has_own                ? 1
            : r->lc->values_in_keys ? 2
                                    : 3);
     if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
@@ -317,7 +312,7 @@ static void project(Rows *r)
     }
     threads_run(s->threads, r->n, ROW_GRAIN, prepare_rows, r);
     call_hooks(r, HOOK_QUERIES, q, nq);
-    if (has_kv(r)) {
+    if (has_own) {
         call_hooks(r, HOOK_KEYS, s->k_new, k_width(r->lc));
         if (!r->lc->values_in_keys)
             call_hooks(r, HOOK_VALUES, s->v_new, v_width(r->lc));
@@ -334,7 +329,7 @@ static void attend(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    attention(s, &s->cache, r->layer, r->from, r->n);
+    attention(s, r->layer, r->from, r->n);
     call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on)
@@ -519,6 +514,7 @@ static void all_rows(Graph *g, int layer, void (*step)(Rows *r))
     }
 }
 
+/* Hooks at a layer's end see the whole batch, however its rows went through. */
 static void show_layer(Rows *r)
 {
     r->n = r->s->n_rows;

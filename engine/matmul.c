@@ -83,7 +83,7 @@ static void multiply_panels(void *context, int from, int to, int thread)
     }
 }
 
-/* One x, and the packed forms that the products of it want. */
+/* An input of one or more products, and the packed forms in which they read it. */
 typedef struct {
     const Session *s;
     const Product *first;
@@ -114,6 +114,7 @@ void matmul(Session *s, Product *products, int n_products)
         Pack p = {.s = s, .first = &products[i]};
         size_t at = packed;
         for (; i < n_products && products[i].x == p.first->x; i++) {
+            assert(products[i].w->w.n_matrices == 1);
             p.bytes |= as_bytes(s, &products[i].w->w);
             p.bf16 |= as_bf16(s, &products[i].w->w);
             products[i].packed_at = at;

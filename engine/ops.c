@@ -34,8 +34,6 @@ static double yarn_pair(const Rope *r, double turns)
          / (2 * log(r->base));
 }
 
-/* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
- * longrope's long factors, for a text that is longer than the original context. */
 void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, float *scale)
 {
     const Rope *r = &stack->config.ropes[index];
@@ -63,8 +61,6 @@ void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, flo
     }
 }
 
-/* Rotate the first rope_dim values of each head of x (n_heads, head_dim) by cos_sin (rope_dim / 2,
- * 2). */
 void rope_rotate(float *x, const float *cos_sin, int n_heads, int head_dim, int rope_dim,
                  RopePairing pairing)
 {

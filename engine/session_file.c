@@ -1,4 +1,4 @@
-/* session_file.c - see session_file.h. */
+/* session_file.c - writes, checks and opens the files whose form session_file.h describes. */
 #include "engine/session_file.h"
 
 #include <string.h>
@@ -28,11 +28,11 @@ static uint64_t sum_of(const uint64_t lanes[8])
 {
     uint64_t sum = 0;
     for (int k = 0; k < 8; k++)
-        sum = (sum ^ lanes[k]) * 0xd6e8feb86659fd93u; // odd: it keeps what a lane has
+        sum = (sum ^ lanes[k]) * 0xd6e8feb86659fd93u; // an odd factor loses no bit
     return sum;
 }
 
-/* Of a header and its ids. */
+/* The hash of a header and its ids. */
 static void hash_of(const SessionHeader *h, const int *ids, char out[SHA256_HEX + 1])
 {
     Sha256 s;
@@ -47,7 +47,7 @@ static size_t n_blocks_of(size_t n_pos)
     return (n_pos + KV_BLOCK - 1) / KV_BLOCK;
 }
 
-/* Where the blocks begin; false where that is no size. */
+/* Where in the file the blocks begin; false where that is beyond any size. */
 static bool blocks_offset(uint64_t n_ids, size_t *out)
 {
     return n_ids <= INT_MAX && size_mul((size_t)n_ids, sizeof(int), out)
@@ -62,7 +62,7 @@ static int damaged(const char *what, Err *e)
                    "%s: got a damaged file, want a session that --save-session wrote", what);
 }
 
-/* What the header says is what the file is: its size, the hash, the ids. */
+/* Whether the file is what its header says: size, hash, ids. */
 static int check_file(SessionFile *f, int vocab_size, Err *e)
 {
     const SessionHeader *h = &f->header;
@@ -101,7 +101,7 @@ static int check_blocks(const SessionFile *f, Err *e)
     return sum_of(lanes) == f->header.sum ? 0 : damaged("keys and values", e);
 }
 
-/* It is a session of this model with these parameters. */
+/* Whether it is a session of this model with these parameters. */
 static int check_suits(const SessionFile *f, const Model *m, const SessionParams *p, Err *e)
 {
     const SessionHeader *h = &f->header;

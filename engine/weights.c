@@ -6,6 +6,7 @@
  * of its parts. A tensor that no field claims is an error: it would be a part of the model that we
  * leave out.
  */
+#include <assert.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,12 +83,36 @@ static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t c
     return t;
 }
 
-static Tensor view(const GgufTensor *t, size_t first_row, size_t rows, size_t cols)
+Tensor tensor_of(const GgufTensor *t)
 {
     const TypeInfo *ti = type_info(t->type);
-    size_t row_bytes = cols / ti->block * ti->bytes;
-    return (Tensor){(const char *)t->data + first_row * row_bytes, (Type)t->type, rows, cols,
-                    row_bytes};
+    int n = t->n_dims;
+    size_t cols = t->shape[n - 1];
+    assert(n <= 3);
+    return (Tensor){.data = t->data,
+                    .type = (Type)t->type,
+                    .rows = n > 1 ? t->shape[n - 2] : 1,
+                    .cols = cols,
+                    .row_bytes = cols / ti->block * ti->bytes,
+                    .n_matrices = n > 2 ? t->shape[0] : 1};
+}
+
+Tensor tensor_view(const Tensor *t, size_t i)
+{
+    Tensor view = *t;
+    assert(i < t->n_matrices);
+    view.data = (const char *)t->data + i * t->rows * t->row_bytes;
+    view.n_matrices = 1;
+    return view;
+}
+
+Tensor tensor_rows(const Tensor *t, size_t first, size_t n)
+{
+    Tensor view = *t;
+    assert(t->n_matrices == 1 && first <= t->rows && n <= t->rows - first);
+    view.data = (const char *)t->data + first * t->row_bytes;
+    view.rows = n;
+    return view;
 }
 
 /* A (rows, cols) matrix; true if it is there. */
@@ -97,7 +122,7 @@ static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, s
     char full[NAME_SIZE];
     const GgufTensor *t = find(b, full_name(b, name, "weight", full), rows, cols, presence);
     if (t)
-        *out = view(t, 0, rows, cols);
+        *out = tensor_of(t);
     return t != NULL;
 }
 
@@ -176,7 +201,7 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
     size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc), nv = v_width(lc);
-    Presence own = lc->kv_layer == i ? REQUIRED : OPTIONAL;
+    Presence own = has_own_kv(c, i) ? REQUIRED : OPTIONAL;
     char full[NAME_SIZE];
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
         bind_linear(b, &l->wq, "attn_q", nq, dim, REQUIRED, c->qkv_bias);
@@ -189,9 +214,10 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     const float *bias = bind_vector(b, "attn_qkv", "bias", nq + nk + nv, c->qkv_bias);
     if (!t)
         return;
-    l->wq = (Linear){view(t, 0, nq, dim), bias};
-    l->wk = (Linear){view(t, nq, nk, dim), bias ? bias + nq : NULL};
-    l->wv = (Linear){view(t, nq + nk, nv, dim), bias ? bias + nq + nk : NULL};
+    Tensor qkv = tensor_of(t);
+    l->wq = (Linear){tensor_rows(&qkv, 0, nq), bias};
+    l->wk = (Linear){tensor_rows(&qkv, nq, nk), bias ? bias + nq : NULL};
+    l->wv = (Linear){tensor_rows(&qkv, nq + nk, nv), bias ? bias + nq + nk : NULL};
 }
 
 static void bind_ffn(Binder *b, Layer *l, size_t hidden)
@@ -204,8 +230,9 @@ static void bind_ffn(Binder *b, Layer *l, size_t hidden)
         const GgufTensor *t = find(b, full_name(b, "ffn_up", "weight", full), 2 * hidden, dim,
                                    REQUIRED);
         if (t) {
-            l->w_gate.w = view(t, 0, hidden, dim);
-            l->w_up.w = view(t, hidden, hidden, dim);
+            Tensor both = tensor_of(t);
+            l->w_gate.w = tensor_rows(&both, 0, hidden);
+            l->w_up.w = tensor_rows(&both, hidden, hidden);
         }
         return;
     }
@@ -227,7 +254,7 @@ static void bind_layer(Binder *b, int i)
     bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim);
-        if (lc->kv_layer == i)
+        if (has_own_kv(c, i))
             bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim);
     }
     if (c->bias == BIAS_TABLE) {
@@ -309,14 +336,13 @@ static int check_used(Model *m, const bool *used, Err *e)
     return 0;
 }
 
-/* The tokenizer, where there is one or has to be one, with a row of the embedding for each token.
- */
+/* The tokenizer, unless the file has none and none is needed. Each token must have an embedding. */
 static int open_tokenizer(Model *m, bool needed, Err *e)
 {
     int n_rows = m->decoder.config.vocab_size;
     if (!needed && !gguf_key(&m->file, "tokenizer.ggml.model"))
         return 0;
-    m->tokenizer = tokenizer_open(&m->file, e);
+    m->tokenizer = model_tokenizer(&m->file, e);
     if (!m->tokenizer)
         return -1;
     int n = tokenizer_vocab_size(m->tokenizer);

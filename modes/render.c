@@ -29,7 +29,7 @@ static int print_rendered(const Options *o, const Gguf *g, const Rendered *r, Er
 {
     Buf object = {0};
     const Buf *out = o->json ? &object : &r->text;
-    Tokenizer *t = o->json ? tokenizer_open(g, e) : NULL;
+    Tokenizer *t = o->json ? model_tokenizer(g, e) : NULL;
     int rc = 0;
     if (o->json)
         rc = !t || add_object(t, r, &object, e) ? err_prefix(e, o->model) : 0;

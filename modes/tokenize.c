@@ -108,7 +108,7 @@ int tokenize_mode(const Options *o, Err *e)
     Prompt prompt = {0};
     if (gguf_open(&file, o->model, e))
         return -1;
-    Tokenizer *t = tokenizer_open(&file, e);
+    Tokenizer *t = model_tokenizer(&file, e);
     int rc = t ? prompt_encode(o, t, &prompt, &ids, e) || print_tokens(o, t, &ids, e)
                : err_prefix(e, o->model);
     prompt_free(&prompt);

@@ -146,7 +146,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         buf_free(&file);
         return 0;
     }
-    Tokenizer *t = tokenizer_open(&g, &e);
+    Tokenizer *t = model_tokenizer(&g, &e);
     MUST(t || (e.code == EXIT_MODEL && *e.text));
     if (t)
         use(t, text, flags);

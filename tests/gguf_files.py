@@ -31,13 +31,15 @@ def kind_of(value: Any) -> int:
 
 
 def write(path: Path, arch: str, keys: Keys, tensors: dict[str, np.ndarray] = {},
-          split_max_tensors: int = 0) -> Path:
-    """With `split_max_tensors` the file comes in parts, STEM-0000N-of-0000M.gguf."""
+          split_max_tensors: int = 0, raw: gguf.GGMLQuantizationType | None = None) -> Path:
+    """With `split_max_tensors` the file comes in parts, STEM-0000N-of-0000M.gguf.
+
+    `raw`: the tensors are bytes of this type."""
     w = gguf.GGUFWriter(path, arch, split_max_tensors=split_max_tensors)
     for name, value in keys.items():
         w.add_key_value(name, value, gguf.GGUFValueType(kind_of(value)))
     for name, t in tensors.items():
-        w.add_tensor(name, t)
+        w.add_tensor(name, t, raw_dtype=raw)
     w.write_header_to_file()
     w.write_kv_data_to_file()
     w.write_tensors_to_file()

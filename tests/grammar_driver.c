@@ -147,7 +147,7 @@ static int run(char **argv, const char *model, Gguf *g, Tokenizer **t, Err *e)
     int rc = file_read(argv[2], &stop_signal, &text, e);
     if (!rc && model) {
         rc = gguf_open(g, model, e);
-        *t = rc ? NULL : tokenizer_open(g, e);
+        *t = rc ? NULL : model_tokenizer(g, e);
         list.tokenizer = *t;
         rc = *t ? 0 : -1;
     }

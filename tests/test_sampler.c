@@ -14,6 +14,7 @@
 
 #include "check.h"
 #include "generate/stream.h"
+#include "model.h"
 
 enum { VOCAB = 50, DRAWS = 20000 };
 
@@ -390,7 +391,7 @@ static void test_streams(void)
     Err e;
     Sampler sampler;
     CHECK(!gguf_open(&g, "models/tales.bin", &e), "%s", e.text);
-    Tokenizer *t = tokenizer_open(&g, &e);
+    Tokenizer *t = model_tokenizer(&g, &e);
     sampler_init(&sampler, tokenizer_vocab_size(t), kernels_at(0), &e);
     StreamParams p = {.tokenizer = t, .sampling = plain, .n_predict = 60, .seq_len = 1000};
     p.sampling.repeat_penalty = 1.3f;

@@ -758,39 +758,26 @@ static void test_watch(void)
     free(maps);
 }
 
-/* Attention to a memory: another session's cache, whose keys all rows see. Against the textbook's
- * sum in double precision, with the keys and values as they are read back from the memory, so that
- * only the products' rounding is left: 1e-4 for f32 sums of 130 weights, 0.02 where they are made
- * of bf16 pairs, which keep 8 bits. */
-static void test_memory(void)
+enum { MEMORY = 130, LOOKING = 1 };
+
+/* How far the heads' results of layer LOOKING are from the textbook's sum in double precision over
+ * all keys and values of the session's memory, as these are read back from it. */
+static int compare_heads(void *context, const HookRows *rows)
 {
-    enum { N_MEMORY = 130, N_ROWS = 7, LAYER = 1 };
-    LayerConfig *l = &model.decoder.config.layers[LAYER], kept = *l;
-    BiasType bias = model.decoder.config.bias;
-    static float keys[3][KEY][KV_BLOCK], values[3][KV_BLOCK][VALUE];
-    int group = l->n_heads / l->n_kv_heads;
-    double worst = 0, limit = kernels->bf16 && kv_type != KV_F32 ? 0.02 : 1e-4;
-    Session memory, s;
-    Threads own;
-    Err e = {0};
-    open_session(&memory, 1, 1);
-    run(&memory, 0, text, N_MEMORY, 50, NULL);
-    threads_init(&own, 2, NULL);
-    SessionParams p = memory.params;
-    p.threads = &own;
-    CHECK(!session_init(&s, &model.decoder, &p, &e), "%s: %s", label, e.text);
-    CHECK(forward_tokens(&s, 0, other, N_ROWS, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
-    l->mask = MASK_NONE;
-    model.decoder.config.bias = BIAS_NONE;
-    attention(&s, &memory.cache, LAYER, 2, N_ROWS - 2);
-    for (int h = 0; h < l->n_heads; h++) {
-        for (int b = 0; b * KV_BLOCK < N_MEMORY; b++)
-            cache_read(&memory.cache, LAYER, h / group, 0, b, keys[b][0], values[b][0]);
-        for (int row = 2; row < N_ROWS; row++) {
-            const float *q = s.q + (row * l->n_heads + h) * KEY;
-            const float *got = s.heads + ((row - 2) * l->n_heads + h) * VALUE;
+    static float keys[MEMORY / KV_BLOCK + 1][KEY][KV_BLOCK];
+    static float values[MEMORY / KV_BLOCK + 1][KV_BLOCK][VALUE];
+    const Session *s = rows->s;
+    const LayerConfig *l = &s->stack->config.layers[LOOKING];
+    double *worst = context;
+    for (int h = 0; rows->layer == LOOKING && h < l->n_heads; h++) {
+        for (int b = 0; b * KV_BLOCK < MEMORY; b++)
+            cache_read(s->memory, l->kv_layer, h / (l->n_heads / l->n_kv_heads), 0, b, keys[b][0],
+                       values[b][0]);
+        for (int row = 0; row < rows->n; row++) {
+            const float *q = s->q + ((rows->first + row) * l->n_heads + h) * KEY;
+            const float *got = rows->x + (row * l->n_heads + h) * VALUE;
             double sum = 0, out[VALUE] = {0};
-            for (int t = 0; t < N_MEMORY; t++) {
+            for (int t = 0; t < MEMORY; t++) {
                 double score = 0;
                 for (int i = 0; i < KEY; i++)
                     score += (double)q[i] * keys[t / KV_BLOCK][i][t % KV_BLOCK];
@@ -801,13 +788,45 @@ static void test_memory(void)
             }
             for (int i = 0; i < VALUE; i++) {
                 double error = fabs(out[i] / sum - got[i]);
-                worst = error > worst ? error : worst;
+                *worst = error > *worst ? error : *worst;
             }
         }
     }
-    CHECK(worst < limit, "%s: a result is %g from the textbook's", label, worst);
-    *l = kept;
-    model.decoder.config.bias = bias;
+    return 0;
+}
+
+/* A layer whose keys and values are those of layer kv_layer of a memory, the cache of another
+ * session: its rows see all keys there, and the layer has none of its own. Only the products'
+ * rounding is left: 1e-4 for f32 sums of 130 weights, 0.02 where they are made of bf16 pairs, which
+ * keep 8 bits. */
+static void test_memory(int kv_layer)
+{
+    enum { N_ROWS = 70 };
+    double worst = 0, limit = kernels->bf16 && kv_type != KV_F32 ? 0.02 : 1e-4;
+    LayerConfig layers[LAYERS];
+    Stack looking = model.decoder;
+    Session memory, s;
+    Threads own;
+    Err e = {0};
+    open_session(&memory, 1, 1);
+    run(&memory, 0, text, MEMORY, 50, NULL);
+    memcpy(layers, looking.config.layers, sizeof layers);
+    layers[LOOKING].kv_source = KV_FROM_MEMORY;
+    layers[LOOKING].kv_layer = kv_layer;
+    layers[LOOKING].mask = MASK_NONE;
+    looking.config.layers = layers;
+    threads_init(&own, 2, NULL);
+    SessionParams p = memory.params;
+    p.threads = &own;
+    p.max_rows = 40;
+    CHECK(!session_init(&s, &looking, &p, &e), "%s: %s", label, e.text);
+    CHECK(s.cache.block_bytes < memory.cache.block_bytes, "%s: room for keys that are elsewhere",
+          label);
+    s.memory = &memory.cache;
+    session_hook(&s, HOOK_HEADS, compare_heads, &worst);
+    CHECK(forward_tokens(&s, 0, other, 1, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
+    CHECK(forward_tokens(&s, 0, other + 1, N_ROWS, WANT_NONE, &e) == 0, "%s: %s", label, e.text);
+    CHECK(worst > 0 && worst < limit, "%s: a result is %g from the textbook's", label, worst);
     session_free(&s);
     session_free(&memory);
     threads_free(&own);
@@ -970,7 +989,8 @@ static void test_variant(int number)
             test_sizes();
             test_no_mask();
             test_hooks();
-            test_memory();
+            for (int layer = 0; layer < LAYERS; layer++)
+                test_memory(layer);
             test_watch();
         }
     model_close(&model);

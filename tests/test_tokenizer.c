@@ -5,7 +5,7 @@
 #include "base/utf8.h"
 #include "text/nfc.h"
 #include "text/pattern.h"
-#include "tokenizer.h"
+#include "model.h"
 #include "check.h"
 
 #include <stdlib.h>
@@ -149,7 +149,7 @@ static Tokenizer *open_bytes(const Buf *b, Gguf *g, Err *e)
     }
     close(fd);
     if (gguf_open(g, path, e) == 0)
-        t = tokenizer_open(g, e);
+        t = model_tokenizer(g, e);
     unlink(path);
     return t;
 }

@@ -290,6 +290,17 @@ def test_family(drive, crossing, tmp_path, family):
     differences(TEXTS, [g["bytes"] for g in got], [norm(t).encode().hex() for t in TEXTS])
 
 
+@pytest.mark.parametrize("arch, family", [("gpt2", "gpt-2"), ("gptneox", "pythia")])
+def test_architecture_says_the_rule(drive, crossing, tmp_path, arch, family):
+    """A file without tokenizer.ggml.pre: some architectures have one rule; others must name it."""
+    tok = reference(crossing, *FAMILIES[family][1:])
+    path = byte_level_file(tmp_path / "m.gguf", tok, arch=arch)
+    differences(TEXTS, [g["ids"] for g in encode(drive, path, TEXTS)],
+                [tok.encode(t).ids for t in TEXTS])
+    with pytest.raises(AssertionError, match="this architecture has no default"):
+        encode(drive, byte_level_file(tmp_path / "m.gguf", tok, arch="qwen2"), ["a"])
+
+
 def test_falcon(drive, tmp_path):
     """Falcon's pre-tokenizer, on a training of its own.
 

@@ -15,7 +15,7 @@
 #include "base/json.h"
 #include "text/nfc.h"
 #include "text/pretokenize.h"
-#include "tokenizer.h"
+#include "model.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -140,7 +140,7 @@ static int time_it(const char *path, unsigned flags, Err *e)
         return -1;
     read_text(&text);
     double t0 = processor_seconds();
-    Tokenizer *t = tokenizer_open(&g, e);
+    Tokenizer *t = model_tokenizer(&g, e);
     double t1 = processor_seconds();
     int rc = t ? tokenizer_encode(t, text.ptr, text.len, flags, &list, e) : -1;
     double t2 = processor_seconds();
@@ -185,7 +185,7 @@ static int tokenize(const char *path, bool by_parts, unsigned flags, Err *e)
     TokenList list = {0};
     if (gguf_open(&g, path, e))
         return -1;
-    Tokenizer *t = tokenizer_open(&g, e);
+    Tokenizer *t = model_tokenizer(&g, e);
     int rc = t ? 1 : -1;
     while (rc > 0 && (rc = encode_next(t, by_parts, flags, &list, e)) > 0) {
         Decoder d;

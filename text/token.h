@@ -1,4 +1,5 @@
-/* token.h - what a token is: its type, lists of ids, parts of texts, how pieces are spelt. */
+/* token.h - what a token is: its type, lists of ids, parts of texts, how pieces are spelt; and what
+ * a caller knows of a tokenizer. */
 #ifndef TOKEN_H
 #define TOKEN_H
 
@@ -49,6 +50,12 @@ typedef struct {
     size_t end; // not before the part before it, at most the text's length
     bool special;
 } TextPart;
+
+/* What the files of an architecture do not say of their tokenizer, or say wrongly. */
+typedef struct {
+    const char *pre; // tokenizer.ggml.pre where it is absent; NULL: files must have it
+    bool adds_bos;   // whatever tokenizer.ggml.add_bos_token says
+} TokenizerDefaults;
 
 /* The byte that a piece like <0x0A> stands for, or -1. */
 int piece_named_byte(Str piece);

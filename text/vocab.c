@@ -1,8 +1,8 @@
 /* vocab.c - the tokenizer.* keys of a file, read and checked. Contracts are in vocab.h.
  *
- * What the keys leave open is in tables: the kinds of tokenizers, the ways to mark spaces, the
- * names of tokens that end a text, and what files of some architectures do not say. How byte-level
- * texts are cut, by name, is pretokenize.c's table.
+ * What the keys leave open is in tables: the kinds of tokenizers, the ways to mark spaces and the
+ * names of tokens that end a text. How byte-level texts are cut, by name, is pretokenize.c's table;
+ * what the files of an architecture do not say comes from the caller.
  */
 #include "text/vocab.h"
 
@@ -98,17 +98,6 @@ static const struct {
     {.name = "no_vocab", .refused = "no tokenizer"},
     {.name = "hybriddna", .refused = "DNA k-mers"},
     {.name = "whitespace", .refused = "words"},
-};
-
-/* What files do not say, or say wrongly, whose general.architecture begins so. */
-static const struct {
-    const char *arch;
-    const char *pre; // where tokenizer.ggml.pre is absent
-    bool adds_bos;   // whatever tokenizer.ggml.add_bos_token says
-} archs[] = {
-    {.arch = "gpt2", .pre = "gpt-2"},
-    {.arch = "gptneox", .pre = "olmo"}, // GPT-2's pattern after NFC, as in Pythia's tokenizer.json
-    {.arch = "gemma4", .adds_bos = true},
 };
 
 /* tokenizer.attnc.space_prefix. */
@@ -216,9 +205,10 @@ static int open_marking(Vocab *v, const Gguf *g, Err *e)
     return 0;
 }
 
-/* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or the
- * architecture's. `arch`: its row, or COUNT(archs). */
-static int open_pretokenizer(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err *e)
+/* Where byte-level BPE cuts the text: our own keys, the rule named by the file, or
+ * default_pre (NULL: none). */
+static int open_pretokenizer(Vocab *v, const Gguf *g, const char *default_pre, unsigned *flags,
+                             Err *e)
 {
     Str name = {0}, normalizer = {0};
     const GgufKey *own;
@@ -228,8 +218,8 @@ static int open_pretokenizer(Vocab *v, const Gguf *g, size_t arch, unsigned *fla
     int has_normalizer = gguf_str(g, "tokenizer.attnc.normalizer", &normalizer, e);
     if (has_name < 0 || has_own < 0 || has_normalizer < 0)
         return -1;
-    if (!has_name && arch < COUNT(archs) && archs[arch].pre)
-        name = (Str){archs[arch].pre, strlen(archs[arch].pre)};
+    if (!has_name && default_pre)
+        name = (Str){default_pre, strlen(default_pre)};
     const PreRule *rule = name.len ? pre_rule(name) : NULL;
     if (rule)
         *flags = rule->flags;
@@ -262,7 +252,7 @@ static int open_pretokenizer(Vocab *v, const Gguf *g, size_t arch, unsigned *fla
 }
 
 /* The kind of the tokenizer, and what follows from it. */
-static int open_model(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err *e)
+static int open_model(Vocab *v, const Gguf *g, const char *default_pre, unsigned *flags, Err *e)
 {
     Str model = {0};
     char shown[80];
@@ -281,14 +271,14 @@ static int open_model(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err
                        i == COUNT(models) ? "unknown to us" : models[i].refused);
     v->by_score = models[i].by_score;
     *flags = models[i].flags;
-    if (models[i].pretokenized && open_pretokenizer(v, g, arch, flags, e))
+    if (models[i].pretokenized && open_pretokenizer(v, g, default_pre, flags, e))
         return -1;
     v->byte_level = !(*flags & PRE_ESCAPE);
     return 0;
 }
 
 /* The pieces and what there is of each. */
-static int open_lists(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err *e)
+static int open_lists(Vocab *v, const Gguf *g, const char *default_pre, unsigned *flags, Err *e)
 {
     const GgufKey *tokens, *map;
     int rc = array_key(g, "tokenizer.ggml.tokens", GGUF_STRING, "strings", 1, &tokens, e);
@@ -303,7 +293,7 @@ static int open_lists(Vocab *v, const Gguf *g, size_t arch, unsigned *flags, Err
     v->pieces = gguf_strings(tokens);
     if (!v->pieces)
         return no_memory(e);
-    if (open_model(v, g, arch, flags, e)
+    if (open_model(v, g, default_pre, flags, e)
         || array_key(g, "tokenizer.ggml.token_type", GGUF_I32, "32-bit integers", tokens->n,
                      &v->types, e)
                < 0
@@ -332,19 +322,11 @@ static int usual_id(const Vocab *v, int id, TokenType type)
     return v->by_score && id < v->n && (!v->types || vocab_type(v, id) == type) ? id : -1;
 }
 
-int vocab_open(Vocab *v, const Gguf *g, Err *e)
+int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *e)
 {
-    Str name = {0};
-    size_t arch = 0;
     unsigned flags = 0;
     *v = (Vocab){.bos = -1, .eos = -1, .unknown = -1};
-    if (gguf_str(g, "general.architecture", &name, e) < 0)
-        return -1;
-    while (arch < COUNT(archs)
-           && (name.len < strlen(archs[arch].arch)
-               || memcmp(name.ptr, archs[arch].arch, strlen(archs[arch].arch)) != 0))
-        arch++;
-    if (open_lists(v, g, arch, &flags, e))
+    if (open_lists(v, g, defaults->pre, &flags, e))
         return -1;
     v->nfc = flags & PRE_NFC;
     v->ignore_merges = flags & PRE_IGNORE_MERGES;
@@ -363,7 +345,7 @@ int vocab_open(Vocab *v, const Gguf *g, Err *e)
         || gguf_bool(g, "tokenizer.attnc.ignore_merges", &v->ignore_merges, e) < 0
         || open_marking(v, g, e))
         return -1;
-    v->adds_bos = (v->adds_bos || (arch < COUNT(archs) && archs[arch].adds_bos)) && v->bos >= 0;
+    v->adds_bos = (v->adds_bos || defaults->adds_bos) && v->bos >= 0;
     v->adds_eos = v->adds_eos && v->eos >= 0;
     return find_end_tokens(v, g, e);
 }

@@ -36,7 +36,7 @@ typedef struct {
 } Vocab;
 
 /* 0; or -1, EXIT_MODEL or EXIT_MEMORY. Keeps views into `g`. Close it in either case. */
-int vocab_open(Vocab *v, const Gguf *g, Err *e);
+int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *e);
 void vocab_close(Vocab *v); // a zeroed one is fine
 
 float vocab_score(const Vocab *v, int id); // where there are scores, of a token in range
