@@ -1045,7 +1045,7 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$",
                       text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
-    assert len(shown) == len(rows) == 20
+    assert len(shown) == len(rows) == 21
     assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
             # llama.cpp's (common/common.h, common_params_sampling)
             "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05",
@@ -1056,8 +1056,12 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     want = text_of(*args), Path("a.jsonl").read_bytes()
     of_bench = ("--pp", "--tg", "--depth", "--runs")
     for flag, value in shown.items():
-        if flag not in (*of_bench, "--perplexity"):
+        if flag not in (*of_bench, "--perplexity", "--first-line"):
             assert (text_of(*args, flag, value), Path("a.jsonl").read_bytes()) == want, flag
+    lines = [run_bin, long_model, "--lines", "text", "-s", "3", "-n", "3"]
+    want_lines = text_of(*lines)
+    assert text_of(*lines, "--first-line", shown["--first-line"]) == want_lines
+    assert text_of(*lines, "--first-line", "2") != want_lines
     for more in (["--temp", "2"], ["--kv", "q8"], ["-n", "5"], ["--attn-reduce", "mean"],
                  ["--attn-top", "2"], ["--top-k", "2"]):
         assert (text_of(*args, *more), Path("a.jsonl").read_bytes()) != want, more
