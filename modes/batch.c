@@ -1,5 +1,5 @@
 /* batch.c - the mode of --jsonl and --lines, and --samples: many texts that decode together, a JSON
- * object for each. docs/pipelines.md describes the lines. With --chat a line's prompt is what a
+ * object for each. docs/batches.md describes the lines. With --chat a line's prompt is what a
  * user says; a line with messages is a conversation in any case.
  */
 #include <stdlib.h>

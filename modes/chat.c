@@ -209,7 +209,17 @@ static int turn(Chat *c)
 static const char help[] = "/reset  forget the conversation\n"
                            "/undo   take back the last question and its answer\n"
                            "/help   this text\n"
-                           "Ctrl-C stops an answer, Ctrl-D ends.\n";
+                           "Ctrl-C stops an answer, Ctrl-D ends. A line that begins with a space "
+                           "is a question.\n";
+
+/* Whether a line is a command and not a question: a slash and at most one word. */
+static bool is_command(Str line)
+{
+    size_t i = 1;
+    while (i < line.len && line.ptr[i] >= 'a' && line.ptr[i] <= 'z')
+        i++;
+    return line.len && *line.ptr == '/' && i == line.len;
+}
 
 /* Number of messages before the last question. */
 static size_t before_last(const Chat *c, size_t n_fixed)
@@ -217,14 +227,30 @@ static size_t before_last(const Chat *c, size_t n_fixed)
     return c->n_messages >= n_fixed + 2 ? c->n_messages - 2 : n_fixed;
 }
 
+static void obey(Chat *c, Str command, size_t n_fixed)
+{
+    bool empty = c->n_messages == n_fixed;
+    if (str_eq(command, "/reset")) {
+        drop_messages(c, n_fixed);
+        printf("The conversation is forgotten.\n");
+    } else if (str_eq(command, "/undo")) {
+        drop_messages(c, before_last(c, n_fixed));
+        printf(empty ? "There is nothing to take back.\n"
+                     : "The last question and its answer are taken back.\n");
+    } else if (str_eq(command, "/help")) {
+        fputs(help, stdout);
+    } else {
+        printf("%.*s is no command, /help lists them.\n", (int)command.len, command.ptr);
+    }
+}
+
 static int take_line(Chat *c, Str line, size_t n_fixed)
 {
-    if (str_eq(line, "/reset")) {
-        drop_messages(c, n_fixed);
-    } else if (str_eq(line, "/undo")) {
-        drop_messages(c, before_last(c, n_fixed));
-    } else if (str_eq(line, "/help")) {
-        fputs(help, stdout);
+    Str word = line;
+    while (word.len && word.ptr[word.len - 1] == ' ')
+        word.len--;
+    if (is_command(word)) {
+        obey(c, word, n_fixed);
     } else if (line.len) {
         size_t n = c->n_messages;
         if (add_message(c, "user", line))

@@ -138,6 +138,8 @@ const Option option_table[] = {
     {"--jsonl", "FILE", L | S, OPT_INPUT, AT(jsonl),
      .help = "a prompt a line, as JSON, - is standard input; a JSON object a line comes out"},
     {"--lines", "FILE", L | S, OPT_INPUT, AT(lines), .help = "the same for lines of plain text"},
+    {"--first-line", "N", L | S, OPT_INT, AT(first_line), .min = 1, .max = 1 << 30, .initial = 1,
+     .help = "number of the first line, of an input that is a part of another"},
     {"--score", NULL, S, OPT_MODE, .needs = "--jsonl --lines",
      .help = "generate nothing: log-probabilities of a line's completions, or of its text"},
     {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,

@@ -50,6 +50,7 @@ typedef struct {
     bool chat;                 // prompts are what a user says, also with MODE_BATCH
     const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
+    int first_line;            // number of their first line
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context

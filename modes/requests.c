@@ -94,9 +94,10 @@ static int read_json(Requests *q, Request *r)
 /* Take in a line. Its own faults are in r->err; -1 for what ends the run. */
 static int take_line(Requests *q, Str line)
 {
-    Request *r = requests_new(q, q->lines.n, line);
+    int number = q->o->first_line - 1 + q->lines.n;
+    Request *r = requests_new(q, number, line);
     if (!r)
-        return err_set(q->e, EXIT_MEMORY, "out of memory for line %d", q->lines.n);
+        return err_set(q->e, EXIT_MEMORY, "out of memory for line %d", number);
     if (q->o->jsonl)
         read_json(q, r);
     else

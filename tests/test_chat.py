@@ -127,7 +127,8 @@ def test_what_templates_of_lines_get(run_bin: Path, smollm2_path: Path, tmp_path
 @pytest.mark.parametrize("line, want", [
     ({"messages": 5}, "messages: want a list"), ({"messages": []}, "empty"),
     ({"messages": [5]}, "object"), ({"messages": ["a"]}, "object"),
-    ({"messages": [USER], "prompt": "a"}, "want one of"), ({"messages": [USER], "ids": [1]}, "one of"),
+    ({"messages": [USER], "prompt": "a"}, "want one of"),
+    ({"messages": [USER], "ids": [1]}, "want one of"),
     ({}, "want one of"), ({"messages": [USER], "tools": 5}, "tools: want"),
     ({"messages": [USER], "chat_template_kwargs": []}, "kwargs: want"),
     ({"prompt": "a", "tools": [{}]}, "beside it"), ({"ids": [5], "tools": [{}]}, "beside it"),
@@ -199,15 +200,24 @@ def test_conversation(run_bin: Path, smollm2_path: Path) -> None:
         said.append(("user", line))
         assert answer == completion(run_bin, smollm2_path, *said)
         said.append(("assistant", answer))
-    t.say("/undo")
-    t.until("> ")
+    t.say("/undo ")
+    assert "taken back" in t.until("\n> ")
     t.say("Is it large?")
     want = completion(run_bin, smollm2_path, *said[:2], ("user", "Is it large?"))
     assert t.until("\n> ") == want
     t.say("/reset")
     t.until("> ")
+    t.say("/undo")
+    assert "nothing" in t.until("\n> ")
     t.say("/help")
-    assert "/undo" in t.until("> ")
+    assert "/undo" in t.until("\n> ")
+    t.say("/hepl")
+    assert "/hepl is no command" in t.until("\n> ")
+    for line in (" /help", "/etc/passwd"):
+        t.say(line)
+        assert t.until("\n> ") == completion(run_bin, smollm2_path, ("user", line))
+        t.say("/reset")
+        assert "forgotten" in t.until("\n> ")
     t.say(QUESTION)
     assert t.until("\n> ") == said[1][1]
     os.write(t.fd, b"\x04")
