@@ -8,10 +8,13 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "base/json_read.h"
+
+enum { LOCK_SECONDS = 2 }; // how long to wait for a run that is ending
 
 /* ---- what a result depends on ---------------------------------------------------------------- */
 
@@ -113,6 +116,7 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_text(json_key(&json, "model"), hex);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
     json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
+    json_bool(json_key(&json, "--chat"), o->chat);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];
@@ -274,6 +278,20 @@ static int read_results(Journal *j, const Options *o, Err *e)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
+/* Whether no other run has the file. One that was just killed has it until its memory is gone, and
+ * a script that begins it again at once must not fail. */
+static bool lock(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    double end = clock_seconds() + LOCK_SECONDS;
+    while (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        if (stop_signal || clock_seconds() > end)
+            return false;
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 /* Open the journal itself. Two runs at once would spoil one another's files. */
 static int open_file(Journal *j, int flags, Err *e)
 {
@@ -285,7 +303,7 @@ static int open_file(Journal *j, int flags, Err *e)
                        j->path, j->out);
     if (j->fd < 0)
         return err_errno(e, j->path);
-    if (flock(j->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+    if (!lock(j->fd))
         return err_set(e, EXIT_USAGE, "%s: another run is writing this file", j->out);
     return 0;
 }

@@ -16,6 +16,13 @@ def test_length() -> None:
     assert len((ROOT / "README.md").read_text().split()) < 1800
 
 
+def test_first_screen() -> None:
+    """A story, a chat and a batch come first."""
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    for flag in ('-i "Once', "--chat", "--jsonl"):
+        assert re.search(rf"^\$ .*\./run .*{flag}", screen, re.M), flag
+
+
 def test_help(run_bin: Path) -> None:
     """docs/flags.md holds the output of --help."""
     text = subprocess.run([run_bin, "--help"], capture_output=True, text=True, check=True).stdout

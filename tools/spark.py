@@ -129,7 +129,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="GGUF file")
-    parser.add_argument("input", help="file of JSON lines, see docs/pipelines.md")
+    parser.add_argument("input", help="file of JSON lines, see docs/batches.md")
     parser.add_argument("out", help="folder for the parts of the output; must not be there")
     parser.add_argument("--run", default=str(RUN), help=f"the program ({RUN})")
     parser.add_argument("--lines", type=int, metavar="N",
