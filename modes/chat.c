@@ -51,13 +51,9 @@ static Buf *new_message(Chat *c)
 static int add_message(Chat *c, const char *role, Str content)
 {
     Buf *m = new_message(c);
-    Json j = {.out = m};
     if (!m)
         return -1;
-    json_object(&j);
-    json_text(json_key(&j, "role"), role);
-    json_string(json_key(&j, "content"), content);
-    json_end(&j);
+    chat_format_message(m, role, content);
     return m->failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation") : 0;
 }
 
@@ -90,26 +86,20 @@ static int add_file(Chat *c, const char *path)
 /* The conversation's tokens as the template writes it. */
 static int encode(Chat *c, TokenList *ids)
 {
-    Buf list = {0};
-    JsonDoc d = {0};
-    Rendered r = {0};
+    Buf list = {0}, text = {0};
     buf_text(&list, "[");
     for (size_t i = 0; i < c->n_messages; i++) {
         buf_text(&list, i ? "," : "");
         buf_add(&list, c->messages[i].ptr, c->messages[i].len);
     }
     buf_text(&list, "]");
-    int rc = list.failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
-                         : json_parse(&d, (Str){list.ptr, list.len}, c->e);
-    rc = rc || chat_format_render(&c->format, &d, &r, c->e)
-      || tokenizer_encode_parts(c->engine.model.tokenizer, r.text.ptr ? r.text.ptr : "", r.text.len,
-                                r.parts, r.n_parts, 0, ids, c->e);
-    if (!rc && !ids->n)
-        rc = err_set(c->e, EXIT_USAGE, "the conversation is empty, want some text");
-    rendered_free(&r);
-    json_doc_free(&d);
+    Conversation talk = {.messages = {list.ptr, list.len}};
+    int rc = list.failed
+               ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
+               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, &text, c->e);
+    buf_free(&text);
     buf_free(&list);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 /* ---- a turn ---------------------------------------------------------------------------------- */

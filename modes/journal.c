@@ -116,6 +116,7 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_text(json_key(&json, "model"), hex);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
     json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
+    json_bool(json_key(&json, "--chat"), o->chat);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];

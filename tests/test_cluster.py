@@ -9,6 +9,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -42,7 +43,8 @@ def make_lines(n: int, bad: bool) -> bytes:
         if i % 3:
             line = {"id": ids[i % 4](i), **line}
         special = {4: b'"The dog"\r', 9: b'{"id":\r7,\t"prompt": "One\xe2\x80\xa8day"}'}
-        wrong = {2: b"", 5: b"no JSON", 7: b'"caf\xff"', 8: b"\r", 11: b'"a\0b"', 13: b"\xef\xbb\xbf"}
+        wrong = {2: b"", 5: b"no JSON", 7: b'"caf\xff"', 8: b"\r", 11: b'"a\0b"',
+                 13: b"\xef\xbb\xbf"}
         lines.append({**special, **(wrong if bad else {})}.get(i % 20, json.dumps(line).encode()))
     return b"\n".join(lines)  # the last one has no end
 
@@ -166,24 +168,22 @@ def slurm(exe: Path, task: int, n: int, source: Path, out: Path, *more: str,
                env=slurm_env(exe, task, n) | env)
 
 
-@pytest.mark.parametrize("n", [1, 4, 110])
-def test_slurm(n: int, case: tuple[Path, bytes, int], run_bin: Path) -> None:
-    """Tasks in any order: the last one joins."""
+@pytest.mark.parametrize("n, n_lines", [(1, 104), (4, 104), (8, 5)])
+def test_slurm(n: int, n_lines: int, case: tuple[Path, bytes, int], run_bin: Path) -> None:
+    """Tasks in any order, also some without lines: the last one joins."""
     source, whole, status = case
+    source.write_bytes(b"\n".join(source.read_bytes().split(b"\n")[:n_lines]))
+    whole = b"".join(whole.splitlines(True)[:n_lines])
     out = source.with_name("out.jsonl")
     order = random.Random(n).sample(range(n), n)
-    if n > 100:  # more tasks than lines, of which some have none; a process each takes its time
-        source.write_bytes(b"\n".join(source.read_bytes().split(b"\n")[:5]))
-        whole = b"".join(whole.splitlines(True)[:5])
-        order, n = list(range(8)), 8
     done = []
     for task in order:
         assert not out.exists()
         done.append(slurm(run_bin, task, n, source, out).returncode)
     assert out.read_bytes() == whole and set(done) <= {0, status} and max(done) == status
-    before = out.stat().st_ino
+    before = out.stat().st_mtime_ns
     assert slurm(run_bin, order[0], n, source, out).returncode == done[0]  # nothing is left to do
-    assert out.read_bytes() == whole and out.stat().st_ino != before
+    assert out.read_bytes() == whole and out.stat().st_mtime_ns != before
     assert not list(source.parent.glob("out.jsonl.parts/joined*"))
 
 
@@ -197,10 +197,11 @@ def test_slurm_killed(run_bin: Path, tmp_path: Path) -> None:
     assert slurm(dying, 1, 2, source, out).returncode == 137
     assert slurm(run_bin, 0, 2, source, out).returncode == 0
     assert part.read_bytes().count(b"\n") == 7 and not out.exists()
-    part.write_bytes(part.read_bytes()[:-9])
-    before = part.stat().st_ino
+    # The last line is torn, and the first one shows whether it is made again.
+    part.write_bytes(part.read_bytes()[:-9].replace(b'"key": 52', b'"old": 52'))
     assert slurm(run_bin, 1, 2, source, out).returncode == 0
-    assert out.read_bytes() == whole and part.stat().st_ino == before
+    assert b'"key": 52' in whole
+    assert out.read_bytes() == whole.replace(b'"key": 52', b'"old": 52')
 
 
 def test_slurm_refused(run_bin: Path, tmp_path: Path) -> None:
@@ -209,18 +210,20 @@ def test_slurm_refused(run_bin: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     for task in range(2):
         assert slurm(run_bin, task, 2, source, out).returncode == 0
+    before = out.stat().st_mtime_ns
     for done, want in [(slurm(run_bin, 0, 3, source, out), b"of an array of 2 tasks, got 3"),
                        (slurm(run_bin, 1, 2, source, out, "--top-k", "3"), b"--top-k: got 3"),
                        (slurm(run_bin, 3, 4, source, out, SLURM_ARRAY_TASK_MIN="3"), b"from 0 on"),
                        (slurm(run_bin, 1, 2, source, out, SLURM_ARRAY_TASK_MAX="5"), b"from 0 on"),
                        (run(ROOT / "tools" / "slurm.sh", TALES, source), b"want a model")]:
         assert done.returncode == 2 and want in done.stderr and done.stderr.count(b"\n") == 1
-    lines = source.read_bytes().replace(b"and", b"or")
-    source.write_bytes(lines)
+    missing = slurm(run_bin, 0, 1, tmp_path / "none", tmp_path / "other")
+    assert missing.returncode == 2 and b"none" in missing.stderr
+    source.write_bytes(source.read_bytes().replace(b"and", b"or"))
     assert b"input: " in slurm(run_bin, 1, 2, source, out).stderr
     bare = subprocess.run([ROOT / "tools" / "slurm.sh", TALES, source, out], capture_output=True)
     assert bare.returncode and b"sbatch --array" in bare.stderr
-    assert out.read_bytes() == whole
+    assert out.read_bytes() == whole and out.stat().st_mtime_ns == before
     other = slurm(run_bin, 0, 2, source, tmp_path / "other", model=source)
     assert other.returncode == 3 and not (tmp_path / "other").exists()
 
@@ -344,7 +347,8 @@ def test_spark_refused(spark_tool, run_bin: Path, tmp_path: Path, capfd) -> None
      "run: out of memory for line 12 (exit status 4, 0 of 10 lines are answered)"),
     ('head -n 3 | RUN "$@"; exit 0', "run: has ended (exit status 0, 3 of 10 lines are answered)"),
     ('head -n 3 | RUN "$@"; exit 1', "(exit status 1, 3 of 10 lines are answered)"),
-], ids=["memory", "fewer", "full"])
+    ('RUN "$@"; exit 4', "(exit status 4, 10 of 10 lines are answered)"),
+], ids=["memory", "fewer", "full", "end"])
 def test_spark_fails(fault: str, want: str, spark_tool, run_bin: Path, tmp_path: Path,
                      capfd) -> None:
     """A run that fails fails its task, with its message; a part never lacks a line."""
@@ -384,10 +388,12 @@ def test_spark_loses_its_lines(answers, run_bin: Path) -> None:
 def test_spark_ends_its_run(answers, tmp_path: Path) -> None:
     """A task that nobody waits for leaves no process."""
     slow = tmp_path / "slow"
-    slow.write_text(f"#!/bin/bash\necho $$ > {tmp_path}/pid\necho '{{}}'\nexec sleep 300\n")
+    slow.write_text(f"#!/bin/bash\necho $$ > {tmp_path}/pid\necho '{{}}'\nexec sleep 60\n")
     slow.chmod(0o755)
     got = answers(slow)(iter([(0, b'"Once"')]))
     assert next(got) == b"{}"
+    begin = time.monotonic()
     got.close()
+    assert time.monotonic() - begin < 30
     with pytest.raises(ProcessLookupError):
         os.kill(int((tmp_path / "pid").read_text()), 0)
