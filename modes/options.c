@@ -151,8 +151,7 @@ const Option option_table[] = {
 
     {.help = "Chat"},
     {"--conversation --chat", NULL, L | C, OPT_MODE,
-     .help = "answer -i, standard input or lines by the model's chat template; a conversation on a "
-             "terminal"},
+     .help = "answer -i or lines by the model's chat template; on a terminal, a conversation"},
     {"--system-prompt --system", "TEXT", L | C, OPT_TEXT, AT(system),
      .help = "what the model is told first"},
     {"--render", NULL, R, OPT_MODE, .needs = "--messages",
