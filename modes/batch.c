@@ -1,9 +1,11 @@
 /* batch.c - the mode of --jsonl and --lines, and --samples: many texts that decode together, a JSON
- * object for each. docs/pipelines.md describes the lines.
+ * object for each. docs/batches.md describes the lines. With --chat a line's prompt is what a
+ * user says; a line with messages is a conversation in any case.
  */
 #include <stdlib.h>
 #include <string.h>
 
+#include "modes/chat_format.h"
 #include "modes/prompt.h"
 #include "modes/requests.h"
 #include "modes/result.h"
@@ -23,6 +25,8 @@ typedef struct {
 typedef struct {
     Requests q;
     SamplerParams sampling; // its seed is the base of those that are derived
+    ChatFormat format;      // zeroed before the first conversation
+    Err no_format;          // why it could not be opened, EXIT_OK: it is, or was not needed
 } BatchRun;
 
 /* ---- reading a line -------------------------------------------------------------------------- */
@@ -44,16 +48,16 @@ static const struct {
 };
 
 /* The other members that are read; what is none of these is carried through. */
-static const char *const others[] = {"prompt", "ids",     "stop",       "seed",
-                                     "echo",   "grammar", "json_schema"};
+static const char *const others[] = {
+    "prompt", "ids",  "messages", "tools",   "chat_template_kwargs",
+    "stop",   "seed", "echo",     "grammar", "json_schema"};
 
 /* Members of the result, which a line cannot carry through. */
 static const char *const results[] = {"text",     "bytes",       "prompt_ids",
                                       "n_prompt", "n_generated", "finish_reason"};
 
 /* Members that say what this version cannot do. */
-static const char *const refused[] = {"messages", "tools", "chat_template_kwargs", "completion",
-                                      "completions"};
+static const char *const refused[] = {"completion", "completions"};
 
 #define COUNT(list) (sizeof list / sizeof *list)
 
@@ -156,24 +160,103 @@ static int encode_prompt(const Requests *q, Str text, TokenList *out, Err *e)
     return !out->n && !q->o->no_bos && bos >= 0 ? tokens_add(out, bos, e) : 0;
 }
 
-/* The prompt's ids, and its text (empty where it is given as ids). */
-static int read_prompt(const Requests *q, const JsonDoc *d, const Request *r, TokenList *out,
-                       Str *text, Err *e)
+/* ---- conversations --------------------------------------------------------------------------- */
+
+/* The model's template and what the flags say of it, opened when it is first needed. */
+static int open_format(BatchRun *b, Err *e)
 {
+    if (!b->format.chat && !b->format.chat_tools && !b->no_format.code)
+        chat_format_open(&b->format, b->q.o, &b->q.engine.model.file, &b->no_format);
+    if (b->no_format.code)
+        *e = b->no_format;
+    return b->no_format.code ? -1 : 0;
+}
+
+/* A member that may be null, which says nothing. */
+static const JsonNode *value(const JsonDoc *d, const char *name)
+{
+    const JsonNode *n = member(d, name);
+    return n && n->type == JSON_NULL ? NULL : n;
+}
+
+/* Whether a list of messages begins with one of the system's. */
+static bool has_system(const JsonDoc *d, const JsonNode *list)
+{
+    const JsonNode *first = json_first(d, list);
+    const JsonNode *role = first && first->type == JSON_OBJECT ? json_member(d, first, "role")
+                                                               : NULL;
+    return role && role->type == JSON_STRING
+        && (str_eq(role->string, "system") || str_eq(role->string, "developer"));
+}
+
+/* The line's "messages", or what a user says, after --system where the line has none of its own. */
+static int read_messages(const JsonDoc *d, const JsonNode *list, Str said, const char *system,
+                         Buf *out, Err *e)
+{
+    if (list && list->type != JSON_LIST)
+        return err_set(e, EXIT_USAGE, "messages: want a list of messages");
+    buf_text(out, "[");
+    if (system && !(list && has_system(d, list)))
+        chat_format_message(out, "system", (Str){system, strlen(system)});
+    if (!list) {
+        buf_text(out, out->len > 1 ? "," : "");
+        chat_format_message(out, "user", said);
+    }
+    for (const JsonNode *m = list ? json_first(d, list) : NULL; m; m = json_next(d, list, m)) {
+        buf_text(out, out->len > 1 ? "," : "");
+        buf_add(out, m->raw.ptr, m->raw.len);
+    }
+    buf_text(out, "]");
+    return out->failed ? err_set(e, EXIT_MEMORY, "out of memory for the line") : 0;
+}
+
+/* The ids of a conversation, and its text. */
+static int read_conversation(BatchRun *b, const JsonDoc *d, Str said, TokenList *ids, Buf *text,
+                             Err *e)
+{
+    const JsonNode *tools = value(d, "tools"), *variables = value(d, "chat_template_kwargs");
+    Conversation c = {.tools = tools ? tools->raw : (Str){NULL, 0},
+                      .variables = variables ? variables->raw : (Str){NULL, 0}};
+    Buf list = {0};
+    if (tools && tools->type != JSON_LIST)
+        return err_set(e, EXIT_USAGE, "tools: want a list of functions");
+    if (variables && variables->type != JSON_OBJECT)
+        return err_set(e, EXIT_USAGE, "chat_template_kwargs: want an object");
+    int rc = open_format(b, e)
+          || read_messages(d, member(d, "messages"), said, b->q.o->system, &list, e);
+    c.messages = (Str){list.ptr, list.len};
+    rc = rc || chat_format_encode(&b->format, b->q.engine.model.tokenizer, &c, ids, text, e);
+    buf_free(&list);
+    return rc ? -1 : 0;
+}
+
+/* The prompt's ids, and its text (empty where it is given as ids). */
+static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenList *out, Buf *text,
+                       Err *e)
+{
+    const Requests *q = &b->q;
     const JsonNode *prompt = r->is_json || !d ? member(d, "prompt") : d->nodes;
-    const JsonNode *ids = member(d, "ids");
+    const JsonNode *ids = member(d, "ids"), *messages = member(d, "messages");
     for (size_t i = 0; i < COUNT(refused); i++)
         if (member(d, refused[i]))
-            return err_set(e, EXIT_USAGE, "%s: not supported by this mode", refused[i]);
-    if (r->is_json && !prompt == !ids)
-        return err_set(e, EXIT_USAGE, "want either \"prompt\" or \"ids\"");
-    if (ids)
-        return requests_read_ids(q, d, ids, "ids", out, e);
+            return err_set(e, EXIT_USAGE, "%s: want --score for it", refused[i]);
+    if (r->is_json && !prompt + !ids + !messages != 2)
+        return err_set(e, EXIT_USAGE, "want one of \"prompt\", \"messages\" and \"ids\"");
     if (prompt && prompt->type != JSON_STRING)
         return err_set(e, EXIT_USAGE, "prompt: want a string");
-    *text = prompt ? prompt->string : r->json;
-    return encode_prompt(q, *text, out, e);
+    Str said = prompt ? prompt->string : r->json;
+    if (messages || (q->o->chat && !ids))
+        return read_conversation(b, d, said, out, text, e);
+    if (value(d, "tools") || value(d, "chat_template_kwargs"))
+        return err_set(e, EXIT_USAGE, "%s: want \"messages\" beside it, or --chat",
+                       value(d, "tools") ? "tools" : "chat_template_kwargs");
+    if (ids)
+        return requests_read_ids(q, d, ids, "ids", out, e);
+    buf_add(text, said.ptr, said.len);
+    return encode_prompt(q, said, out, e);
 }
+
+/* ---- a line's stream ------------------------------------------------------------------------- */
 
 /* "grammar", a text, or "json_schema", a schema. */
 static int read_constraint(Requests *q, const JsonDoc *d, Generation *r, Err *e)
@@ -212,28 +295,29 @@ static void begin(Requests *q, const Options *o, Generation *r, TokenList prompt
 static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
 {
     Generation *r = (Generation *)(void *)base;
+    BatchRun *b = (BatchRun *)(void *)q;
     Options own = *q->o;
     TokenList ids = {0};
-    Str prompt = {"", 0};
+    Buf prompt = {0};
     const JsonNode *echo = member(d, "echo");
     r->echo = echo ? echo->type == JSON_TRUE : own.echo;
     if (echo && echo->type != JSON_TRUE && echo->type != JSON_FALSE)
         return err_set(e, EXIT_USAGE, "echo: want true or false");
-    if (read_numbers(d, &own, e) || read_seed((BatchRun *)(void *)q, d, r, e) || read_stops(d, r, e)
+    if (read_numbers(d, &own, e) || read_seed(b, d, r, e) || read_stops(d, r, e)
         || read_constraint(q, d, r, e))
         return -1;
-    int rc = read_prompt(q, d, base, &ids, &prompt, e);
+    int rc = read_prompt(b, d, base, &ids, &prompt, e);
     if (!rc && !ids.n)
         rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
     if (!rc && ids.n > (size_t)q->seq_len)
         rc = err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %d (-c)",
                      ids.n, q->seq_len);
-    if (rc) {
+    if (rc)
         tokens_free(&ids);
-        return rc;
-    }
-    begin(q, &own, r, ids, r->echo ? &prompt : NULL);
-    return 0;
+    else
+        begin(q, &own, r, ids, r->echo ? &(Str){prompt.ptr ? prompt.ptr : "", prompt.len} : NULL);
+    buf_free(&prompt);
+    return rc;
 }
 
 /* ---- the rest of a line's way ---------------------------------------------------------------- */
@@ -315,10 +399,26 @@ static int add_sample(BatchRun *b, int i, const TokenList *prompt, const Buf *te
     return 0;
 }
 
+/* What goes together with --chat, and without. */
+static int check_chat_flags(const Options *o, Err *e)
+{
+    if (o->chat && (o->no_bos || o->special_files))
+        return err_set(e, EXIT_USAGE, "--chat does not take %s: the template says what is special",
+                       o->no_bos ? "--no-bos" : "--special-files");
+    if (o->lines && !o->chat && (o->system || o->tools || o->chat_template || o->chat_variables))
+        return err_set(e, EXIT_USAGE, "%s needs --chat",
+                       o->system          ? "--system"
+                       : o->tools         ? "--tools"
+                       : o->chat_template ? "--chat-template"
+                                          : "--chat-template-kwargs");
+    return 0;
+}
+
 static int prepare_lines(BatchRun *b, const Options *o, Err *e)
 {
     Requests *q = &b->q;
-    return requests_open(q, o, &kind, &b->sampling.seed, e)
+    return check_chat_flags(o, e) || requests_open(q, o, &kind, &b->sampling.seed, e)
+                || (o->chat && open_format(b, e))
                 || modes_check_biases(o, &q->engine.model.decoder.config, e)
                 || requests_start(q, modes_context(o, &q->engine.model.decoder.config), 0)
              ? -1
@@ -352,5 +452,6 @@ int batch_mode(const Options *o, Err *e)
     int rc = o->mode == MODE_BATCH ? prepare_lines(&b, o, e) : prepare_samples(&b, o, e);
     if (!rc)
         requests_run(&b.q);
+    chat_format_close(&b.format);
     return requests_close(&b.q, rc);
 }

@@ -51,13 +51,9 @@ static Buf *new_message(Chat *c)
 static int add_message(Chat *c, const char *role, Str content)
 {
     Buf *m = new_message(c);
-    Json j = {.out = m};
     if (!m)
         return -1;
-    json_object(&j);
-    json_text(json_key(&j, "role"), role);
-    json_string(json_key(&j, "content"), content);
-    json_end(&j);
+    chat_format_message(m, role, content);
     return m->failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation") : 0;
 }
 
@@ -90,26 +86,20 @@ static int add_file(Chat *c, const char *path)
 /* The conversation's tokens as the template writes it. */
 static int encode(Chat *c, TokenList *ids)
 {
-    Buf list = {0};
-    JsonDoc d = {0};
-    Rendered r = {0};
+    Buf list = {0}, text = {0};
     buf_text(&list, "[");
     for (size_t i = 0; i < c->n_messages; i++) {
         buf_text(&list, i ? "," : "");
         buf_add(&list, c->messages[i].ptr, c->messages[i].len);
     }
     buf_text(&list, "]");
-    int rc = list.failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
-                         : json_parse(&d, (Str){list.ptr, list.len}, c->e);
-    rc = rc || chat_format_render(&c->format, &d, &r, c->e)
-      || tokenizer_encode_parts(c->engine.model.tokenizer, r.text.ptr ? r.text.ptr : "", r.text.len,
-                                r.parts, r.n_parts, 0, ids, c->e);
-    if (!rc && !ids->n)
-        rc = err_set(c->e, EXIT_USAGE, "the conversation is empty, want some text");
-    rendered_free(&r);
-    json_doc_free(&d);
+    Conversation talk = {.messages = {list.ptr, list.len}};
+    int rc = list.failed
+               ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
+               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, &text, c->e);
+    buf_free(&text);
     buf_free(&list);
-    return rc ? -1 : 0;
+    return rc;
 }
 
 /* ---- a turn ---------------------------------------------------------------------------------- */
@@ -219,7 +209,17 @@ static int turn(Chat *c)
 static const char help[] = "/reset  forget the conversation\n"
                            "/undo   take back the last question and its answer\n"
                            "/help   this text\n"
-                           "Ctrl-C stops an answer, Ctrl-D ends.\n";
+                           "Ctrl-C stops an answer, Ctrl-D ends. A line that begins with a space "
+                           "is a question.\n";
+
+/* Whether a line is a command and not a question: a slash and at most one word. */
+static bool is_command(Str line)
+{
+    size_t i = 1;
+    while (i < line.len && line.ptr[i] >= 'a' && line.ptr[i] <= 'z')
+        i++;
+    return line.len && *line.ptr == '/' && i == line.len;
+}
 
 /* Number of messages before the last question. */
 static size_t before_last(const Chat *c, size_t n_fixed)
@@ -227,14 +227,30 @@ static size_t before_last(const Chat *c, size_t n_fixed)
     return c->n_messages >= n_fixed + 2 ? c->n_messages - 2 : n_fixed;
 }
 
+static void obey(Chat *c, Str command, size_t n_fixed)
+{
+    bool empty = c->n_messages == n_fixed;
+    if (str_eq(command, "/reset")) {
+        drop_messages(c, n_fixed);
+        printf("The conversation is forgotten.\n");
+    } else if (str_eq(command, "/undo")) {
+        drop_messages(c, before_last(c, n_fixed));
+        printf(empty ? "There is nothing to take back.\n"
+                     : "The last question and its answer are taken back.\n");
+    } else if (str_eq(command, "/help")) {
+        fputs(help, stdout);
+    } else {
+        printf("%.*s is no command, /help lists them.\n", (int)command.len, command.ptr);
+    }
+}
+
 static int take_line(Chat *c, Str line, size_t n_fixed)
 {
-    if (str_eq(line, "/reset")) {
-        drop_messages(c, n_fixed);
-    } else if (str_eq(line, "/undo")) {
-        drop_messages(c, before_last(c, n_fixed));
-    } else if (str_eq(line, "/help")) {
-        fputs(help, stdout);
+    Str word = line;
+    while (word.len && word.ptr[word.len - 1] == ' ')
+        word.len--;
+    if (is_command(word)) {
+        obey(c, word, n_fixed);
     } else if (line.len) {
         size_t n = c->n_messages;
         if (add_message(c, "user", line))

@@ -6,6 +6,7 @@
 #include <time.h>
 
 #include "base/file.h"
+#include "base/json.h"
 #include "modes/modes.h"
 
 /* What the names of special tokens are in a file and in a template. Those that the file has not
@@ -37,28 +38,35 @@ static int open_texts(ChatFormat *f, const Gguf *g, Err *e)
     return 0;
 }
 
-/* The model's template in *out; -1: it has none, or the key is no text. */
-static int model_template(const Options *o, const Gguf *g, Str *out, Err *e)
+/* The model's template under a key in *out: 1; 0: it has none; -1 and an Err. */
+static int model_template(const Gguf *g, const char *key, Template **out, Err *e)
+{
+    Str source;
+    int found = gguf_str(g, key, &source, e);
+    if (found == 1)
+        *out = template_open(source, e);
+    return found == 1 && !*out ? -1 : found;
+}
+
+/* Those that may be needed: lines of a batch have tools or not. */
+static int open_model_templates(ChatFormat *f, const Options *o, const Gguf *g, Err *e)
 {
     static const char key[] = "tokenizer.chat_template",
                       with_tools[] = "tokenizer.chat_template.tool_use";
-    int found = o->tools ? gguf_str(g, with_tools, out, e) : 0;
-    if (!found)
-        found = gguf_str(g, key, out, e);
-    if (!found)
+    bool batch = o->mode == MODE_BATCH;
+    int n = o->tools || batch ? model_template(g, with_tools, &f->chat_tools, e) : 0;
+    if (!n || (n > 0 && batch && !o->tools))
+        n = n | model_template(g, key, &f->chat, e);
+    if (!n)
         err_set(e, EXIT_MODEL, "key %s: not in the file; --chat-template FILE gives one", key);
-    return found == 1 ? 0 : err_prefix(e, o->model);
+    return n > 0 ? 0 : -1;
 }
 
 static int open_template(ChatFormat *f, const Options *o, const Gguf *g, Err *e)
 {
     Str source;
-    if (!o->chat_template) {
-        if (model_template(o, g, &source, e))
-            return -1;
-        f->chat = template_open(source, e);
-        return f->chat ? 0 : err_prefix(e, o->model);
-    }
+    if (!o->chat_template)
+        return open_model_templates(f, o, g, e) ? err_prefix(e, o->model) : 0;
     if (file_read(o->chat_template, &stop_signal, &f->template_text, e))
         return -1;
     source = (Str){f->template_text.ptr ? f->template_text.ptr : "", f->template_text.len};
@@ -91,6 +99,7 @@ int chat_format_open(ChatFormat *f, const Options *o, const Gguf *g, Err *e)
 void chat_format_close(ChatFormat *f)
 {
     template_close(f->chat);
+    template_close(f->chat_tools);
     buf_free(&f->template_text);
     buf_free(&f->tools_text);
     json_doc_free(&f->tools);
@@ -98,12 +107,54 @@ void chat_format_close(ChatFormat *f)
     *f = (ChatFormat){0};
 }
 
+/* The text of what `in` says, at the present time. */
+static int render(const ChatFormat *f, TemplateInput in, Rendered *out, Err *e)
+{
+    const Template *t = in.tools && f->chat_tools ? f->chat_tools : f->chat;
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    in.now = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+    if (!t)
+        return err_set(e, EXIT_MODEL, "the model's chat template is for conversations with tools");
+    return template_render(t, &in, out, e);
+}
+
 int chat_format_render(const ChatFormat *f, const JsonDoc *messages, Rendered *out, Err *e)
 {
     TemplateInput in = f->input;
-    struct timespec now;
-    clock_gettime(CLOCK_REALTIME, &now);
     in.messages = messages;
-    in.now = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
-    return template_render(f->chat, &in, out, e);
+    return render(f, in, out, e);
+}
+
+int chat_format_encode(const ChatFormat *f, const Tokenizer *t, const Conversation *c,
+                       TokenList *ids, Buf *text, Err *e)
+{
+    JsonDoc messages = {0}, tools = {0}, variables = {0};
+    TemplateInput in = f->input;
+    Rendered r = {0};
+    in.messages = &messages;
+    in.tools = c->tools.len ? &tools : in.tools;
+    in.variables = c->variables.len ? &variables : in.variables;
+    int rc = json_parse(&messages, c->messages, e)
+          || (c->tools.len && json_parse(&tools, c->tools, e))
+          || (c->variables.len && json_parse(&variables, c->variables, e)) || render(f, in, &r, e)
+          || tokenizer_encode_parts(t, r.text.ptr ? r.text.ptr : "", r.text.len, r.parts, r.n_parts,
+                                    0, ids, e);
+    if (!rc && !ids->n)
+        rc = err_set(e, EXIT_USAGE, "the conversation is empty, want some text");
+    buf_add(text, r.text.ptr, rc ? 0 : r.text.len);
+    rendered_free(&r);
+    json_doc_free(&messages);
+    json_doc_free(&tools);
+    json_doc_free(&variables);
+    return rc ? -1 : 0;
+}
+
+void chat_format_message(Buf *out, const char *role, Str content)
+{
+    Json j = {.out = out};
+    json_object(&j);
+    json_text(json_key(&j, "role"), role);
+    json_string(json_key(&j, "content"), content);
+    json_end(&j);
 }

@@ -369,7 +369,7 @@ static int run_and_print(Run *r, Err *e)
         && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO)
         && gguf_key(&r->engine.model.file, "tokenizer.chat_template")) {
         begin_line(r);
-        fprintf(stderr, "%s: the model has ended at once; --chat asks in the form that it knows\n",
+        fprintf(stderr, "%s: the model ended at once; it is made for conversations: add --chat\n",
                 program_name());
     }
     if (o->verbose && !rc) {

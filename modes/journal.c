@@ -8,10 +8,13 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/json.h"
 #include "base/json_read.h"
+
+enum { LOCK_SECONDS = 2 }; // how long to wait for a run that is ending
 
 /* ---- what a result depends on ---------------------------------------------------------------- */
 
@@ -113,6 +116,7 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
     json_text(json_key(&json, "model"), hex);
     json_text(json_key(&json, "RUN_CPU"), x->params.kernels->name);
     json_bool(json_key(&json, "--score"), o->mode == MODE_SCORE);
+    json_bool(json_key(&json, "--chat"), o->chat);
     json_raw(json_key(&json, "--seed"), (Str){number, (size_t)len});
     for (int i = 0; i < n_options; i++) {
         const Option *row = &option_table[i];
@@ -226,15 +230,16 @@ static int read_journal(Journal *j, const Options *o, const Engine *x, uint64_t 
 }
 
 /* One whole line of OUT: whether it is one that the run before can have written there. */
-static bool read_result(Journal *j, Str line, bool ordered, Err *e)
+static bool read_result(Journal *j, Str line, const Options *o, Err *e)
 {
     JsonDoc d;
-    int64_t n = 0;
+    int64_t n = 0, before = o->first_line - 1;
     if (json_parse(&d, line, e))
         return false;
     const JsonNode *number = json_member(&d, d.nodes, "line");
-    bool fits = number && json_integer(number, 1, j->n_before, &n) && !(j->done[n / 8] >> n % 8 & 1)
-             && (!ordered || n == j->n_done + 1);
+    bool fits = number && json_integer(number, before + 1, before + j->n_before, &n);
+    n -= before;
+    fits = fits && !(j->done[n / 8] >> n % 8 & 1) && (o->unordered || n == j->n_done + 1);
     if (fits) {
         j->done[n / 8] |= (unsigned char)(1 << n % 8);
         j->n_done++;
@@ -245,7 +250,7 @@ static bool read_result(Journal *j, Str line, bool ordered, Err *e)
 }
 
 /* Which lines are in OUT, and where the last whole one ends. */
-static int read_results(Journal *j, bool ordered, Err *e)
+static int read_results(Journal *j, const Options *o, Err *e)
 {
     Lines l;
     Str line;
@@ -256,7 +261,7 @@ static int read_results(Journal *j, bool ordered, Err *e)
     if (lines_open(&l, j->out, &stop_signal, e))
         return -1;
     while ((rc = lines_next(&l, true, &line, e)) > 0 && l.whole) {
-        if (!read_result(j, line, ordered, e)) {
+        if (!read_result(j, line, o, e)) {
             rc = e->code == EXIT_MEMORY ? -1
                                         : err_set(e, EXIT_USAGE,
                                                   "%s: line %d of it is none that the run before "
@@ -273,6 +278,20 @@ static int read_results(Journal *j, bool ordered, Err *e)
 
 /* ---- opening --------------------------------------------------------------------------------- */
 
+/* Whether no other run has the file. One that was just killed has it until its memory is gone, and
+ * a script that begins it again at once must not fail. */
+static bool lock(int fd)
+{
+    const struct timespec pause = {.tv_nsec = 20000000};
+    double end = clock_seconds() + LOCK_SECONDS;
+    while (flock(fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK) {
+        if (stop_signal || clock_seconds() > end)
+            return false;
+        nanosleep(&pause, NULL);
+    }
+    return true;
+}
+
 /* Open the journal itself. Two runs at once would spoil one another's files. */
 static int open_file(Journal *j, int flags, Err *e)
 {
@@ -284,7 +303,7 @@ static int open_file(Journal *j, int flags, Err *e)
                        j->path, j->out);
     if (j->fd < 0)
         return err_errno(e, j->path);
-    if (flock(j->fd, LOCK_EX | LOCK_NB) && errno == EWOULDBLOCK)
+    if (!lock(j->fd))
         return err_set(e, EXIT_USAGE, "%s: another run is writing this file", j->out);
     return 0;
 }
@@ -303,9 +322,7 @@ int journal_open(Journal *j, const Options *o, const Engine *x, uint64_t *seed, 
     j->resumed = o->resume && !stat(o->output, &st) && st.st_size > 0;
     if (!j->resumed)
         return describe(j, o, x, *seed, e);
-    return open_file(j, 0, e) || read_journal(j, o, x, seed, e) || read_results(j, !o->unordered, e)
-             ? -1
-             : 0;
+    return open_file(j, 0, e) || read_journal(j, o, x, seed, e) || read_results(j, o, e) ? -1 : 0;
 }
 
 void journal_close(Journal *j)

@@ -4,7 +4,7 @@
  * It is two lines of JSON. The first has a fixed width and is written anew as lines are read: their
  * number and the hash of their bytes, each followed by a newline. It is written before any of these
  * lines has its result in OUT. The second stays: the version, the model's fingerprint, the kernels,
- * the base seed, and every flag that a result may depend on. docs/pipelines.md describes both.
+ * the base seed, and every flag that a result may depend on. docs/batches.md describes both.
  *
  * A journal is for a process that ends at any moment, by kill -9 too, not for a machine that does.
  */

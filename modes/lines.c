@@ -13,11 +13,23 @@ enum { READ_SIZE = 1 << 16, MAX_LINE = 1 << 29 };
 int lines_open(Lines *l, const char *path, const atomic_int *stop, Err *e)
 {
     bool standard = !strcmp(path, "-");
+    struct stat st;
     *l = (Lines){.fd = STDIN_FILENO, .path = standard ? "standard input" : path, .stop = stop};
     if (!standard)
         l->fd = open(path, O_RDONLY);
+    if (l->fd < 0)
+        return err_errno(e, path);
     l->start = lseek(l->fd, 0, SEEK_CUR);
-    return l->fd < 0 ? err_errno(e, path) : 0;
+    if (!fstat(l->fd, &st) && S_ISREG(st.st_mode))
+        l->size = st.st_size - l->start;
+    return 0;
+}
+
+double lines_expect(const Lines *l)
+{
+    if (l->at_end)
+        return l->n;
+    return l->end && l->size >= l->end ? (double)l->n * (double)l->size / (double)l->end : 0;
 }
 
 bool lines_rewind(Lines *l)

@@ -18,6 +18,7 @@ typedef struct {
     bool whole;             // the last line taken had an end
     int n;                  // lines taken
     off_t start, end;       // of the stream, and of the last line taken, counted from there
+    off_t size;             // of a regular file from its start, else 0
 } Lines;
 
 /* Open a file, or standard input for "-". 0, or -1 (EXIT_IO). */
@@ -27,6 +28,9 @@ void lines_close(Lines *l);
 /* The next line without its end (LF or CRLF), in *line until the next call: 1; 0 when there is none
  * yet or, with at_end, none any more; -1 and an Err. `wait`: for as long as it takes. */
 int lines_next(Lines *l, bool wait, Str *line, Err *e);
+
+/* About how many lines there are, those that were taken being like the rest; 0: nobody knows. */
+double lines_expect(const Lines *l);
 
 /* Go back to the first line. False, and nothing has changed, where the stream is no regular file.
  */

@@ -138,6 +138,8 @@ const Option option_table[] = {
     {"--jsonl", "FILE", L | S, OPT_INPUT, AT(jsonl),
      .help = "a prompt a line, as JSON, - is standard input; a JSON object a line comes out"},
     {"--lines", "FILE", L | S, OPT_INPUT, AT(lines), .help = "the same for lines of plain text"},
+    {"--first-line", "N", L | S, OPT_INT, AT(first_line), .min = 1, .max = 1 << 30, .initial = 1,
+     .help = "number of the first line, of an input that is a part of another"},
     {"--score", NULL, S, OPT_MODE, .needs = "--jsonl --lines",
      .help = "generate nothing: log-probabilities of a line's completions, or of its text"},
     {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,
@@ -148,21 +150,20 @@ const Option option_table[] = {
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
 
     {.help = "Chat"},
-    {"--conversation --chat", NULL, C, OPT_MODE,
-     .help =
-         "answer -i or standard input by the model's chat template; a conversation on a terminal"},
-    {"--system-prompt --system", "TEXT", C, OPT_TEXT, AT(system),
+    {"--conversation --chat", NULL, L | C, OPT_MODE,
+     .help = "answer -i or lines by the model's chat template; on a terminal, a conversation"},
+    {"--system-prompt --system", "TEXT", L | C, OPT_TEXT, AT(system),
      .help = "what the model is told first"},
     {"--render", NULL, R, OPT_MODE, .needs = "--messages",
      .help = "print a conversation as the model's chat template writes it; needs no weights"},
     {"--messages", "FILE", R | C, OPT_PATH, AT(messages),
      .help =
          "the conversation, a JSON list of messages: [{\"role\": \"user\", \"content\": \"...\"}]"},
-    {"--tools", "FILE", R | C, OPT_PATH, AT(tools),
+    {"--tools", "FILE", L | R | C, OPT_PATH, AT(tools),
      .help = "JSON list of the functions that the model may call"},
-    {"--chat-template", "FILE", R | C, OPT_PATH, AT(chat_template),
+    {"--chat-template", "FILE", L | R | C, OPT_PATH, AT(chat_template),
      .help = "another template than the model's own"},
-    {"--chat-template-kwargs", "JSON", R | C, OPT_TEXT, AT(chat_variables),
+    {"--chat-template-kwargs", "JSON", L | R | C, OPT_TEXT, AT(chat_variables),
      .help = "more variables for it: {\"enable_thinking\": false}"},
     {"--no-generation-prompt", NULL, R, OPT_FLAG, AT(no_generation_prompt),
      .help = "end after the last message, without the beginning of an answer"},
@@ -637,11 +638,11 @@ typedef struct {
     bool only_names;      // "--" was there
 } Parser;
 
-/* The first mode that takes it; of OPT_MODE, the one that it chooses. */
-static Mode first_mode(const Option *o)
+/* The mode that it chooses: the first of those that take it, of OPT_MODE the last. */
+static Mode own_mode(const Option *o)
 {
     int m = 0;
-    while (!(o->modes >> m & 1))
+    while (o->kind == OPT_MODE ? o->modes >> (m + 1) : !(o->modes >> m & 1))
         m++;
     return (Mode)m;
 }
@@ -705,7 +706,7 @@ static int parse_arg(Parser *p, int *i, int argc, char **argv, Err *e)
     if (apply(&a))
         return -1;
     p->given[found] = name;
-    Mode mode = o->kind == OPT_MODE ? first_mode(o) : MODE_GENERATE;
+    Mode mode = o->kind == OPT_MODE ? own_mode(o) : MODE_GENERATE;
     if (p->o->mode == MODE_GENERATE || (mode >= MODE_HELP && p->o->mode < MODE_HELP))
         p->o->mode = mode;
     return 0;
@@ -749,19 +750,37 @@ static int needs_other(const Parser *p, Str flag, const char *others, Err *e)
     return n ? needs(flag, names, n, e) : 0;
 }
 
+/* The flag that chose the mode, empty for none. */
+static Str mode_flag(const Parser *p)
+{
+    Str flag = {NULL, 0};
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (chooses_mode(&option_table[i]) && own_mode(&option_table[i]) == p->o->mode
+            && p->given[i].len)
+            flag = p->given[i];
+    return flag;
+}
+
+/* One mode is chosen; --chat and a form of input are a batch. */
+static int settle_mode(Parser *p, Err *e)
+{
+    Options *o = p->o;
+    Str mode = mode_flag(p);
+    for (int i = 0; i < N_OPTIONS; i++)
+        if (option_table[i].kind == OPT_MODE && p->given[i].len
+            && own_mode(&option_table[i]) != o->mode)
+            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one", (int)mode.len,
+                           mode.ptr, (int)p->given[i].len, p->given[i].ptr);
+    o->chat = o->mode == MODE_CHAT;
+    if ((o->mode == MODE_GENERATE || o->chat) && (o->jsonl || o->lines))
+        o->mode = MODE_BATCH;
+    return 0;
+}
+
 /* Every flag is one that the mode takes and has what it needs. */
 static int check_flags(const Parser *p, Err *e)
 {
-    Str mode = {NULL, 0};
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (chooses_mode(&option_table[i]) && first_mode(&option_table[i]) == p->o->mode
-            && p->given[i].len)
-            mode = p->given[i];
-    for (int i = 0; i < N_OPTIONS; i++)
-        if (option_table[i].kind == OPT_MODE && p->given[i].len
-            && first_mode(&option_table[i]) != p->o->mode)
-            return err_set(e, EXIT_USAGE, "%.*s and %.*s are two modes, choose one", (int)mode.len,
-                           mode.ptr, (int)p->given[i].len, p->given[i].ptr);
+    Str mode = mode_flag(p);
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
         Str flag = p->given[i];
@@ -804,9 +823,7 @@ int options_parse(Options *o, int argc, char **argv, Err *e)
         return err_set(e, EXIT_USAGE,
                        "\"-\": the model cannot be standard input, want a file "
                        "(it is mapped into memory)");
-    if (o->mode == MODE_GENERATE && (o->jsonl || o->lines))
-        o->mode = MODE_BATCH;
-    if (check_flags(&p, e) || read_texts(o->parts, o->n_parts, o->escape, e))
+    if (settle_mode(&p, e) || check_flags(&p, e) || read_texts(o->parts, o->n_parts, o->escape, e))
         return -1;
     return read_texts(o->stops, o->n_stops, o->escape, e);
 }

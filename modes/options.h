@@ -12,8 +12,8 @@
 #define BENCH_MAX_RUNS 100
 
 /* What the program does, one at a time. A flag chooses each but the first two: a form of input
- * (--jsonl, --lines) chooses MODE_BATCH where no flag chooses another. The table in options.c says
- * which other flags a mode takes. */
+ * (--jsonl, --lines) chooses MODE_BATCH where no flag chooses another, or --chat goes with it. The
+ * table in options.c says which other flags a mode takes. */
 typedef enum {
     MODE_GENERATE,
     MODE_BATCH,
@@ -47,8 +47,10 @@ typedef struct {
     bool escape, echo, special, special_files, keep_newline, no_bos, ignore_eos, json, verbose;
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
+    bool chat;                 // prompts are what a user says, also with MODE_BATCH
     const char *system;        // text, with MODE_CHAT
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
+    int first_line;            // number of their first line
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings, resume;
     int n_predict; // -1: until an end token or a full context
@@ -95,7 +97,7 @@ typedef enum {
     OPT_NAMES,  // a list of const char *
     OPT_TEXTS,  // a list of TextArg: texts
     OPT_FILES,  // files
-    OPT_MODE,   // chooses the mode of `modes`; an argument is given once: a choice or const char *
+    OPT_MODE,   // chooses the last of `modes`; an argument is given once: a choice or const char *
     OPT_INPUT,  // OPT_PATH, a form of input: without an OPT_MODE it chooses the first of `modes`
     OPT_SEED,
     OPT_BIAS

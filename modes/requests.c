@@ -1,6 +1,7 @@
 /* requests.c - see requests.h. */
 #include "modes/requests.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -94,9 +95,10 @@ static int read_json(Requests *q, Request *r)
 /* Take in a line. Its own faults are in r->err; -1 for what ends the run. */
 static int take_line(Requests *q, Str line)
 {
-    Request *r = requests_new(q, q->lines.n, line);
+    int number = q->o->first_line - 1 + q->lines.n;
+    Request *r = requests_new(q, number, line);
     if (!r)
-        return err_set(q->e, EXIT_MEMORY, "out of memory for line %d", q->lines.n);
+        return err_set(q->e, EXIT_MEMORY, "out of memory for line %d", number);
     if (q->o->jsonl)
         read_json(q, r);
     else
@@ -205,9 +207,16 @@ static int write_done(Requests *q)
 
 static void show_progress(const Requests *q)
 {
-    double seconds = clock_seconds() - q->begin;
-    fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s ", q->n_done, q->texts.n_running,
+    double seconds = clock_seconds() - q->begin, all = lines_expect(&q->lines);
+    int n = q->n_done - q->journal.n_done; // in this run
+    fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s", q->n_done, q->texts.n_running,
             (double)q->n_tokens / seconds);
+    if (all >= q->n_done && n) {
+        int left = (int)fmin((all - q->n_done) * seconds / n, 1e6);
+        fprintf(stderr, ", %.0f %%, %d:%02d:%02d left", 100 * q->n_done / all, left / 3600,
+                left / 60 % 60, left % 60);
+    }
+    fputs("\033[K", stderr);
 }
 
 static void run_lines(void *context)

@@ -25,7 +25,7 @@ typedef enum { WAITING, RUNNING, DONE } RequestState;
 typedef struct Request Request;
 struct Request {
     Request *next;
-    int line; // from 1; of a sample its number, from 0
+    int line; // from --first-line on; of a sample its number, from 0
     RequestState state;
     Str json;     // the line itself, owned; what is carried through points into it
     bool is_json; // an object

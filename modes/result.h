@@ -14,7 +14,7 @@ typedef struct {
 } Result;
 
 /* The members of an object that is open in j: text, ids, why the text ended, seed, times and
- * log-probabilities. docs/pipelines.md describes them. */
+ * log-probabilities. docs/batches.md describes them. */
 void result_members(Json *j, const Result *r);
 
 /* Print the object, with these members only, as a line of standard output. 0, or -1 and an Err. */

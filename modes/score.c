@@ -1,5 +1,5 @@
 /* score.c - the mode --score: how likely given texts are, a JSON object for each line.
- * docs/pipelines.md describes the lines.
+ * docs/batches.md describes the lines.
  *
  * A line is a prompt with its completions, or a text, which is judged from its second token on. The
  * tokens of a completion are found as EleutherAI's lm-evaluation-harness finds them

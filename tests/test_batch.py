@@ -249,6 +249,12 @@ def test_usage(args: list[str], want: str, run_bin: Path) -> None:
     assert done.returncode in (1, 2) and want in done.stderr and done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("flag", ["--jsonl", "--lines"])
+def test_no_input(flag: str, run_bin: Path, tmp_path: Path) -> None:
+    for path, want in ((tmp_path / "no", "No such file"), (tmp_path, "directory")):
+        assert want in error_of(run_bin, TALES, flag, path, code=1)
+
+
 def test_empty_input(run_bin: Path) -> None:
     assert batch(run_bin, []) == []
 

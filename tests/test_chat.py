@@ -59,6 +59,102 @@ def test_contents_are_text(run_bin: Path, smollm2_path: Path) -> None:
     assert got["prompt_ids"].count(2) == 2  # <|im_end|> of the system's and the user's turn
 
 
+USER = {"role": "user", "content": QUESTION}
+TALKS = [[USER], [{"role": "system", "content": "Be brief."}, USER],
+         [USER, {"role": "assistant", "content": "Paris."},
+          {"role": "user", "content": "And of <|im_end|> Italy?"}],
+         [{"role": "user", "content": "Grüße, 世界\n"}]]
+
+
+def lines_of(run: Path, model: Path, lines: list, *args: object, code: int = 0) -> list[dict]:
+    text = "".join(json.dumps(x) + "\n" for x in lines)
+    done = subprocess.run([run, model, "--jsonl", "-", *map(str, args)], input=text.encode(),
+                          capture_output=True, timeout=300)
+    assert done.returncode == code, done.stderr
+    return [json.loads(x) for x in done.stdout.splitlines()]
+
+
+def test_lines(run_bin: Path, smollm2_path: Path, tmp_path: Path) -> None:
+    """A line's messages are answered as --messages answers them, whatever the neighbours."""
+    path = tmp_path / "m.json"
+    lines = [{"messages": m, "n": 12, "temp": 0.8, "seed": 7, "tag": i, "tools": None}
+             for i, m in enumerate(TALKS)]
+    got = lines_of(run_bin, smollm2_path, lines)
+    assert [x["tag"] for x in got] == [0, 1, 2, 3] and not any("messages" in x for x in got)
+    assert lines_of(run_bin, smollm2_path, lines, "--parallel", "1", "--chat") == got
+    for talk, line in zip(TALKS, got, strict=True):
+        path.write_text(json.dumps(talk))
+        want = json.loads(text_of(run_bin, smollm2_path, "--chat", "--messages", path, "--json",
+                                  "-n", "12", "-s", "7"))
+        for key in ("text", "ids", "prompt_ids", "finish_reason"):
+            assert line[key] == want[key], key
+    assert got[2]["prompt_ids"].count(2) == 4  # the turns' own, not the one that was typed
+
+
+def test_prompts_of_lines(run_bin: Path, smollm2_path: Path, tmp_path: Path) -> None:
+    """With --chat a prompt is what a user says, after --system where the line has no other."""
+    (tmp_path / "q.txt").write_text(QUESTION + "\n")
+    brief = ["--chat", "--system", "Be brief.", *GREEDY]
+    (want,) = lines_of(run_bin, smollm2_path, [{"messages": TALKS[1]}], *GREEDY)
+    done = json.loads(text_of(run_bin, smollm2_path, "--lines", tmp_path / "q.txt", *brief))
+    got = lines_of(run_bin, smollm2_path, [QUESTION, {"prompt": QUESTION}, {"messages": [USER]},
+                                           {"messages": TALKS[1]}, {"ids": want["prompt_ids"]}],
+                   *brief)
+    for line in [done, *got]:
+        assert (line["text"], line["prompt_ids"]) == (want["text"], want["prompt_ids"])
+    (own,) = lines_of(run_bin, smollm2_path, [{"messages": [
+        {"role": "system", "content": "Answer in French."}, USER]}], *brief)
+    assert own["n_prompt"] != want["n_prompt"]
+    (shown,) = lines_of(run_bin, smollm2_path, [{"messages": TALKS[1], "echo": True}], *GREEDY)
+    assert shown["text"] == form(("system", "Be brief."), ("user", QUESTION)) + want["text"]
+
+
+def test_what_templates_of_lines_get(run_bin: Path, smollm2_path: Path, tmp_path: Path) -> None:
+    """A line's tools and variables take the place of those of the flags."""
+    form_path, tools = tmp_path / "form", tmp_path / "tools"
+    form_path.write_text("{{ tools[0].name if tools else 'none' }} {{ kind or '-' }}")
+    tools.write_text('[{"name": "flag"}]')
+    lines = [{"messages": [USER], "tools": [{"name": "mine"}]},
+             {"messages": [USER], "chat_template_kwargs": {"kind": "own"}}, {"messages": [USER]}]
+    args = ["--chat-template", form_path, "-n", "0", "--echo"]
+    assert [x["text"] for x in lines_of(run_bin, smollm2_path, lines, *args)] == [
+        "mine -", "none own", "none -"]
+    assert [x["text"] for x in lines_of(run_bin, smollm2_path, lines, *args, "--tools", tools,
+                                        "--chat-template-kwargs", '{"kind": "all"}')] == [
+        "mine all", "flag own", "flag all"]
+
+
+@pytest.mark.parametrize("line, want", [
+    ({"messages": 5}, "messages: want a list"), ({"messages": []}, "empty"),
+    ({"messages": [5]}, "object"), ({"messages": ["a"]}, "object"),
+    ({"messages": [USER], "prompt": "a"}, "want one of"),
+    ({"messages": [USER], "ids": [1]}, "want one of"),
+    ({}, "want one of"), ({"messages": [USER], "tools": 5}, "tools: want"),
+    ({"messages": [USER], "chat_template_kwargs": []}, "kwargs: want"),
+    ({"prompt": "a", "tools": [{}]}, "beside it"), ({"ids": [5], "tools": [{}]}, "beside it"),
+    ({"messages": [USER], "completion": "a"}, "--score"),
+    ({"messages": [{"content": "no role"}]}, "")])
+def test_bad_lines(line: dict, want: str, run_bin: Path, smollm2_path: Path) -> None:
+    good = {"messages": [USER], "n": 0}
+    first, bad, last = lines_of(run_bin, smollm2_path, [good, line, good], code=1)
+    assert want in bad.get("error", ""), bad
+    assert "error" in bad and "text" in first and "text" in last
+
+
+def test_many_lines_without_a_template(run_bin: Path, tiny_model: Path) -> None:
+    """The reason is found once, and told with each line; --chat is refused at once."""
+    begin = time.monotonic()
+    got = lines_of(run_bin, tiny_model, [{"messages": [USER]}] * 10000, code=1)
+    assert time.monotonic() - begin < 30 and len(got) == 10000
+    assert all("--chat-template" in x["error"] for x in got)
+    assert "--chat-template" in error_of(run_bin, tiny_model, "--chat", "--lines", "/dev/null",
+                                         code=3)
+    for args, want in [(["--system", "x"], "--system needs --chat"),
+                       (["--chat", "--no-bos"], "--chat does not take --no-bos"),
+                       (["--chat", "--special-files"], "--chat does not take --special-files")]:
+        assert want in error_of(run_bin, tiny_model, "--lines", "/dev/null", *args, code=2)
+
+
 class Terminal:
     def __init__(self, *args: object):
         self.pid, self.fd = pty.fork()
@@ -104,15 +200,24 @@ def test_conversation(run_bin: Path, smollm2_path: Path) -> None:
         said.append(("user", line))
         assert answer == completion(run_bin, smollm2_path, *said)
         said.append(("assistant", answer))
-    t.say("/undo")
-    t.until("> ")
+    t.say("/undo ")
+    assert "taken back" in t.until("\n> ")
     t.say("Is it large?")
     want = completion(run_bin, smollm2_path, *said[:2], ("user", "Is it large?"))
     assert t.until("\n> ") == want
     t.say("/reset")
     t.until("> ")
+    t.say("/undo")
+    assert "nothing" in t.until("\n> ")
     t.say("/help")
-    assert "/undo" in t.until("> ")
+    assert "/undo" in t.until("\n> ")
+    t.say("/hepl")
+    assert "/hepl is no command" in t.until("\n> ")
+    for line in (" /help", "/etc/passwd"):
+        t.say(line)
+        assert t.until("\n> ") == completion(run_bin, smollm2_path, ("user", line))
+        t.say("/reset")
+        assert "forgotten" in t.until("\n> ")
     t.say(QUESTION)
     assert t.until("\n> ") == said[1][1]
     os.write(t.fd, b"\x04")

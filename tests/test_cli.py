@@ -945,18 +945,19 @@ TAKES = {  # flag: the modes that take it, and a value
          "--json": ("gctnrpb", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
          "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
-         "--parallel": ("ls", "2"), "--unordered": ("ls", None), "--timings": ("l", None),
-         "--resume": ("ls", None),
+         "--first-line": ("ls", "7"), "--parallel": ("ls", "2"), "--unordered": ("ls", None),
+         "--timings": ("l", None), "--resume": ("ls", None),
          "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
          "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
-         "--chat": ("c", None), "--system": ("c", "x"),
-         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rc", "tools"),
-         "--chat-template": ("rc", "form"), "--chat-template-kwargs": ("rc", "{}"),
+         "--chat": ("cl", None), "--system": ("cl", "x"),
+         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rcl", "tools"),
+         "--chat-template": ("rcl", "form"), "--chat-template-kwargs": ("rcl", "{}"),
          "--no-generation-prompt": ("r", None),
          "--logits": ("g", "c.npy"), "-v": ("gclspbq", None),
          }
 CHOOSE = ("--score", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench",
           "--quantize")
+CHAT = ("--chat", "--system", "--tools", "--chat-template", "--chat-template-kwargs")
 INPUTS = ("--jsonl", "--lines")  # forms of input: they choose a mode only alone
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
 
@@ -987,13 +988,16 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if (key in base or (mode in "ls" and key in INPUTS)
+            if (key in base or (mode in "lsc" and key in INPUTS)
                     or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
             more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
+            if mode == "l" and key in CHAT:  # with --lines these need --chat, and that a template
+                more += ["--chat"] if key != "--chat" else []
+                more += ["--chat-template", "form"] if key != "--chat-template" else []
             more += ["-o", f"again.{mode}"] if mode in "ls" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
                 args = [tiny_model, *base, *more, name, *([value] if arg else [])]
@@ -1023,16 +1027,17 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
 def test_two_modes(run_bin: Path) -> None:
     """Any two rows of the table that choose a mode are refused, in both orders."""
     table = (Path(__file__).resolve().parent.parent / "modes/options.c").read_text()
-    rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z], OPT_MODE', table)
+    rows = re.findall(r'\{"([^"]+)", (NULL|"\w+"), [A-Z |]+, OPT_MODE', table)
     modes = [[names.split()[-1], *([] if arg == "NULL" else ["x"])] for names, arg in rows]
     assert [m[0] for m in modes] == [m[0] for m in MODES.values() if m and m[0] not in INPUTS]
     for a, b in itertools.permutations(modes, 2):
         want = f"{a[0]} and {b[0]} are two modes, choose one"
         assert error_of(run_bin, "M", *a, *b, code=2) == want
-    for a, b in itertools.product(modes, INPUTS):  # of these only --score has an input
-        line = error_of(run_bin, "M", *a, b, "missing", code=1 if a[0] == "--score" else 2)
-        assert a[0] == "--score" or line in [f"{a[0]} does not take {b}", f"{a[0]} needs -o"]
-        assert error_of(run_bin, "M", b, "missing", *a, code=1 if a[0] == "--score" else 2) == line
+    for a, b in itertools.product(modes, INPUTS):  # two of these have an input
+        takes = a[0] in ("--score", "--chat")
+        line = error_of(run_bin, "M", *a, b, "missing", code=1 if takes else 2)
+        assert takes or line in [f"{a[0]} does not take {b}", f"{a[0]} needs -o"]
+        assert error_of(run_bin, "M", b, "missing", *a, code=1 if takes else 2) == line
 
 
 def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: Path,
@@ -1045,7 +1050,7 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$",
                       text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
-    assert len(shown) == len(rows) == 20
+    assert len(shown) == len(rows) == 21
     assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
             # llama.cpp's (common/common.h, common_params_sampling)
             "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05",
@@ -1056,8 +1061,12 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     want = text_of(*args), Path("a.jsonl").read_bytes()
     of_bench = ("--pp", "--tg", "--depth", "--runs")
     for flag, value in shown.items():
-        if flag not in (*of_bench, "--perplexity"):
+        if flag not in (*of_bench, "--perplexity", "--first-line"):
             assert (text_of(*args, flag, value), Path("a.jsonl").read_bytes()) == want, flag
+    lines = [run_bin, long_model, "--lines", "text", "-s", "3", "-n", "3"]
+    want_lines = text_of(*lines)
+    assert text_of(*lines, "--first-line", shown["--first-line"]) == want_lines
+    assert text_of(*lines, "--first-line", "2") != want_lines
     for more in (["--temp", "2"], ["--kv", "q8"], ["-n", "5"], ["--attn-reduce", "mean"],
                  ["--attn-top", "2"], ["--top-k", "2"]):
         assert (text_of(*args, *more), Path("a.jsonl").read_bytes()) != want, more

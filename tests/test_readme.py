@@ -8,12 +8,19 @@ from pathlib import Path
 from gguf_files import write
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = (".c", ".h", ".inc", ".py", ".html")
+SOURCES = (".c", ".h", ".inc", ".py", ".sh", ".html")
 
 
 def test_length() -> None:
     """The first page stays one."""
     assert len((ROOT / "README.md").read_text().split()) < 1800
+
+
+def test_first_screen() -> None:
+    """A story, a chat and a batch come first."""
+    screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    for flag in ('-i "Once', "--chat", "--jsonl"):
+        assert re.search(rf"^\$ .*\./run .*{flag}", screen, re.M), flag
 
 
 def test_help(run_bin: Path) -> None:

@@ -1,6 +1,7 @@
 """--resume: a batch that was broken off, at any moment, ends in the file of an unbroken run."""
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -245,6 +246,20 @@ def test_two_at_once(run_bin: Path, case: tuple[Path, Path, bytes]) -> None:
         assert "another run is writing" in error_of(
             run_bin, TALES, "--jsonl", source, "-s", "3", "-o", out, *more, code=2)
     p.stdin.close()
+    assert p.wait(120) == 1 and out.read_bytes() == whole
+
+
+def test_just_killed(run_bin: Path, case: tuple[Path, Path, bytes]) -> None:
+    """A run that was killed has its lock for a moment longer, which --resume waits for."""
+    source, out, whole = case
+    args = [TALES, "--jsonl", source, "-s", "3", "-o", out]
+    run(run_bin, *args)
+    out.write_bytes(whole[:len(whole) // 2])
+    with out.with_name(out.name + ".run").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        p = subprocess.Popen([run_bin, *args, "--resume"], stderr=subprocess.DEVNULL)
+        time.sleep(0.5)
+        assert p.poll() is None
     assert p.wait(120) == 1 and out.read_bytes() == whole
 
 
