@@ -56,7 +56,7 @@ static const char *const others[] = {
 static const char *const results[] = {"text",     "bytes",       "prompt_ids",
                                       "n_prompt", "n_generated", "finish_reason"};
 
-/* Members that say what this version cannot do. */
+/* Members of lines for --score. */
 static const char *const refused[] = {"completion", "completions"};
 
 #define COUNT(list) (sizeof list / sizeof *list)
@@ -210,7 +210,7 @@ static int read_messages(const JsonDoc *d, const JsonNode *list, Str said, const
     return out->failed ? err_set(e, EXIT_MEMORY, "out of memory for the line") : 0;
 }
 
-/* The ids of a conversation, and its text. */
+/* The ids of a conversation, and its text unless `text` is NULL. */
 static int read_conversation(BatchRun *b, const JsonDoc *d, Str said, TokenList *ids, Buf *text,
                              Err *e)
 {
@@ -230,7 +230,7 @@ static int read_conversation(BatchRun *b, const JsonDoc *d, Str said, TokenList 
     return rc ? -1 : 0;
 }
 
-/* The prompt's ids, and its text (empty where it is given as ids). */
+/* The prompt's ids, and its text (empty where it is given as ids) unless `text` is NULL. */
 static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenList *out, Buf *text,
                        Err *e)
 {
@@ -252,7 +252,8 @@ static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenLis
                        value(d, "tools") ? "tools" : "chat_template_kwargs");
     if (ids)
         return requests_read_ids(q, d, ids, "ids", out, e);
-    buf_add(text, said.ptr, said.len);
+    if (text)
+        buf_add(text, said.ptr, said.len);
     return encode_prompt(q, said, out, e);
 }
 
@@ -306,7 +307,9 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
     if (read_numbers(d, &own, e) || read_seed(b, d, r, e) || read_stops(d, r, e)
         || read_constraint(q, d, r, e))
         return -1;
-    int rc = read_prompt(b, d, base, &ids, &prompt, e);
+    int rc = read_prompt(b, d, base, &ids, r->echo ? &prompt : NULL, e);
+    if (!rc && prompt.failed)
+        rc = err_set(e, EXIT_MEMORY, "out of memory for the line");
     if (!rc && !ids.n)
         rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
     if (!rc && ids.n > (size_t)q->seq_len)

@@ -86,7 +86,7 @@ static int add_file(Chat *c, const char *path)
 /* The conversation's tokens as the template writes it. */
 static int encode(Chat *c, TokenList *ids)
 {
-    Buf list = {0}, text = {0};
+    Buf list = {0};
     buf_text(&list, "[");
     for (size_t i = 0; i < c->n_messages; i++) {
         buf_text(&list, i ? "," : "");
@@ -96,8 +96,7 @@ static int encode(Chat *c, TokenList *ids)
     Conversation talk = {.messages = {list.ptr, list.len}};
     int rc = list.failed
                ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
-               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, &text, c->e);
-    buf_free(&text);
+               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, NULL, c->e);
     buf_free(&list);
     return rc;
 }

@@ -142,7 +142,8 @@ int chat_format_encode(const ChatFormat *f, const Tokenizer *t, const Conversati
                                     0, ids, e);
     if (!rc && !ids->n)
         rc = err_set(e, EXIT_USAGE, "the conversation is empty, want some text");
-    buf_add(text, r.text.ptr, rc ? 0 : r.text.len);
+    if (!rc && text)
+        buf_add(text, r.text.ptr, r.text.len);
     rendered_free(&r);
     json_doc_free(&messages);
     json_doc_free(&tools);

@@ -35,8 +35,9 @@ typedef struct {
                           // empty text leaves to the flags
 } Conversation;
 
-/* Append the ids of a conversation's text to *ids, and the text to *text. No token is added to what
- * the template writes, and contents never become control tokens. 0, or -1 and an Err. */
+/* Append the ids of a conversation's text to *ids, and the text to *text, unless that is NULL. No
+ * token is added to what the template writes, and contents never become control tokens. 0, or -1
+ * and an Err. */
 int chat_format_encode(const ChatFormat *f, const Tokenizer *t, const Conversation *c,
                        TokenList *ids, Buf *text, Err *e);
 
