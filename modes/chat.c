@@ -86,7 +86,8 @@ static int add_file(Chat *c, const char *path)
 /* The conversation's tokens as the template writes it. */
 static int encode(Chat *c, TokenList *ids)
 {
-    Buf list = {0}, text = {0};
+    Buf list = {0};
+    Rendered text = {0};
     buf_text(&list, "[");
     for (size_t i = 0; i < c->n_messages; i++) {
         buf_text(&list, i ? "," : "");
@@ -94,10 +95,10 @@ static int encode(Chat *c, TokenList *ids)
     }
     buf_text(&list, "]");
     Conversation talk = {.messages = {list.ptr, list.len}};
-    int rc = list.failed
-               ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
-               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, &text, c->e);
-    buf_free(&text);
+    int rc = list.failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
+                         : chat_format_read(&c->format, &talk, &text, c->e);
+    rc = rc || chat_format_encode(c->engine.model.tokenizer, &text, ids, c->e);
+    rendered_free(&text);
     buf_free(&list);
     return rc;
 }
