@@ -270,6 +270,9 @@ static int prepare_output(Requests *q, uint64_t *seed)
     if (out_same(q->journal.path, q->lines.path))
         return err_set(q->e, EXIT_USAGE, "-o: its %s is the file that is read, want another name",
                        q->journal.path);
+    if (modes_is_model_file(&q->engine.model.file, q->journal.path))
+        return err_set(q->e, EXIT_USAGE, "-o: its %s is the model's own file, want another name",
+                       q->journal.path);
     q->n_done = q->journal.n_done;
     q->n_failed = q->journal.n_failed;
     return 0;

@@ -230,6 +230,12 @@ def test_needs_a_file(run_bin: Path, case: tuple[Path, Path, bytes]) -> None:
     assert "x.run is the file that is read" in refused(
         run_bin, [trap], TALES, "--jsonl", trap, "-o", source.with_name("x"))
     assert not source.with_name("x").exists()
+    model = source.with_name("m.run")
+    shutil.copy(TALES, model)
+    for more in ([], ["--score"], ["--resume"]):
+        assert "m.run is the model's own file" in refused(
+            run_bin, [model], model, "--jsonl", source, "-o", source.with_name("m"), *more)
+    assert model.read_bytes() == TALES.read_bytes() and not source.with_name("m").exists()
 
 
 def test_two_at_once(run_bin: Path, case: tuple[Path, Path, bytes]) -> None:
