@@ -214,6 +214,9 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e);
 
 enum { KV_BLOCK = 64 }; // positions in a block
 enum { KV_LAYOUT = 1 }; // of blocks in files: to be raised when keys and values lie otherwise
+enum { KV_GROUP = 32 }; // values of a key that share a scale in bytes: keys have outliers
+typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
+extern const char *const kv_names[]; // by KvType, NULL past the last
 
 /* n floats of scratch, rounded up so that what follows them begins where a vector does. */
 static inline size_t align16(size_t n)
@@ -221,14 +224,11 @@ static inline size_t align16(size_t n)
     return (n + 15) & ~(size_t)15;
 }
 
-/* Blocks that n positions take. */
+/* Blocks that n positions take, for any n from 0 to INT_MAX. */
 static inline int kv_blocks_of(int n)
 {
-    return (n + KV_BLOCK - 1) / KV_BLOCK;
+    return n / KV_BLOCK + (n % KV_BLOCK != 0);
 }
-enum { KV_GROUP = 32 }; // values of a key that share a scale in bytes: keys have outliers
-typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
-extern const char *const kv_names[]; // by KvType, NULL past the last
 
 typedef struct {
     int n_pos;    // positions held

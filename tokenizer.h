@@ -57,10 +57,10 @@ Str tokenizer_piece(const Tokenizer *t, int id); // as stored in the file; empty
 int tokenizer_find(const Tokenizer *t, Str piece, Err *e);
 
 enum {
-    ENCODE_BOS = 1,      // BOS first where the file says so and the text does not begin with one
-    ENCODE_SPECIAL = 2,  // tokenizer_encode() only: CONTROL tokens written in the text are parsed
-    ENCODE_CONTINUE = 8, // the text goes on with another: no space is put at its very start
-    ENCODE_EOS = 4       // EOS last where the file says so: never for a text to be continued
+    ENCODE_BOS = 1,     // BOS first where the file says so and the text does not begin with one
+    ENCODE_SPECIAL = 2, // tokenizer_encode() only: CONTROL tokens written in the text are parsed
+    ENCODE_EOS = 4,     // EOS last where the file says so: never for a text to be continued
+    ENCODE_CONTINUE = 8 // the text goes on with another: no space is put at its very start
 };
 
 /* Append the ids of a text of any bytes (it may hold zeros and invalid UTF-8), tokenized as one

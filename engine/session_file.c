@@ -42,11 +42,6 @@ static void hash_of(const SessionHeader *h, const int *ids, char out[SHA256_HEX 
     sha256_hex(&s, out);
 }
 
-static size_t n_blocks_of(size_t n_pos)
-{
-    return (n_pos + KV_BLOCK - 1) / KV_BLOCK;
-}
-
 /* Where in the file the blocks begin; false where that is beyond any size. */
 static bool blocks_offset(uint64_t n_ids, size_t *out)
 {
@@ -87,7 +82,7 @@ static int check_file(SessionFile *f, int vocab_size, Err *e)
         if (f->ids[i] < 0 || f->ids[i] >= vocab_size)
             return damaged("token", e);
     if (h->block_bytes > SIZE_MAX || h->block_bytes % 64
-        || !size_mul(n_blocks_of((size_t)h->n_pos), (size_t)h->block_bytes, &bytes)
+        || !size_mul((size_t)kv_blocks_of((int)h->n_pos), (size_t)h->block_bytes, &bytes)
         || bytes != f->file.size - at)
         return damaged("size", e);
     f->blocks = (char *)f->file.base + at;
@@ -158,7 +153,7 @@ int session_file_write(OutFile *o, const Session *s, const Model *m, const Token
     static const char zeros[SESSION_PAGE];
     const Cache *c = &s->cache;
     const Sequence *q = &c->seqs[0];
-    size_t n_blocks = n_blocks_of((size_t)q->n_pos), at = 0;
+    size_t n_blocks = (size_t)kv_blocks_of(q->n_pos), at = 0;
     uint64_t lanes[8] = {0};
     char hex[SHA256_HEX + 1];
     SessionHeader h = {.version = SESSION_VERSION,

@@ -55,7 +55,7 @@ static const char *const others[] = {
 static const char *const results[] = {"text",     "bytes",       "prompt_ids",
                                       "n_prompt", "n_generated", "finish_reason"};
 
-/* Members that say what this version cannot do. */
+/* Members of lines for --score. */
 static const char *const refused[] = {"completion", "completions"};
 
 #define COUNT(list) (sizeof list / sizeof *list)
@@ -159,19 +159,20 @@ static int encode_prompt(const Requests *q, Str text, TokenList *out, Err *e)
     return !out->n && !q->o->no_bos && bos >= 0 ? tokens_add(out, bos, e) : 0;
 }
 
-/* The ids of a conversation, and its text. */
+/* The ids of a conversation, and its text unless `text` is NULL. */
 static int read_conversation(BatchRun *b, const JsonDoc *d, Str said, TokenList *ids, Buf *text,
                              Err *e)
 {
     Rendered r = {0};
     int rc = conversations_render(&b->talks, d, said, &r, e)
           || chat_format_encode(b->q.engine.model.tokenizer, &r, ids, e);
-    buf_add(text, r.text.ptr, rc ? 0 : r.text.len);
+    if (!rc && text)
+        buf_add(text, r.text.ptr, r.text.len);
     rendered_free(&r);
     return rc ? -1 : 0;
 }
 
-/* The prompt's ids, and its text (empty where it is given as ids). */
+/* The prompt's ids, and its text (empty where it is given as ids) unless `text` is NULL. */
 static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenList *out, Buf *text,
                        Err *e)
 {
@@ -191,7 +192,8 @@ static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenLis
         return talk < 0 ? -1 : read_conversation(b, d, said, out, text, e);
     if (ids)
         return requests_read_ids(q, d, ids, "ids", out, e);
-    buf_add(text, said.ptr, said.len);
+    if (text)
+        buf_add(text, said.ptr, said.len);
     return encode_prompt(q, said, out, e);
 }
 
@@ -245,7 +247,9 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
     if (read_numbers(d, &own, e) || read_seed(b, d, r, e) || read_stops(d, r, e)
         || read_constraint(q, d, r, e))
         return -1;
-    int rc = read_prompt(b, d, base, &ids, &prompt, e);
+    int rc = read_prompt(b, d, base, &ids, r->echo ? &prompt : NULL, e);
+    if (!rc && prompt.failed)
+        rc = err_set(e, EXIT_MEMORY, "out of memory for the line");
     if (!rc && !ids.n)
         rc = err_set(e, EXIT_USAGE, "the prompt is empty, want some text");
     if (!rc && ids.n > (size_t)q->seq_len)

@@ -22,11 +22,14 @@ int conversations_check_flags(const Options *o, Err *e)
 
 int conversations_open(Conversations *c, Err *e)
 {
-    if (!c->format.chat && !c->format.chat_tools && !c->no_format.code)
-        chat_format_open(&c->format, c->o, c->file, &c->no_format);
-    if (c->no_format.code)
-        *e = c->no_format;
-    return c->no_format.code ? -1 : 0;
+    if (c->format.chat || c->format.chat_tools
+        || (!c->no_format.code && !chat_format_open(&c->format, c->o, c->file, &c->no_format)))
+        return 0;
+    chat_format_close(&c->format);
+    *e = c->no_format;
+    if (e->code == EXIT_MEMORY) // the next line may find some
+        c->no_format = (Err){0};
+    return -1;
 }
 
 void conversations_close(Conversations *c)

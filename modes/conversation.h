@@ -16,8 +16,8 @@ typedef struct {
 /* What goes together with --chat, and without. 0, or -1 and an Err. */
 int conversations_check_flags(const Options *o, Err *e);
 
-/* Read the template and what the flags say of it; later calls do nothing but say the same. 0, or -1
- * and an Err. */
+/* Read the template and what the flags say of it, once: later calls say the same again, unless it
+ * was memory that lacked. 0, or -1 and an Err. */
 int conversations_open(Conversations *c, Err *e);
 void conversations_close(Conversations *c); // a zeroed one is fine
 

@@ -48,7 +48,7 @@ typedef struct {
     int logprobs;              // likeliest tokens to tell the log-probabilities of; -1: of none
     int samples;               // texts of one prompt
     bool chat;                 // prompts are what a user says, also with MODE_BATCH
-    const char *system;        // text, with MODE_CHAT
+    const char *system;        // text, with MODE_CHAT and MODE_BATCH
     const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
     int first_line;            // number of their first line
     int parallel;              // texts at once; 0: chosen from the machine

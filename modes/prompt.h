@@ -15,8 +15,8 @@ typedef struct {
 int prompt_read(const Options *o, Prompt *p, Err *e);
 
 /* Read the prompt into *p, which is zeroed, and append its ids to *ids; with --load-session they
- * go on with those that are there. 0, or -1 and an Err; *p is
- * freed with prompt_free() in either case. stop_signal ends the reading. */
+ * go on with those that are there. 0, or -1 and an Err; *p is freed with prompt_free() in either
+ * case. stop_signal ends the reading. */
 int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *ids, Err *e);
 void prompt_free(Prompt *p); // and empty it
 

@@ -39,6 +39,24 @@ int munmap(void *p, size_t len)
     return 0;
 }
 
+/* Take the next file from standard input, where each stands after its length as 4 bytes,
+ * little-endian, and write it to `path`. 1; 0 at the end; -1 where that fails. */
+static inline int hostile_next(const char *path)
+{
+    unsigned char head[4];
+    if (fread(head, 1, 4, stdin) != 4)
+        return 0;
+    size_t len = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
+    char *bytes = malloc(len + 1);
+    unlink(path); // a new file is not written to the disk at once, an overwritten one is
+    FILE *f = fopen(path, "wb");
+    bool ok = bytes && f && fread(bytes, 1, len, stdin) == len && fwrite(bytes, 1, len, f) == len;
+    if (f && fclose(f))
+        ok = false;
+    free(bytes);
+    return ok ? 1 : -1;
+}
+
 /* A prompt is encoded, run and continued by a few tokens. 0, or -1 and the Err that ./run would
  * show. */
 static inline int hostile_use(const Model *m, Err *e)

@@ -12,22 +12,14 @@
 
 int main(int argc, char **argv)
 {
-    unsigned char head[4];
+    int more;
     if (argc != 2) {
         fprintf(stderr, "usage: see the head of tests/hostile_driver.c\n");
         return EXIT_USAGE;
     }
-    while (fread(head, 1, 4, stdin) == 4) {
-        size_t len = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
-        char *image = malloc(len + 1);
-        unlink(argv[1]); // a new file is not written to the disk at once, an overwritten one is
-        FILE *f = fopen(argv[1], "wb");
+    while ((more = hostile_next(argv[1])) > 0) {
         Model m;
         Err e = {0};
-        if (!image || !f || fread(image, 1, len, stdin) != len || fwrite(image, 1, len, f) != len
-            || fclose(f))
-            return EXIT_IO;
-        free(image);
         int rc = model_open(&m, argv[1], true, &e);
         if (!rc) {
             rc = hostile_use(&m, &e);
@@ -35,5 +27,5 @@ int main(int argc, char **argv)
         }
         printf("%d %s\n", rc ? e.code : 0, rc ? e.text : "");
     }
-    return 0;
+    return more ? EXIT_IO : EXIT_OK;
 }

@@ -10,26 +10,18 @@
 
 int main(int argc, char **argv)
 {
-    unsigned char head[4];
+    int more;
     Model m;
     Err e = {0};
     if (argc != 3 || model_open(&m, argv[1], false, &e)) {
         fprintf(stderr, "session_driver: %s\n", argc == 3 ? e.text : "see the head of its source");
         return EXIT_USAGE;
     }
-    while (fread(head, 1, 4, stdin) == 4) {
-        size_t len = head[0] | (size_t)head[1] << 8 | (size_t)head[2] << 16 | (size_t)head[3] << 24;
-        char *bytes = malloc(len + 1);
-        unlink(argv[2]); // a new file is not written to the disk at once, an overwritten one is
-        FILE *f = fopen(argv[2], "wb");
-        if (!bytes || !f || fread(bytes, 1, len, stdin) != len || fwrite(bytes, 1, len, f) != len
-            || fclose(f))
-            return EXIT_IO;
-        free(bytes);
+    while ((more = hostile_next(argv[2])) > 0) {
         e = (Err){0};
         int rc = hostile_load(&m, argv[2], 0, &e);
         printf("%d %s\n", rc ? e.code : 0, rc ? e.text : "");
     }
     model_close(&m);
-    return EXIT_OK;
+    return more ? EXIT_IO : EXIT_OK;
 }
