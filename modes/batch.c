@@ -2,6 +2,7 @@
  * object for each. docs/batches.md describes the lines. With --chat a line's prompt is what a
  * user says; a line with messages is a conversation in any case.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -52,8 +53,9 @@ static const char *const others[] = {
     "stop",   "seed", "echo",     "grammar", "json_schema"};
 
 /* Members of the result, which a line cannot carry through. */
-static const char *const results[] = {"text",     "bytes",       "prompt_ids",
-                                      "n_prompt", "n_generated", "finish_reason"};
+static const char *const results[] = {"text",           "bytes",           "prompt_ids",
+                                      "n_prompt",       "n_generated",     "finish_reason",
+                                      "prompt_seconds", "generate_seconds"};
 
 /* Members of lines for --score. */
 static const char *const refused[] = {"completion", "completions"};
@@ -86,8 +88,8 @@ static int read_numbers(const JsonDoc *d, Options *own, Err *e)
         bool fits = n->type == JSON_NUMBER && n->number >= o->min && n->number <= o->max
                  && (o->kind == OPT_FLOAT || json_integer(n, INT32_MIN, INT32_MAX, &whole));
         if (!fits)
-            return err_set(e, EXIT_USAGE, "%s: want a %snumber from %g to %g", numbers[i].member,
-                           o->kind == OPT_INT ? "whole " : "", o->min, o->max);
+            return err_set(e, EXIT_USAGE, "%s: want a %snumber from %.10g to %.10g",
+                           numbers[i].member, o->kind == OPT_INT ? "whole " : "", o->min, o->max);
         if (o->kind == OPT_INT)
             *(int *)field = (int)whole;
         else
@@ -144,7 +146,7 @@ static int read_seed(const BatchRun *b, const JsonDoc *d, Generation *r, Err *e)
     int64_t seed;
     Str name = r->base.id;
     if (n && !json_integer(n, 0, INT64_MAX, &seed))
-        return err_set(e, EXIT_USAGE, "seed: want a whole number from 0 on");
+        return err_set(e, EXIT_USAGE, "seed: want a whole number from 0 to %" PRId64, INT64_MAX);
     if (!name.len)
         name = (Str){number, (size_t)snprintf(number, sizeof number, "%d", r->base.line)};
     r->seed = n ? (uint64_t)seed : derive_seed(b->sampling.seed, name);

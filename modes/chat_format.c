@@ -116,7 +116,11 @@ static int render(const ChatFormat *f, TemplateInput in, Rendered *out, Err *e)
     in.now = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     if (!t)
         return err_set(e, EXIT_MODEL, "the model's chat template is for conversations with tools");
-    return template_render(t, &in, out, e);
+    if (!template_render(t, &in, out, e))
+        return 0;
+    if (f->template_text.len && e->code == EXIT_MODEL) // it is not the model's
+        e->code = EXIT_USAGE;
+    return -1;
 }
 
 int chat_format_render(const ChatFormat *f, const JsonDoc *messages, Rendered *out, Err *e)

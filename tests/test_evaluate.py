@@ -158,6 +158,8 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
                          ({"max_gen_toks": 9, "num_beams": 4}, "num_beams")):
         with pytest.raises(ValueError, match=message):
             ours.generate_until([Instance("generate_until", {}, ("Once", bad), 0)])
+    with pytest.raises(ValueError, match=r'JSON at byte.*"prompt": "a'):
+        ours.loglikelihood([Instance("loglikelihood", {}, ("a\ud800", " b"), 0)])
     with pytest.raises(ValueError, match="60 tokens, got"):
         ours.loglikelihood([Instance("loglikelihood", {}, ("a", " the sea" * 99), 0)])
     ours.close()

@@ -49,7 +49,8 @@ class Lines:
                                         text=True, encoding="utf-8")
 
     def ask(self, lines: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        """The answers to `lines`; `what` they are is for the progress bar."""
+        """The answers to `lines`, none of which may be an error; `what` they are is for the
+        progress bar."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin and stdout
 
@@ -71,6 +72,10 @@ class Lines:
                                    f"{self.process.wait()}, see its message above")
             answers.append(json.loads(answer))
         writer.join()
+        for line, answer in zip(lines, answers):
+            if "error" in answer:
+                request = json.dumps(line, ensure_ascii=False)
+                raise ValueError(f"{answer['error']}: {request[:200]}")
         return answers
 
     def close(self) -> None:
@@ -156,9 +161,9 @@ class Run(LM):
 
     def encode(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """The tokens of each text, with those that the model has at its beginning."""
-        different = list(dict.fromkeys(texts))
+        different = [t for t in dict.fromkeys(texts) if t]
         answers = self.score([{"prompt": t, "completions": []} for t in different], "tokens")
-        return {t: checked(a)["prompt_ids"] if t else [] for t, a in zip(different, answers)}
+        return {"": [], **{t: a["prompt_ids"] for t, a in zip(different, answers)}}
 
     def loglikelihood(self, requests: list[Instance],
                       disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -169,7 +174,7 @@ class Run(LM):
         answers = self.score([{"prompt": c, "completions": after} for c, after in groups]
                              + list(cut.values()))
         names = [(c, a) for c, after in groups for a in after] + list(cut)
-        scores = [(s["logprob"], s["greedy"]) for a in answers for s in checked(a)["scores"]]
+        scores = [(s["logprob"], s["greedy"]) for a in answers for s in a["scores"]]
         found = dict(zip(names, scores, strict=True))
         for pair, score in found.items():
             self.cache_hook.add_partial("loglikelihood", pair, score)
@@ -177,7 +182,8 @@ class Run(LM):
 
     def cut(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
         """Lines, of tokens, for pairs that are too long: their contexts are cut from the left."""
-        pairs = [(c, a) for c, a in pairs if len((c + a).encode()) >= self.max_length]
+        pairs = [(c, a) for c, a in pairs
+                 if len((c + a).encode(errors="replace")) >= self.max_length]
         ids = self.encode(t for c, a in pairs for t in (c.rstrip(), c + a))
         out = {}
         for c, a in pairs:
@@ -200,7 +206,7 @@ class Run(LM):
         answers = iter(self.score([{"ids": a, "completion": b} for w in windows for a, b in w]))
         out = []
         for (text,), w in zip([r.args for r in requests], windows):
-            out.append(sum(checked(next(answers))["scores"][0]["logprob"] for _ in w))
+            out.append(sum(next(answers)["scores"][0]["logprob"] for _ in w))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), out[-1])
         return out
 
@@ -219,7 +225,7 @@ class Run(LM):
         answers = self.lines().ask(lines, "texts")
         out = []
         for r, a, stop in zip(requests, answers, stops):
-            text = checked(a)["text"]
+            text = a["text"]
             if "bytes" in a:  # as Hugging Face shows what is no UTF-8
                 text = bytes(a["bytes"]).decode(errors="replace")
             out.append(postprocess_generated_text(text, stop, None))
@@ -229,13 +235,6 @@ class Run(LM):
 
 def render(command: list[str], talk: list[dict[str, str]]) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(command, input=json.dumps(talk).encode(), capture_output=True)
-
-
-def checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer that is no error."""
-    if "error" in answer:
-        raise ValueError(f"line {answer['line']}: {answer['error']}")
-    return answer
 
 
 def sampling(kwargs: dict[str, Any]) -> dict[str, Any]:
