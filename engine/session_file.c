@@ -1,6 +1,7 @@
 /* session_file.c - writes, checks and opens the files whose form session_file.h describes. */
 #include "engine/session_file.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static const char magic[8] = "attnKV\r\n"; // without its zero; damaged where lines are converted
@@ -74,7 +75,11 @@ static int check_file(SessionFile *f, int vocab_size, Err *e)
                        SESSION_VERSION);
     if (!h->n_ids || h->n_pos > h->n_ids || !blocks_offset(h->n_ids, &at) || at > f->file.size)
         return damaged("number of tokens", e);
-    f->ids = (const int *)(const void *)((const char *)f->file.base + sizeof *h);
+    f->ids = mem_alloc((size_t)h->n_ids, sizeof *f->ids);
+    if (!f->ids)
+        return err_set(e, EXIT_MEMORY, "out of memory for the session");
+    size_t n_bytes = (size_t)h->n_ids * sizeof *f->ids;
+    memcpy(f->ids, (const char *)f->file.base + sizeof *h, n_bytes);
     hash_of(h, f->ids, hex);
     if (memcmp(hex, h->hash, sizeof h->hash))
         return damaged("hash", e);
@@ -86,6 +91,9 @@ static int check_file(SessionFile *f, int vocab_size, Err *e)
         || bytes != f->file.size - at)
         return damaged("size", e);
     f->blocks = (char *)f->file.base + at;
+    for (const char *p = (char *)f->file.base + sizeof *h + n_bytes; p < f->blocks; p++)
+        if (*p)
+            return damaged("padding", e);
     return 0;
 }
 
@@ -138,6 +146,7 @@ int session_file_open(SessionFile *f, const char *path, const Model *m, const Se
 void session_file_close(SessionFile *f)
 {
     file_unmap(&f->file);
+    free(f->ids);
     *f = (SessionFile){0};
 }
 

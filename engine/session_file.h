@@ -33,7 +33,7 @@ typedef struct {
 typedef struct {
     FileMap file; // as a copy of our own; zeroed: none is open
     SessionHeader header;
-    const int *ids; // (header.n_ids)
+    int *ids; // (header.n_ids), a copy: the file may change
     char *blocks;
 } SessionFile;
 

@@ -2,10 +2,11 @@
  * object for each. docs/batches.md describes the lines. With --chat a line's prompt is what a
  * user says; a line with messages is a conversation in any case.
  */
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "modes/chat_format.h"
+#include "modes/conversation.h"
 #include "modes/prompt.h"
 #include "modes/requests.h"
 #include "modes/result.h"
@@ -25,8 +26,7 @@ typedef struct {
 typedef struct {
     Requests q;
     SamplerParams sampling; // its seed is the base of those that are derived
-    ChatFormat format;      // zeroed before the first conversation
-    Err no_format;          // why it could not be opened, EXIT_OK: it is, or was not needed
+    Conversations talks;
 } BatchRun;
 
 /* ---- reading a line -------------------------------------------------------------------------- */
@@ -53,8 +53,9 @@ static const char *const others[] = {
     "stop",   "seed", "echo",     "grammar", "json_schema"};
 
 /* Members of the result, which a line cannot carry through. */
-static const char *const results[] = {"text",     "bytes",       "prompt_ids",
-                                      "n_prompt", "n_generated", "finish_reason"};
+static const char *const results[] = {"text",           "bytes",           "prompt_ids",
+                                      "n_prompt",       "n_generated",     "finish_reason",
+                                      "prompt_seconds", "generate_seconds"};
 
 /* Members of lines for --score. */
 static const char *const refused[] = {"completion", "completions"};
@@ -87,8 +88,8 @@ static int read_numbers(const JsonDoc *d, Options *own, Err *e)
         bool fits = n->type == JSON_NUMBER && n->number >= o->min && n->number <= o->max
                  && (o->kind == OPT_FLOAT || json_integer(n, INT32_MIN, INT32_MAX, &whole));
         if (!fits)
-            return err_set(e, EXIT_USAGE, "%s: want a %snumber from %g to %g", numbers[i].member,
-                           o->kind == OPT_INT ? "whole " : "", o->min, o->max);
+            return err_set(e, EXIT_USAGE, "%s: want a %snumber from %.10g to %.10g",
+                           numbers[i].member, o->kind == OPT_INT ? "whole " : "", o->min, o->max);
         if (o->kind == OPT_INT)
             *(int *)field = (int)whole;
         else
@@ -145,7 +146,7 @@ static int read_seed(const BatchRun *b, const JsonDoc *d, Generation *r, Err *e)
     int64_t seed;
     Str name = r->base.id;
     if (n && !json_integer(n, 0, INT64_MAX, &seed))
-        return err_set(e, EXIT_USAGE, "seed: want a whole number from 0 on");
+        return err_set(e, EXIT_USAGE, "seed: want a whole number from 0 to %" PRId64, INT64_MAX);
     if (!name.len)
         name = (Str){number, (size_t)snprintf(number, sizeof number, "%d", r->base.line)};
     r->seed = n ? (uint64_t)seed : derive_seed(b->sampling.seed, name);
@@ -160,73 +161,16 @@ static int encode_prompt(const Requests *q, Str text, TokenList *out, Err *e)
     return !out->n && !q->o->no_bos && bos >= 0 ? tokens_add(out, bos, e) : 0;
 }
 
-/* ---- conversations --------------------------------------------------------------------------- */
-
-/* The model's template and what the flags say of it, opened when it is first needed. */
-static int open_format(BatchRun *b, Err *e)
-{
-    if (!b->format.chat && !b->format.chat_tools && !b->no_format.code)
-        chat_format_open(&b->format, b->q.o, &b->q.engine.model.file, &b->no_format);
-    if (b->no_format.code)
-        *e = b->no_format;
-    return b->no_format.code ? -1 : 0;
-}
-
-/* A member that may be null, which says nothing. */
-static const JsonNode *value(const JsonDoc *d, const char *name)
-{
-    const JsonNode *n = member(d, name);
-    return n && n->type == JSON_NULL ? NULL : n;
-}
-
-/* Whether a list of messages begins with one of the system's. */
-static bool has_system(const JsonDoc *d, const JsonNode *list)
-{
-    const JsonNode *first = json_first(d, list);
-    const JsonNode *role = first && first->type == JSON_OBJECT ? json_member(d, first, "role")
-                                                               : NULL;
-    return role && role->type == JSON_STRING
-        && (str_eq(role->string, "system") || str_eq(role->string, "developer"));
-}
-
-/* The line's "messages", or what a user says, after --system where the line has none of its own. */
-static int read_messages(const JsonDoc *d, const JsonNode *list, Str said, const char *system,
-                         Buf *out, Err *e)
-{
-    if (list && list->type != JSON_LIST)
-        return err_set(e, EXIT_USAGE, "messages: want a list of messages");
-    buf_text(out, "[");
-    if (system && !(list && has_system(d, list)))
-        chat_format_message(out, "system", (Str){system, strlen(system)});
-    if (!list) {
-        buf_text(out, out->len > 1 ? "," : "");
-        chat_format_message(out, "user", said);
-    }
-    for (const JsonNode *m = list ? json_first(d, list) : NULL; m; m = json_next(d, list, m)) {
-        buf_text(out, out->len > 1 ? "," : "");
-        buf_add(out, m->raw.ptr, m->raw.len);
-    }
-    buf_text(out, "]");
-    return out->failed ? err_set(e, EXIT_MEMORY, "out of memory for the line") : 0;
-}
-
 /* The ids of a conversation, and its text unless `text` is NULL. */
 static int read_conversation(BatchRun *b, const JsonDoc *d, Str said, TokenList *ids, Buf *text,
                              Err *e)
 {
-    const JsonNode *tools = value(d, "tools"), *variables = value(d, "chat_template_kwargs");
-    Conversation c = {.tools = tools ? tools->raw : (Str){NULL, 0},
-                      .variables = variables ? variables->raw : (Str){NULL, 0}};
-    Buf list = {0};
-    if (tools && tools->type != JSON_LIST)
-        return err_set(e, EXIT_USAGE, "tools: want a list of functions");
-    if (variables && variables->type != JSON_OBJECT)
-        return err_set(e, EXIT_USAGE, "chat_template_kwargs: want an object");
-    int rc = open_format(b, e)
-          || read_messages(d, member(d, "messages"), said, b->q.o->system, &list, e);
-    c.messages = (Str){list.ptr, list.len};
-    rc = rc || chat_format_encode(&b->format, b->q.engine.model.tokenizer, &c, ids, text, e);
-    buf_free(&list);
+    Rendered r = {0};
+    int rc = conversations_render(&b->talks, d, said, &r, e)
+          || chat_format_encode(b->q.engine.model.tokenizer, &r, ids, e);
+    if (!rc && text)
+        buf_add(text, r.text.ptr, r.text.len);
+    rendered_free(&r);
     return rc ? -1 : 0;
 }
 
@@ -245,11 +189,9 @@ static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenLis
     if (prompt && prompt->type != JSON_STRING)
         return err_set(e, EXIT_USAGE, "prompt: want a string");
     Str said = prompt ? prompt->string : r->json;
-    if (messages || (q->o->chat && !ids))
-        return read_conversation(b, d, said, out, text, e);
-    if (value(d, "tools") || value(d, "chat_template_kwargs"))
-        return err_set(e, EXIT_USAGE, "%s: want \"messages\" beside it, or --chat",
-                       value(d, "tools") ? "tools" : "chat_template_kwargs");
+    int talk = conversations_wanted(&b->talks, d, e);
+    if (talk)
+        return talk < 0 ? -1 : read_conversation(b, d, said, out, text, e);
     if (ids)
         return requests_read_ids(q, d, ids, "ids", out, e);
     if (text)
@@ -402,26 +344,11 @@ static int add_sample(BatchRun *b, int i, const TokenList *prompt, const Buf *te
     return 0;
 }
 
-/* What goes together with --chat, and without. */
-static int check_chat_flags(const Options *o, Err *e)
-{
-    if (o->chat && (o->no_bos || o->special_files))
-        return err_set(e, EXIT_USAGE, "--chat does not take %s: the template says what is special",
-                       o->no_bos ? "--no-bos" : "--special-files");
-    if (o->lines && !o->chat && (o->system || o->tools || o->chat_template || o->chat_variables))
-        return err_set(e, EXIT_USAGE, "%s needs --chat",
-                       o->system          ? "--system"
-                       : o->tools         ? "--tools"
-                       : o->chat_template ? "--chat-template"
-                                          : "--chat-template-kwargs");
-    return 0;
-}
-
 static int prepare_lines(BatchRun *b, const Options *o, Err *e)
 {
     Requests *q = &b->q;
-    return check_chat_flags(o, e) || requests_open(q, o, &kind, &b->sampling.seed, e)
-                || (o->chat && open_format(b, e))
+    return conversations_check_flags(o, e) || requests_open(q, o, &kind, &b->sampling.seed, e)
+                || (o->chat && conversations_open(&b->talks, e))
                 || modes_check_biases(o, &q->engine.model.decoder.config, e)
                 || requests_start(q, modes_context(o, &q->engine.model.decoder.config), 0)
              ? -1
@@ -453,9 +380,10 @@ static int prepare_samples(BatchRun *b, const Options *o, Err *e)
 int batch_mode(const Options *o, Err *e)
 {
     BatchRun b = {.sampling = modes_sampler_params(o)};
+    b.talks = (Conversations){.o = o, .file = &b.q.engine.model.file};
     int rc = o->mode == MODE_BATCH ? prepare_lines(&b, o, e) : prepare_samples(&b, o, e);
     if (!rc)
         requests_run(&b.q);
-    chat_format_close(&b.format);
+    conversations_close(&b.talks);
     return requests_close(&b.q, rc);
 }

@@ -6,7 +6,7 @@
  * template may rewrite what was said (some drop earlier thinking), and nothing is added to what it
  * writes.
  */
-#include <errno.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +87,7 @@ static int add_file(Chat *c, const char *path)
 static int encode(Chat *c, TokenList *ids)
 {
     Buf list = {0};
+    Rendered text = {0};
     buf_text(&list, "[");
     for (size_t i = 0; i < c->n_messages; i++) {
         buf_text(&list, i ? "," : "");
@@ -94,10 +95,13 @@ static int encode(Chat *c, TokenList *ids)
     }
     buf_text(&list, "]");
     Conversation talk = {.messages = {list.ptr, list.len}};
-    int rc = list.failed
-               ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
-               : chat_format_encode(&c->format, c->engine.model.tokenizer, &talk, ids, NULL, c->e);
+    int rc = list.failed ? err_set(c->e, EXIT_MEMORY, "out of memory for the conversation")
+                         : chat_format_read(&c->format, &talk, &text, c->e);
+    rc = rc || chat_format_encode(c->engine.model.tokenizer, &text, ids, c->e);
+    rendered_free(&text);
     buf_free(&list);
+    if (rc && c->o->messages)
+        err_prefix(c->e, strcmp(c->o->messages, "-") ? c->o->messages : "standard input");
     return rc;
 }
 
@@ -197,8 +201,9 @@ static int turn(Chat *c)
     if (!c->rc && c->o->json)
         c->rc = print_object(c);
     if (!c->rc && c->stream.end == END_CONTEXT)
-        fprintf(stderr, "%s: the context of %d tokens is full (-c), the answer is cut off\n",
-                program_name(), c->params.seq_len);
+        fprintf(stderr, "%s%s: the context of %d tokens is full (-c), the answer is cut off\n",
+                c->last != '\n' && isatty(STDERR_FILENO) ? "\n" : "", program_name(),
+                c->params.seq_len);
     Str text = {c->answer.len ? c->answer.ptr : "", c->answer.len};
     return c->rc ? -1 : add_message(c, "assistant", text);
 }
@@ -269,6 +274,15 @@ static int take_line(Chat *c, Str line, size_t n_fixed)
     return 0;
 }
 
+/* Wait until standard input has a line or its end, or a signal has come. That may come at any time
+ * and to any thread, so that it need not end a waiting system call: look again and again. */
+static void wait_for_line(void)
+{
+    struct pollfd in = {.fd = STDIN_FILENO, .events = POLLIN};
+    while (!stop_signal && poll(&in, 1, 100) == 0)
+        ;
+}
+
 static int converse(Chat *c)
 {
     char *line = NULL;
@@ -281,12 +295,10 @@ static int converse(Chat *c)
         stop_signal = 0;
         fputs("> ", stdout);
         fflush(stdout);
-        errno = 0;
-        ssize_t n = getline(&line, &cap, stdin);
-        if (n < 0 && errno == EINTR && stop_signal) {
-            clearerr(stdin);
+        wait_for_line();
+        if (stop_signal)
             continue;
-        }
+        ssize_t n = getline(&line, &cap, stdin);
         if (n < 0)
             break;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))

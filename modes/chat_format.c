@@ -53,7 +53,7 @@ static int open_model_templates(ChatFormat *f, const Options *o, const Gguf *g, 
 {
     static const char key[] = "tokenizer.chat_template",
                       with_tools[] = "tokenizer.chat_template.tool_use";
-    bool batch = o->mode == MODE_BATCH;
+    bool batch = o->mode == MODE_BATCH || o->mode == MODE_SCORE;
     int n = o->tools || batch ? model_template(g, with_tools, &f->chat_tools, e) : 0;
     if (!n || (n > 0 && batch && !o->tools))
         n = n | model_template(g, key, &f->chat, e);
@@ -116,7 +116,11 @@ static int render(const ChatFormat *f, TemplateInput in, Rendered *out, Err *e)
     in.now = (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
     if (!t)
         return err_set(e, EXIT_MODEL, "the model's chat template is for conversations with tools");
-    return template_render(t, &in, out, e);
+    if (!template_render(t, &in, out, e))
+        return 0;
+    if (f->template_text.len && e->code == EXIT_MODEL) // it is not the model's
+        e->code = EXIT_USAGE;
+    return -1;
 }
 
 int chat_format_render(const ChatFormat *f, const JsonDoc *messages, Rendered *out, Err *e)
@@ -126,29 +130,28 @@ int chat_format_render(const ChatFormat *f, const JsonDoc *messages, Rendered *o
     return render(f, in, out, e);
 }
 
-int chat_format_encode(const ChatFormat *f, const Tokenizer *t, const Conversation *c,
-                       TokenList *ids, Buf *text, Err *e)
+int chat_format_read(const ChatFormat *f, const Conversation *c, Rendered *out, Err *e)
 {
     JsonDoc messages = {0}, tools = {0}, variables = {0};
     TemplateInput in = f->input;
-    Rendered r = {0};
     in.messages = &messages;
     in.tools = c->tools.len ? &tools : in.tools;
     in.variables = c->variables.len ? &variables : in.variables;
     int rc = json_parse(&messages, c->messages, e)
           || (c->tools.len && json_parse(&tools, c->tools, e))
-          || (c->variables.len && json_parse(&variables, c->variables, e)) || render(f, in, &r, e)
-          || tokenizer_encode_parts(t, r.text.ptr ? r.text.ptr : "", r.text.len, r.parts, r.n_parts,
-                                    0, ids, e);
-    if (!rc && !ids->n)
-        rc = err_set(e, EXIT_USAGE, "the conversation is empty, want some text");
-    if (!rc && text)
-        buf_add(text, r.text.ptr, r.text.len);
-    rendered_free(&r);
+          || (c->variables.len && json_parse(&variables, c->variables, e)) || render(f, in, out, e);
     json_doc_free(&messages);
     json_doc_free(&tools);
     json_doc_free(&variables);
     return rc ? -1 : 0;
+}
+
+int chat_format_encode(const Tokenizer *t, const Rendered *r, TokenList *ids, Err *e)
+{
+    const char *text = r->text.ptr ? r->text.ptr : "";
+    if (tokenizer_encode_parts(t, text, r->text.len, r->parts, r->n_parts, 0, ids, e))
+        return -1;
+    return ids->n ? 0 : err_set(e, EXIT_USAGE, "the conversation is empty, want some text");
 }
 
 void chat_format_message(Buf *out, const char *role, Str content)

@@ -35,11 +35,12 @@ typedef struct {
                           // empty text leaves to the flags
 } Conversation;
 
-/* Append the ids of a conversation's text to *ids, and the text to *text, unless that is NULL. No
- * token is added to what the template writes, and contents never become control tokens. 0, or -1
- * and an Err. */
-int chat_format_encode(const ChatFormat *f, const Tokenizer *t, const Conversation *c,
-                       TokenList *ids, Buf *text, Err *e);
+/* The text of a conversation, as chat_format_render(). */
+int chat_format_read(const ChatFormat *f, const Conversation *c, Rendered *out, Err *e);
+
+/* Append the ids of a conversation's text. No token is added to what the template writes, and
+ * contents never become control tokens. 0, or -1 and an Err, also where there are none. */
+int chat_format_encode(const Tokenizer *t, const Rendered *r, TokenList *ids, Err *e);
 
 /* Append a message, a JSON object. */
 void chat_format_message(Buf *out, const char *role, Str content);

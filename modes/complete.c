@@ -12,6 +12,7 @@
 #include "generate/stream.h"
 #include "maps/job.h"
 #include "modes/modes.h"
+#include "modes/outputs.h"
 #include "modes/prompt.h"
 #include "modes/result.h"
 
@@ -138,42 +139,11 @@ static int generate(Run *r, Err *e)
                                                                                                : 0;
 }
 
-/* No result goes to the model's own file, and no two to one file or stream. */
-static int check_outputs(const Run *r, Err *e)
-{
-    const Options *o = r->o;
-    const struct {
-        const char *flag;
-        const char *const *paths;
-        int n;
-    } lists[] = {{"--logits", &o->logits, o->logits != NULL},
-                 {"--save-session", &o->save_session, o->save_session != NULL},
-                 {"--attn-stats", o->maps.stats, o->maps.n_stats},
-                 {"--dump-attn", o->maps.files, o->maps.n_files},
-                 {"--dump-routing", o->maps.routing, o->maps.n_routing}};
-    enum { N_LISTS = sizeof lists / sizeof *lists };
-    for (int k = 0; k < N_LISTS; k++)
-        for (int i = 0; i < lists[k].n; i++) {
-            const char *path = lists[k].paths[i];
-            if (modes_is_model_file(&r->engine.model.file, path))
-                return err_set(e, EXIT_USAGE, "%s: got the model's own file, want another",
-                               lists[k].flag);
-            for (int j = 0; j <= k; j++)
-                for (int l = 0; l < (j < k ? lists[j].n : i); l++)
-                    if (out_same(lists[j].paths[l], path)
-                        || (j == k && !strcmp(lists[j].paths[l], path)))
-                        return err_set(e, EXIT_USAGE,
-                                       "%s and %s: got one file for two results, want two",
-                                       lists[j].flag, lists[k].flag);
-        }
-    return 0;
-}
-
 /* Open the files that are written while the session runs, and set what they need of it in *p. */
 static int prepare_outputs(Run *r, SessionParams *p, Err *e)
 {
     const Options *o = r->o;
-    if (check_outputs(r, e))
+    if (outputs_check(o, &r->engine.model.file, e))
         return -1;
     if (o->maps.n_files || o->maps.n_stats || o->maps.n_routing) {
         int n = r->n_prompt + (o->n_predict > 0 && o->ignore_eos ? o->n_predict : 0); // at least
@@ -205,6 +175,11 @@ static int check_session_flags(const Options *o, Err *e)
     if (o->save_session && !strcmp(o->save_session, "-"))
         return err_set(e, EXIT_USAGE,
                        "--save-session: got \"-\", want a file: standard output gets the text");
+    if (o->save_session && out_is_direct(o->save_session))
+        return err_set(e, EXIT_USAGE,
+                       "--save-session: got a pipe or device, want a file, which can be mapped");
+    if (o->load_session && o->no_bos)
+        return err_set(e, EXIT_USAGE, "--load-session does not take --no-bos: its text has begun");
     return 0;
 }
 
@@ -354,6 +329,12 @@ static void describe_run(const Run *r)
         fprintf(stderr, "%s\n", experts);
 }
 
+/* Whether what has failed is a session: numbers of its text that are not finite are no run's. */
+static bool is_bad_session(const Run *r, const Err *e)
+{
+    return r->o->load_session && e->code == EXIT_IO && atomic_load(&r->session.bad_row) != INT_MAX;
+}
+
 static int run_and_print(Run *r, Err *e)
 {
     const Options *o = r->o;
@@ -363,6 +344,10 @@ static int run_and_print(Run *r, Err *e)
     if (!rc) {
         threads_team(r->session.threads, work, &w);
         rc = w.rc;
+        if (rc && is_bad_session(r, e)) {
+            e->code = EXIT_MODEL;
+            err_prefix(e, r->o->load_session);
+        }
     }
     if (!rc && o->json)
         rc = print_result(r, e);

@@ -143,11 +143,6 @@ static void words(const char *const *choices)
         printf("%s%s", i ? " " : "", choices[i]);
 }
 
-static bool is_file(const Option *o)
-{
-    return o->arg && !strncmp(o->arg, "FILE", 4);
-}
-
 /* Words that bash may put; where there are none it completes names of files. */
 static void bash(const char *name)
 {
@@ -188,7 +183,10 @@ static void zsh(const char *name)
             quoted(text, "\\[]:", "'\\''");
             printf("]");
             if (o->arg)
-                printf(":%s:%s", o->arg, is_file(o) ? "_files" : has_choices(o) ? "(" : " ");
+                printf(":%s:%s", o->arg,
+                       options_takes_file(o) ? "_files"
+                       : has_choices(o)      ? "("
+                                             : " ");
             if (has_choices(o)) {
                 words(o->choices);
                 printf(")");
@@ -214,7 +212,7 @@ static void fish(const char *name)
             printf(" -%c %.*s", is_long ? 'l' : 's', (int)flag.len - (is_long ? 2 : 1),
                    flag.ptr + (is_long ? 2 : 1));
         }
-        printf("%s", is_file(o) ? " -rF" : o->arg ? " -x" : "");
+        printf("%s", options_takes_file(o) ? " -rF" : o->arg ? " -x" : "");
         if (has_choices(o)) {
             printf(" -a '");
             words(o->choices);

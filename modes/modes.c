@@ -125,16 +125,6 @@ void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits)
     p->max_logits = max_logits < p->max_batch ? max_logits : p->max_batch;
 }
 
-bool modes_is_model_file(const Gguf *g, const char *path)
-{
-    struct stat a, b;
-    for (int i = 0; i < g->n_maps; i++)
-        if (!stat(path, &a) && !stat(g->maps[i].path, &b) && a.st_dev == b.st_dev
-            && a.st_ino == b.st_ino)
-            return true;
-    return false;
-}
-
 SamplerParams modes_sampler_params(const Options *o)
 {
     SamplerParams p = o->sampler;

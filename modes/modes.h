@@ -78,9 +78,6 @@ void modes_sizes(SessionParams *p, int seq_len, int rows, int max_logits);
  * told to people only. */
 void modes_note_context(const Options *o, const Config *c, int seq_len);
 
-/* Whether `path` is one of the files that `g` was read from. */
-bool modes_is_model_file(const Gguf *g, const char *path);
-
 /* Read a file, "-" being standard input, that is one JSON text; both *text and *d are freed by the
  * caller in either case. */
 int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e);

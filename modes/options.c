@@ -75,7 +75,7 @@ const Option option_table[] = {
      .help = "texts of one prompt, a JSON object each; more than one need --json"},
     {"--ignore-eos", NULL, G | L | C, OPT_FLAG, AT(ignore_eos), .help = "go on after an end token"},
     {"--echo", NULL, G | L, OPT_FLAG, AT(echo), .help = "print the prompt too, as it was given"},
-    {"--save-session", "FILE", G, OPT_PATH, AT(save_session),
+    {"--save-session", "FILE", G, OPT_PATH, AT(save_session), .writes = true,
      .help = "write the text's tokens, keys and values, for --load-session"},
     {"--load-session", "FILE", G, OPT_PATH, AT(load_session),
      .help = "begin with the text of a session, which the prompt goes on with"},
@@ -116,12 +116,13 @@ const Option option_table[] = {
      .help = "multiply with float activations, not with bytes or BF16"},
 
     {.help = "Attention"},
-    {"--dump-attn", "FILE", G, OPT_NAMES, AT(maps.files), .count = AT(maps.n_files),
+    {"--dump-attn", "FILE", G, OPT_NAMES, AT(maps.files), .count = AT(maps.n_files), .writes = true,
      .help = "write the attention maps: .npz .npy .jsonl .csv .svg .html; may be repeated"},
     {"--attn-stats", "FILE", G, OPT_NAMES, AT(maps.stats), .count = AT(maps.n_stats),
-     .choices = stats_endings,
+     .choices = stats_endings, .writes = true,
      .help = "write statistics of every head: .csv, .json, or - for a table; may be repeated"},
     {"--dump-routing", "FILE", G, OPT_NAMES, AT(maps.routing), .count = AT(maps.n_routing),
+     .writes = true,
      .help = "write each token's experts and their weights: .npz .jsonl .csv; may be repeated"},
     {"--attn-layers", "LIST", G, OPT_TEXT, AT(maps.layers), .needs = ANY_MAP,
      .help = "only these layers: 0,3-5,-1"},
@@ -154,18 +155,18 @@ const Option option_table[] = {
     {.help = "Chat"},
     {"--conversation --chat", NULL, L | C, OPT_MODE,
      .help = "answer -i or lines by the model's chat template; on a terminal, a conversation"},
-    {"--system-prompt --system", "TEXT", L | C, OPT_TEXT, AT(system),
+    {"--system-prompt --system", "TEXT", L | S | C, OPT_TEXT, AT(system),
      .help = "what the model is told first"},
     {"--render", NULL, R, OPT_MODE, .needs = "--messages",
      .help = "print a conversation as the model's chat template writes it; needs no weights"},
     {"--messages", "FILE", R | C, OPT_PATH, AT(messages),
      .help =
          "the conversation, a JSON list of messages: [{\"role\": \"user\", \"content\": \"...\"}]"},
-    {"--tools", "FILE", L | R | C, OPT_PATH, AT(tools),
+    {"--tools", "FILE", L | S | R | C, OPT_PATH, AT(tools),
      .help = "JSON list of the functions that the model may call"},
-    {"--chat-template", "FILE", L | R | C, OPT_PATH, AT(chat_template),
+    {"--chat-template", "FILE", L | S | R | C, OPT_PATH, AT(chat_template),
      .help = "another template than the model's own"},
-    {"--chat-template-kwargs", "JSON", L | R | C, OPT_TEXT, AT(chat_variables),
+    {"--chat-template-kwargs", "JSON", L | S | R | C, OPT_TEXT, AT(chat_variables),
      .help = "more variables for it: {\"enable_thinking\": false}"},
     {"--no-generation-prompt", NULL, R, OPT_FLAG, AT(no_generation_prompt),
      .help = "end after the last message, without the beginning of an answer"},
@@ -192,7 +193,7 @@ const Option option_table[] = {
     {"--quantize-type", "NAME=TYPE", Q, OPT_NAMES, AT(quantize_types),
      .count = AT(n_quantize_types),
      .help = "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
-    {"-o --output", "FILE", L | S | Q, OPT_PATH, AT(output),
+    {"-o --output", "FILE", L | S | Q, OPT_PATH, AT(output), .writes = true,
      .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
@@ -200,7 +201,7 @@ const Option option_table[] = {
      .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
     {"--logprobs", "K", G | L, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
      .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
-    {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings,
+    {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings, .writes = true,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
     {"-v --verbose", NULL, G | L | S | C | P | B | Q, OPT_FLAG, AT(verbose),
      .help = "model, seed, speed and why the text ended, on standard error"},
@@ -295,6 +296,11 @@ static int find(Str name)
         if (has_name(option_table[i].names, name))
             return i;
     return -1;
+}
+
+bool options_takes_file(const Option *o)
+{
+    return o->arg && !strncmp(o->arg, "FILE", 4);
 }
 
 const Option *options_find(const char *name)

@@ -113,10 +113,14 @@ typedef struct {
     const char *help;
     const char *const *choices; // the first is the default; of a file: endings of its name
     const char *needs;          // names of other flags: one of them must be there too
+    bool writes;                // of a file: it is a result
 } Option;
 
 extern const Option option_table[]; // (n_options)
 extern const int n_options;
+
+/* Whether the flag's argument is the name of a file. */
+bool options_takes_file(const Option *o);
 
 /* The row of a flag, by one of its names, which there must be. */
 const Option *options_find(const char *name);

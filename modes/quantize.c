@@ -23,6 +23,7 @@
 #include "base/file.h"
 #include "base/threads.h"
 #include "modes/modes.h"
+#include "modes/outputs.h"
 
 enum {
     PIECE = 4096,        // values that a thread takes at a time, a multiple of every block
@@ -416,8 +417,8 @@ static int quantize_file(const Gguf *g, const Options *o, const Kernels *kernels
     threads_init(&w.threads, threads_granted(modes_threads(o)), &stop_signal);
     if (!w.mix)
         return unknown_type("--quantize", o->quantize, "one of ", false, e);
-    if (modes_is_model_file(g, o->output))
-        return err_set(e, EXIT_USAGE, "-o: got the model's own file, want another");
+    if (outputs_check(o, g, e))
+        return -1;
     w.overrides = mem_alloc((size_t)o->n_quantize_types, sizeof *w.overrides);
     w.items = mem_alloc(g->n_tensors, sizeof *w.items);
     w.slice = mem_alloc(SLICE, sizeof(double));

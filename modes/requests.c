@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/cpu.h"
+#include "modes/outputs.h"
 
 enum { MAX_PARALLEL = 64, TEXTS_PER_THREAD = 8, WINDOW = 1024 };
 
@@ -249,36 +250,28 @@ void requests_run(Requests *q)
 
 /* ---- opening and closing --------------------------------------------------------------------- */
 
-/* A file to write, -o or its journal, is none that the run reads. */
-static int check_not_read(const Requests *q, const char *path, Err *e)
-{
-    const char *what = modes_is_model_file(&q->engine.model.file, path) ? "the model's own file"
-                     : q->lines.path && out_same(path, q->lines.path)   ? "the file that is read"
-                                                                        : NULL;
-    if (!what)
-        return 0;
-    return path == q->out_path
-             ? err_set(e, EXIT_USAGE, "-o: got %s, want another", what)
-             : err_set(e, EXIT_USAGE, "-o: its %s is %s, want another name", path, what);
-}
-
 /* -o, or standard output: what may not be written is refused, and a regular file's journal opened.
  */
 static int prepare_output(Requests *q, uint64_t *seed)
 {
-    const char *path = q->o->output;
+    const char *path = q->o->output, *what;
+    const Gguf *model = &q->engine.model.file;
+    char words[80];
     bool standard = !path || !strcmp(path, "-");
     q->out_path = standard ? "standard output" : path;
-    if (!standard && check_not_read(q, path, q->e))
+    if (outputs_check(q->o, model, q->e))
         return -1;
     if (standard || out_is_direct(path))
         return q->o->resume ? err_set(q->e, EXIT_USAGE,
                                       "--resume: -o: got a stream, want a file, which keeps the "
                                       "lines that are done")
                             : 0;
-    if (journal_open(&q->journal, q->o, &q->engine, seed, q->e)
-        || check_not_read(q, q->journal.path, q->e))
+    if (journal_open(&q->journal, q->o, &q->engine, seed, q->e))
         return -1;
+    what = outputs_read_as(q->o, model, q->journal.path, words);
+    if (what)
+        return err_set(q->e, EXIT_USAGE, "-o: its %s is %s, want another name", q->journal.path,
+                       what);
     q->n_done = q->journal.n_done;
     q->n_failed = q->journal.n_failed;
     return 0;

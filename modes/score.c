@@ -5,12 +5,13 @@
  * tokens of a completion are found as EleutherAI's lm-evaluation-harness finds them
  * (TemplateLM._encode_pair): white space at the prompt's end goes to the completion, and what the
  * prompt and the completion have as one text, past as many tokens as the prompt has alone, is the
- * completion's.
+ * completion's. A conversation is a prompt too, whose white space stays with it.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/utf8.h"
+#include "modes/conversation.h"
 #include "modes/requests.h"
 #include "text/unicode.h"
 
@@ -34,6 +35,7 @@ struct Scored {
     Request base;
     Buf strings;    // of the line's JSON
     Str prompt;     // its text; empty where it is given as ids
+    Rendered talk;  // the prompt where it is a conversation, with room for one more part
     TokenList ids;  // its tokens
     size_t n_alone; // that its text has; 0 where it is empty and ids has what stands for it
     Completion *completions;
@@ -43,13 +45,15 @@ struct Scored {
 typedef struct {
     Requests q;
     StreamParams params;
+    Conversations talks;
 } ScoreRun;
 
 /* ---- reading a line -------------------------------------------------------------------------- */
 
-static const char *const own[] = {"prompt", "ids", "text", "completion", "completions"};
+static const char *const own[] = {
+    "prompt", "ids",        "messages",   "tools", "chat_template_kwargs",
+    "text",   "completion", "completions"};
 static const char *const results[] = {"scores", "prompt_ids", "n_prompt"};
-static const char *const refused[] = {"messages", "tools", "chat_template_kwargs"};
 
 #define COUNT(list) (sizeof list / sizeof *list)
 
@@ -164,18 +168,33 @@ static int read_text(const Requests *q, Scored *r, Str text, Err *e)
     return requests_encode(q, text, &r->ids, e) || split_text(q, r, e) ? -1 : 0;
 }
 
-static int read_object(const Requests *q, const JsonDoc *d, Scored *r, Err *e)
+/* What the model gets before its answer; that is where completions begin. */
+static int read_conversation(Requests *q, const JsonDoc *d, Scored *r, Err *e)
+{
+    Conversations *talks = &((ScoreRun *)(void *)q)->talks;
+    Rendered *t = &r->talk;
+    if (conversations_render(talks, d, (Str){"", 0}, t, e)
+        || chat_format_encode(q->engine.model.tokenizer, t, &r->ids, e))
+        return -1;
+    if (!mem_room(&t->parts, t->n_parts + 1, &t->cap, sizeof *t->parts))
+        return err_set(e, EXIT_MEMORY, "out of memory for the line");
+    r->prompt = (Str){t->text.ptr, t->text.len};
+    r->n_alone = r->ids.n;
+    return 0;
+}
+
+static int read_object(Requests *q, const JsonDoc *d, Scored *r, Err *e)
 {
     const JsonNode *text = json_member(d, d->nodes, "text");
     const JsonNode *prompt = json_member(d, d->nodes, "prompt");
     const JsonNode *ids = json_member(d, d->nodes, "ids");
     bool completions = json_member(d, d->nodes, "completion")
                     || json_member(d, d->nodes, "completions");
-    for (size_t i = 0; i < COUNT(refused); i++)
-        if (json_member(d, d->nodes, refused[i]))
-            return err_set(e, EXIT_USAGE, "%s: not supported by this mode", refused[i]);
-    if (!!text + !!prompt + !!ids != 1)
-        return err_set(e, EXIT_USAGE, "want one of \"prompt\", \"text\" and \"ids\"");
+    int talk = conversations_wanted(&((ScoreRun *)(void *)q)->talks, d, e);
+    if (talk < 0)
+        return -1;
+    if (talk + !!text + !!prompt + !!ids != 1)
+        return err_set(e, EXIT_USAGE, "want one of \"prompt\", \"messages\", \"text\" and \"ids\"");
     if (text && completions)
         return err_set(e, EXIT_USAGE, "text: want it alone, completions follow a \"prompt\"");
     if ((text && text->type != JSON_STRING) || (prompt && prompt->type != JSON_STRING))
@@ -190,6 +209,8 @@ static int read_object(const Requests *q, const JsonDoc *d, Scored *r, Err *e)
         return err_set(e, EXIT_USAGE, "the prompt is empty, want some ids");
     if (read_completions(q, d, r, e))
         return -1;
+    if (talk)
+        return read_conversation(q, d, r, e);
     r->prompt = prompt ? prompt->string : (Str){"", 0};
     return prompt ? encode_prompt(q, r, e) : 0;
 }
@@ -207,17 +228,28 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
 
 /* ---- running --------------------------------------------------------------------------------- */
 
+/* Append the tokens of a line's prompt with a completion as one text. */
+static int encode_both(const Requests *q, Scored *r, Str text, TokenList *out, Err *e)
+{
+    Rendered *t = &r->talk;
+    if (!t->n_parts)
+        return requests_encode(q, text, out, e);
+    t->parts[t->n_parts] = (TextPart){text.len, q->o->special_files};
+    return tokenizer_encode_parts(q->engine.model.tokenizer, text.ptr, text.len, t->parts,
+                                  t->n_parts + 1, 0, out, e);
+}
+
 /* Append the tokens of a completion that is a text. */
 static int encode_completion(const Requests *q, const Completion *c, TokenList *out, Err *e)
 {
-    const Scored *r = c->line;
+    Scored *r = c->line;
     Buf text = {0};
     TokenList whole = {0};
     size_t n = r->n_alone;
     buf_add(&text, r->prompt.ptr, r->prompt.len);
     buf_add(&text, c->text.ptr, c->text.len);
     int rc = text.failed ? err_set(e, EXIT_MEMORY, "out of memory for the line")
-                         : requests_encode(q, (Str){text.ptr, text.len}, &whole, e);
+                         : encode_both(q, r, (Str){text.ptr ? text.ptr : "", text.len}, &whole, e);
     if (!n && whole.n && whole.ids[0] == r->ids.ids[0]) // a begin-of-text token that is written out
         n = 1;
     if (!rc && c->text.len && whole.n <= n)
@@ -375,6 +407,7 @@ static void free_line(Requests *q, Request *base)
     }
     free(r->completions);
     tokens_free(&r->ids);
+    rendered_free(&r->talk);
     buf_free(&r->strings);
 }
 
@@ -388,15 +421,16 @@ static const RequestKind kind = {.size = sizeof(Scored),
 
 int score_mode(const Options *o, Err *e)
 {
-    ScoreRun s = {0};
+    ScoreRun s = {.talks = {.o = o, .file = &s.q.engine.model.file}};
     uint64_t no_seed = 0;
     Requests *q = &s.q;
-    int rc = requests_open(q, o, &kind, &no_seed, e)
+    int rc = conversations_check_flags(o, e) || requests_open(q, o, &kind, &no_seed, e)
           || requests_start(q, modes_context(o, &q->engine.model.decoder.config), LOGIT_ROWS);
     if (!rc) {
         s.params = modes_stream_params(o, &q->engine, q->seq_len);
         s.params.logprobs = LIKELIEST;
         requests_run(q);
     }
+    conversations_close(&s.talks);
     return requests_close(q, rc);
 }

@@ -84,10 +84,11 @@ def byte_tokens() -> list[str]:
     return [chr(b if b in plain else next(others)) for b in range(256)]
 
 
-def write_tiny(path: Path, context: int = 256, split_max_tensors: int = 0) -> Path:
+def write_tiny(path: Path, context: int = 256, split_max_tensors: int = 0, **more: str) -> Path:
     """A random llama of dimension 32 with byte-level BPE: two merges and two control tokens.
 
-    For tests of the program around the engine, where the text does not matter."""
+    For tests of the program around the engine, where the text does not matter. `more` keys have
+    two underscores for a dot."""
     tokens = ["<|bos|>", "<|end|>", *byte_tokens(), "th", "the"]
     keys = sizes("llama", 32, 4, 2, 64, context, 2) | {
         "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.vocab_size": len(tokens),
@@ -95,7 +96,8 @@ def write_tiny(path: Path, context: int = 256, split_max_tensors: int = 0) -> Pa
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": [3, 3] + [1] * (len(tokens) - 2),
         "tokenizer.ggml.merges": ["t h", "th e"], "tokenizer.ggml.bos_token_id": 0,
-        "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.add_bos_token": True}
+        "tokenizer.ggml.eos_token_id": 1, "tokenizer.ggml.add_bos_token": True} | {
+            k.replace("__", "."): v for k, v in more.items()}
     rng = np.random.default_rng(1)
     tensors = {name: np.ones(shape, np.float32) if len(shape) == 1 else
                (rng.standard_normal(shape) * 0.3).astype(np.float32)

@@ -151,6 +151,22 @@ def test_carried_keys(run_bin: Path) -> None:
     assert isinstance(json.loads(out)["text"], str)
 
 
+def test_members_of_a_result(run_bin: Path) -> None:
+    """A line that is itself a result, even one that failed, does not bring these along: every name
+    stands once."""
+    (line,) = batch(run_bin, [{"prompt": "Once", "n": 2, "logprobs": 1, "x": 1}], "--timings")
+    again = line | {"prompt": "A dog", "error": "an old one", "bytes": [1], "line": 7}
+    for member in ("ids", "stop", "logprobs"):
+        del again[member]  # which a line gives
+    for flags in ([], ["--timings"]):
+        out = subprocess.run([run_bin, TALES, "--jsonl", "-", "-n", "2", *flags],
+                             input=json.dumps(again), capture_output=True, text=True, check=True)
+        pairs = json.loads(out.stdout, object_pairs_hook=lambda p: p)
+        names = [k for k, _ in pairs]
+        assert len(set(names)) == len(names) and "error" not in names and "x" in names
+        assert ("prompt_seconds" in names) == bool(flags) and dict(pairs)["line"] == 1
+
+
 BAD = {
     "not JSON": ("nonsense", "JSON at byte"),
     "a number": ("5", "want an object or a string"),
@@ -158,10 +174,12 @@ BAD = {
     "two prompts": ('{"prompt": "a", "ids": [1]}', "prompt"),
     "prompt of another type": ('{"prompt": 7}', "prompt: want a string"),
     "n too large": ('{"prompt": "a", "n": 1e12}', "n: want a whole number"),
+    "a large number": ('{"prompt": "a", "n": 1e300}', "to 268435456"),
     "n no integer": ('{"prompt": "a", "n": 1.5}', "n: want a whole number"),
     "temp of another type": ('{"prompt": "a", "temp": "hot"}', "temp: want a number"),
     "top_p too large": ('{"prompt": "a", "top_p": 2}', "top_p: want a number"),
     "seed below 0": ('{"prompt": "a", "seed": -1}', "seed: want"),
+    "seed beyond": ('{"prompt": "a", "seed": 9223372036854775808}', "to 9223372036854775807"),
     "empty stop": ('{"prompt": "a", "stop": ""}', "stop: want"),
     "stop of numbers": ('{"prompt": "a", "stop": [1]}', "stop: want"),
     "ids out of range": ('{"ids": [1, 99999999]}', "ids: want"),

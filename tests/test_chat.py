@@ -250,6 +250,9 @@ def test_full_context(run_bin: Path, smollm2_path: Path) -> None:
     assert "makes room" in t.until("\n> ")
     t.say("Hi")
     assert t.until("\n> ") == completion(run_bin, smollm2_path, ("user", "Hi"))
+    t.say("Tell me about the sea")
+    assert re.search(r"\w[^\n]*\nrun: the context of 60 tokens is full", t.until("cut off\n"))
+    t.until("\n> ")
     os.write(t.fd, b"\x04")
     assert t.status() == 0
 
@@ -264,6 +267,22 @@ def test_bad_messages(content: str, want: str, run_bin: Path, smollm2_path: Path
                           capture_output=True, text=True)
     assert done.returncode in (2, 3) and done.stderr.count("\n") == 1, done.stderr
     assert want in done.stderr or content == "[]"
+    if content != "[]":
+        assert done.stderr.startswith(f"run: {path}: ")
+
+
+@pytest.mark.parametrize("mode", ["--render", "--chat"])
+def test_whose_fault(mode: str, run_bin: Path, smollm2_path: Path, tmp_path: Path) -> None:
+    """Messages that a template does not get through are named; a template of the user's is an
+    error of usage."""
+    talk, form = tmp_path / "m.json", tmp_path / "form"
+    talk.write_text('[{"role": "user"}]')
+    args = [run_bin, smollm2_path, mode, "--messages", talk]
+    line = error_of(*args, code=3)
+    assert line.startswith(f"{talk}: chat template, line 4: ")
+    form.write_text("{{ messages[0].a.b }}")
+    line = error_of(*args, "--chat-template", form, code=2)
+    assert line.startswith(f"{talk}: chat template, line 1: ")
 
 
 def test_hint(run_bin: Path, smollm2_path: Path) -> None:

@@ -950,9 +950,9 @@ TAKES = {  # flag: the modes that take it, and a value
          "--timings": ("l", None), "--resume": ("ls", None),
          "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
          "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
-         "--chat": ("cl", None), "--system": ("cl", "x"),
-         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rcl", "tools"),
-         "--chat-template": ("rcl", "form"), "--chat-template-kwargs": ("rcl", "{}"),
+         "--chat": ("cl", None), "--system": ("cls", "x"),
+         "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rcls", "tools"),
+         "--chat-template": ("rcls", "form"), "--chat-template-kwargs": ("rcls", "{}"),
          "--no-generation-prompt": ("r", None),
          "--logits": ("g", "c.npy"), "-v": ("gclspbq", None),
          }
@@ -997,6 +997,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
                      "d.npz"] if mode == "g" and key.startswith("--attn") else []
+            if mode == "s" and key in CHAT:  # these are for messages
+                base = [base[0], "--jsonl", "lines"]
             if mode == "l" and key in CHAT:  # with --lines these need --chat, and that a template
                 more += ["--chat"] if key != "--chat" else []
                 more += ["--chat-template", "form"] if key != "--chat-template" else []

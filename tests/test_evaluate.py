@@ -22,6 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 TALES = ROOT / "models" / "tales.bin"
 TASKS = ["attnc_choices", "attnc_texts", "attnc_rolling"]
 EXACT = "--exact --kv f32"
+FORM = ("{{ bos_token }}{% for m in messages %}{% if m.role == 'system' and plain %}"
+        "{{ raise_exception('no system') }}{% endif %}[{{ m.role }}]\n{{ m.content | trim }}"
+        "{{ eos_token }}\n{% endfor %}{% if add_generation_prompt %}[answer]\n{% endif %}")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,7 +67,8 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     folder = tmp_path_factory.mktemp("weights") / "hf"
     hf.save(case.build(), tok, folder)
     (folder / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end}))
+        "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": end, "eos_token": end,
+        "chat_template": FORM}))
     path = folder.with_suffix(".gguf")
     assert export.main([str(folder), "-o", str(path), "--dtype", "f32"]) == 0
     return folder, path
@@ -92,12 +96,19 @@ def answers(results: dict[str, Any], task: str) -> list[Any]:
             for (r,) in sample["resps"]]
 
 
-@pytest.mark.parametrize("max_length", [250, 40])
-def test_equal_to_hf(max_length: int, weights, evaluate, run_bin: Path) -> None:
-    """Also with a context so short that prompts are cut and texts take several windows."""
+CHAT = {"apply_chat_template": True, "fewshot_as_multiturn": True, "num_fewshot": 2,
+        "system_instruction": "Be brief.", "limit": 8}
+
+
+@pytest.mark.parametrize("max_length, more", [(250, {}), (40, {}), (400, CHAT)])
+def test_equal_to_hf(max_length: int, more: dict, weights, evaluate, run_bin: Path) -> None:
+    """Also with a context so short that prompts are cut and texts take several windows, and with
+    questions as conversations."""
     folder, path = weights
     model = evaluate.Run(str(path), run=str(run_bin), flags=EXACT, max_length=max_length)
-    ours, theirs = results_of(model), results_of(hf_model(folder, max_length))
+    ours, theirs = results_of(model, **more), results_of(hf_model(folder, max_length), **more)
+    asked = [[str(s["arguments"]) for s in out["samples"][TASKS[0]]] for out in (ours, theirs)]
+    assert asked[0] == asked[1] and all(("[system]" in a) == bool(more) for a in asked[0])
     assert answers(ours, TASKS[1]) == answers(theirs, TASKS[1])
     for task in TASKS:
         for name, value in theirs["results"][task].items():
@@ -147,9 +158,36 @@ def test_requests(weights, evaluate, run_bin: Path) -> None:
                          ({"max_gen_toks": 9, "num_beams": 4}, "num_beams")):
         with pytest.raises(ValueError, match=message):
             ours.generate_until([Instance("generate_until", {}, ("Once", bad), 0)])
+    with pytest.raises(ValueError, match=r'JSON at byte.*"prompt": "a'):
+        ours.loglikelihood([Instance("loglikelihood", {}, ("a\ud800", " b"), 0)])
     with pytest.raises(ValueError, match="60 tokens, got"):
         ours.loglikelihood([Instance("loglikelihood", {}, ("a", " the sea" * 99), 0)])
     ours.close()
+
+
+def test_conversations(weights, evaluate, run_bin: Path, tmp_path: Path) -> None:
+    """Their texts are those of the harness's `hf` model."""
+    folder, path = weights
+    theirs = hf_model(folder, 60)
+    ours = evaluate.Run(str(path), run=str(run_bin))
+    talk = [{"role": "system", "content": "Be brief. "}, {"role": "user", "content": " é \n<|x|>"},
+            {"role": "assistant", "content": " The answer is: "}]
+    for n, more in ((1, True), (2, True), (3, False), (2, False)):
+        want = theirs.apply_chat_template(talk[:n], more)
+        assert ours.apply_chat_template(talk[:n], more) == want
+    assert talk[2]["content"] == " The answer is: "
+    (tmp_path / "form").write_text(FORM.replace(" | trim", ""))
+    theirs.tokenizer.chat_template = (tmp_path / "form").read_text()
+    theirs.chat_template_args = {"plain": True}  # which refuses the system's words
+    other = evaluate.Run(str(path), run=str(run_bin), template_file=str(tmp_path / "form"),
+                         template_args={"plain": True})
+    for n, more in ((2, True), (3, False)):
+        got = other.apply_chat_template(talk[:n], more)
+        assert got == theirs.apply_chat_template(talk[:n], more) and "brief" not in got
+    assert other.chat_template(True) == theirs.tokenizer.chat_template
+    assert other.tokenizer_name != ours.tokenizer_name
+    with pytest.raises(ValueError, match="empty"):
+        ours.apply_chat_template([])
 
 
 def test_many_lines(evaluate, run_bin: Path) -> None:

@@ -227,7 +227,7 @@ def test_needs_a_file(run_bin: Path, case: tuple[Path, Path, bytes]) -> None:
     assert "--resume needs" in error_of(run_bin, TALES, "-i", "a", "--resume", code=2)
     trap = source.with_name("x.run")
     shutil.copy(source, trap)
-    assert "x.run is the file that is read" in refused(
+    assert "x.run is the file of --jsonl" in refused(
         run_bin, [trap], TALES, "--jsonl", trap, "-o", source.with_name("x"))
     assert not source.with_name("x").exists()
     model = source.with_name("m.run")

@@ -336,7 +336,7 @@ BAD = {
     "no ids before": ('{"ids": [], "completion": [3]}', "the prompt is empty"),
     "ids out of range": ('{"ids": [1, 99999999]}', "ids: want"),
     "completion's ids out of range": ('{"ids": [1], "completion": [-1]}', "completion: want whole"),
-    "messages": ('{"messages": []}', "messages: not supported"),
+    "messages alone": ('{"messages": []}', 'want either "completion" or "completions"'),
     "a long text": (json.dumps({"text": LONG}), "text: got"),
     "a long prompt": (json.dumps({"prompt": LONG, "completion": "a"}), "completion: got"),
     "a long completion": (json.dumps({"prompt": "a", "completions": [" b", LONG, " c"]}),

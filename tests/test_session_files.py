@@ -230,6 +230,11 @@ def test_usage(run_bin: Path, tmp_path: Path) -> None:
             assert line == f"{flag} does not go together with {other}"
         assert "--samples" in error_of(run_bin, *base, "--samples", 2, "--json", code=2)
     assert 'got "-"' in error_of(run_bin, TALES, "-i", "a", "--save-session", "-", code=2)
+    for device in ("/dev/stdout", "/dev/full"):
+        assert "got a pipe or device" in error_of(run_bin, TALES, "-i", "a", "--save-session",
+                                                  device, code=2)
+    assert error_of(run_bin, TALES, "--load-session", path, "-i", "a", "--no-bos", code=2) == (
+        "--load-session does not take --no-bos: its text has begun")
     assert "the model's own file" in error_of(run_bin, TALES, "-i", "a", "--save-session", TALES,
                                               code=2)
     assert "one file for two" in error_of(run_bin, TALES, "-i", "a", "--save-session",
@@ -242,8 +247,6 @@ def test_usage(run_bin: Path, tmp_path: Path) -> None:
         assert want in error_of(run_bin, TALES, "-i", "a", "--load-session", bad, code=1)
     assert "cannot write" in error_of(run_bin, TALES, "-i", "a", "--save-session",
                                       tmp_path / "no" / "s", code=1)
-    done = run(run_bin, TALES, "-i", "a", "-n", "0", "--save-session", "/dev/full")
-    assert done.returncode == 1 and b"/dev/full" in done.stderr
 
 
 def test_what_does_not_suit(any_run: Path, tiny_model: Path, tmp_path: Path) -> None:
@@ -316,6 +319,9 @@ def test_every_truncation(load, run_bin: Path, tiny_model: Path, tmp_path: Path)
     assert load([data]) == [(0, "")]
     for n, (code, line) in zip(lengths, load([data[:n] for n in lengths]), strict=True):
         assert code == 3, (n, line)
+    padded = [data[:at] + b"\1" + data[at + 1:] for at in (4095, HEADER + 4 * 300)]
+    for code, line in load(padded):
+        assert code == 3 and "padding: got a damaged file" in line
     for code, line in load([data + b"\0" * k for k in (1, 63, 64, 4096, len(data))]):
         assert code == 3 and "size: got a damaged file" in line
 
@@ -375,7 +381,7 @@ def test_sealed_lies(load, run_bin: Path, tiny_model: Path, tmp_path: Path) -> N
                          (0x7e00, 0x7c00)[at % 2])
         noise.append(sealed(changed))
     codes = [code for code, _ in load(noise)]
-    assert set(codes) <= {0, 1} and 0 in codes and 1 in codes
+    assert set(codes) <= {0, 1} and 0 in codes and 1 in codes  # 1: of forward() itself
 
 
 @pytest.mark.parametrize("kv", ["f32", "q8"])
@@ -389,7 +395,7 @@ def test_garbage_of_other_types(kv: str, any_run: Path, tiny_model: Path, tmp_pa
         changed = bytearray(data[:4096]) + (rng.randbytes(size) if fill is None else fill * size)
         path.write_bytes(sealed(changed))
         done = run(any_run, tiny_model, "--load-session", path, "-i", "a", "-n", "4", "--kv", kv)
-        assert done.returncode in (0, 1)
+        assert done.returncode in (0, 3)
         assert done.returncode == 0 or b"are not finite" in done.stderr or b"finite" in done.stderr
 
 

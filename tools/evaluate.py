@@ -8,11 +8,12 @@ first needed: the lines run together, and prompts that begin alike run their beg
 
 What the harness's `hf` model does to a request is done here: contexts are cut from the left where
 they are too long, rolling windows begin with the begin-of-text token (or the end-of-text token of a
-model without one), and control tokens written in texts are control tokens. There are no chat
-templates."""
+model without one), and control tokens written in texts are control tokens, also in what
+conversations say: with --apply_chat_template these are texts, which the model's template writes."""
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import shlex
 import subprocess
@@ -36,6 +37,7 @@ RUN = Path(__file__).resolve().parent.parent / "run"
 # Arguments of a generation in the harness's words, and members of a line.
 SAMPLING = {"temperature": "temp", "top_k": "top_k", "top_p": "top_p", "min_p": "min_p",
             "repetition_penalty": "repeat_penalty"}
+CUT = "cut-the-text-here "  # ends a message that is to be continued; templates may drop the space
 PLAIN = {"top_k": 0, "top_p": 1, "min_p": 0, "repeat_penalty": 1, "repeat_last_n": -1}
 
 
@@ -47,7 +49,8 @@ class Lines:
                                         text=True, encoding="utf-8")
 
     def ask(self, lines: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
-        """The answers to `lines`; `what` they are is for the progress bar."""
+        """The answers to `lines`, none of which may be an error; `what` they are is for the
+        progress bar."""
         stdin, stdout = self.process.stdin, self.process.stdout
         assert stdin and stdout
 
@@ -69,6 +72,10 @@ class Lines:
                                    f"{self.process.wait()}, see its message above")
             answers.append(json.loads(answer))
         writer.join()
+        for line, answer in zip(lines, answers):
+            if "error" in answer:
+                request = json.dumps(line, ensure_ascii=False)
+                raise ValueError(f"{answer['error']}: {request[:200]}")
         return answers
 
     def close(self) -> None:
@@ -81,10 +88,12 @@ class Run(LM):
     """A model file in ./run, for the harness.
 
     `run` is the program, `flags` are some for it, such as "--exact --kv f32 -t 8"; max_length is
-    its context, by default the model's, at most 4096."""
+    its context, by default the model's, at most 4096. template_file and template_args (JSON) are
+    --chat-template and --chat-template-kwargs for conversations."""
 
     def __init__(self, model: str, run: str = str(RUN), flags: str = "",
-                 max_length: int | None = None, **unused: Any) -> None:
+                 max_length: int | None = None, template_file: str | None = None,
+                 template_args: str | dict[str, Any] | None = None, **unused: Any) -> None:
         super().__init__()
         info = json.loads(subprocess.run([run, model, "--info", "--json"], check=True,
                                          stdout=subprocess.PIPE).stdout)
@@ -95,6 +104,14 @@ class Run(LM):
         self.command = [run, model, "--special-files", "-c", str(self.max_length),
                         *shlex.split(flags), "--jsonl", "-"]
         self.processes: dict[str, Lines] = {}
+        self.template = (Path(template_file).read_text("utf-8") if template_file
+                         else info["metadata"].get("tokenizer.chat_template"))
+        self.render = [run, model, "--render", "--messages", "-"]
+        if template_file:
+            self.render += ["--chat-template", template_file]
+        if template_args:
+            text = template_args if isinstance(template_args, str) else json.dumps(template_args)
+            self.render += ["--chat-template-kwargs", text]
 
     def lines(self, *mode: str) -> Lines:
         """The process with these flags."""
@@ -107,14 +124,46 @@ class Run(LM):
         while self.processes:
             self.processes.popitem()[1].close()
 
+    def chat_template(self, chat_template: bool | str = False) -> str | None:
+        """What the harness writes beside its results; a name chooses nothing, as in `hf`."""
+        return self.template if chat_template else None
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A name for the texts that the template makes, which the harness keeps for later runs."""
+        made = json.dumps([self.template, self.render[5:], self.render[1]])
+        return f"run-{hashlib.sha256(made.encode()).hexdigest()[:16]}"
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]],
+                            add_generation_prompt: bool = True) -> str:
+        """The text of a conversation, up to an answer or within its last message.
+
+        As in `hf` a template that refuses it gets it again without messages of the system."""
+        talk = [dict(m) for m in chat_history]
+        if not add_generation_prompt:
+            talk[-1]["content"] += CUT
+        command = [*self.render, *([] if add_generation_prompt else ["--no-generation-prompt"])]
+        done = render(command, talk)
+        if done.returncode == 2:
+            done = render(command, [m for m in talk if m["role"] != "system"])
+        if done.returncode:
+            raise ValueError(done.stderr.decode(errors="replace").strip())
+        text = done.stdout.decode()
+        if add_generation_prompt:
+            return text
+        before, tag, after = text.rpartition(CUT.strip())
+        if not tag:
+            raise ValueError("the chat template does not write the message that is continued")
+        return before if after.startswith(" ") else before.rstrip()
+
     def score(self, lines: list[dict[str, Any]], what: str = "scores") -> list[dict[str, Any]]:
         return self.lines("--score").ask(lines, what)
 
     def encode(self, texts: Iterable[str]) -> dict[str, list[int]]:
         """The tokens of each text, with those that the model has at its beginning."""
-        different = list(dict.fromkeys(texts))
+        different = [t for t in dict.fromkeys(texts) if t]
         answers = self.score([{"prompt": t, "completions": []} for t in different], "tokens")
-        return {t: checked(a)["prompt_ids"] if t else [] for t, a in zip(different, answers)}
+        return {"": [], **{t: a["prompt_ids"] for t, a in zip(different, answers)}}
 
     def loglikelihood(self, requests: list[Instance],
                       disable_tqdm: bool = False) -> list[tuple[float, bool]]:
@@ -125,7 +174,7 @@ class Run(LM):
         answers = self.score([{"prompt": c, "completions": after} for c, after in groups]
                              + list(cut.values()))
         names = [(c, a) for c, after in groups for a in after] + list(cut)
-        scores = [(s["logprob"], s["greedy"]) for a in answers for s in checked(a)["scores"]]
+        scores = [(s["logprob"], s["greedy"]) for a in answers for s in a["scores"]]
         found = dict(zip(names, scores, strict=True))
         for pair, score in found.items():
             self.cache_hook.add_partial("loglikelihood", pair, score)
@@ -133,7 +182,8 @@ class Run(LM):
 
     def cut(self, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], dict[str, Any]]:
         """Lines, of tokens, for pairs that are too long: their contexts are cut from the left."""
-        pairs = [(c, a) for c, a in pairs if len((c + a).encode()) >= self.max_length]
+        pairs = [(c, a) for c, a in pairs
+                 if len((c + a).encode(errors="replace")) >= self.max_length]
         ids = self.encode(t for c, a in pairs for t in (c.rstrip(), c + a))
         out = {}
         for c, a in pairs:
@@ -156,7 +206,7 @@ class Run(LM):
         answers = iter(self.score([{"ids": a, "completion": b} for w in windows for a, b in w]))
         out = []
         for (text,), w in zip([r.args for r in requests], windows):
-            out.append(sum(checked(next(answers))["scores"][0]["logprob"] for _ in w))
+            out.append(sum(next(answers)["scores"][0]["logprob"] for _ in w))
             self.cache_hook.add_partial("loglikelihood_rolling", (text,), out[-1])
         return out
 
@@ -175,7 +225,7 @@ class Run(LM):
         answers = self.lines().ask(lines, "texts")
         out = []
         for r, a, stop in zip(requests, answers, stops):
-            text = checked(a)["text"]
+            text = a["text"]
             if "bytes" in a:  # as Hugging Face shows what is no UTF-8
                 text = bytes(a["bytes"]).decode(errors="replace")
             out.append(postprocess_generated_text(text, stop, None))
@@ -183,11 +233,8 @@ class Run(LM):
         return out
 
 
-def checked(answer: dict[str, Any]) -> dict[str, Any]:
-    """An answer that is no error."""
-    if "error" in answer:
-        raise ValueError(f"line {answer['line']}: {answer['error']}")
-    return answer
+def render(command: list[str], talk: list[dict[str, str]]) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, input=json.dumps(talk).encode(), capture_output=True)
 
 
 def sampling(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +254,8 @@ def main() -> None:
     parser.add_argument("--run", default=str(RUN), help="the program (%(default)s)")
     parser.add_argument("--flags", help='flags for it: --flags="--exact -t 8"')
     parser.add_argument("--max_length", type=int, help="its context (the model's, at most 4096)")
+    parser.add_argument("--template_file", help="a chat template other than the model's")
+    parser.add_argument("--template_args", help='variables for it: \'{"enable_thinking": false}\'')
     if {"-h", "--help"} & set(sys.argv[1:]):
         parser.print_help()
         sys.argv[1:] = ["run"]  # the harness shows its own
