@@ -42,7 +42,7 @@ typedef struct {
     float attn_factor; // multiplies cos and sin (yarn's own 1 + 0.1 ln factor comes on top)
     float beta_fast, beta_slow; // yarn
     int orig_seq_len;           // of yarn and longrope
-    bool truncate;    // yarn's ramp begins and ends at whole pairs
+    bool truncate;              // yarn's ramp begins and ends at whole pairs
     bool use_factors; // divide the frequencies by the tensors rope_freqs or rope_factors_*
 } Rope;
 
@@ -198,7 +198,7 @@ typedef struct {
                                // are twice as high, and the lower halves are up's
     Tensor down_exps;          // (n_experts, dim, expert_dim)
     const float *gate_exps_b, *up_exps_b, *down_exps_b; // (n_experts, rows of a matrix) or NULL
-    Norm ffn_post_norm;        // (dim)
+    Norm ffn_post_norm;                                 // (dim)
 } Layer;
 
 /* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */

@@ -258,10 +258,11 @@ static void from_keys(Config *c, Keys *k)
     c->output_weight = key_flag(k, "tied", -1) ? ABSENT : REQUIRED;
     c->gated = key_flag(k, "ffn.gated", -1);
     c->swiglu_limit = key_float(k, "ffn.swiglu_limit", 0);
-    if (!(c->swiglu_limit >= 0 && (c->gated || c->swiglu_limit == 0)))
-        refuse(k, "key %s: got %g, want a number above 0 in a gated FFN",
-               key_name(k, "ffn.swiglu_limit", key), (double)c->swiglu_limit);
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
+    bool swiglu = c->gated && c->act == ACT_SILU;
+    if (!(c->swiglu_limit >= 0 && (swiglu || c->swiglu_limit == 0)))
+        refuse(k, "key %s: got %g, want a number above 0, a gated FFN and silu",
+               key_name(k, "ffn.swiglu_limit", key), (double)c->swiglu_limit);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
     c->embd_scale = key_scale(k, "embedding_scale", false);

@@ -312,7 +312,8 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
         bind_linear(b, &l->shared_gate, "ffn_gate_inp_shexp", 1, dim, REQUIRED, ABSENT);
 }
 
-/* In some of llama.cpp's architectures the norm before the FFN is called as that after attention. */
+/* In some of llama.cpp's architectures the norm before the FFN is called as that after attention.
+ */
 static const char *ffn_norm_name(Binder *b)
 {
     char full[NAME_SIZE];

@@ -61,6 +61,8 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_feed_forward_length": (U32, None), "expert_shared_feed_forward_length": (U32, None),
     "expert_shared_gate": (BOOL, None), "expert_choice_bias": (BOOL, None),
     "expert_weights_norm": (BOOL, None), "expert_layers": (BOOL, None),
+    "expert_bias": (BOOL, None), "attention.sinks": (BOOL, None), "ffn.swiglu_limit": (F32, None),
+    "rope.scaling.yarn_truncate": (BOOL, None),
 }
 
 
@@ -108,14 +110,20 @@ def expert_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Those of the FFN of a layer with experts, without "blk.N."."""
     d, n, ff = s["embedding_length"], s["expert_count"], s["expert_feed_forward_length"]
     out: dict[str, tuple[int, ...]] = {"ffn_gate_inp.weight": (n, d)}
+    if s["expert_bias"]:
+        out["ffn_gate_inp.bias"] = (n,)
     if s["expert_choice_bias"]:
         out["exp_probs_b.bias"] = (n,)
     shared = s["expert_shared_feed_forward_length"]
     for part in ("gate", "up") if s["ffn.gated"] else ("up",):
         out[f"ffn_{part}_exps.weight"] = (n, ff, d)
+        if s["expert_bias"]:
+            out[f"ffn_{part}_exps.bias"] = (n, ff)
         if shared:
             out[f"ffn_{part}_shexp.weight"] = (shared, d)
     out["ffn_down_exps.weight"] = (n, d, ff)
+    if s["expert_bias"]:
+        out["ffn_down_exps.bias"] = (n, d)
     if shared:
         out["ffn_down_shexp.weight"] = (d, shared)
     if shared and s["expert_shared_gate"]:
@@ -161,6 +169,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
                 norm(b + name, shape, s["attention.qk_norm_bias"])
         if s["position"] == "relative":
             out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
+        if s["attention.sinks"]:
+            out[b + "attn_sinks.weight"] = (h,)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
         if s["norm.post"]:
             norm(b + "post_attention_norm")
@@ -212,6 +222,11 @@ def concat(parts: list[Recipe]) -> Recipe:
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
     """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
+
+
+def alternate(t: Tensor, which: int) -> Tensor:
+    """Every second value of the last dimension: those of gate, or those of up."""
+    return t[..., which::2]
 
 
 def half_rows(t: Tensor, which: int) -> Tensor:
