@@ -165,7 +165,8 @@ CONVENTIONS: dict[str, Convention] = {
         {"attention.bias": True, "attention.output_bias": True, "attention.sinks": True,
          "expert_bias": True, "ffn.swiglu_limit": 7.0, "attention.sliding_window": SET,
          "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
-         "rope.scaling.yarn_truncate": lambda s: False if s["rope.scaling.type"] == "yarn" else None}
+         "rope.scaling.yarn_truncate":
+             lambda s: False if s["rope.scaling.type"] == "yarn" else None}
         | experts(True), tied="copy",
         keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
         names=((r"\.ffn_norm\.", ".post_attention_norm."),)),
