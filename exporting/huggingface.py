@@ -16,8 +16,8 @@ import torch
 
 from exporting.config import Config, ExportError, read_json, short
 from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, alternate,
-                            check_shapes, dims, gpt_spec, gpt_tensors, half_rows, split_groups,
-                            split_rows)
+                            check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
+                            split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -545,7 +545,9 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     if kind not in FAMILIES:
         raise ExportError(f"config.json: model_type {short(kind)} is not supported (known: "
                           f"{', '.join(FAMILIES)})")
-    if data.get("quantization_config") is not None:
+    packed = data.get("quantization_config")
+    if packed is not None and not (kind == "gpt_oss" and isinstance(packed, dict)
+                                   and packed.get("quant_method") == "mxfp4"):
         raise ExportError("config.json: quantization_config: quantised "
                           "checkpoints are not supported")
     family = FAMILIES[kind]
@@ -572,6 +574,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
+    scales = {name for name in source.names() if name.endswith("_scales")} \
+        if family.arch == "gpt-oss" else set()
     numbered: dict[str, dict[int, str]] = {}
 
     def ours(name: str) -> str | None:
@@ -591,6 +595,12 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         return None
 
     for name in source.names():
+        if name in scales:
+            continue
+        plain = name.removesuffix("_blocks")
+        whole = Recipe((name,))
+        if f"{plain}_scales" in scales:
+            whole, name = Recipe((name, f"{plain}_scales"), from_mxfp4, packed=True), plain
         if BUFFERS.search(name) or OTHER_PARTS.search(name):
             unused.append(name)
         elif m := NUMBERED.fullmatch(name):
@@ -601,15 +611,15 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
             suffix = "bias" if m[3].endswith("bias") else "weight"
             half = alternate if spec["attention.sinks"] else half_rows
             for which, part in enumerate(("gate", "up")):
-                found[f"blk.{m[1]}.ffn_{part}_{kind}.{suffix}"] = Recipe(
-                    (name,), partial(half, which=which))
+                found[f"blk.{m[1]}.ffn_{part}_{kind}.{suffix}"] = whole.then(
+                    partial(half, which=which))
         elif (target := ours(name)) is None:
             raise ExportError(f"tensor {short(name)}: its meaning is not known")
         elif target in found:
             raise ExportError(f"tensors {short(name)} and "
                               f"{short(found[target].sources[0])} mean the same")
         else:
-            found[target] = Recipe((name,))
+            found[target] = whole
     for name, parts in numbered.items():
         if sorted(parts) != list(range(len(parts))) or (target := ours(name)) is None:
             what = "experts" if ".experts." in name else "norms of some heads"

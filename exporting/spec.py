@@ -201,9 +201,10 @@ class Recipe:
     """op(source tensors) -> one tensor; run on meta tensors first to check shapes."""
     sources: tuple[str, ...]
     op: Callable[..., Tensor] = lambda t: t
+    packed: bool = False  # the sources are bytes of a format that op knows
 
     def then(self, op: Callable[[Tensor], Tensor]) -> Recipe:
-        return Recipe(self.sources, lambda *ts: op(self.op(*ts)))
+        return Recipe(self.sources, lambda *ts: op(self.op(*ts)), self.packed)
 
 
 def concat(parts: list[Recipe]) -> Recipe:
@@ -227,6 +228,19 @@ def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
 def alternate(t: Tensor, which: int) -> Tensor:
     """Every second value of the last dimension: those of gate, or those of up."""
     return t[..., which::2]
+
+
+def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The values of matrices in MXFP4 as Hugging Face's gpt-oss has them, transposed.
+
+    blocks (..., rows, groups, 16) are bytes of two values each, the low half first; scales (...,
+    rows, groups) are exponents with 127 added. The result is (..., 32 groups, rows)."""
+    if blocks.dtype.itemsize != 1 or scales.dtype.itemsize != 1 or blocks.shape[-1] != 16:
+        raise ValueError("not blocks of 16 bytes with scales of one")
+    half = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], device=blocks.device)
+    table = torch.cat([half, -half])  # E2M1 of the OCP Microscaling formats, v1.0
+    values = table[torch.stack([blocks & 15, blocks >> 4 & 15], -1).int()].flatten(-2)
+    return torch.ldexp(values, scales[..., None].int() - 127).flatten(-2).mT
 
 
 def half_rows(t: Tensor, which: int) -> Tensor:
@@ -259,7 +273,7 @@ def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> Non
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]
         what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
-        if any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
+        if not recipe.packed and any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
             raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints "
                               "are not supported)")
         try:

@@ -154,6 +154,43 @@ def test_transformers_4_families(name: str, old: dict[str, Any], tmp_path: Path,
     assert sha(tmp_path / "a.bin") == sha(tmp_path / "b.bin")
 
 
+def test_mxfp4_of_gpt_oss(tmp_path: Path, tok: dict[str, Any],
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    """Its published form, experts in blocks with scales, is the float form of transformers' own
+    function for them."""
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+    model = case("gpt-oss").model({"hidden_size": 64, "intermediate_size": 96})
+    hf.randomise(model, 1)
+    plain, packed = (hf.save(model, tok, tmp_path / name) for name in ("plain", "packed"))
+    g = torch.Generator().manual_seed(0)
+    weights = load_file(plain / "model.safetensors")
+    blocks: dict[str, torch.Tensor] = {}
+    for name in [n for n in weights if n.endswith("_proj") and ".experts." in n]:
+        n, d_in, d_out = weights[name].shape
+        scales = torch.randint(110, 134, (n, d_out, d_in // 32), generator=g).to(torch.uint8)
+        b = torch.randint(0, 256, (n, d_out, d_in // 32, 16), generator=g).to(torch.uint8)
+        weights[name] = convert_moe_packed_tensors(b, scales, dtype=torch.float32).contiguous()
+        assert weights[name].shape == (n, d_in, d_out)
+        blocks |= {f"{name}_blocks": b, f"{name}_scales": scales}
+    save_file(weights, plain / "model.safetensors")
+    rest = {k: v for k, v in weights.items() if f"{k}_blocks" not in blocks}
+    save_file(rest | blocks, packed / "model.safetensors")
+    edit(packed / "config.json", quantization_config={"quant_method": "mxfp4"})
+    run(plain, tmp_path / "plain.bin")
+    run(packed, tmp_path / "packed.bin")
+    one, other = (read(tmp_path / f"{n}.bin")["tensors"] for n in ("plain", "packed"))
+    assert one.keys() == other.keys() and len(blocks) == 16
+    for name in one:
+        assert one[name].data.tobytes() == other[name].data.tobytes(), name
+    (lost,) = [n for n in blocks if "layers.1" in n and n.endswith("down_proj_scales")]
+    save_file({k: v for k, v in (rest | blocks).items() if k != lost}, packed / "model.safetensors")
+    assert "down_proj_blocks" in refused(capsys, packed, tmp_path / "x.bin")
+    short = rest | blocks | {lost: blocks[lost][..., 1:].contiguous()}
+    save_file(short, packed / "model.safetensors")
+    assert "does not fit" in refused(capsys, packed, tmp_path / "x.bin")
+
+
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_defaults_are_transformers(kind: str) -> None:
     """A config.json that leaves out what it may means what transformers' config class says."""
