@@ -273,7 +273,8 @@ def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> Non
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]
         what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
-        if not recipe.packed and any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
+        floats = all(m.dtype.is_floating_point and m.dtype.itemsize > 1 for m in metas)
+        if not floats and not recipe.packed:
             raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints "
                               "are not supported)")
         try:
