@@ -23,6 +23,7 @@ typedef struct {
     void (*tile)(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out);
     int (*rows)(MapFile *f, int map, int row, int n_rows, const float *w, const Buf *tile, Err *e);
     int (*line)(MapFile *f, int pos, int id, const float *w, size_t stride, Err *e);
+    // of a format that --dump-routing may write: all that its file holds, but for end()
     int (*routes)(MapFile *f, const int *ids, int first, int n, Err *e);
     int (*end)(MapFile *f, Err *e);
     void (*release)(MapFile *f); // what the state holds
@@ -30,7 +31,8 @@ typedef struct {
 
 struct MapFile {
     const MapFormat *format;
-    bool live; // gets its rows by line(): of a live format, but for rollout, which needs all rows
+    bool live; // gets its rows while the session runs: of a live format, but for rollout, which
+               // needs all rows
     const Maps *maps;
     const Stats *stats;   // complete when end() is called
     const Routes *routes; // of a file of --dump-routing, which has no maps; else NULL
