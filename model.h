@@ -43,7 +43,8 @@ typedef struct {
     float beta_fast, beta_slow; // yarn
     int orig_seq_len;           // of yarn and longrope
     bool truncate;              // yarn's ramp begins and ends at whole pairs
-    bool use_factors; // divide the frequencies by the tensors rope_freqs or rope_factors_*
+    bool use_factors;   // divide the frequencies by the tensors rope_freqs or rope_factors_*
+    bool needs_factors; // rope_freqs must be there
 } Rope;
 
 enum { MAX_ROPES = 2 };
@@ -55,6 +56,8 @@ typedef struct {
     Presence choice_bias; // added to the router's probabilities for the choice alone
     Presence bias;        // of the router and of every expert's matrices
     bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own
+    bool beside;          // the dense FFN of such a layer stays, see Layer.dense_post_norm
+    float logit_scale;    // multiplies the router's logits
 } Experts;
 
 typedef struct {
@@ -64,6 +67,7 @@ typedef struct {
     int expert_dim;         // of each expert, 0: a dense layer
     int key_dim, value_dim; // widths of one head
     bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
+    bool values_are_keys;   // a head's value is what its key is before its norm and rotation
     KvSource kv_source;
     int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
                       // of the same number and widths
@@ -85,6 +89,7 @@ typedef struct {
     bool embd_norm, final_norm;
     QkNorm qk_norm; // of type `norm`, before rope
     Presence qk_norm_weight, qk_norm_bias;
+    bool value_norm; // each head's values are normalised, without a weight
 
     Presence qkv_bias, wo_bias, ffn_bias, output_bias;
     Presence output_weight; // where absent, the token embedding is the output's weight too
@@ -108,6 +113,8 @@ typedef struct {
     float swiglu_limit; // of gpt-oss's FFN, see activate_rows(); 0: as other FFNs
     bool sinks;         // each head has one more score, whose weight goes to no value
     Experts experts;
+    Presence out_scale;  // a number that multiplies the residual stream after a layer
+    int per_layer_dim;   // of what each layer gets of a token beside the stream, 0: nothing
     LayerConfig *layers; // (n_layers)
 } Config;
 
@@ -199,6 +206,14 @@ typedef struct {
     Tensor down_exps;          // (n_experts, dim, expert_dim)
     const float *gate_exps_b, *up_exps_b, *down_exps_b; // (n_experts, rows of a matrix) or NULL
     Norm ffn_post_norm;                                 // (dim)
+    /* With Experts.beside: norms of the FFN's result, of what the router and the experts read, and
+     * of their result, all (dim). */
+    Norm dense_post_norm, router_norm, experts_norm, experts_post_norm;
+    const float *expert_scale; // (n_experts) multiplies the experts' weights, or NULL
+    /* With per_layer_dim, P. */
+    Linear per_layer_gate, per_layer_proj; // (P, dim), (dim, P)
+    Norm per_layer_post_norm;              // (dim)
+    const float *out_scale;                // (1) or NULL
 } Layer;
 
 /* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */
@@ -206,6 +221,9 @@ typedef struct {
     Config config;
     Tensor token_embd;            // (vocab_size, dim)
     Tensor pos_embd;              // (rows, dim) or absent
+    Tensor per_layer_embd;        // (vocab_size, n_layers * per_layer_dim) or absent
+    Linear per_layer_proj;        // (n_layers * per_layer_dim, dim) or absent
+    Norm per_layer_norm;          // (per_layer_dim)
     Norm embd_norm, final_norm;   // (dim)
     Linear output;                // (vocab_size, dim)
     const float *rope_factors[2]; // (rope dim / 2): short (or the only one) and long; NULL: absent
@@ -472,7 +490,8 @@ struct Session {
     float *k_new, *v_new; // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
     float *heads;         // (R, n_heads * value_dim) attention's results
     float *attn_out;      // (R, dim)
-    float *hidden, *gate; // (R, hidden_dim)
+    float *hidden, *gate; // (R, hidden_dim or per_layer_dim)
+    float *per_layer;     // (T, n_layers, per_layer_dim) what each layer gets of a row's token
     Routing routing;      // of the last layer with experts
     PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
     uint16_t *x16;        // (packed_size) the same in bf16
@@ -575,12 +594,14 @@ void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, 
  * swiglu_limit L, g sigmoid(1.702 g) (u + 1) of g = min(gate, L) and u = hidden within +-L. */
 void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width);
 
-/* Choose the experts of a layer for n rows h (n, dim) -> s->routing, which keeps copies of the
- * rows. */
+/* Choose the experts of a layer for n rows from what its router reads, h (n, dim) -> s->routing. */
 void experts_choose(Session *s, int layer, const float *h, int n);
 
+/* Keep copies of what these rows' experts read, h (n, dim), in s->routing. */
+void experts_gather(Session *s, const float *h, int n);
+
 /* y (n, dim) = the sum of the chosen experts' results, times their weights; where there is a shared
- * expert, y holds its result and becomes part of the sum. */
+ * expert, y holds its result, which becomes part of the sum. */
 void experts_sum(Session *s, int layer, float *y, int n);
 
 /* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:

@@ -250,6 +250,8 @@ static void from_keys(Config *c, Keys *k)
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
     c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
+    c->value_norm = key_flag(k, "attention.value_norm", 0);
+    c->out_scale = key_presence(k, "layer_output_scale", 0);
     c->qkv_bias = key_presence(k, "attention.bias", -1);
     c->sinks = key_flag(k, "attention.sinks", 0);
     c->wo_bias = key_presence(k, "attention.output_bias", -1);
@@ -322,6 +324,7 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
                               c->seq_len);
     r->use_factors = true; // where the tensors exist
+    r->needs_factors = f->needs_rope_freqs;
     if (!(r->base > 1) || !(r->factor > 0))
         refuse(k, "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
                r->base, r->factor);
@@ -375,6 +378,19 @@ static void share_kv(Config *c, Keys *k)
     }
 }
 
+/* Whether a layer makes values of the same projection as keys: the architecture `gpt` has a key for
+ * it, in others such a layer has no attn_v. */
+static bool values_are_keys(const Family *f, Keys *k, int i, int n_layers)
+{
+    char name[40];
+    if (f->all_keys)
+        return key_layer(k, "attention.keys_as_values", i, n_layers) > 0;
+    snprintf(name, sizeof name, "blk.%d.attn_v.weight", i);
+    bool has_values = gguf_tensor(k->g, name) != NULL;
+    snprintf(name, sizeof name, "blk.%d.attn_qkv.weight", i);
+    return f->keys_as_values && !has_values && !gguf_tensor(k->g, name);
+}
+
 /* Per-layer numbers; heads of layers that see everything and of windowed ones. */
 static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *whole,
                         const HeadWidths *windowed_heads)
@@ -411,6 +427,10 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         if (l->values_in_keys && l->value_dim > l->key_dim)
             refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
                    l->key_dim);
+        l->values_are_keys = values_are_keys(f, k, i, n);
+        if (l->values_are_keys && (l->values_in_keys || l->value_dim != l->key_dim))
+            refuse(k, "layer %d: got keys as values of %d and %d, want one width", i, l->key_dim,
+                   l->value_dim);
 
         bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
         double on = key_layer(k, "rope.layers", i, n);
@@ -421,7 +441,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
 
         double own = key_layer(k, "attention.scale", i, n);
         int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
-        l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
+        float usual = f->attn_scale > 0 ? f->attn_scale : 1.0f / sqrtf((float)width);
+        l->attn_scale = isnan(own) || own == 0 ? usual : (float)own;
         if (!isfinite(l->attn_scale))
             refuse(k, "layer %d: got an attention scale of %g, want a finite number", i, own);
     }
@@ -448,7 +469,12 @@ static void read_experts(Config *c, const Family *f, Keys *k)
         x->choice_bias = key_presence(k, "expert_choice_bias", 0);
         x->shared_gate = key_flag(k, "expert_shared_gate", 0);
         x->bias = key_presence(k, "expert_bias", 0);
+        x->beside = key_flag(k, "expert_beside_ffn", 0);
     }
+    x->logit_scale = x->beside ? 1 / sqrtf((float)c->dim) : 1;
+    if (x->beside && c->parallel)
+        refuse(k, "key %s: got true with a parallel residual, want it sequential",
+               key_name(k, "expert_beside_ffn", key));
     int gate = key_int(k, "expert_gating_func", 0, INT_MAX, 0);
     if (gate > 1)
         refuse(k, "key %s: got %d, want 1 (softmax)", key_name(k, "expert_gating_func", key), gate);
@@ -466,6 +492,8 @@ static void read_experts(Config *c, const Family *f, Keys *k)
             continue;
         int whole = l->hidden_dim, usual = f->split_hidden ? whole / x->n_used : whole;
         l->expert_dim = key_layer_int(k, "expert_feed_forward_length", i, n, 1, MAX_DIM * 4, usual);
+        if (x->beside)
+            continue;
         l->hidden_dim = key_int(k, "expert_shared_feed_forward_length", 0, MAX_DIM * 4, 0);
         if (!l->hidden_dim && f->shared_expert == REQUIRED)
             l->hidden_dim = whole;
@@ -554,6 +582,8 @@ int config_read(Config *c, const Gguf *g, Err *e)
         read_rope(c, f, &k, &whole, &windowed);
     read_layers(c, f, &k, &whole, &windowed);
     read_experts(c, f, &k);
+    if (f->per_layer_inputs || f->all_keys)
+        c->per_layer_dim = key_int(&k, "embedding_length_per_layer_input", 0, MAX_DIM, 0);
     if (!k.failed
         && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
             || c->alibi_max < 0))

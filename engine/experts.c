@@ -1,9 +1,9 @@
 /* experts.c - mixtures of experts: each row goes through a few of many FFNs, which its router
  * chooses.
  *
- *   p = softmax(W_router h [+ b])
+ *   p = softmax([scale] W_router h [+ b])
  *   chosen: the n_used experts of the largest p [+ bias]; of equal ones those of lower numbers
- *   weights = p of the chosen  [divided by their sum]
+ *   weights = p of the chosen  [divided by their sum]  [times a scale of each expert]
  *   y = [shared expert(h) [* sigmoid(w h)] +] sum of weights * expert(h), experts ascending
  *
  * Rows are copied so that those of one expert lie together, and are multiplied as in any product.
@@ -50,10 +50,12 @@ static void choose_for_row(const Rows *r, float *p, float *ranks, int *chosen, f
 {
     const Experts *x = &r->c->experts;
     size_t n = (size_t)x->n;
-    float max = p[0], sum = 0;
+    float max = p[0] * x->logit_scale, sum = 0;
     bool finite = largest_bits(p, n) < F32_INF_BITS;
-    for (size_t e = 1; e < n; e++)
+    for (size_t e = 0; e < n; e++) {
+        p[e] *= x->logit_scale;
         max = p[e] > max ? p[e] : max;
+    }
     float total = r->s->k->exp_sum(p, n, max);
     for (size_t e = 0; e < n; e++) {
         p[e] /= total;
@@ -68,6 +70,8 @@ static void choose_for_row(const Rows *r, float *p, float *ranks, int *chosen, f
     sum = sum < MIN_SUM ? MIN_SUM : sum;
     for (int k = 0; k < x->n_used && x->renormalise; k++)
         weights[k] /= sum;
+    for (int k = 0; k < x->n_used && r->l->expert_scale; k++)
+        weights[k] *= r->l->expert_scale[chosen[k]];
 }
 
 static void choose_for_rows(void *context, int from, int to, int thread)
@@ -127,6 +131,11 @@ void experts_choose(Session *s, int layer, const float *h, int n)
            r.l->shared_gate.w.data ? 2 : 1);
     threads_run(s->threads, n, ROW_GRAIN, choose_for_rows, &r);
     assign_slots(g, &r.c->experts, n, g->load + (size_t)layer * (size_t)r.c->experts.n);
+}
+
+void experts_gather(Session *s, const float *h, int n)
+{
+    Rows r = {.s = s, .c = &s->stack->config, .h = h};
     threads_run(s->threads, n, ROW_GRAIN, copy_rows, &r);
 }
 
@@ -172,12 +181,13 @@ static void sum_rows(void *context, int from, int to, int thread)
     const Rows *r = context;
     const Routing *g = &r->s->routing;
     size_t dim = (size_t)r->c->dim, used = (size_t)r->c->experts.n_used;
+    bool has_shared = r->l->w_down.w.data && !r->c->experts.beside;
     (void)thread;
     for (size_t i = (size_t)from; i < (size_t)to; i++) {
         float *y = r->y + i * dim;
         float shared = r->l->shared_gate.w.data ? g->shared[i] : 1;
         for (size_t j = 0; j < dim; j++)
-            y[j] = r->l->w_down.w.data ? shared * y[j] : 0;
+            y[j] = has_shared ? shared * y[j] : 0;
         for (size_t k = i * used; k < (i + 1) * used; k++) {
             const float *part = g->y + (size_t)g->slots[k] * dim, weight = g->weights[k];
             for (size_t j = 0; j < dim; j++)

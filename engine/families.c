@@ -50,6 +50,14 @@ static const Family families[] = {
                                   ROPE(ROPE_HALF)},
      .embd_scale_sqrt_dim = true, .window_period = 6, .local_rope_base = 10000,
      .plain_local_rope = true, .big_layers = 62},
+    {.name = "gemma4", .config = {PRE_NORM, .post_norm = true, .qk_norm = QK_NORM_HEAD,
+                                  .qk_norm_weight = REQUIRED, .value_norm = true,
+                                  .act = ACT_GELU_TANH, .gated = true, .out_scale = OPTIONAL,
+                                  .experts = {.renormalise = true, .beside = true},
+                                  ROPE(ROPE_HALF)},
+     .embd_scale_sqrt_dim = true, .window_period = 6, .local_rope_base = 10000,
+     .plain_local_rope = true, .needs_rope_freqs = true, .attn_scale = 1, .keys_as_values = true,
+     .per_layer_inputs = true, .experts = OPTIONAL, .tokenizer.adds_bos = true},
     {.name = "phi2", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
                                 .output_bias = REQUIRED, .act = ACT_GELU_TANH, ROPE(ROPE_HALF),
                                 .parallel = true, .shared_norm = true}},
@@ -106,7 +114,6 @@ static const Family families[] = {
                                BIASES(OPTIONAL), .act = ACT_GELU,
                                .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
     {.name = "gpt", .all_keys = true, .plain_own_base = true, .experts = OPTIONAL},
-    {.name = "gemma4", .only_tokenizer = true, .tokenizer.adds_bos = true},
 };
 // clang-format on
 

@@ -14,6 +14,10 @@ typedef struct {
     bool embd_scale_sqrt_dim;       // embeddings are multiplied by sqrt(dim)
     bool divide_logits;             // logit_scale is a divisor
     int window, window_period; // default window; every window_period-th layer is global (0: none)
+    float attn_scale;          // multiplies q.k, 0: key_dim^-1/2
+    bool needs_rope_freqs;     // see Rope.needs_factors
+    bool keys_as_values;       // a layer without attn_v takes its keys for values
+    bool per_layer_inputs;     // the key embedding_length_per_layer_input is read
     bool rope_key;             // the key rope.scaling.finetuned says whether there is rope at all
     float local_rope_base;     // of windowed layers, 0: the same as elsewhere
     bool plain_local_rope;     // windowed layers are not rescaled

@@ -7,10 +7,12 @@
  *       a = Wo attention(q)  [norm]
  *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
+ *       [x += norm(W act(W_gate x) * p)]    p is the layer's own part of the token's embedding
+ *       [x *= a scale of the layer]
  *   logits = W norm(x)  [scale] [soft cap]                               of rows that want them
  *
  *   ffn(h) = W_down act(W_up h)   or, gated,   W_down (act(W_gate h) * W_up h)
- *            or the weighted sum of some of many such networks, the experts (experts.c)
+ *            or the weighted sum of some of many such networks, the experts (experts.c), or both
  *
  * What is in brackets is a field of Config; no family is named here.
  */
@@ -116,11 +118,17 @@ static void add_rows(void *context, int from, int to, int thread)
         a->x[i] += a->scale * a->y[i];
 }
 
+/* x += scale * y for n rows (n, dim). */
+static void add_scaled(const Rows *r, float *x, const float *y, float scale)
+{
+    Sum sum = {x, y, scale, (size_t)r->c->dim};
+    threads_run(r->s->threads, r->n, ROW_GRAIN, add_rows, &sum);
+}
+
 /* A sublayer's result y (n, dim) joins the residual stream. */
 static void add(const Rows *r, const float *y)
 {
-    Sum sum = {residual(r), y, r->c->residual_scale, (size_t)r->c->dim};
-    threads_run(r->s->threads, r->n, ROW_GRAIN, add_rows, &sum);
+    add_scaled(r, residual(r), y, r->c->residual_scale);
 }
 
 /* ---- embeddings and positions ---------------------------------------------------------------- */
@@ -162,6 +170,55 @@ static void embed_rows(void *context, int from, int to, int thread)
     }
 }
 
+/* What the layers get of row t of the batch, (n_layers, per_layer_dim). */
+static float *per_layer_at(const Session *s, int t)
+{
+    const Config *c = &s->stack->config;
+    return s->per_layer + (size_t)t * (size_t)c->n_layers * (size_t)c->per_layer_dim;
+}
+
+/* (norm(projection / sqrt(dim)) + the token's row of the table * sqrt(per_layer_dim)) / sqrt(2), in
+ * place of the projection; the norm is over each layer's part. The row is taken in pieces, which
+ * begin where a block of any type does. */
+static void mix_per_layer_rows(void *context, int from, int to, int thread)
+{
+    enum { PIECE = 256 };
+    const Rows *r = context;
+    Session *s = r->s;
+    const Stack *m = s->stack;
+    const Tensor *table = &m->per_layer_embd;
+    const TypeInfo *type = type_info(table->type);
+    size_t width = (size_t)r->c->per_layer_dim, all = table->cols;
+    float down = 1 / sqrtf((float)r->c->dim), up = sqrtf((float)width), piece[PIECE];
+    (void)thread;
+    for (int t = r->from + from; t < r->from + to; t++) {
+        const Span *span = &r->g->b->spans[s->span_of[t]];
+        size_t id = (size_t)span->tokens[t - s->spans[s->span_of[t]].row];
+        const char *row = (const char *)table->data + id * table->row_bytes;
+        float *x = per_layer_at(s, t);
+        for (size_t i = 0; i < all; i++)
+            x[i] *= down;
+        for (size_t i = 0; i < all; i += width)
+            s->k->norm[r->c->norm](x + i, x + i, m->per_layer_norm.w, m->per_layer_norm.b, width,
+                                   r->c->norm_eps);
+        for (size_t i = 0; i < all; i += PIECE) {
+            size_t n = all - i < PIECE ? all - i : PIECE;
+            s->k->dequantize[table->type](row + i / type->block * type->bytes, piece, n);
+            for (size_t j = 0; j < n; j++)
+                x[i + j] = (x[i + j] + piece[j] * up) * 0.70710678f;
+        }
+    }
+}
+
+/* What each layer gets of the rows' tokens beside the residual stream. */
+static void embed_per_layer(Rows *r)
+{
+    const Stack *m = r->s->stack;
+    matmul(r->s, &(Product){&m->per_layer_proj, residual(r), r->n, per_layer_at(r->s, r->from), 0},
+           1);
+    threads_run(r->s->threads, r->n, ROW_GRAIN, mix_per_layer_rows, r);
+}
+
 static void embed(Rows *r)
 {
     const Norm *norm = &r->s->stack->embd_norm;
@@ -170,6 +227,8 @@ static void embed(Rows *r)
     if (norm->on)
         norm_rows(r->s, norm, x, x, r->n, r->c->dim);
     call_hooks(r, HOOK_EMBEDDED, x, (size_t)r->c->dim);
+    if (r->c->per_layer_dim)
+        embed_per_layer(r);
     threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 
@@ -249,9 +308,15 @@ static void prepare_rows(void *context, int from, int to, int thread)
         prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
         if (!has_own_kv(r->c, r->layer))
             continue;
-        prepare_heads(r, &r->l->k_norm, s->k_new + (size_t)i * nk, r->lc->n_kv_heads, t);
+        float *k = s->k_new + (size_t)i * nk, *v = s->v_new + (size_t)i * nv;
+        if (r->lc->values_are_keys)
+            memcpy(v, k, nv * sizeof *v);
+        prepare_heads(r, &r->l->k_norm, k, r->lc->n_kv_heads, t);
         if (r->c->clamp_qkv > 0)
-            clamp(s->v_new + (size_t)i * nv, nv, r->c->clamp_qkv);
+            clamp(v, nv, r->c->clamp_qkv);
+        for (size_t j = 0; r->c->value_norm && j < nv; j += (size_t)r->lc->value_dim)
+            s->k->norm[r->c->norm](v + j, v + j, NULL, NULL, (size_t)r->lc->value_dim,
+                                   r->c->norm_eps);
     }
 }
 
@@ -289,6 +354,7 @@ static void prepare_and_store(void *context, int from, int to, int thread)
  *   q = Wq h                             (n, n_heads, key_dim)
  *   k = Wk h, v = Wv h                   (n, n_kv_heads, key_dim), (n, n_kv_heads, value_dim)
  *   normalise and rotate q and k         q waits in s->q; k and v go to the cache
+ *                                        (v may be normalised too, and may be what Wk gives)
  *
  * Several query heads may share a key/value head (grouped heads), and a layer may have no keys and
  * values of its own but attend to those of an earlier one, or of another text. */
@@ -304,9 +370,9 @@ static void project(Rows *r)
            (Product[]){{&l->wq, h, r->n, q, 0},
                        {&l->wk, h, r->n, s->k_new, 0},
                        {&l->wv, h, r->n, s->v_new, 0}},
-           !has_own                ? 1
-           : r->lc->values_in_keys ? 2
-                                   : 3);
+           !has_own                                          ? 1
+           : r->lc->values_in_keys || r->lc->values_are_keys ? 2
+                                                             : 3);
     if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
         threads_run(s->threads, r->n, ROW_GRAIN, prepare_and_store, r);
         return;
@@ -340,6 +406,23 @@ static void attend(Rows *r)
 
 /* ---- feed-forward network -------------------------------------------------------------------- */
 
+/* Experts beside a dense FFN read the residual stream through norms of their own; their result
+ * joins the FFN's, y (n, dim). What attention added, s->attn_out, is no longer needed. */
+static void add_experts(Rows *r, float *y)
+{
+    Session *s = r->s;
+    const Layer *l = r->l;
+    float *h = s->attn_out;
+    norm_rows(s, &l->dense_post_norm, y, y, r->n, r->c->dim);
+    norm_rows(s, &l->router_norm, h, residual(r), r->n, r->c->dim);
+    experts_choose(s, r->layer, h, r->n);
+    norm_rows(s, &l->experts_norm, h, residual(r), r->n, r->c->dim);
+    experts_gather(s, h, r->n);
+    experts_sum(s, r->layer, h, r->n);
+    norm_rows(s, &l->experts_post_norm, h, h, r->n, r->c->dim);
+    add_scaled(r, y, h, 1);
+}
+
 /* What the FFN adds to the residual stream, each row by itself: h (n, dim) -> s->xn (n, dim), which
  * may be h. With experts this is what the shared one says, if there is one, and what those say that
  * the router has chosen for the row. */
@@ -348,19 +431,58 @@ static void ffn(Rows *r, const float *h)
     Session *s = r->s;
     const Layer *l = r->l;
     const LayerConfig *lc = r->lc;
-    if (lc->expert_dim)
+    bool beside = r->c->experts.beside;
+    if (lc->expert_dim && !beside) {
         experts_choose(s, r->layer, h, r->n);
+        experts_gather(s, h, r->n);
+    }
     if (lc->hidden_dim) {
         matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
                r->c->gated ? 2 : 1);
         activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
         matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
     }
-    if (lc->expert_dim)
+    if (lc->expert_dim && beside)
+        add_experts(r, s->xn);
+    else if (lc->expert_dim)
         experts_sum(s, r->layer, s->xn, r->n);
     if (l->ffn_post_norm.on)
         norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
     call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);
+}
+
+/* act(gate) times the layer's part of each row's token, in place of the gate (n, per_layer_dim). */
+static void gate_per_layer_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    size_t width = (size_t)r->c->per_layer_dim;
+    (void)thread;
+    for (int i = from; i < to; i++) {
+        float *gate = r->s->gate + (size_t)i * width;
+        r->s->k->act[r->c->act](gate, width);
+        r->s->k->mul(gate, per_layer_at(r->s, r->from + i) + (size_t)r->layer * width, width);
+    }
+}
+
+/* The residual stream takes in the layer's own part of the tokens' embeddings. */
+static void add_per_layer(Rows *r)
+{
+    Session *s = r->s;
+    const Layer *l = r->l;
+    matmul(s, &(Product){&l->per_layer_gate, residual(r), r->n, s->gate, 0}, 1);
+    threads_run(s->threads, r->n, ROW_GRAIN, gate_per_layer_rows, r);
+    matmul(s, &(Product){&l->per_layer_proj, s->gate, r->n, s->xn, 0}, 1);
+    norm_rows(s, &l->per_layer_post_norm, s->xn, s->xn, r->n, r->c->dim);
+    add_scaled(r, residual(r), s->xn, 1);
+}
+
+static void scale_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    size_t dim = (size_t)r->c->dim;
+    (void)thread;
+    for (size_t i = (size_t)from * dim; i < (size_t)to * dim; i++)
+        residual(r)[i] *= *r->l->out_scale;
 }
 
 /* The second half of a layer: the rows attend, and the residual stream takes in what attention and
@@ -377,6 +499,10 @@ static void mix(Rows *r)
     if (r->c->parallel)
         add(r, r->s->attn_out);
     add(r, r->s->xn);
+    if (r->c->per_layer_dim)
+        add_per_layer(r);
+    if (l->out_scale)
+        threads_run(r->s->threads, r->n, ROW_GRAIN, scale_rows, r);
     threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 
@@ -445,6 +571,10 @@ static int check_batch(Session *s, const Batch *b, Err *e)
         if (span->n < 1 || span->n > s->params.max_batch - n_rows)
             return err_set(e, EXIT_USAGE, "batch: got %d rows after %d, want 1 to %d in all",
                            span->n, n_rows, s->params.max_batch);
+        if (!span->tokens && s->stack->config.per_layer_dim)
+            return err_set(e, EXIT_USAGE,
+                           "batch: got vectors, want tokens: each layer reads a "
+                           "table of them");
         for (int k = 0; k < i; k++)
             if (s->spans[k].seq == span->seq)
                 return err_set(e, EXIT_USAGE, "batch: sequence %d is in two spans", span->seq);

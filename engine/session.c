@@ -33,7 +33,8 @@ static size_t max_size(size_t a, size_t b)
 static size_t widest_input(const Config *c)
 {
     return max_size(max_size((size_t)c->dim, layers_max(c, heads_width)),
-                    max_size(layers_max(c, ffn_width), layers_max(c, expert_width)));
+                    max_size(max_size(layers_max(c, ffn_width), layers_max(c, expert_width)),
+                             (size_t)c->per_layer_dim));
 }
 
 static void plan_routing(Routing *x, const Config *c, size_t R, Arena *a)
@@ -68,7 +69,8 @@ static void plan(Session *s)
     Arena *a = &s->arena;
     size_t T = (size_t)p->max_batch, R = (size_t)p->max_rows, n_logits = (size_t)p->max_logits;
     size_t dim = (size_t)c->dim, half = (size_t)s->max_rope_dim / 2, f = sizeof(float);
-    size_t hidden = layers_max(c, ffn_width), heads = layers_max(c, head_count);
+    size_t heads = layers_max(c, head_count), per_layer = (size_t)c->per_layer_dim;
+    size_t hidden = max_size(layers_max(c, ffn_width), per_layer);
 
     cache_plan(&s->cache, a);
     s->pos = arena_reserve(a, T, sizeof *s->pos);
@@ -83,6 +85,7 @@ static void plan(Session *s)
     s->attn_out = arena_reserve(a, R * dim, f);
     s->hidden = arena_reserve(a, R * hidden, f);
     s->gate = arena_reserve(a, R * hidden, f);
+    s->per_layer = arena_reserve(a, T * (size_t)c->n_layers * per_layer, f);
     plan_routing(&s->routing, c, R, a);
     s->logits = arena_reserve(a, n_logits * (size_t)c->vocab_size, f);
     if (p->keep_softmax)

@@ -201,18 +201,18 @@ static void bind_norm(Binder *b, Norm *out, const char *name, size_t n, Presence
 }
 
 /* The norm of queries or keys, whose weight has one of three shapes. */
-static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads, int key_dim)
+static void bind_qk_norm(Binder *b, Norm *out, const char *name, int n_heads, int key_dim,
+                         Presence presence)
 {
     const Config *c = &b->s->config;
     size_t width = (size_t)key_dim, heads = (size_t)n_heads;
     char full[NAME_SIZE];
     if (c->qk_norm == QK_NORM_HEADS) {
-        const GgufTensor *t = find(b, full_name(b, name, "weight", full), heads, width,
-                                   c->qk_norm_weight);
+        const GgufTensor *t = find(b, full_name(b, name, "weight", full), heads, width, presence);
         out->w = t ? floats(b, t, heads * width) : NULL;
     } else {
         out->w = bind_vector(b, name, "weight", c->qk_norm == QK_NORM_FULL ? heads * width : width,
-                             c->qk_norm_weight);
+                             presence);
     }
     out->on = out->w != NULL;
     if (out->on)
@@ -226,7 +226,8 @@ static void bind_qkv(Binder *b, Layer *l, int i)
 {
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
-    size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc), nv = v_width(lc);
+    size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc),
+           nv = lc->values_are_keys ? 0 : v_width(lc);
     Presence own = has_own_kv(c, i) ? REQUIRED : OPTIONAL;
     char full[NAME_SIZE];
     if (!gguf_tensor(&b->m->file, full_name(b, "attn_qkv", "weight", full))) {
@@ -282,7 +283,7 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
 {
     const Config *c = &b->s->config;
     size_t dim = (size_t)c->dim, n = (size_t)c->experts.n, hidden = (size_t)lc->expert_dim,
-           shared = (size_t)lc->hidden_dim;
+           shared = c->experts.beside ? 0 : (size_t)lc->hidden_dim;
     char full[NAME_SIZE];
     bool fused = c->gated
               && gguf_tensor(&b->m->file, full_name(b, "ffn_gate_up_exps", "weight", full));
@@ -312,6 +313,27 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
         bind_linear(b, &l->shared_gate, "ffn_gate_inp_shexp", 1, dim, REQUIRED, ABSENT);
 }
 
+/* The parts of a layer whose experts stand beside its dense FFN, apart from both. */
+static void bind_beside(Binder *b, Layer *l)
+{
+    size_t dim = (size_t)b->s->config.dim, n = (size_t)b->s->config.experts.n;
+    bind_norm(b, &l->dense_post_norm, "post_ffw_norm_1", dim, REQUIRED);
+    bind_norm(b, &l->experts_norm, "pre_ffw_norm_2", dim, REQUIRED);
+    bind_norm(b, &l->experts_post_norm, "post_ffw_norm_2", dim, REQUIRED);
+    l->router_norm = (Norm){.on = true,
+                            .w = bind_vector(b, "ffn_gate_inp", "scale", dim, REQUIRED)};
+    l->expert_scale = bind_vector(b, "ffn_down_exps", "scale", n, OPTIONAL);
+}
+
+/* What a layer makes of its part of the token's embedding. */
+static void bind_per_layer(Binder *b, Layer *l)
+{
+    size_t dim = (size_t)b->s->config.dim, width = (size_t)b->s->config.per_layer_dim;
+    bind_linear(b, &l->per_layer_gate, "inp_gate", width, dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->per_layer_proj, "proj", dim, width, REQUIRED, ABSENT);
+    bind_norm(b, &l->per_layer_post_norm, "post_norm", dim, REQUIRED);
+}
+
 /* In some of llama.cpp's architectures the norm before the FFN is called as that after attention.
  */
 static const char *ffn_norm_name(Binder *b)
@@ -335,9 +357,9 @@ static void bind_layer(Binder *b, int i)
     bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
     bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
-        bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim);
-        if (has_own_kv(c, i))
-            bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim);
+        bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim, c->qk_norm_weight);
+        bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim,
+                     has_own_kv(c, i) ? c->qk_norm_weight : OPTIONAL);
     }
     if (c->bias == BIAS_TABLE) {
         size_t heads = (size_t)lc->n_heads, distances = 2 * (size_t)c->bias_reach + 1;
@@ -353,8 +375,13 @@ static void bind_layer(Binder *b, int i)
               c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
     if (lc->expert_dim)
         bind_experts(b, l, lc);
-    else
+    if (lc->expert_dim && c->experts.beside)
+        bind_beside(b, l);
+    if (!lc->expert_dim || c->experts.beside)
         bind_ffn(b, l, (size_t)lc->hidden_dim);
+    if (c->per_layer_dim)
+        bind_per_layer(b, l);
+    l->out_scale = bind_vector(b, "layer_output_scale", "weight", 1, c->out_scale);
     bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? REQUIRED : ABSENT);
     if (c->attn_norm_2) { // Falcon 40B: this one feeds attention, attn_norm the FFN
         Norm second = {0};
@@ -374,7 +401,7 @@ static void bind_rope_factors(Binder *b)
     bool is_long = r->scaling == ROPE_LONGROPE;
     size_t half = (size_t)r->dim / 2;
     s->rope_factors[0] = bind_vector(b, is_long ? "rope_factors_short" : "rope_freqs", "weight",
-                                     half, is_long ? REQUIRED : OPTIONAL);
+                                     half, is_long || r->needs_factors ? REQUIRED : OPTIONAL);
     if (is_long)
         s->rope_factors[1] = bind_vector(b, "rope_factors_long", "weight", half, REQUIRED);
     for (int f = 0; f < 2; f++)
@@ -398,6 +425,12 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
     if (c->pos == POS_LEARNED)
         bind_matrix(b, &s->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset,
                     dim, REQUIRED);
+    if (c->per_layer_dim) {
+        size_t width = (size_t)c->per_layer_dim, all = (size_t)c->n_layers * width;
+        bind_matrix(b, &s->per_layer_embd, "per_layer_token_embd", vocab, all, REQUIRED);
+        bind_linear(b, &s->per_layer_proj, "per_layer_model_proj", all, dim, REQUIRED, ABSENT);
+        bind_norm(b, &s->per_layer_norm, "per_layer_proj_norm", width, REQUIRED);
+    }
     bind_norm(b, &s->embd_norm, "token_embd_norm", dim, c->embd_norm ? REQUIRED : ABSENT);
     bind_norm(b, &s->final_norm, "output_norm", dim, c->final_norm ? REQUIRED : ABSENT);
     if (!bind_matrix(b, &s->output.w, "output", vocab, dim, c->output_weight))

@@ -37,6 +37,7 @@ LIMITS = {  # key: its name in config.json, the most that config.c takes (it set
     "attention.head_count": ("num_attention_heads", 4096),
     "attention.head_count_kv": ("num_key_value_heads", 4096),
     "attention.key_length": ("head_dim", 8192), "attention.value_length": ("head_dim", 8192),
+    "embedding_length_per_layer_input": ("hidden_size_per_layer_input", 2**18),
     "attention.sliding_window": ("sliding_window", 2**28),
     "expert_count": ("num_experts", 4096), "expert_used_count": ("num_experts_per_tok", 4096),
     "expert_feed_forward_length": ("moe_intermediate_size", 2**20),
@@ -59,7 +60,7 @@ ALIASES = {  # the spellings of one field, in the order tried
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct", "rope_pct"),
     "num_experts": ("num_experts", "num_local_experts", "moe_num_experts"),
-    "num_experts_per_tok": ("num_experts_per_tok", "moe_k"),
+    "num_experts_per_tok": ("num_experts_per_tok", "moe_k", "top_k_experts"),
     "hidden_act": ("hidden_act", "activation_function", "activation"),
 }
 CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling in spellings}

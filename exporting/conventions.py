@@ -25,7 +25,7 @@ class Convention:
     # Spec key -> value, ANY, SET, a tuple of values, or a function of the Spec that gives the value
     implies: dict[str, Any]
     pairing: str = "half"
-    fused: tuple[str, ...] = ()  # qkv in one tensor, gate_up in one tensor
+    fused: tuple[str, ...] = ()  # qkv, gate_up, gate_up_exps: in one tensor
     square: bool = False  # n_heads * head_dim must be dim
     tied: str = "any"  # "must", or "copy": a tied output is written out
     factors: tuple[str, ...] = ()  # rope factor tensors it reads
@@ -96,6 +96,23 @@ def ernie_keys(s: Spec) -> Spec:
         "interleave_moe_layer_step": 1, "expert_shared_count": (shared or 0) // width}
 
 
+def gemma4_sharing(s: Spec) -> int | None:
+    """llama.cpp shares the last two layers that have keys: a windowed one, then another."""
+    shared, pattern = s["attention.shared_kv_layers"], s["attention.sliding_window_pattern"] or []
+    own = s["block_count"] - (shared or 0)
+    return shared if own >= 2 and pattern[own - 2:own] == [True, False] else None
+
+
+def gemma4_keys(s: Spec) -> Spec:
+    names = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa",
+             "rope.freq_base_swa", "attention.sliding_window_pattern")
+    # llama.cpp wants the first two, and caps at 30 where the last one is absent
+    usual = {"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0,
+             "final_logit_softcapping": 0.0}
+    return window_keys(s) | {k: s[k] for k in names} | {k: s[k] or v for k, v in usual.items()} | \
+        expert_keys("expert_feed_forward_length")(s)
+
+
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
@@ -128,6 +145,18 @@ CONVENTIONS: dict[str, Convention] = {
         "rope.freq_base_swa": ANY, "final_logit_softcapping": ANY},
         keys=lambda s: window_keys(s) | {
             k: s[k] for k in ("rope.freq_base_swa", "final_logit_softcapping")}),
+    "gemma4": Convention(GEMMA_IMPLIES | experts(True, optional=True, own_width=True) | {
+        "norm.post": True, "attention.qk_norm": "head", "attention.value_norm": True,
+        "attention.scale": 1.0, "attention.keys_as_values": ANY, "layer_output_scale": True,
+        "attention.sliding_window": SET, "attention.sliding_window_pattern": SET,
+        "attention.key_length_swa": SET,
+        "attention.value_length_swa": lambda s: s["attention.key_length_swa"],
+        "rope.dimension_count_swa": lambda s: s["attention.key_length_swa"],
+        "rope.freq_base_swa": SET, "final_logit_softcapping": ANY,
+        "attention.shared_kv_layers": gemma4_sharing, "embedding_length_per_layer_input": ANY,
+        "expert_feed_forward_length": ANY,
+        "expert_beside_ffn": lambda s: True if s["expert_count"] else None},
+        fused=("gate_up_exps",), factors=("rope_freqs.weight",), keys=gemma4_keys),
     "phi2": Convention(LAYERED | ALL_BIAS | PARTIAL | {
         "ffn.activation": "gelu_tanh", "residual": "parallel", "residual.shared_norm": True,
         "output_bias": True}, square=True, tied="copy"),
@@ -234,6 +263,9 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
             if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
                 parts = [out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]]
                 out[f"{b}ffn_up.{suffix}"] = concat(parts)
+            if "gate_up_exps" in conv.fused and f"{b}ffn_gate_exps.{suffix}" in out:
+                parts = [out.pop(f"{b}ffn_{part}_exps.{suffix}") for part in ("gate", "up")]
+                out[f"{b}ffn_gate_up_exps.{suffix}"] = concat(parts, 1)
     if model.arch == "falcon" and not s["residual.shared_norm"]:
         out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
                for n, r in out.items()}

@@ -17,7 +17,7 @@ import torch
 from exporting.config import Config, ExportError, read_json, short
 from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, alternate,
                             check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
-                            split_groups, split_rows)
+                            has_kv, split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -283,6 +283,88 @@ def gemma(c: Config) -> Spec:
     return rope(c) | out | w | {"attention.qk_norm": "head"}
 
 
+def gemma4_layers(c: Config, windowed: list[bool]) -> tuple[list[int], list[int]]:
+    """Width of a head and number of key/value heads of each layer.
+
+    Folders on the hub have fields for layers without a window, transformers 5 saves what differs by
+    layer."""
+    width, kv = c.int("head_dim"), c.int("num_key_value_heads")
+    full = {"head_dim": c.int("global_head_dim")}
+    if c.flag("attention_k_eq_v") and c.get("num_global_key_value_heads") is not None:
+        full["num_key_value_heads"] = c.int("num_global_key_value_heads")
+    own = c.get("per_layer_config")
+    if own is None:
+        own = {str(i): full for i, w in enumerate(windowed) if not w}
+    if not isinstance(own, dict) or not all(
+            str(i).isdecimal() and isinstance(v, dict) and v.keys() <= {
+                "head_dim", "num_key_value_heads"} for i, v in own.items()):
+        raise c.bad("per_layer_config", "head_dim and num_key_value_heads by layer")
+    layers = [Config(own.get(str(i), {}), {"head_dim": width, "num_key_value_heads": kv})
+              for i in range(len(windowed))]
+    return [v.int("head_dim") for v in layers], [v.int("num_key_value_heads") for v in layers]
+
+
+def gemma4_rope(c: Config, kind: str, width: int) -> tuple[float, list[float]]:
+    """The base of a layer type, and by what the frequencies of a head's pairs are divided.
+
+    "proportional" turns only a part of the pairs, the others by no visible angle."""
+    nested = c.get("rope_parameters")
+    p = Config(nested.get(kind) if isinstance(nested, dict) else None, {"rope_type": "default"})
+    p.refuse("rope_type", ("default", "proportional"), "only default and proportional are known")
+    base, share, factor = (p.num(name, usual) for name, usual in (
+        ("rope_theta", 10000.0), ("partial_rotary_factor", 1.0), ("factor", 1.0)))
+    if p.get("rope_type") == "default":
+        share = factor = 1.0
+    turning = int(share * width // 2)
+    if not 0 <= turning <= width // 2 or not 0 < factor or not 1 < base or width % 2:
+        raise c.bad("rope_parameters", "a base above 1, and a share of an even head_dim")
+    return base, [factor] * turning + [1e30] * (width // 2 - turning)
+
+
+def gemma4(c: Config) -> Spec:
+    c.refuse("use_bidirectional_attention", (None, False, "vision"),
+             "attention to later tokens is not supported")  # between those of images only: vision
+    n, bias = c.int("num_hidden_layers"), c.flag("attention_bias")
+    w = windows(c, lambda i: (i + 1) % 6 != 0, keep=True)
+    windowed = w.get("attention.sliding_window_pattern") or [False] * n
+    windowed[-1] = False  # transformers forces it
+    widths, kv = gemma4_layers(c, windowed)
+    local = {widths[i] for i in range(n) if windowed[i]} or {widths[-1]}
+    if len({widths[i] for i in range(n) if not windowed[i]}) != 1 or len(local) != 1:
+        raise ExportError("config.json: head_dim differs within a layer type, which is not "
+                          "supported")
+    base, divisors = gemma4_rope(c, "full_attention", widths[-1])
+    local_width = local.pop()
+    local_base, plain = gemma4_rope(c, "sliding_attention", local_width)
+    if set(plain) != {1.0}:
+        raise ExportError("config.json: scaled rope in the windowed layers is not supported")
+    shared, ff = c.get("num_kv_shared_layers") or 0, c.int("intermediate_size")
+    if type(shared) is not int or not 0 <= shared < n:
+        raise c.bad("num_kv_shared_layers", f"0 to {n - 1}")
+    if c.flag("use_double_wide_mlp") and shared:
+        ff = [ff * (1 + (i >= n - shared)) for i in range(n)]
+    out = experts(c, renormalised=True, expert_beside_ffn=True) \
+        if c.flag("enable_moe_block") else {}
+    if per_layer := c.get("hidden_size_per_layer_input"):
+        per_layer = c.int("hidden_size_per_layer_input")
+    return out | w | {
+        "attention.bias": bias, "attention.output_bias": bias, "attention.scale": 1.0,
+        "attention.head_count_kv": kv[0] if len(set(kv)) == 1 else kv, "feed_forward_length": ff,
+        "attention.key_length": widths[-1], "attention.value_length": widths[-1],
+        "attention.key_length_swa": local_width, "attention.value_length_swa": local_width,
+        "attention.qk_norm": "head", "attention.value_norm": True,
+        "attention.keys_as_values": [not v for v in windowed] if c.flag("attention_k_eq_v")
+        else None,
+        "attention.shared_kv_layers": shared or None, "layer_output_scale": True,
+        "embedding_length_per_layer_input": per_layer or None, "norm.post": True,
+        "embedding_scale": c.int("hidden_size") ** 0.5,
+        "ffn.activation": c.activation("hidden_activation"),
+        "final_logit_softcapping": c.num("final_logit_softcapping") or None,
+        "rope.freq_base": base, "rope.dimension_count": widths[-1],
+        "rope.freq_base_swa": local_base, "rope.dimension_count_swa": local_width,
+        "rope_factors": {"rope_freqs.weight": divisors}}
+
+
 def phi(c: Config) -> Spec:
     qk = {"attention.qk_norm": "head",
           "attention.qk_norm_bias": True} if c.flag("qk_layernorm") else {}
@@ -431,6 +513,14 @@ def defaults(**kw: Any) -> dict[str, Any]:
 GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_tanh",
              query_pre_attn_scalar=256, hidden_activation="gelu_pytorch_tanh",
              max_position_embeddings=8192, sliding_window=4096, vocab_size=256000)
+GEMMA4 = defaults(**GEMMA | dict(max_position_embeddings=131072, vocab_size=262144,
+                                 sliding_window=512),
+                  num_attention_heads=8, num_key_value_heads=4, hidden_size=2304,
+                  intermediate_size=9216, num_hidden_layers=30, global_head_dim=512,
+                  hidden_size_per_layer_input=256, rope_parameters={
+                      "sliding_attention": {"rope_theta": 1e4},
+                      "full_attention": {"rope_type": "proportional", "rope_theta": 1e6,
+                                         "partial_rotary_factor": 0.25}})
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
@@ -484,6 +574,9 @@ FAMILIES: dict[str, Family] = {
             **GEMMA | dict(max_position_embeddings=131072, rope_theta=1e6, vocab_size=262208),
             num_attention_heads=8, num_key_value_heads=4, hidden_size=2304, intermediate_size=9216,
             num_hidden_layers=26)),
+    "gemma4_text": Family("gemma4", gemma4, defaults=GEMMA4),
+    "gemma4_unified_text": Family("gemma4", gemma4, defaults=GEMMA4 | dict(
+        max_position_embeddings=262144, sliding_window=1024, hidden_size_per_layer_input=None)),
     "phi": Family("phi2", phi, names=QK, defaults=defaults(hidden_act="gelu_new", norm_eps=1e-5,
                                                            partial_rotary_factor=0.5)),
     "phi3": Family("phi3", phi3, qkv="rows", defaults=defaults(
@@ -521,8 +614,9 @@ FAMILIES: dict[str, Family] = {
 NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d+)(\.\w+\.weight)")
 # gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
 GATE_UP = re.compile(
-    r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj(?:_bias)?|input_linear\.weight)")
-OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
+    r".*\.layers\.(\d+)\.(?:(.*)\.)?(experts\.gate_up_proj(?:_bias)?|input_linear\.weight)")
+OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|audio_tower|"
+                         r"embed_vision|embed_audio|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
 
@@ -579,18 +673,20 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     numbered: dict[str, dict[int, str]] = {}
 
     def ours(name: str) -> str | None:
-        if name.endswith(("experts.down_proj", ".sinks")):  # transformers 5; gpt-oss
+        if name.endswith(("experts.down_proj", ".sinks", ".layer_scalar")):  # transformers 5
             name += ".weight"
         name = re.sub(r"experts\.down_proj_bias$", "experts.down_proj.bias", name)
         name = re.sub(r"(gate\.)?moe_statics\.e_score_correction_bias$",  # Ernie
                       "moe_statics.e_score_correction.bias", name)
+        name = re.sub(r"router\.scale$", "router.proj.scale", name)  # Gemma 4
+        name = re.sub(r"router\.per_expert_scale$", "experts.down_proj.scale", name)
         stem, _, suffix = name.rpartition(".")
         stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
                       stem).replace("model.lm_head", "lm_head")
         bases = ("model.", "transformer.", "gpt_neox.")
         for spelling in (stem, stem.removeprefix("transformer."), *(base + stem for base in bases)):
             hit = table.get_name(spelling)
-            if hit and suffix in ("weight", "bias"):
+            if hit and suffix in ("weight", "bias", "scale"):
                 return f"{hit}.{suffix}"
         return None
 
@@ -607,7 +703,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
             stem, number, rest = (part for part in m.groups() if part is not None)
             numbered.setdefault(stem + rest, {})[int(number)] = name
         elif m := GATE_UP.fullmatch(name):
-            kind = "shexp" if m[2].endswith("shared_mlp") else "exps"
+            kind = "shexp" if str(m[2]).endswith("shared_mlp") else "exps"
             suffix = "bias" if m[3].endswith("bias") else "weight"
             half = alternate if spec["attention.sinks"] else half_rows
             for which, part in enumerate(("gate", "up")):
@@ -649,6 +745,9 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     if family.arch == "falcon" and any("attn_norm_2" in name for name in found):
         found = {re.sub(r"attn_norm\b", "ffn_norm", n).replace("attn_norm_2", "attn_norm"): r
                  for n, r in found.items()}
+    without = [n for n in found if (m := re.match(r"blk\.(\d+)\.attn_[kv](_norm)?\.", n))
+               and not has_kv(spec, int(m[1]))]  # which some checkpoints have all the same
+    unused += [source for n in without for source in found.pop(n).sources]
     h, kv, ff = (spec["attention.head_count"], spec["attention.head_count_kv"],
                  spec["feed_forward_length"])
     kd, vd = spec["attention.key_length"], spec["attention.value_length"]

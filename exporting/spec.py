@@ -63,6 +63,9 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_weights_norm": (BOOL, None), "expert_layers": (BOOL, None),
     "expert_bias": (BOOL, None), "attention.sinks": (BOOL, None), "ffn.swiglu_limit": (F32, None),
     "rope.scaling.yarn_truncate": (BOOL, None),
+    "attention.value_norm": (BOOL, None), "attention.keys_as_values": (BOOL, None),
+    "layer_output_scale": (BOOL, None), "embedding_length_per_layer_input": (U32, None),
+    "expert_beside_ffn": (BOOL, None),
 }
 
 
@@ -77,11 +80,17 @@ def gpt_spec(**kw: Any) -> Spec:
     if missing:
         raise ExportError(f"the configuration has no {missing[0]}")
     for key, (name, most) in LIMITS.items():  # sizes that a family computes, too
-        if spec[key] is not None and not 1 <= spec[key] <= most:
-            raise ExportError(f"the configuration's {name}: got {spec[key]}, want 1 to {most}")
+        for value in spec[key] if isinstance(spec[key], list) else [spec[key]]:
+            if value is not None and not 1 <= value <= most:
+                raise ExportError(f"the configuration's {name}: got {value}, want 1 to {most}")
     if spec["rope.dimension_count"] is None and spec["position"] == "rope":
         spec["rope.dimension_count"] = spec["attention.key_length"]
     return spec
+
+
+def of_layer(s: Spec, key: str, layer: int) -> Any:
+    """The value of a key that may be a list with one for each layer."""
+    return s[key][layer] if isinstance(s[key], list) else s[key]
 
 
 def is_windowed(s: Spec, layer: int) -> bool:
@@ -128,13 +137,15 @@ def expert_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         out["ffn_down_shexp.weight"] = (d, shared)
     if shared and s["expert_shared_gate"]:
         out["ffn_gate_inp_shexp.weight"] = (d,)
+    if s["expert_beside_ffn"]:
+        out |= {"ffn_gate_inp.scale": (d,), "ffn_down_exps.scale": (n,)}
     return out
 
 
 def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Exactly the tensors that a Spec needs, with their shapes, outermost dimension first."""
-    d, ff, n_vocab = s["embedding_length"], s["feed_forward_length"], s["vocab_size"]
-    h, kv = s["attention.head_count"], s["attention.head_count_kv"]
+    d, n_vocab, h = s["embedding_length"], s["vocab_size"], s["attention.head_count"]
+    per_layer = s["embedding_length_per_layer_input"]
     out: dict[str, tuple[int, ...]] = {"token_embd.weight": (n_vocab, d)}
 
     def norm(name: str, shape: tuple[int, ...] = (d,), bias: bool | None = None) -> None:
@@ -152,15 +163,22 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
     if s["norm.embedding"]:
         norm("token_embd_norm")
+    if per_layer:
+        width = s["block_count"] * per_layer
+        out |= {"per_layer_token_embd.weight": (n_vocab, width),
+                "per_layer_model_proj.weight": (width, d)}
+        norm("per_layer_proj_norm", (per_layer,))
     for i in range(s["block_count"]):
         b = f"blk.{i}."
         kd, vd = head_widths(s, i)
+        kv, ff = (of_layer(s, key, i) for key in ("attention.head_count_kv", "feed_forward_length"))
+        beside = has_experts(s, i) and s["expert_beside_ffn"]
         if s["norm.pre"]:
             norm(b + "attn_norm")
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
         if has_kv(s, i):
             linear(b + "attn_k", kv * kd, d, s["attention.bias"])
-            if not s["attention.values_in_keys"]:
+            if not (s["attention.values_in_keys"] or of_layer(s, "attention.keys_as_values", i)):
                 linear(b + "attn_v", kv * vd, d, s["attention.bias"])
         if s["attention.qk_norm"] != "none":
             for name, heads in (("attn_q_norm", h), ("attn_k_norm", kv))[:1 + has_kv(s, i)]:
@@ -178,12 +196,19 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
             norm(b + "ffn_norm")
         if has_experts(s, i):
             out |= {b + name: shape for name, shape in expert_tensors(s).items()}
-        else:
+        if not has_experts(s, i) or beside:
             for name in ("ffn_gate", "ffn_up") if s["ffn.gated"] else ("ffn_up",):
                 linear(b + name, ff, d, s["ffn.bias"])
             linear(b + "ffn_down", d, ff, s["ffn.bias"])
         if s["norm.post"]:
             norm(b + "post_ffw_norm")
+        for name in ("post_ffw_norm_1", "pre_ffw_norm_2", "post_ffw_norm_2") if beside else ():
+            norm(b + name)
+        if per_layer:
+            out |= {b + "inp_gate.weight": (per_layer, d), b + "proj.weight": (d, per_layer)}
+            norm(b + "post_norm")
+        if s["layer_output_scale"]:
+            out[b + "layer_output_scale.weight"] = (1,)
     if s["norm.final"]:
         norm("output_norm")
     if not s["tied"]:
@@ -207,8 +232,8 @@ class Recipe:
         return Recipe(self.sources, lambda *ts: op(self.op(*ts)), self.packed)
 
 
-def concat(parts: list[Recipe]) -> Recipe:
-    """Recipes joined along the rows."""
+def concat(parts: list[Recipe], dim: int = 0) -> Recipe:
+    """Recipes joined along the rows, or along another dimension."""
     counts = [len(p.sources) for p in parts]
 
     def op(*ts: Tensor) -> Tensor:
@@ -216,7 +241,7 @@ def concat(parts: list[Recipe]) -> Recipe:
         for part, n in zip(parts, counts):
             out.append(part.op(*ts[at:at + n]))
             at += n
-        return torch.cat(out)
+        return torch.cat(out, dim)
     return Recipe(tuple(name for p in parts for name in p.sources), op)
 
 

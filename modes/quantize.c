@@ -179,8 +179,8 @@ static int layer_of(Str name)
 
 static bool is_matrix(const GgufTensor *t)
 {
-    static const char *const kept[] = {"_norm.", "position_embd", "token_types", "ffn_gate_inp",
-                                       "ssm_conv1d"};
+    static const char *const kept[] = {"_norm.",       "position_embd", "token_types",
+                                       "ffn_gate_inp", "ssm_conv1d",    "per_layer_model_proj"};
     size_t rows = count_of(t) / width_of(t);
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (has_part(t->name, (Str){kept[i], strlen(kept[i])}, false))

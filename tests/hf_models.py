@@ -57,7 +57,7 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
             if p.data_ptr() in done:
                 continue
             done.add(p.data_ptr())
-            if p.ndim == 1 and name.endswith("weight"):
+            if p.ndim == 1 and name.endswith(("weight", "scale")):
                 p.copy_(torch.rand(p.shape, generator=g) + 0.5 - offset)
             elif p.ndim == 1:
                 p.copy_(torch.randn(p.shape, generator=g) * 0.3)
@@ -69,14 +69,17 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
                 gain = 1.8 if re.search(r"q_proj|k_proj|query_key_value|c_attn|qkv", name) else 1.0
                 fan_in = p.shape[0] if type(model).__name__ == "GPT2LMHeadModel" else p.shape[1]
                 p.copy_(torch.randn(p.shape, generator=g) * gain / math.sqrt(fan_in))
+        for name, p in model.named_buffers():
+            if name.endswith("layer_scalar"):  # Gemma 4
+                p.copy_(torch.rand(p.shape, generator=g) + 0.5)
 
 
 @dataclass
 class Case:
     """One tiny model.
 
-    A drop is a dict of config changes, or ("zero"|"one"|"less", regex of parameter names); less is
-    -30."""
+    A drop is a dict of config changes, or ("zero"|"one"|"less", regex of parameter names), less is
+    -30, or a function that changes the model."""
     name: str
     cls: str  # transformers' ...ForCausalLM
     config: dict[str, Any]
@@ -134,6 +137,10 @@ class Case:
             copy.load_state_dict(state, strict=False)
             copy.tie_weights()
             return copy
+        if callable(drop):
+            copy.load_state_dict(state)
+            drop(copy)
+            return copy
         what, pattern = drop
         hits = 0
         state = {k: v.clone() for k, v in state.items()}
@@ -162,12 +169,38 @@ def gpt2_base(**kw: Any) -> dict[str, Any]:
                 bos_token_id=None, eos_token_id=None) | kw
 
 
+def gemma4_base(**kw: Any) -> dict[str, Any]:
+    return base(num_hidden_layers=6, head_dim=16, global_head_dim=24, sliding_window=7,
+                hidden_size_per_layer_input=0, vocab_size_per_layer_input=300, rope_parameters={
+                    "sliding_attention": rp(theta=300.0), "full_attention": rp(
+                        "proportional", 500.0, partial_rotary_factor=0.5)},
+                layer_types=["sliding_attention", "full_attention"] * 3) | kw
+
+
+def plain_values(model: torch.nn.Module) -> None:
+    """Gemma 4 without the norm of its values."""
+    for layer in model.model.layers:
+        layer.self_attn.v_norm = torch.nn.Identity()
+
+
+def usual_scale(model: torch.nn.Module) -> None:
+    for layer in model.model.layers:
+        layer.self_attn.scaling = layer.self_attn.head_dim ** -0.5
+
+
+def other_keys(model: torch.nn.Module) -> None:
+    """The windowed layer at the end takes the keys of the first one, not of the last with some."""
+    for layer, stores in ((0, True), (2, False)):
+        model.model.layers[layer].self_attn.store_full_length_kv = stores
+
+
 NORMS = ("one", r"(norm|ln_\w+|layernorm|norm_\w|q_norm|k_norm)\.weight$")
 GEMMA_NORMS = ("zero", r"norm\.weight$")
 BIAS = ("zero", r"\.bias$")
 LONG = [1.0 + 0.7 * i for i in range(6)]
 SHORT = [1.0 + 0.1 * i for i in range(6)]
 L, M, G, F = "LlamaForCausalLM", "MistralForCausalLM", "GPT2LMHeadModel", "FalconForCausalLM"
+G4 = "Gemma4ForCausalLM"
 
 CASES = [
     Case("llama", L, base(rms_norm_eps=1e-4), "llama",
@@ -331,6 +364,52 @@ CASES = [
                   "sliding_attention": rp(theta=50.0)}), "gpt",
          {"which layers": dict(layer_types=["full_attention"] * 4),
           "scale": dict(query_pre_attn_scalar=20)}, offset=1.0),
+    Case("gemma4", G4,
+         gemma4_base(num_global_key_value_heads=1, attention_k_eq_v=True,
+                     final_logit_softcapping=4.0), "gemma4",
+         {"norms": NORMS, "q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"),
+          "norm of values": plain_values, "scale": usual_scale,
+          "scale of layers": ("one", r"layer_scalar"), "window": dict(sliding_window=200),
+          "final cap": dict(final_logit_softcapping=None),
+          "proportional": dict(rope_parameters={
+              "sliding_attention": rp(theta=300.0), "full_attention": rp(theta=500.0)}),
+          "local base": dict(rope_parameters={
+              "sliding_attention": rp(theta=500.0), "full_attention": rp(
+                  "proportional", 500.0, partial_rotary_factor=0.5)})}),
+    Case("gemma4-unified", "Gemma4UnifiedForCausalLM",
+         {k: v for k, v in gemma4_base(num_kv_shared_layers=2, rope_parameters=None).items()
+          if "per_layer" not in k}, "gemma4",
+         {"norm of values": plain_values, "scale of layers": ("one", r"layer_scalar")}),
+    Case("gemma4-per-layer", G4,
+         gemma4_base(hidden_size_per_layer_input=20, num_kv_shared_layers=2,
+                     use_double_wide_mlp=True), "gemma4",
+         {"table": ("zero", r"embed_tokens_per_layer"),
+          "projection": ("zero", r"per_layer_model_projection"),
+          "norm of projections": ("one", r"per_layer_projection_norm"),
+          "gate": ("zero", r"per_layer_input_gate"),
+          "norm after": ("one", r"post_per_layer_input_norm"),
+          "whose keys": other_keys}),
+    Case("gemma4-experts", G4,
+         gemma4_base(num_hidden_layers=4, layer_types=["sliding_attention", "full_attention"] * 2,
+                     enable_moe_block=True, num_experts=7, top_k_experts=3,
+                     moe_intermediate_size=24, num_global_key_value_heads=1,
+                     attention_k_eq_v=True), "gemma4",
+         {"experts": ("zero", r"\.experts\.down_proj"), "dense": ("zero", r"mlp.down_proj"),
+          "router": ("zero", r"router.proj"), "what the router reads": ("one", r"router.scale"),
+          "scale of experts": ("one", r"per_expert_scale"),
+          "norm before": ("one", r"pre_feedforward_layernorm_2"),
+          "norm of the dense": ("one", r"post_feedforward_layernorm_1"),
+          "norm after": ("one", r"post_feedforward_layernorm_2"), "number": dict(top_k_experts=2)}),
+    Case("gemma4-all", G4,
+         gemma4_base(num_hidden_layers=5, attention_bias=True, hidden_size_per_layer_input=12,
+                     num_kv_shared_layers=2, use_double_wide_mlp=True, enable_moe_block=True,
+                     num_experts=5, top_k_experts=2, moe_intermediate_size=40,
+                     num_global_key_value_heads=1, attention_k_eq_v=True, layer_types=[
+                         "full_attention", "sliding_attention", "sliding_attention",
+                         "full_attention", "full_attention"]), "gpt",
+         {"bias": BIAS, "experts": ("zero", r"\.experts\.down_proj"),
+          "gate": ("zero", r"per_layer_input_gate"), "norm of values": plain_values,
+          "scale of layers": ("one", r"layer_scalar")}),
     Case("phi2", "PhiForCausalLM",
          base(num_key_value_heads=4, rope_parameters=rp(partial_rotary_factor=0.5)), "phi2",
          {"partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0)), "bias": BIAS,
