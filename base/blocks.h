@@ -29,6 +29,7 @@ typedef enum {
     TYPE_IQ4_NL = 20,
     TYPE_IQ4_XS = 23,
     TYPE_BF16 = 30,
+    TYPE_MXFP4 = 39,
     TYPE_COUNT = 64
 } Type;
 
@@ -84,6 +85,13 @@ typedef struct PACKED {
     uint8_t quants[16];
 } BlockIQ4_NL;
 _Static_assert(sizeof(BlockIQ4_NL) == 18, "IQ4_NL");
+
+/* w = e8m0_half(scale) (mxfp4_values[q] - 16), q in nibbles as in Q4_0. Source: Open Compute
+ * Project, Microscaling Formats 1.0. */
+typedef struct PACKED {
+    uint8_t scale, quants[16];
+} BlockMXFP4;
+_Static_assert(sizeof(BlockMXFP4) == 17, "MXFP4");
 
 /* Sixteen groups of 16 values: w = scale (scales[g] & 15) q - min (scales[g] >> 4). Two bits a
  * value: group g has those from bit 2 (g % 8 / 2) of the 16 bytes at 32 (g / 8) + 16 (g % 2). */
@@ -159,6 +167,7 @@ static const TypeInfo type_infos[TYPE_COUNT] = {
     [TYPE_Q5_1] = {"Q5_1", BLOCK_VALUES, sizeof(BlockQ5_1)},
     [TYPE_Q8_0] = {"Q8_0", BLOCK_VALUES, sizeof(BlockQ8_0)},
     [TYPE_IQ4_NL] = {"IQ4_NL", BLOCK_VALUES, sizeof(BlockIQ4_NL)},
+    [TYPE_MXFP4] = {"MXFP4", BLOCK_VALUES, sizeof(BlockMXFP4)},
     [TYPE_Q2_K] = {"Q2_K", SUPERBLOCK_VALUES, sizeof(BlockQ2_K)},
     [TYPE_Q3_K] = {"Q3_K", SUPERBLOCK_VALUES, sizeof(BlockQ3_K)},
     [TYPE_Q4_K] = {"Q4_K", SUPERBLOCK_VALUES, sizeof(BlockQ4_K)},
@@ -181,8 +190,9 @@ static const TypeInfo type_infos[TYPE_COUNT] = {
     [29] = {"IQ1_M", 256, 56},
     [34] = {"TQ1_0", 256, 54},
     [35] = {"TQ2_0", 256, 66},
-    [39] = {"MXFP4", 32, 17},
     [40] = {"NVFP4", 64, 36},
+    [41] = {"Q1_0", 128, 18},
+    [42] = {"Q2_0", 64, 18},
 };
 
 static inline const TypeInfo *type_info(uint32_t type) // never NULL
@@ -227,6 +237,14 @@ static inline uint16_t f32_f16(float f)
     uint32_t h = a < 0x38800000u ? subnormal : a >= F16_CUT_BITS ? 0x7bffu : normal;
     h = a > 0x7f800000u ? 0x7e00u : h;
     return (uint16_t)(sign | h);
+}
+
+/* Half of the power of two that a byte of the format E8M0 stands for: 2^(e - 128), of which the
+ * first two are subnormal. 255, which the format's text calls NaN, is one more power, as in the
+ * gguf package. */
+static inline float e8m0_half(uint8_t e)
+{
+    return bits_f32(e < 2 ? 1u << (21 + e) : (uint32_t)(e - 1) << 23);
 }
 
 /* Numbers as signed bytes: x = scale q, |q| <= 127; the largest magnitude, `max`, becomes 127.

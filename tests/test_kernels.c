@@ -193,6 +193,8 @@ static void test_gemm_q8(const Kernels *k)
             for (size_t b = 0; b < rows * row_bytes && fill > 0x70;
                  b += ti->bytes) // of a fill too: they are at either end
                 w[b + 1] = w[b + 3] = w[b + ti->bytes - 1] = w[b + ti->bytes - 3] = 0x3c;
+            for (size_t b = 0; b < rows * row_bytes && type == TYPE_MXFP4; b += ti->bytes)
+                w[b] = (uint8_t)(112 + w[b] % 32); // of its powers of two, those of other types
             float *x = floats(cols * n), *row = malloc(n * sizeof *row),
                   *y = malloc(cols * ldy * sizeof *y);
             for (size_t i = 0; i < cols * n && fill >= 0; i++)

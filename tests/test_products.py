@@ -40,7 +40,7 @@ def products(*args) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how, limit", [("exact", 1e-6), ("fast", 0.02)])
-@pytest.mark.parametrize("qtype", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_1],
+@pytest.mark.parametrize("qtype", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_1, T.MXFP4],
                          ids=lambda t: t.name)
 def test_experts(driver, tmp_path: Path, table: str, qtype: T, how: str, limit: float) -> None:
     """Each product is with its own matrix: f32 sums, or int8 and bf16 activations.
