@@ -262,6 +262,14 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "a type that we cannot read": (tensor(Q, kind=26),
                                    "attn_q.weight: got type I32, which is not supported"),
     "a ternary type": (tensor(Q, dims=[256, 1], kind=34, data=bytes(54)), "attn_q.weight: got"),
+    "half a block of a grid": (
+        tensor(Q, dims=[128, 1], kind=22, data=bytes(82)),
+        "attn_q.weight: got a width of 128, want a multiple of 256 for type IQ2_S"),
+    "half a block of MXFP4": (
+        tensor(Q, dims=[16, 1], kind=39, data=bytes(17)),
+        "attn_q.weight: got a width of 16, want a multiple of 32 for type MXFP4"),
+    "a grid's block cut off": (tensor(Q, dims=[256, 1], kind=29, data=bytes(8), offset=0),
+                               "attn_q.weight: got"),
     "width 4 of blocks": (tensor(Q, kind=8),
                           "attn_q.weight: got a width of 4, want a multiple of 32 for type Q8_0"),
     "odd offset": (tensor(Q, offset=1), "attn_q.weight: got offset 1, want a multiple of 32"),

@@ -215,7 +215,7 @@ def test_known_grid_is_found(run_bin: Path, tmp_path: Path) -> None:
 def test_sources(run_bin: Path, tmp_path: Path) -> None:
     """From any type: as from its dequantised values. The type it has already is copied."""
     x = draws()["blk.0.ffn_up.weight"]
-    for source in (T.F16, T.BF16, T.Q8_0, T.Q4_1, T.Q5_0):
+    for source in (T.F16, T.BF16, T.Q8_0, T.Q4_1, T.Q5_0, T.MXFP4):
         path = write(tmp_path / source.name, model({"a.weight": tensor(x, source)}))
         plain = write(
             tmp_path / "plain",
@@ -224,12 +224,13 @@ def test_sources(run_bin: Path, tmp_path: Path) -> None:
                               values(plain)["a.weight"])
         assert np.array_equal(values(quantize(run_bin, path, "q4_k"))["a.weight"],
                               values(quantize(run_bin, plain, "q4_k"))["a.weight"])
-        raw = gguf.GGUFReader(quantize(run_bin, path, source.name)).tensors[0].data.tobytes()
+        out = quantize(run_bin, path, source.name, "--quantize-type", f"weight={source.name}")
+        raw = gguf.GGUFReader(out).tensors[0].data.tobytes()
         assert raw == gguf.quants.quantize(x, source).tobytes()
     line = error_of(run_bin,
-                    write(tmp_path / "m", model({"a.weight": Tensor([256, 2], 21, bytes(220))})),
+                    write(tmp_path / "m", model({"a.weight": Tensor([256, 2], 40, bytes(288))})),
                     "--quantize", "q8_0", "-o", tmp_path / "x", code=3)
-    assert "m: tensor a.weight: got type IQ3_S, which is not supported" in line
+    assert "m: tensor a.weight: got type NVFP4, which is not supported" in line
 
 
 def test_same_bytes(run_bin: Path, tmp_path: Path) -> None:
