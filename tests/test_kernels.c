@@ -254,6 +254,25 @@ static void test_gemm_q8(const Kernels *k)
         }
 }
 
+/* Every power of two that MXFP4 has, with activations of about its inverse. */
+static void test_mxfp4_scales(const Kernels *k)
+{
+    static float scratch[GEMM_ROWS * 32];
+    for (int e = 0; k->gemm_q8[TYPE_MXFP4] && e < 256; e++) {
+        BlockMXFP4 w = {.scale = (uint8_t)e};
+        memset(w.quants, 0x72, sizeof w.quants); // 2 and 12
+        float x[32], y, largest = ldexpf(1, e < 28 ? 100 : e > 228 ? -100 : 128 - e);
+        for (int i = 0; i < 32; i++)
+            x[i] = i % 2 ? largest : -largest / 2;
+        PackedBlock q;
+        k->pack_activations(x, &q, 32);
+        k->gemm_q8[TYPE_MXFP4](1, 1, 32, &w, sizeof w, &q, &y, 1, scratch);
+        double want = ldexp((2 + 12) * (double)-q.minus_low * q.scale, e - 128);
+        CHECK(q.minus_sum == 2 * q.minus_low && fabs(y - want) <= 1e-6 * fabs(want),
+              "%s gemm_q8 MXFP4, scale %d: %g, want %g", k->name, e, y, want);
+    }
+}
+
 /* Rows and columns of bfloat16s against the sum in double. Sums are floats: a step's error is at
  * most half a unit of the largest sum on the way, and each value makes a step. */
 static void test_gemm_bf16(const Kernels *k)
@@ -680,6 +699,7 @@ int main(int argc, char **argv)
         test_gemm(k);
         test_pack_activations(k);
         test_gemm_q8(k);
+        test_mxfp4_scales(k);
         test_gemv(k);
         test_gemm_bf16(k);
         test_pairs(k);
