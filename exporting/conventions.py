@@ -30,6 +30,7 @@ class Convention:
     tied: str = "any"  # "must", or "copy": a tied output is written out
     factors: tuple[str, ...] = ()  # rope factor tensors it reads
     keys: Callable[[Spec], Spec] = lambda s: {}  # keys of its own
+    names: tuple[tuple[str, str], ...] = ()  # pattern in a tensor's name, and what it is there
 
 
 def every(n: int, count: int) -> list[bool]:
@@ -160,6 +161,15 @@ CONVENTIONS: dict[str, Convention] = {
     "ernie4_5-moe": Convention(
         {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
          "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
+    "gpt-oss": Convention(
+        {"attention.bias": True, "attention.output_bias": True, "attention.sinks": True,
+         "expert_bias": True, "ffn.swiglu_limit": 7.0, "attention.sliding_window": SET,
+         "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
+         "rope.scaling.yarn_truncate":
+             lambda s: False if s["rope.scaling.type"] == "yarn" else None}
+        | experts(True), tied="copy",
+        keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
+        names=((r"\.ffn_norm\.", ".post_attention_norm."),)),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),
@@ -227,4 +237,6 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
     if model.arch == "falcon" and not s["residual.shared_norm"]:
         out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
                for n, r in out.items()}
+    for pattern, name in conv.names:
+        out = {re.sub(pattern, name, n): r for n, r in out.items()}
     return keys | conv.keys(s), out

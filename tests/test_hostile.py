@@ -31,7 +31,7 @@ THING = (r"(key|tensor|layer|metadata|magic|version|byte order|rope|general\.arc
          r"tokenizer\.ggml\.tokens)( .*)?: ")
 SAID = re.compile(THING + r"(got .+, (want .+|which is (none that we know|not supported))"
                   r"|missing(, want .+|; .+| \(a vocabulary-only file\?\))|appears twice"
-                  r"|the architecture \w+ has no place for it|.+ are not supported yet)"
+                  r"|the architecture [\w-]+ has no place for it|.+ are not supported yet)"
                   r"|got an empty file, want a GGUF model"
                   r"|got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0")
 # That of a file in order whose numbers, or whose vocabulary, do not suit the prompt.
@@ -203,6 +203,7 @@ def header(**changes: object) -> Image:
 
 
 EXPERTS = smallest_experts()
+GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 
 
 def expert(name: str, kind: int, v: object) -> Image:
@@ -427,6 +428,18 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                    "ffn_gate_exps.weight: the architecture llama has no place for it"),
     "biases of experts": (EXPERTS.copy().tensor("blk.0.ffn_up_exps.bias", 3, 4),
                           "ffn_up_exps.bias: the architecture llama has no place for it"),
+    "no sinks": (GPT_OSS.copy().drop("blk.0.attn_sinks.weight"),
+                 "attn_sinks.weight: missing, want shape (2)"),
+    "sinks of 3 heads": (GPT_OSS.copy().tensor("blk.0.attn_sinks.weight", 3),
+                         "attn_sinks.weight: got shape (3), want (2)"),
+    "a matrix of sinks": (GPT_OSS.copy().tensor("blk.0.attn_sinks.weight", 2, 1),
+                          "attn_sinks.weight: got shape (2, 1), want (2)"),
+    "no biases of experts": (GPT_OSS.copy().drop("blk.0.ffn_up_exps.bias"),
+                             "ffn_up_exps.bias: missing, want shape (3, 4)"),
+    "biases of 2 of 3": (GPT_OSS.copy().tensor("blk.0.ffn_down_exps.bias", 2, 4),
+                         "ffn_down_exps.bias: got shape (2, 4), want (3, 4)"),
+    "two norms": (GPT_OSS.copy().tensor("blk.0.ffn_norm.weight", 4),
+                  "post_attention_norm.weight: the architecture gpt-oss has no place for it"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),
