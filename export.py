@@ -85,7 +85,8 @@ DTYPES = {"f32": (Q.F32, gguf.LlamaFileType.ALL_F32), "f16": (Q.F16, gguf.LlamaF
 
 def write_keys(w: gguf.GGUFWriter, arch: str, keys: Spec) -> None:
     own = {"use_parallel_residual": V.BOOL, "attention.layer_norm_rms_epsilon": V.FLOAT32,
-           "attention.layer_norm_epsilon": V.FLOAT32}
+           "attention.layer_norm_epsilon": V.FLOAT32, "leading_dense_block_count": V.UINT32,
+           "interleave_moe_layer_step": V.UINT32, "expert_shared_count": V.UINT32}
     for key, value in keys.items():
         if value is None:
             continue
@@ -137,9 +138,10 @@ def own_type(model: Model) -> str:
 def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
     """Matrices take the type that was asked for.
 
-    Norms, biases and position tables stay f32; widths that are no multiple of the block fall back
-    to f16."""
-    if len(shape) == 1 or "norm" in name or name.startswith("position_embd"):
+    Norms, biases, routers and position tables stay f32; widths that are no multiple of the block
+    fall back to f16."""
+    if len(shape) == 1 or "norm" in name or name.startswith("position_embd") or \
+            "ffn_gate_inp" in name:
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
 

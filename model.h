@@ -47,8 +47,19 @@ typedef struct {
 
 enum { MAX_ROPES = 2 };
 
+/* Experts of the layers that have them: a router chooses some for each row (engine/experts.c). */
 typedef struct {
-    int n_heads, n_kv_heads, hidden_dim;
+    int n, n_used;        // 0: all layers are dense
+    bool renormalise;     // the weights of the chosen are divided by their sum
+    Presence choice_bias; // added to the router's probabilities for the choice alone
+    bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own
+} Experts;
+
+typedef struct {
+    int n_heads, n_kv_heads;
+    int hidden_dim;         // of the FFN; of a layer with experts: of the one that all rows share,
+                            // 0 for none
+    int expert_dim;         // of each expert, 0: a dense layer
     int key_dim, value_dim; // widths of one head
     bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
     KvSource kv_source;
@@ -92,7 +103,8 @@ typedef struct {
 
     float embd_scale, residual_scale, logit_scale;
     float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
-    LayerConfig *layers;                            // (n_layers)
+    Experts experts;
+    LayerConfig *layers; // (n_layers)
 } Config;
 
 /* Whether a layer makes keys and values of its own. */
@@ -172,9 +184,15 @@ typedef struct {
     Linear wo;           // (dim, n_heads * value_dim)
     Norm attn_post_norm; // (dim)
     Norm ffn_norm;       // (dim); off with a shared norm
-    Linear w_gate, w_up; // (hidden_dim, dim)
+    Linear w_gate, w_up; // (hidden_dim, dim): the FFN, or the expert that all rows share
     Linear w_down;       // (dim, hidden_dim)
-    Norm ffn_post_norm;  // (dim)
+    Linear router;       // (n_experts, dim)
+    const float *choice_bias;  // (n_experts) or NULL
+    Linear shared_gate;        // (1, dim) or absent
+    Tensor gate_exps, up_exps; // (n_experts, expert_dim, dim); without up_exps those of gate_exps
+                               // are twice as high, and the lower halves are up's
+    Tensor down_exps;          // (n_experts, dim, expert_dim)
+    Norm ffn_post_norm;        // (dim)
 } Layer;
 
 /* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */
@@ -403,6 +421,29 @@ typedef struct {
     float *partial;
 } SpanRows;
 
+/* y (n_rows, d) = x (n_rows, n) W^T + b. */
+typedef struct {
+    const Linear *w;
+    const float *x;
+    int n_rows;
+    float *y;
+    size_t packed_at; // matmul's own: where the packed copy of x begins, in values
+} Product;
+
+/* Which experts the rows at hand go to, R = max_rows at most, and scratch for them. */
+typedef struct {
+    float *probs, *ranks; // (R, n_experts) the router's probabilities; what the choice goes by
+    int *chosen;          // (R, n_used) the experts of each row, ascending
+    float *weights;       // (R, n_used)
+    float *shared;        // (R) what the shared expert's result is multiplied by
+    int *first;           // (n_experts + 1) rows first[e] .. first[e + 1] - 1 of x are expert e's
+    int *slots;           // (R, n_used) the row of x that is a copy for chosen[i]
+    float *x, *y;         // (R * n_used, dim) copies of rows, ordered by expert; results for them
+    float *hidden, *gate; // (R * n_used, expert_dim)
+    Linear *matrices;     // (2 * n_experts) of the experts that have rows
+    Product *products;    // (2 * n_experts)
+} Routing;
+
 struct Session {
     const Stack *stack;
     SessionParams params;
@@ -425,9 +466,10 @@ struct Session {
     float *heads;         // (R, n_heads * value_dim) attention's results
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim)
+    Routing routing;      // of the last layer with experts
     PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
     uint16_t *x16;        // (packed_size) the same in bf16
-    size_t packed_size;   // R or max_logits rows of the widest input
+    size_t packed_size;   // R or max_logits rows of the widest input, or R * n_used of an expert's
     float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);
                      // NULL without keep_softmax
     float *logits;   // (max_logits, vocab_size): of the rows that wanted them, in batch order
@@ -482,21 +524,12 @@ void output_logits(Session *s, const float *x, int n);
 
 /* ---- the parts of forward, one file each ----------------------------------------------------- */
 
-/* y (n_rows, d) = x (n_rows, n) W^T + b. */
-typedef struct {
-    const Linear *w;
-    const float *x;
-    int n_rows;
-    float *y;
-    size_t packed_at; // matmul's own: where the packed copy of x begins, in values
-} Product;
-
 /* Floats after each row of an unpacked panel, which keep rows of 2,048 values out of one another's
  * cache sets. */
 enum { PANEL_PAD = 16 };
 
 /* Several products as one parallel job. An x that consecutive products share is packed once;
- * together the different ones have at most R or max_logits rows of the widest input. */
+ * together the different ones have at most Session.packed_size values. */
 void matmul(Session *s, Product *products, int n_products);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
 
@@ -527,6 +560,17 @@ enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth an
 
 /* y (n_rows, width) = norm(x); y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
+
+/* hidden (n_rows, width) = act(hidden), or act(gate) * hidden where the FFN is gated. */
+void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width);
+
+/* Choose the experts of a layer for n rows h (n, dim) -> s->routing, which keeps copies of the
+ * rows. */
+void experts_choose(Session *s, int layer, const float *h, int n);
+
+/* y (n, dim) = the sum of the chosen experts' results, times their weights; where there is a shared
+ * expert, y holds its result and becomes part of the sum. */
+void experts_sum(Session *s, int layer, float *y, int n);
 
 /* Frequencies (dim / 2) of ropes[index], and what cos and sin are multiplied by. `is_long`:
  * longrope's long factors, for a text that is longer than the original context. */

@@ -189,7 +189,8 @@ enum {
     MAX_HEAD_DIM = 8192,
     MAX_CONTEXT = 1 << 28,
     MAX_LAYERS = 4096,
-    MAX_REACH = 1 << 20
+    MAX_REACH = 1 << 20,
+    MAX_EXPERTS = 4096
 };
 
 static void from_family(Config *c, const Family *f, Keys *k)
@@ -419,6 +420,51 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
     share_kv(c, k);
 }
 
+/* Which layers have experts, and how wide these are. llama.cpp's architectures with experts that
+ * are known here all take the softmax of the router's logits and do not divide the experts into
+ * groups. */
+static void read_experts(Config *c, const Family *f, Keys *k)
+{
+    Experts *x = &c->experts;
+    char key[160];
+    x->n = key_int(k, "expert_count", f->experts == REQUIRED, MAX_EXPERTS,
+                   f->experts == REQUIRED ? -1 : 0);
+    if (x->n && f->experts == ABSENT)
+        refuse(k, "key %s: mixtures of experts in this architecture are not supported yet",
+               key_name(k, "expert_count", key));
+    if (!x->n || k->failed)
+        return;
+    x->n_used = key_int(k, "expert_used_count", 1, x->n, -1);
+    x->renormalise = key_flag(k, "expert_weights_norm", f->all_keys || x->renormalise);
+    if (f->all_keys) {
+        x->choice_bias = key_presence(k, "expert_choice_bias", 0);
+        x->shared_gate = key_flag(k, "expert_shared_gate", 0);
+    }
+    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, 0);
+    if (gate > 1)
+        refuse(k, "key %s: got %d, want 1 (softmax)", key_name(k, "expert_gating_func", key), gate);
+    int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
+    if (groups > 1)
+        refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);
+    float scale = key_scale(k, "expert_weights_scale", false);
+    if (scale != 1)
+        refuse(k, "key %s: got %g, want 1", key_name(k, "expert_weights_scale", key), scale);
+    int n = c->n_layers, n_dense = key_int(k, "leading_dense_block_count", 0, n, 0);
+    int step = key_int(k, "interleave_moe_layer_step", 1, n, 1);
+    for (int i = 0; i < n && !k->failed; i++) {
+        LayerConfig *l = &c->layers[i];
+        if (i < n_dense || (i + 1) % step || key_layer(k, "expert_layers", i, n) == 0)
+            continue;
+        int whole = l->hidden_dim, usual = f->split_hidden ? whole / x->n_used : whole;
+        l->expert_dim = key_layer_int(k, "expert_feed_forward_length", i, n, 1, MAX_DIM * 4, usual);
+        l->hidden_dim = key_int(k, "expert_shared_feed_forward_length", 0, MAX_DIM * 4, 0);
+        if (!l->hidden_dim && f->shared_expert == REQUIRED)
+            l->hidden_dim = whole;
+        if (c->ffn_bias == REQUIRED)
+            refuse(k, "key %s: got true, want false with experts", key_name(k, "ffn.bias", key));
+    }
+}
+
 /* ---- config_read ----------------------------------------------------------------------------- */
 
 /* Keys that llama.cpp reads for every architecture and that say what this engine cannot do. */
@@ -427,7 +473,6 @@ static void refuse_keys(Keys *k)
     static const struct {
         const char *name, *what;
     } without[] = {
-        {"expert_count", "mixtures of experts"},
         {"nextn_predict_layers", "layers that predict several tokens"},
     };
     for (size_t i = 0; i < sizeof without / sizeof *without; i++)
@@ -499,6 +544,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k, &whole, &windowed);
     read_layers(c, f, &k, &whole, &windowed);
+    read_experts(c, f, &k);
     if (!k.failed
         && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
             || c->alibi_max < 0))

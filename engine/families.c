@@ -24,12 +24,20 @@
 // clang-format off
 static const Family families[] = {
     {.name = "llama", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
-                                 ROPE(ROPE_INTERLEAVED)}},
+                                 .experts.renormalise = true, ROPE(ROPE_INTERLEAVED)},
+     .experts = OPTIONAL}, // with them: Mixtral
     {.name = "qwen2", .config = {PRE_NORM, .qkv_bias = REQUIRED, .output_bias = OPTIONAL,
                                  .gated = true, ROPE(ROPE_HALF)}},
     {.name = "qwen3", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
                                  .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
                                  .gated = true, ROPE(ROPE_HALF)}},
+    {.name = "qwen3moe", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                    .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
+                                    .gated = true, .experts.renormalise = true, ROPE(ROPE_HALF)},
+     .experts = REQUIRED, .split_hidden = true},
+    {.name = "qwen2moe", .config = {PRE_NORM, .qkv_bias = REQUIRED, .gated = true,
+                                    .experts.shared_gate = true, ROPE(ROPE_HALF)},
+     .experts = REQUIRED, .shared_expert = REQUIRED, .split_hidden = true},
     {.name = "gemma", .config = {PRE_NORM, .act = ACT_GELU_TANH, .gated = true, ROPE(ROPE_HALF)},
      .embd_scale_sqrt_dim = true},
     {.name = "gemma2", .config = {PRE_NORM, .post_norm = true, .act = ACT_GELU_TANH, .gated = true,
@@ -63,12 +71,24 @@ static const Family families[] = {
     {.name = "olmo2", .config = {POST_NORM, .qk_norm = QK_NORM_FULL, .qk_norm_weight = REQUIRED,
                                  .gated = true, ROPE(ROPE_HALF)},
      .window_period = 4, .plain_local_rope = true},
+    {.name = "olmoe", .config = {PRE_NORM, .qk_norm = QK_NORM_FULL, .qk_norm_weight = REQUIRED,
+                                 .gated = true, ROPE(ROPE_HALF)},
+     .experts = REQUIRED},
     {.name = "smollm3", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
                                    ROPE(ROPE_INTERLEAVED)},
      .no_rope_period = 4},
     {.name = "granite", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
                                    ROPE(ROPE_INTERLEAVED)},
      .rope_key = true, .divide_logits = true},
+    {.name = "granitemoe", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                      .gated = true, .experts.renormalise = true,
+                                      ROPE(ROPE_INTERLEAVED)},
+     .rope_key = true, .divide_logits = true, .experts = REQUIRED},
+    {.name = "ernie4_5-moe", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                        .gated = true,
+                                        .experts = {.renormalise = true, .choice_bias = OPTIONAL},
+                                        ROPE(ROPE_INTERLEAVED)},
+     .experts = REQUIRED},
     {.name = "falcon", .config = {LAYER_NORM, .norm_bias = REQUIRED, .act = ACT_GELU,
                                   ROPE(ROPE_HALF), .parallel = true, .shared_norm = true,
                                   .attn_norm_2 = true}},
@@ -79,7 +99,7 @@ static const Family families[] = {
                                .qk_norm_weight = OPTIONAL, .qk_norm_bias = OPTIONAL,
                                BIASES(OPTIONAL), .act = ACT_GELU,
                                .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
-    {.name = "gpt", .all_keys = true, .plain_own_base = true},
+    {.name = "gpt", .all_keys = true, .plain_own_base = true, .experts = OPTIONAL},
     {.name = "gemma4", .only_tokenizer = true, .tokenizer.adds_bos = true},
 };
 // clang-format on
@@ -106,7 +126,7 @@ Tokenizer *model_tokenizer(const Gguf *g, Err *e)
 
 const Family *family_find(Str arch, Err *e)
 {
-    char seen[64], known[400] = "";
+    char seen[64], known[500] = "";
     const Family *f = row_of(arch);
     if (f && !f->only_tokenizer)
         return f;

@@ -22,6 +22,10 @@ typedef struct {
     int big_layers;            // a model of so many layers scales attention by
                                // (dim / n_heads)^-1/2 (Gemma 27B)
 
+    Presence experts;       // OPTIONAL: the key expert_count decides
+    Presence shared_expert; // REQUIRED: as wide as a dense FFN where its key is absent
+    bool split_hidden;      // feed_forward_length is that of all used experts together, where
+                            // expert_feed_forward_length is absent
     TokenizerDefaults tokenizer;
     bool only_tokenizer; // the engine does not run these models
 } Family;

@@ -10,6 +10,7 @@
  *   logits = W norm(x)  [scale] [soft cap]                               of rows that want them
  *
  *   ffn(h) = W_down act(W_up h)   or, gated,   W_down (act(W_gate h) * W_up h)
+ *            or the weighted sum of some of many such networks, the experts (experts.c)
  *
  * What is in brackets is a field of Config; no family is named here.
  */
@@ -339,31 +340,24 @@ static void attend(Rows *r)
 
 /* ---- feed-forward network -------------------------------------------------------------------- */
 
-/* act(up), or act(gate) * up -> s->hidden (n, hidden_dim). */
-static void activate_rows(void *context, int from, int to, int thread)
-{
-    const Rows *r = context;
-    const Kernels *k = r->s->k;
-    size_t hidden = (size_t)r->lc->hidden_dim;
-    (void)thread;
-    for (size_t i = (size_t)from; i < (size_t)to; i++) {
-        float *up = r->s->hidden + i * hidden, *gate = r->s->gate + i * hidden;
-        k->act[r->c->act](r->c->gated ? gate : up, hidden);
-        if (r->c->gated)
-            k->mul(up, gate, hidden);
-    }
-}
-
 /* What the FFN adds to the residual stream, each row by itself: h (n, dim) -> s->xn (n, dim), which
- * may be h. */
+ * may be h. With experts this is what the shared one says, if there is one, and what those say that
+ * the router has chosen for the row. */
 static void ffn(Rows *r, const float *h)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
-           r->c->gated ? 2 : 1);
-    threads_run(s->threads, r->n, ROW_GRAIN, activate_rows, r);
-    matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
+    const LayerConfig *lc = r->lc;
+    if (lc->expert_dim)
+        experts_choose(s, r->layer, h, r->n);
+    if (lc->hidden_dim) {
+        matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
+               r->c->gated ? 2 : 1);
+        activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
+        matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
+    }
+    if (lc->expert_dim)
+        experts_sum(s, r->layer, s->xn, r->n);
     if (l->ffn_post_norm.on)
         norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
     call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);

@@ -1,4 +1,4 @@
-/* ops.c - norms over rows and rotary positions. */
+/* ops.c - norms over rows, activations of FFNs, rotary positions. */
 #include <math.h>
 
 #include "model.h"
@@ -24,6 +24,32 @@ static void norm_range(void *context, int from, int to, int thread)
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width)
 {
     threads_run(s->threads, n_rows, ROW_GRAIN, norm_range, &(NormJob){s, n, y, x, (size_t)width});
+}
+
+typedef struct {
+    const Session *s;
+    float *hidden, *gate; // (n_rows, width)
+    size_t width;
+} ActJob;
+
+static void activate_range(void *context, int from, int to, int thread)
+{
+    const ActJob *j = context;
+    const Config *c = &j->s->stack->config;
+    const Kernels *k = j->s->k;
+    (void)thread;
+    for (size_t i = (size_t)from; i < (size_t)to; i++) {
+        float *hidden = j->hidden + i * j->width, *gate = j->gate + i * j->width;
+        k->act[c->act](c->gated ? gate : hidden, j->width);
+        if (c->gated)
+            k->mul(hidden, gate, j->width);
+    }
+}
+
+void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width)
+{
+    threads_run(s->threads, n_rows, ROW_GRAIN, activate_range,
+                &(ActJob){s, hidden, gate, (size_t)width});
 }
 
 /* The pair index whose wavelength makes `turns` turns within the original context (Peng et al.

@@ -14,6 +14,11 @@ static size_t ffn_width(const LayerConfig *l)
     return (size_t)l->hidden_dim;
 }
 
+static size_t expert_width(const LayerConfig *l)
+{
+    return (size_t)l->expert_dim;
+}
+
 static size_t head_count(const LayerConfig *l)
 {
     return (size_t)l->n_heads;
@@ -27,7 +32,31 @@ static size_t max_size(size_t a, size_t b)
 /* Values of the widest input of a product. */
 static size_t widest_input(const Config *c)
 {
-    return max_size((size_t)c->dim, max_size(layers_max(c, ffn_width), layers_max(c, heads_width)));
+    return max_size(max_size((size_t)c->dim, layers_max(c, heads_width)),
+                    max_size(layers_max(c, ffn_width), layers_max(c, expert_width)));
+}
+
+static void plan_routing(Routing *x, const Config *c, size_t R, Arena *a)
+{
+    size_t n = (size_t)c->experts.n, used = (size_t)c->experts.n_used, f = sizeof(float);
+    size_t dim = (size_t)c->dim, hidden = layers_max(c, expert_width), copies = 0;
+    if (!n)
+        return;
+    if (!size_mul(R, used, &copies))
+        a->overflow = true;
+    x->probs = arena_reserve(a, R * n, f);
+    x->ranks = arena_reserve(a, R * n, f);
+    x->chosen = arena_reserve(a, copies, sizeof *x->chosen);
+    x->weights = arena_reserve(a, copies, f);
+    x->shared = arena_reserve(a, R, f);
+    x->first = arena_reserve(a, n + 1, sizeof *x->first);
+    x->slots = arena_reserve(a, copies, sizeof *x->slots);
+    x->x = arena_reserve(a, copies * dim, f);
+    x->y = arena_reserve(a, copies * dim, f);
+    x->hidden = arena_reserve(a, copies * hidden, f);
+    x->gate = arena_reserve(a, copies * hidden, f);
+    x->matrices = arena_reserve(a, 2 * n, sizeof *x->matrices);
+    x->products = arena_reserve(a, 2 * n, sizeof *x->products);
 }
 
 /* Reserve everything; run once to add up the sizes and once to receive the pieces. */
@@ -53,6 +82,7 @@ static void plan(Session *s)
     s->attn_out = arena_reserve(a, R * dim, f);
     s->hidden = arena_reserve(a, R * hidden, f);
     s->gate = arena_reserve(a, R * hidden, f);
+    plan_routing(&s->routing, c, R, a);
     s->logits = arena_reserve(a, n_logits * (size_t)c->vocab_size, f);
     if (p->keep_softmax)
         s->softmax = arena_reserve(a, T * heads * 2, f);
@@ -74,8 +104,11 @@ static void set_sizes(Session *s, const Stack *stack, const SessionParams *p)
     for (int i = 0; i < c->n_ropes; i++)
         s->max_rope_dim = c->ropes[i].dim > s->max_rope_dim ? c->ropes[i].dim : s->max_rope_dim;
     size_t rows = max_size((size_t)s->params.max_rows, (size_t)p->max_logits);
-    if (!size_mul(rows, widest_input(c), &s->packed_size))
+    size_t copies = (size_t)s->params.max_rows * (size_t)c->experts.n_used, packed = 0;
+    if (!size_mul(rows, widest_input(c), &s->packed_size)
+        || !size_mul(copies, max_size((size_t)c->dim, layers_max(c, expert_width)), &packed))
         s->arena.overflow = true;
+    s->packed_size = max_size(s->packed_size, packed);
     s->partial_floats = attention_partial(c, p->seq_len);
     s->max_heads = (int)layers_max(c, head_count);
     cache_size(&s->cache, c, p);

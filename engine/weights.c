@@ -50,29 +50,34 @@ static char *full_name(const Binder *b, const char *name, const char *suffix, ch
     return out;
 }
 
-/* The tensor if it is there and has this shape; cols = 0 asks for a vector of `rows`. */
-static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t cols,
-                              Presence presence)
+/* "(2, 3)", sizes outermost first. */
+static const char *shape_text(const size_t *shape, int n_dims, char out[100])
 {
+    int at = 0;
+    for (int i = 0; i < n_dims; i++)
+        at += snprintf(out + at, 100 - (size_t)at, "%s%zu", i ? ", " : "(", shape[i]);
+    snprintf(out + at, 100 - (size_t)at, ")");
+    return out;
+}
+
+/* The tensor if it is there and has this shape. */
+static const GgufTensor *find_shape(Binder *b, const char *name, const size_t *shape, int n_dims,
+                                    Presence presence)
+{
+    char seen[100], want[100];
     const GgufTensor *t = presence == ABSENT || b->failed ? NULL : gguf_tensor(&b->m->file, name);
     if (!t) {
         if (presence == REQUIRED)
-            fail(b, name, "missing, want shape (%zu%s%.0zu)", rows, cols ? ", " : "", cols);
+            fail(b, name, "missing, want shape %s", shape_text(shape, n_dims, want));
         return NULL;
     }
-    bool one_row = cols && t->n_dims == 1; // outermost dimensions of 1 are dropped
-    bool fits = one_row ? rows == 1 && t->shape[0] == cols
-              : cols    ? t->n_dims == 2 && t->shape[0] == rows && t->shape[1] == cols
-                        : t->n_dims == 1 && t->shape[0] == rows;
-    if (!fits) {
-        char seen[100] = "";
-        for (int i = 0; i < t->n_dims; i++)
-            snprintf(seen + strlen(seen), sizeof seen - strlen(seen), "%s%zu", i ? ", " : "",
-                     t->shape[i]);
-        if (cols)
-            fail(b, name, "got shape (%s), want (%zu, %zu)", seen, rows, cols);
-        else
-            fail(b, name, "got shape (%s), want (%zu)", seen, rows);
+    int ones = 0; // outermost dimensions of 1 are dropped
+    while (ones < n_dims - 1 && shape[ones] == 1)
+        ones++;
+    if (t->n_dims != n_dims - ones
+        || memcmp(t->shape, shape + ones, (size_t)t->n_dims * sizeof *shape)) {
+        fail(b, name, "got shape %s, want %s", shape_text(t->shape, t->n_dims, seen),
+             shape_text(shape, n_dims, want));
         return NULL;
     }
     if (t->type >= TYPE_COUNT || !kernels_at(0)->dequantize[t->type]) {
@@ -81,6 +86,13 @@ static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t c
     }
     b->used[t - b->m->file.tensors] = true;
     return t;
+}
+
+/* A matrix; cols = 0 asks for a vector of `rows`. */
+static const GgufTensor *find(Binder *b, const char *name, size_t rows, size_t cols,
+                              Presence presence)
+{
+    return find_shape(b, name, (size_t[]){rows, cols}, cols ? 2 : 1, presence);
 }
 
 Tensor tensor_of(const GgufTensor *t)
@@ -124,6 +136,20 @@ static bool bind_matrix(Binder *b, Tensor *out, const char *name, size_t rows, s
     if (t)
         *out = tensor_of(t);
     return t != NULL;
+}
+
+/* n matrices of (rows, cols) in one tensor. */
+static void bind_matrices(Binder *b, Tensor *out, const char *name, size_t n, size_t rows,
+                          size_t cols)
+{
+    char full[NAME_SIZE];
+    const GgufTensor *t = find_shape(b, full_name(b, name, "weight", full),
+                                     (size_t[]){n, rows, cols}, 3, REQUIRED);
+    if (!t)
+        return;
+    *out = tensor_of(t);
+    out->n_matrices = n; // the tensor of one expert has two dimensions, or one
+    out->rows = rows;
 }
 
 /* n floats of a tensor: the map's own where they are aligned floats, otherwise a converted copy
@@ -241,6 +267,35 @@ static void bind_ffn(Binder *b, Layer *l, size_t hidden)
         bind_linear(b, &l->w_gate, "ffn_gate", hidden, dim, REQUIRED, c->ffn_bias);
 }
 
+/* The router, the experts' matrices and the expert that all rows share. Newer files of llama.cpp
+ * may hold gate and up of an expert in one matrix. */
+static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    const Config *c = &b->s->config;
+    size_t dim = (size_t)c->dim, n = (size_t)c->experts.n, hidden = (size_t)lc->expert_dim,
+           shared = (size_t)lc->hidden_dim;
+    char full[NAME_SIZE];
+    bool fused = c->gated
+              && gguf_tensor(&b->m->file, full_name(b, "ffn_gate_up_exps", "weight", full));
+    bind_linear(b, &l->router, "ffn_gate_inp", n, dim, REQUIRED, ABSENT);
+    l->choice_bias = bind_vector(b, "exp_probs_b", "bias", n, c->experts.choice_bias);
+    bind_matrices(b, &l->down_exps, "ffn_down_exps", n, dim, hidden);
+    if (fused)
+        bind_matrices(b, &l->gate_exps, "ffn_gate_up_exps", n, 2 * hidden, dim);
+    else
+        bind_matrices(b, &l->up_exps, "ffn_up_exps", n, hidden, dim);
+    if (c->gated && !fused)
+        bind_matrices(b, &l->gate_exps, "ffn_gate_exps", n, hidden, dim);
+    if (!shared)
+        return;
+    bind_linear(b, &l->w_up, "ffn_up_shexp", shared, dim, REQUIRED, ABSENT);
+    if (c->gated)
+        bind_linear(b, &l->w_gate, "ffn_gate_shexp", shared, dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->w_down, "ffn_down_shexp", dim, shared, REQUIRED, ABSENT);
+    if (c->experts.shared_gate)
+        bind_linear(b, &l->shared_gate, "ffn_gate_inp_shexp", 1, dim, REQUIRED, ABSENT);
+}
+
 static void bind_layer(Binder *b, int i)
 {
     const Config *c = &b->s->config;
@@ -266,7 +321,10 @@ static void bind_layer(Binder *b, int i)
     bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
     bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
-    bind_ffn(b, l, (size_t)lc->hidden_dim);
+    if (lc->expert_dim)
+        bind_experts(b, l, lc);
+    else
+        bind_ffn(b, l, (size_t)lc->hidden_dim);
     bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? REQUIRED : ABSENT);
     if (c->attn_norm_2) { // Falcon 40B: this one feeds attention, attn_norm the FFN
         Norm second = {0};

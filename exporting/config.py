@@ -38,6 +38,9 @@ LIMITS = {  # key: its name in config.json, the most that config.c takes (it set
     "attention.head_count_kv": ("num_key_value_heads", 4096),
     "attention.key_length": ("head_dim", 8192), "attention.value_length": ("head_dim", 8192),
     "attention.sliding_window": ("sliding_window", 2**28),
+    "expert_count": ("num_experts", 4096), "expert_used_count": ("num_experts_per_tok", 4096),
+    "expert_feed_forward_length": ("moe_intermediate_size", 2**20),
+    "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", 2**20),
     "rope.scaling.original_context_length": ("original_max_position_embeddings", 2**28),
 }
 MAX_VOCAB = LIMITS["vocab_size"][1]
@@ -55,6 +58,8 @@ ALIASES = {  # the spellings of one field, in the order tried
                  "norm_epsilon"),
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct", "rope_pct"),
+    "num_experts": ("num_experts", "num_local_experts", "moe_num_experts"),
+    "num_experts_per_tok": ("num_experts_per_tok", "moe_k"),
     "hidden_act": ("hidden_act", "activation_function", "activation"),
 }
 CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling in spellings}

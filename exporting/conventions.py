@@ -49,8 +49,50 @@ def window_keys(s: Spec) -> Spec:
     return {"attention.sliding_window": s["attention.sliding_window"]}
 
 
+GRANITE = ("attention.bias", "attention.output_bias", "attention.scale", "embedding_scale",
+           "residual_scale", "logit_scale")
+
+
+def granite_keys(s: Spec) -> Spec:
+    return {"attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
+            "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}
+
+
 def residual_key(s: Spec) -> Spec:
     return {"use_parallel_residual": s["residual"] == "parallel"}
+
+
+def expert_keys(*names: str) -> Callable[[Spec], Spec]:
+    """The keys of experts: their number, and what else an architecture reads."""
+    names = ("expert_count", "expert_used_count", *names)
+    return lambda s: {k: s[k] for k in names if s["expert_count"]}
+
+
+def experts(renormalised: bool, own_width: bool = True, optional: bool = False) -> dict[str, Any]:
+    """What an architecture with experts in every layer implies.
+
+    `own_width`: a key says how wide they are, else they are as wide as a dense FFN. `optional`:
+    there may be no experts."""
+    def when(value: Callable[[Spec], Any]) -> Callable[[Spec], Any]:
+        return lambda s: value(s) if s["expert_count"] else None
+    number = ANY if optional else SET
+    return {"expert_count": number, "expert_used_count": number,
+            "expert_weights_norm": when(lambda s: renormalised),
+            "expert_feed_forward_length":
+                SET if own_width else when(lambda s: s["feed_forward_length"])}
+
+
+def leading_dense(s: Spec) -> list[bool] | None:
+    """Layers without experts come first."""
+    layers = s["expert_layers"]
+    return layers and [i >= layers.index(True) for i in range(len(layers))]
+
+
+def ernie_keys(s: Spec) -> Spec:
+    shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
+    return expert_keys("expert_feed_forward_length", "expert_shared_feed_forward_length")(s) | {
+        "leading_dense_block_count": (s["expert_layers"] or [True]).index(True),
+        "interleave_moe_layer_step": 1, "expert_shared_count": (shared or 0) // width}
 
 
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
@@ -59,10 +101,18 @@ LAYERED = LAYER_NORM | UNGATED
 PARTIAL = {"rope.dimension_count": ANY}
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
-        {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}, "interleaved",
-        factors=("rope_freqs.weight",)),
+        {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}
+        | experts(True, own_width=False, optional=True), "interleaved",
+        factors=("rope_freqs.weight",), keys=expert_keys()),
     "qwen2": Convention({"attention.bias": True}, square=True),
     "qwen3": Convention({"attention.qk_norm": "head"}),
+    "qwen3moe": Convention({"attention.qk_norm": "head"} | experts(True),
+                           keys=expert_keys("expert_feed_forward_length")),
+    "qwen2moe": Convention({"attention.bias": True, "expert_shared_gate": True,
+                            "expert_shared_feed_forward_length": SET} | experts(False),
+                           square=True, tied="copy",
+                           keys=expert_keys("expert_feed_forward_length",
+                                            "expert_shared_feed_forward_length")),
     "gemma": Convention(GEMMA_IMPLIES, tied="must"),
     "gemma2": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
@@ -98,13 +148,18 @@ CONVENTIONS: dict[str, Convention] = {
         square=True, tied="copy", keys=residual_key),
     "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"},
                         square=True, tied="copy"),
+    "olmoe": Convention({"attention.qk_norm": "full"} | experts(False, own_width=False),
+                        square=True, tied="copy", keys=expert_keys()),
     "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
-    "granite": Convention(
-        {k: ANY for k in ("attention.bias", "attention.output_bias", "ffn.bias", "attention.scale",
-                          "embedding_scale", "residual_scale", "logit_scale")},
-        "interleaved", factors=("rope_freqs.weight",), keys=lambda s: {
-            "attention.scale": s["attention.scale"], "embedding_scale": s["embedding_scale"],
-            "residual_scale": s["residual_scale"], "logit_scale": 1 / s["logit_scale"]}),
+    "granite": Convention({k: ANY for k in ("ffn.bias", *GRANITE)}, "interleaved",
+                          factors=("rope_freqs.weight",), keys=granite_keys),
+    "granitemoe": Convention(
+        {k: ANY for k in ("expert_shared_feed_forward_length", *GRANITE)}
+        | experts(True, own_width=False), "interleaved", factors=("rope_freqs.weight",),
+        keys=lambda s: granite_keys(s) | expert_keys("expert_shared_feed_forward_length")(s)),
+    "ernie4_5-moe": Convention(
+        {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
+         "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),

@@ -16,7 +16,7 @@ import torch
 
 from exporting.config import Config, ExportError, read_json, short
 from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims,
-                            gpt_spec, gpt_tensors, split_groups, split_rows)
+                            gpt_spec, gpt_tensors, half_rows, split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -127,6 +127,31 @@ def windows(c: Config, has_window: Callable[[int], bool] = lambda i: True,
             "attention.sliding_window_pattern": pattern}
 
 
+def experts(c: Config, width: str = "moe_intermediate_size", renormalised: bool | None = None,
+            shared: int = 0, **more: Any) -> Spec:
+    """The expert_* part of a Spec; `width` is the field of their width.
+
+    Without `renormalised`, norm_topk_prob says it. Layers without experts: mlp_only_layers, and
+    those between each decoder_sparse_step-th."""
+    n, dense = c.int("num_hidden_layers"), c.get("mlp_only_layers") or []
+    if not isinstance(dense, list) or any(type(i) is not int for i in dense):
+        raise c.bad("mlp_only_layers", "a list of layers")
+    step, count, used = c.int("decoder_sparse_step", 1), c.int("num_experts"), \
+        c.int("num_experts_per_tok")
+    if used > count:
+        raise c.bad("num_experts_per_tok", f"at most the {count} experts")
+    layers = [i not in dense and (i + 1) % step == 0 for i in range(n)]
+    layers = more.pop("layers", layers)
+    if not any(layers):
+        return {}
+    return {"expert_count": count, "expert_used_count": used,
+            "expert_feed_forward_length": c.int(width),
+            "expert_weights_norm": c.flag("norm_topk_prob") if renormalised is None
+            else renormalised,
+            "expert_shared_feed_forward_length": shared or None,
+            "expert_layers": None if all(layers) else layers} | more
+
+
 def rope(c: Config) -> Spec:
     return rope_spec(c, dims(c)["attention.key_length"])
 
@@ -151,6 +176,56 @@ def llama(c: Config) -> Spec:
 def mistral(c: Config) -> Spec:
     c.refuse("layer_types", (None,), "not a plain Mistral")
     return rope(c) | windows(c) | {"ffn.activation": c.activation()}
+
+
+def mixtral(c: Config) -> Spec:
+    return mistral(c) | experts(c, "intermediate_size", True)
+
+
+def qwen2_moe(c: Config) -> Spec:
+    first = c.int("max_window_layers")
+    w = windows(c, lambda i: i % 2 == 0 and i < first) if c.flag("use_sliding_window") else {}
+    more = experts(c, shared=c.int("shared_expert_intermediate_size"), expert_shared_gate=True)
+    return rope(c) | w | more | {"attention.bias": c.flag("qkv_bias"),
+                                 "ffn.activation": c.activation()}
+
+
+def olmoe(c: Config) -> Spec:
+    c.refuse("clip_qkv", (None,), "q and k are clamped after their norms, which is not supported")
+    bias = c.flag("attention_bias")
+    return rope(c) | experts(c, "intermediate_size") | {
+        "attention.qk_norm": "full", "attention.bias": bias, "attention.output_bias": bias,
+        "ffn.activation": c.activation()}
+
+
+def granite_moe(c: Config) -> Spec:
+    shared = c.get("shared_intermediate_size") or 0
+    return granite(c) | experts(c, "intermediate_size", True, shared and c.int(
+        "shared_intermediate_size")) | {"ffn.bias": False}
+
+
+def ernie_moe(c: Config) -> Spec:
+    c.refuse("use_bias", (None, False), "biases of experts are not supported")
+    c.refuse("moe_norm_min", (1e-12,), "only 1e-12 is supported")
+    n, width, shared = (c.int("num_hidden_layers"), c.int("moe_intermediate_size"),
+                        c.get("moe_num_shared_experts"))
+    first, last, step = (c.get(f"moe_layer_{what}")
+                         for what in ("start_index", "end_index", "interval"))
+    if any(type(v) is not int for v in (first, last, step, shared)) or step < 1 or shared < 0:
+        raise ExportError("config.json: moe_layer_* and moe_num_shared_experts: want whole numbers")
+    last = n - 1 if last == -1 else last
+    return rope(c) | experts(
+        c, renormalised=True, shared=width * shared, expert_choice_bias=True,
+        layers=[first <= i <= last and (i + 1) % step == 0 for i in range(n)]) | {
+        "rope.pairing": "interleaved", "ffn.activation": c.activation()}
+
+
+def qwen3_moe(c: Config) -> Spec:
+    bias = c.flag("attention_bias")
+    w = windows(c) if c.flag("use_sliding_window") else {}
+    return rope(c) | w | experts(c) | {
+        "attention.qk_norm": "head", "attention.bias": bias, "attention.output_bias": bias,
+        "ffn.activation": c.activation()}
 
 
 def qwen(c: Config) -> Spec:
@@ -347,6 +422,11 @@ GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_ta
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
+# of layers without experts, which the gguf package does not know beside others with them
+DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
+              for part in ("gate", "up", "down"))
+GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
+                  ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
@@ -354,6 +434,27 @@ FAMILIES: dict[str, Family] = {
                                         max_position_embeddings=131072)),
     "qwen2": Family("qwen2", qwen, defaults=defaults(max_position_embeddings=32768)),
     "qwen3": Family("qwen3", qwen, defaults=defaults(max_position_embeddings=32768, head_dim=128)),
+    "mixtral": Family("llama", mixtral, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=8, max_position_embeddings=131072, rope_theta=1e6,
+        num_experts=8, num_experts_per_tok=2)),
+    "qwen3_moe": Family("qwen3moe", qwen3_moe, names=DENSE, defaults=defaults(
+        max_position_embeddings=32768, num_key_value_heads=4, num_experts=128,
+        num_experts_per_tok=8, moe_intermediate_size=768)),
+    "qwen2_moe": Family("qwen2moe", qwen2_moe, names=DENSE, defaults=defaults(
+        max_position_embeddings=32768, num_key_value_heads=16, num_experts=60,
+        num_experts_per_tok=4, moe_intermediate_size=1408, shared_expert_intermediate_size=5632,
+        max_window_layers=28, sliding_window=4096, qkv_bias=True)),
+    "olmoe": Family("olmoe", olmoe, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=4096, num_experts=64, num_experts_per_tok=8)),
+    "granitemoe": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
+        num_experts=8, num_experts_per_tok=2)),
+    "granitemoeshared": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
+        num_experts=8, num_experts_per_tok=2)),
+    "ernie4_5_moe": Family("ernie4_5-moe", ernie_moe, names=DENSE, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=4, rope_theta=500000.0,
+        tie_word_embeddings=True, num_experts=64, num_experts_per_tok=6, moe_norm_min=1e-12,
+        moe_intermediate_size=1536, moe_num_shared_experts=2, moe_layer_start_index=1,
+        moe_layer_end_index=-1, moe_layer_interval=1)),
     "gemma": Family("gemma", gemma, norm_offset=1, defaults=defaults(**GEMMA)),
     "gemma2": Family("gemma2", gemma, norm_offset=1, defaults=defaults(
                          **GEMMA, num_attention_heads=8, num_key_value_heads=4, hidden_size=2304,
@@ -397,7 +498,12 @@ FAMILIES: dict[str, Family] = {
                   defaults=defaults(norm_eps=1e-5, expansion_ratio=4, no_bias=True,
                                     norm_type="low_precision_layernorm", tie_word_embeddings=True)),
 }
-OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model)\.")
+# one of several tensors that are one of ours: a norm of each head, a matrix of each expert
+NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d+)(\.\w+\.weight)")
+# gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
+GATE_UP = re.compile(r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj|input_linear\.weight)")
+OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
+                         r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
 
 def hf_model(folder: Path, tokenizer: Path | None) -> Model:
@@ -446,9 +552,13 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
-    per_head: dict[str, dict[int, str]] = {}
+    numbered: dict[str, dict[int, str]] = {}
 
     def ours(name: str) -> str | None:
+        if name.endswith("experts.down_proj"):  # transformers 5
+            name += ".weight"
+        name = re.sub(r"(gate\.)?moe_statics\.e_score_correction_bias$",  # Ernie
+                      "moe_statics.e_score_correction.bias", name)
         stem, _, suffix = name.rpartition(".")
         stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
                       stem).replace("model.lm_head", "lm_head")
@@ -462,9 +572,14 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     for name in source.names():
         if BUFFERS.search(name) or OTHER_PARTS.search(name):
             unused.append(name)
-        # StableLM: a norm module per head
-        elif m := re.fullmatch(r"(.*layernorm)\.norms\.(\d+)(\.weight)", name):
-            per_head.setdefault(m[1] + m[3], {})[int(m[2])] = name
+        elif m := NUMBERED.fullmatch(name):
+            stem, number, rest = (part for part in m.groups() if part is not None)
+            numbered.setdefault(stem + rest, {})[int(number)] = name
+        elif m := GATE_UP.fullmatch(name):
+            kind = "shexp" if m[2].endswith("shared_mlp") else "exps"
+            for which, part in enumerate(("gate", "up")):
+                found[f"blk.{m[1]}.ffn_{part}_{kind}.weight"] = Recipe(
+                    (name,), partial(half_rows, which=which))
         elif (target := ours(name)) is None:
             raise ExportError(f"tensor {short(name)}: its meaning is not known")
         elif target in found:
@@ -472,12 +587,19 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
                               f"{short(found[target].sources[0])} mean the same")
         else:
             found[target] = Recipe((name,))
-    for name, heads in per_head.items():
-        if sorted(heads) != list(range(len(heads))) or (target := ours(name)) is None:
-            raise ExportError(f"tensor {short(name)}: norms of some heads are missing")
-        found[target] = Recipe(tuple(heads[i] for i in range(len(heads))),
+    for name, parts in numbered.items():
+        if sorted(parts) != list(range(len(parts))) or (target := ours(name)) is None:
+            what = "experts" if ".experts." in name else "norms of some heads"
+            raise ExportError(f"tensor {short(name)}: {what} are missing")
+        if target in found:
+            raise ExportError(f"tensors {short(parts[0])} and {short(found[target].sources[0])} "
+                              "mean the same")
+        found[target] = Recipe(tuple(parts[i] for i in range(len(parts))),
                                lambda *ts: torch.stack(ts))
 
+    for name, recipe in found.items():  # vectors that are matrices of one row there
+        if re.search(r"exp_probs_b\.bias$|ffn_gate_inp_shexp\.weight$", name):
+            found[name] = recipe.then(lambda t: t.squeeze(0))
     if family.conv1d:
         for name, recipe in found.items():
             if re.search(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", name):

@@ -57,6 +57,10 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "rope.scaling.yarn_beta_slow": (F32, None),
     "attention.sliding_window": (U32, None), "attention.sliding_window_pattern": (BOOL, None),
     "output_bias": (BOOL, False), "tied": (BOOL, False),
+    "expert_count": (U32, None), "expert_used_count": (U32, None),
+    "expert_feed_forward_length": (U32, None), "expert_shared_feed_forward_length": (U32, None),
+    "expert_shared_gate": (BOOL, None), "expert_choice_bias": (BOOL, None),
+    "expert_weights_norm": (BOOL, None), "expert_layers": (BOOL, None),
 }
 
 
@@ -94,6 +98,29 @@ def head_widths(s: Spec, layer: int) -> tuple[int, int]:
 def has_kv(s: Spec, layer: int) -> bool:
     """Whether a layer has keys and values of its own."""
     return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
+def has_experts(s: Spec, layer: int) -> bool:
+    return bool(s["expert_count"]) and (not s["expert_layers"] or s["expert_layers"][layer])
+
+
+def expert_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
+    """Those of the FFN of a layer with experts, without "blk.N."."""
+    d, n, ff = s["embedding_length"], s["expert_count"], s["expert_feed_forward_length"]
+    out: dict[str, tuple[int, ...]] = {"ffn_gate_inp.weight": (n, d)}
+    if s["expert_choice_bias"]:
+        out["exp_probs_b.bias"] = (n,)
+    shared = s["expert_shared_feed_forward_length"]
+    for part in ("gate", "up") if s["ffn.gated"] else ("up",):
+        out[f"ffn_{part}_exps.weight"] = (n, ff, d)
+        if shared:
+            out[f"ffn_{part}_shexp.weight"] = (shared, d)
+    out["ffn_down_exps.weight"] = (n, d, ff)
+    if shared:
+        out["ffn_down_shexp.weight"] = (d, shared)
+    if shared and s["expert_shared_gate"]:
+        out["ffn_gate_inp_shexp.weight"] = (d,)
+    return out
 
 
 def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
@@ -139,9 +166,12 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
             norm(b + "post_attention_norm")
         if s["norm.pre"] and not s["residual.shared_norm"]:
             norm(b + "ffn_norm")
-        for name in ("ffn_gate", "ffn_up") if s["ffn.gated"] else ("ffn_up",):
-            linear(b + name, ff, d, s["ffn.bias"])
-        linear(b + "ffn_down", d, ff, s["ffn.bias"])
+        if has_experts(s, i):
+            out |= {b + name: shape for name, shape in expert_tensors(s).items()}
+        else:
+            for name in ("ffn_gate", "ffn_up") if s["ffn.gated"] else ("ffn_up",):
+                linear(b + name, ff, d, s["ffn.bias"])
+            linear(b + "ffn_down", d, ff, s["ffn.bias"])
         if s["norm.post"]:
             norm(b + "post_ffw_norm")
     if s["norm.final"]:
@@ -182,6 +212,11 @@ def concat(parts: list[Recipe]) -> Recipe:
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
     """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
+
+
+def half_rows(t: Tensor, which: int) -> Tensor:
+    """Half `which` of the rows of a matrix or of each of several: of gate, then up."""
+    return t.chunk(2, -2)[which]
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:

@@ -27,6 +27,9 @@ FFN = "*ffn_down.bias:4 *ffn_up.bias:4"
 NORMS = "output_norm.bias:4 *attn_norm.bias:4"
 POST = "*post_attention_norm.weight:4 *post_ffw_norm.weight:4"
 HEADS = "*attn_q_norm.weight:2 *attn_k_norm.weight:2"
+EXPERTS = ("*ffn_gate_inp.weight:3,4 *ffn_gate_exps.weight:3,4,4 *ffn_up_exps.weight:3,4,4 "
+           "*ffn_down_exps.weight:3,4,4 -*ffn_gate.weight -*ffn_up.weight -*ffn_down.weight")
+SHARED = "*ffn_gate_shexp.weight:2,4 *ffn_up_shexp.weight:2,4 *ffn_down_shexp.weight:4,2"
 PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 
 # How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
@@ -34,6 +37,11 @@ PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 FAMILIES: list[tuple[str, Keys, str]] = [
     ("llama", {"rope.dimension_count": 2, "attention.key_length": 2, "vocab_size": 7,
                "expert_count": 0, "rope.freq_base": 100.0}, ""),
+    ("llama", {"expert_count": 3, "expert_used_count": 2}, EXPERTS),
+    ("gpt", {"expert_count": 3, "expert_used_count": 2, "expert_feed_forward_length": 4,
+             "expert_shared_feed_forward_length": 2, "expert_shared_gate": True,
+             "expert_choice_bias": True},
+     f"{EXPERTS} {SHARED} *ffn_gate_inp_shexp.weight:4 *exp_probs_b.bias:3"),
     ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
     ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
     ("phi2", {}, f"{NORMS} {QKV} {OUT} {FFN} output.bias:7 {PLAIN} {ONE_NORM}"),

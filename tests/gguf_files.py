@@ -210,6 +210,16 @@ def smallest(layers: int = 1) -> Image:
                  | sentencepiece_keys(), llama_shapes(7, 4, 2, 4, layers))
 
 
+def smallest_experts() -> Image:
+    """The same with 3 experts, of which 2 are used."""
+    m = smallest().set("llama.expert_count", U32, 3).set("llama.expert_used_count", U32, 2)
+    for part in ("gate", "up", "down"):  # a tensor's numbers depend on how many are before it
+        m.tensor(f"blk.0.ffn_{part}_exps.weight", 3, 4, 4)
+    for part in ("gate", "up", "down"):
+        m.drop(f"blk.0.ffn_{part}.weight")
+    return m.tensor("blk.0.ffn_gate_inp.weight", 3, 4)
+
+
 def byte_level(context: int = 16) -> Image:
     """A GPT-2 of dimension 8 with a byte-level vocabulary: a, b, ab, an end token.
 

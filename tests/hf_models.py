@@ -61,6 +61,8 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
                 p.copy_(torch.rand(p.shape, generator=g) + 0.5 - offset)
             elif p.ndim == 1:
                 p.copy_(torch.randn(p.shape, generator=g) * 0.3)
+            elif p.ndim == 3:  # experts
+                p.copy_(torch.randn(p.shape, generator=g) / math.sqrt(p.shape[2]))
             elif re.search(r"embed|wte|wpe|lm_head", name):
                 p.copy_(torch.randn(p.shape, generator=g) * 0.5)
             else:
@@ -212,6 +214,64 @@ CASES = [
     Case("qwen3-bias", "Qwen3ForCausalLM",
          base(head_dim=20, attention_bias=True, tie_word_embeddings=True), "gpt",
          {"bias": BIAS, "output bias": ("zero", r"o_proj.bias")}),
+    Case("mixtral", "MixtralForCausalLM", base(num_local_experts=5, num_experts_per_tok=2), "llama",
+         {"experts": ("zero", r"\.experts\.down_proj"), "router": ("zero", r"gate.weight"),
+          "number": dict(num_experts_per_tok=3)}),
+    Case("mixtral-window", "MixtralForCausalLM",
+         base(num_local_experts=4, num_experts_per_tok=3, sliding_window=7), "gpt",
+         {"window": dict(sliding_window=None), "number": dict(num_experts_per_tok=2)}),
+    Case("qwen3moe", "Qwen3MoeForCausalLM",
+         base(head_dim=20, num_experts=9, num_experts_per_tok=4, moe_intermediate_size=24,
+              norm_topk_prob=True), "qwen3moe",
+         {"router": ("zero", r"mlp.gate.weight"), "q norm": ("one", r"q_norm"),
+          "sum of weights": dict(norm_topk_prob=False), "number": dict(num_experts_per_tok=3)}),
+    Case("qwen3moe-layers", "Qwen3MoeForCausalLM",
+         base(num_hidden_layers=5, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=40,
+              decoder_sparse_step=2, tie_word_embeddings=True), "gpt",
+         {"sum of weights": dict(norm_topk_prob=True),
+          "dense layers": ("zero", r"layers.0.mlp.down_proj")}),
+    Case("qwen2moe", "Qwen2MoeForCausalLM",
+         base(num_experts=6, num_experts_per_tok=2, moe_intermediate_size=24,
+              shared_expert_intermediate_size=56), "qwen2moe",
+         {"shared": ("zero", r"shared_expert.down_proj"),
+          "experts": ("zero", r"\.experts\.down_proj"),
+          "gate of the shared": ("zero", r"shared_expert_gate"), "bias": BIAS,
+          "sum of weights": dict(norm_topk_prob=True)}),
+    Case("qwen2moe-layers", "Qwen2MoeForCausalLM",
+         base(num_hidden_layers=4, num_experts=6, num_experts_per_tok=3, moe_intermediate_size=24,
+              shared_expert_intermediate_size=56, mlp_only_layers=[1], qkv_bias=False,
+              norm_topk_prob=True, use_sliding_window=True, sliding_window=7), "gpt",
+         {"sum of weights": dict(norm_topk_prob=False), "window": dict(use_sliding_window=False),
+          "dense layers": ("zero", r"layers.1.mlp.down_proj")}),
+    Case("olmoe", "OlmoeForCausalLM", base(num_experts=8, num_experts_per_tok=3), "olmoe",
+         {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"),
+          "experts": ("zero", r"\.experts\.down_proj"),
+          "sum of weights": dict(norm_topk_prob=True)}),
+    Case("granitemoe", "GraniteMoeForCausalLM",
+         base(num_local_experts=6, num_experts_per_tok=3, embedding_multiplier=3.0,
+              residual_multiplier=0.6, attention_multiplier=0.4, logits_scaling=5.0), "granitemoe",
+         {"embedding": dict(embedding_multiplier=1.0), "residual": dict(residual_multiplier=1.0),
+          "attention": dict(attention_multiplier=0.3), "logits": dict(logits_scaling=1.0),
+          "experts": ("zero", r"\.experts\.down_proj"), "router": ("zero", r"router"),
+          "number": dict(num_experts_per_tok=2)}),
+    Case("granitemoe-shared", "GraniteMoeSharedForCausalLM",
+         base(num_local_experts=6, num_experts_per_tok=3, shared_intermediate_size=56,
+              attention_bias=True, tie_word_embeddings=True, attention_multiplier=0.4),
+         "granitemoe",
+         {"shared": ("zero", r"shared_mlp.output"), "experts": ("zero", r"\.experts\.down_proj"),
+          "bias": BIAS}, seed=1),
+    Case("ernie4_5-moe", "Ernie4_5_MoeForCausalLM",
+         base(num_hidden_layers=4, moe_num_experts=7, moe_k=3, moe_intermediate_size=24,
+              tie_word_embeddings=False), "ernie4_5-moe",
+         {"shared": ("zero", r"shared_experts.down_proj"),
+          "experts": ("zero", r"\.experts\.down_proj"),
+          "bias for the choice": ("zero", r"e_score_correction_bias"),
+          "dense layer": ("zero", r"layers.0.mlp.down_proj"), "number": dict(moe_k=2)}),
+    Case("ernie4_5-moe-layers", "Ernie4_5_MoeForCausalLM",
+         base(num_hidden_layers=5, moe_num_experts=5, moe_k=2, moe_intermediate_size=40,
+              moe_num_shared_experts=0, moe_layer_interval=2), "gpt",
+         {"bias for the choice": ("zero", r"e_score_correction_bias"),
+          "dense layer": ("zero", r"layers.2.mlp.down_proj")}),
     Case("gemma", "GemmaForCausalLM", base(head_dim=20, num_key_value_heads=1, hidden_act="gelu"),
          "gemma", {"norms": GEMMA_NORMS}, offset=1.0),
     Case("gemma2", "Gemma2ForCausalLM",
@@ -507,10 +567,17 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         out = out * s["residual_scale"]
         mid = x + out if s["residual"] == "sequential" else x
         f = a if s["residual.shared_norm"] else norm(mid, b + "ffn_norm") if s["norm.pre"] else mid
-        up = linear(f, b + "ffn_up")
-        up = (act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up
-              if s["ffn.gated"] else act[s["ffn.activation"]](up))
-        down = linear(up, b + "ffn_down")
+        def ffn(h: Tensor, up: Tensor, down: Tensor, gate: Tensor | None) -> Tensor:
+            hidden = act[s["ffn.activation"]](h @ (up if gate is None else gate).T)
+            return (hidden if gate is None else hidden * (h @ up.T)) @ down.T
+
+        if s["expert_count"] and (s["expert_layers"] or [True] * s["block_count"])[layer]:
+            down = experts(s, w, b, f, ffn)
+        else:
+            up = linear(f, b + "ffn_up")
+            up = (act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up
+                  if s["ffn.gated"] else act[s["ffn.activation"]](up))
+            down = linear(up, b + "ffn_down")
         if s["norm.post"]:
             down = norm(down, b + "post_ffw_norm")
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
@@ -519,6 +586,26 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
     logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get(
         "output.bias", 0.0)
     return cap(logits * s["logit_scale"], s["final_logit_softcapping"])
+
+
+def experts(s: dict[str, Any], w: dict[str, Tensor], b: str, h: Tensor, ffn: Any) -> Tensor:
+    """A layer's mixture of experts, one row after the other."""
+    def weights(kind: str, e: Any = ...) -> tuple[Tensor, Tensor, Tensor | None]:
+        up, down, gate = (w.get(f"{b}ffn_{part}_{kind}.weight") for part in ("up", "down", "gate"))
+        return up[e], down[e], gate if gate is None else gate[e]
+
+    p = (h @ w[b + "ffn_gate_inp.weight"].T).softmax(-1)
+    out = torch.zeros_like(h)
+    for t, row in enumerate(p):
+        chosen = (row + w.get(b + "exp_probs_b.bias", 0.0)).topk(s["expert_used_count"]).indices
+        total = row[chosen].sum() if s["expert_weights_norm"] else 1.0
+        for e in chosen.tolist():
+            out[t] += row[e] / total * ffn(h[t], *weights("exps", e))
+    if s["expert_shared_feed_forward_length"]:
+        gate = h @ w[b + "ffn_gate_inp_shexp.weight"] if s["expert_shared_gate"] else None
+        shared = ffn(h, *weights("shexp"))
+        out += shared if gate is None else shared * gate.sigmoid()[:, None]
+    return out
 
 
 @dataclass
@@ -541,6 +628,8 @@ class GptCase:
                 out[name] = torch.rand(shape, generator=g) + 0.5
             elif len(shape) == 1:
                 out[name] = torch.randn(shape, generator=g) * 0.3
+            elif len(shape) == 3:
+                out[name] = torch.randn(shape, generator=g) / shape[2] ** 0.5
             else:
                 gain = {"blk": 1.0 + 0.8
                         * bool(re.search("attn_[qk]", name))}.get(name[:3], 0.5 * shape[1] ** 0.5)
@@ -623,6 +712,19 @@ GPT_CASES = [
              "attention.qk_norm": "full",
              "attention.sliding_window_pattern": [True, False, True, False, True]},
             {"mask": {"attention.sliding_window": 20}}),
+    GptCase("experts",
+            {"expert_count": 7, "expert_used_count": 3, "expert_feed_forward_length": 33,
+             "expert_weights_norm": False, "expert_choice_bias": True, "ffn.activation": "gelu",
+             "expert_shared_feed_forward_length": 21, "expert_layers": [False, True, True]},
+            {"sum of weights": {"expert_weights_norm": True},
+             "shared": {"expert_shared_feed_forward_length": None},
+             "number": {"expert_used_count": 2}}),
+    GptCase("experts-ungated",
+            {"expert_count": 1, "expert_used_count": 1, "expert_feed_forward_length": 32,
+             "expert_weights_norm": False, "ffn.gated": False, "residual": "parallel",
+             "residual.shared_norm": True, "expert_shared_feed_forward_length": 40,
+             "expert_shared_gate": True},
+            {"gate of the shared": {"expert_shared_gate": False}}),
     GptCase("no-pre-no-final", {"norm.pre": False, "norm.post": True, "norm.final": False},
             {"norms": {"norm.post": False}}),
     GptCase("mqa-odd-widths",

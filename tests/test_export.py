@@ -172,7 +172,7 @@ def test_defaults_are_transformers(kind: str) -> None:
     if kind in ("mistral", "qwen2", "llama", "olmo2", "granite", "phi", "phi3", "stablelm", "qwen3",
                 "gemma"):
         sizes["num_key_value_heads"] = 2
-    elif kind == "starcoder2":
+    elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
@@ -954,7 +954,8 @@ def test_limits_agree_with_config_c() -> None:
     names = {"MAX_DIM": ("embedding_length",), "MAX_LAYERS": ("block_count",),
              "MAX_CONTEXT": ("context_length",),
              "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
-             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": ()}
+             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": (),
+             "MAX_EXPERTS": ("expert_count", "expert_used_count")}
     stated = {name: eval(value)
               for name, value in re.findall(r"^    (MAX_\w+) = (.*?),?(?: //.*)?$", text, re.M)}
     assert stated.keys() == names.keys()

@@ -22,7 +22,7 @@ from command import TIMEOUT, check_line, error_in, error_of, run, text_of
 from conftest import ROOT
 from fuzz_corpus import FAMILIES, model
 from gguf_files import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor,
-                        byte_level, smallest, text, write_tiny)
+                        byte_level, smallest, smallest_experts, text, write_tiny)
 
 SMALLEST = smallest()
 
@@ -202,6 +202,13 @@ def header(**changes: object) -> Image:
     return m
 
 
+EXPERTS = smallest_experts()
+
+
+def expert(name: str, kind: int, v: object) -> Image:
+    return EXPERTS.copy().set(f"llama.expert_{name}", kind, v)
+
+
 def raw_key(name: str, body: bytes) -> Image:
     m = SMALLEST.copy()
     m.keys[name] = body
@@ -370,8 +377,48 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                     "got a negative epsilon, soft cap"),
     "window 2^31": (key("llama.attention.sliding_window", U32, 2**31),
                     "sliding_window: got 2147483648"),
-    "experts": (key("llama.expert_count", U32, 8),
-                "expert_count: mixtures of experts are not supported"),
+    # experts
+    "experts of gpt2": (byte_level().set("gpt2.expert_count", U32, 8),
+                        "gpt2.expert_count: mixtures of experts in this architecture are not"),
+    "8 experts": (expert("count", U32, 8), "ffn_gate_inp.weight: got shape (3, 4), want (8, 4)"),
+    "no experts": (expert("count", U32, 0), "ffn_down.weight: missing, want shape (4, 4)"),
+    "experts 2^31": (expert("count", U32, 2**31), "expert_count: got 2147483648, want 0 to 4096"),
+    "experts 4097": (expert("count", U32, 4097), "expert_count: got 4097, want 0 to 4096"),
+    "4 of 3 experts": (expert("used_count", U32, 4), "expert_used_count: got 4, want 1 to 3"),
+    "0 of 3 experts": (expert("used_count", U32, 0), "expert_used_count: got 0, want 1 to 3"),
+    "some of 3 experts": (EXPERTS.copy().drop("llama.expert_used_count"),
+                          "expert_used_count: missing"),
+    "sigmoid": (expert("gating_func", U32, 2), "expert_gating_func: got 2, want 1 (softmax)"),
+    "groups": (expert("group_count", U32, 3), "expert_group_count: got 3, want no groups"),
+    "groups 2^31": (expert("group_count", U32, 2**31), "expert_group_count: got 2147483648"),
+    "scale 2": (expert("weights_scale", F32, 2.0), "expert_weights_scale: got 2, want 1"),
+    "scale NaN of experts": (expert("weights_scale", F32, math.nan), "expert_weights_scale: got"),
+    "width 0": (expert("feed_forward_length", U32, 0), "expert_feed_forward_length: got 0"),
+    "width 5": (expert("feed_forward_length", U32, 5),
+                "ffn_down_exps.weight: got shape (3, 4, 4), want (3, 4, 5)"),
+    "width 2^31": (expert("feed_forward_length", U32, 2**31),
+                   "expert_feed_forward_length: got 2.14748e+09 for layer 0"),
+    "shared width": (expert("shared_feed_forward_length", U32, 4), "ffn_up_shexp.weight: missing"),
+    "a dense layer": (EXPERTS.copy().set("llama.leading_dense_block_count", U32, 1),
+                      "ffn_down.weight: missing"),
+    "99 dense layers": (EXPERTS.copy().set("llama.leading_dense_block_count", U32, 99),
+                        "leading_dense_block_count: got 99, want 0 to 1"),
+    "step 0": (EXPERTS.copy().set("llama.interleave_moe_layer_step", U32, 0),
+               "interleave_moe_layer_step: got 0, want 1 to 1"),
+    "2 matrices of 3": (EXPERTS.copy().tensor("blk.0.ffn_up_exps.weight", 2, 4, 4),
+                        "ffn_up_exps.weight: got shape (2, 4, 4), want (3, 4, 4)"),
+    "flat matrices": (EXPERTS.copy().tensor("blk.0.ffn_up_exps.weight", 12, 4),
+                      "ffn_up_exps.weight: got shape (12, 4), want (3, 4, 4)"),
+    "no matrices": (EXPERTS.copy().drop("blk.0.ffn_gate_exps.weight"),
+                    "ffn_gate_exps.weight: missing, want shape (3, 4, 4)"),
+    "half of gate and up": (EXPERTS.copy().drop("blk.0.ffn_gate_exps.weight")
+                            .drop("blk.0.ffn_up_exps.weight")
+                            .tensor("blk.0.ffn_gate_up_exps.weight", 3, 4, 4),
+                            "ffn_gate_up_exps.weight: got shape (3, 4, 4), want (3, 8, 4)"),
+    "gate twice": (EXPERTS.copy().tensor("blk.0.ffn_gate_up_exps.weight", 3, 8, 4),
+                   "ffn_gate_exps.weight: the architecture llama has no place for it"),
+    "biases of experts": (EXPERTS.copy().tensor("blk.0.ffn_up_exps.bias", 3, 4),
+                          "ffn_up_exps.bias: the architecture llama has no place for it"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),

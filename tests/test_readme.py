@@ -44,7 +44,7 @@ def test_architectures(run_bin: Path, tmp_path: Path) -> None:
     known = set(done.stderr.split("want one of: ")[1].strip().split(", "))
     table = (ROOT / "docs" / "families.md").read_text()
     assert known == {name for row in re.findall(r"^\| (`.*?) \|", table, re.M)
-                     for name in re.findall(r"`(\w+)`", row)}
+                     for name in re.findall(r"`([\w-]+)`", row)}
 
 
 def test_files() -> None:
