@@ -223,8 +223,8 @@ static void from_family(Config *c, const Family *f, Keys *k)
 static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
-    static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
-                                       "relu", "relu2", NULL};                     // as Act
+    static const char *const acts[] = {"silu",  "gelu",  "gelu_tanh", "relu",
+                                       "relu2", "xielu", NULL};                    // as Act
     static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL}; // as QkNorm
     static const char *const positions[] = {"none", "rope", "learned", "alibi", "relative", NULL};
     static const struct {
@@ -249,6 +249,7 @@ static void from_keys(Config *c, Keys *k)
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
     c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
+    c->qk_norm_after_rope = key_flag(k, "attention.qk_norm_after_rope", 0);
     c->qkv_bias = key_presence(k, "attention.bias", -1);
     c->wo_bias = key_presence(k, "attention.output_bias", -1);
     c->ffn_bias = key_presence(k, "ffn.bias", -1);
@@ -309,6 +310,9 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     if (r->factor == 0)
         r->factor = 1;
     r->attn_factor = key_float(k, "rope.scaling.attn_factor", 1);
+    float log_multiplier = key_float(k, "rope.scaling.yarn_log_multiplier", 0);
+    if (r->scaling == ROPE_YARN && r->factor > 1)
+        r->attn_factor /= (float)(1 + 0.1 * log_multiplier * log(r->factor));
     r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
     r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
     r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
@@ -317,10 +321,12 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     if (!(r->base > 1) || !(r->factor > 0))
         refuse(k, "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
                r->base, r->factor);
-    static const char *const refused[] = {
-        "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
-        "rope.scaling.yarn_attn_factor",    "rope.scaling.alpha",
-        "rope.dimension_sections",          NULL};
+    if (!(log_multiplier >= 0))
+        refuse(k, "key %s: got %g, want 0 or more",
+               key_name(k, "rope.scaling.yarn_log_multiplier", key), log_multiplier);
+    static const char *const refused[] = {"rope.scaling.yarn_ext_factor",
+                                          "rope.scaling.yarn_attn_factor", "rope.scaling.alpha",
+                                          "rope.dimension_sections", NULL};
     for (int i = 0; refused[i] && !k->failed; i++)
         if (key_present(k, refused[i]))
             refuse(k, "key %s: this kind of rope scaling is not supported",
@@ -367,6 +373,23 @@ static void share_kv(Config *c, Keys *k)
     }
 }
 
+/* The activation of one layer. Its keys have no architecture in front, and what two of them hold
+ * goes through softplus to be above 0. */
+static Xielu read_xielu(Keys *k, int i, int n_layers)
+{
+    Keys own = {k->g, "xielu", k->e, k->failed};
+    double positive = key_layer(&own, "alpha_p", i, n_layers),
+           negative = key_layer(&own, "alpha_n", i, n_layers),
+           beta = key_layer(&own, "beta", i, n_layers), eps = key_layer(&own, "eps", i, n_layers);
+    k->failed = own.failed;
+    Xielu a = {(float)log1p(exp(positive)), (float)(beta + log1p(exp(negative))), (float)beta,
+               (float)eps};
+    if (!isfinite(a.positive) || !isfinite(a.negative) || !isfinite(a.eps))
+        refuse(k, "layer %d: got xielu.alpha_p, alpha_n, beta, eps of %g, %g, %g, %g, want numbers",
+               i, positive, negative, beta, eps);
+    return a;
+}
+
 /* Per-layer numbers; heads of layers that see everything and of windowed ones. */
 static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *whole,
                         const HeadWidths *windowed_heads)
@@ -404,7 +427,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
             refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
                    l->key_dim);
 
-        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
+        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0)
+                  && !(f->only_local_rope && window > 0 && !windowed);
         double on = key_layer(k, "rope.layers", i, n);
         if (!isnan(on))
             roped = roped && on != 0;
@@ -414,6 +438,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         double own = key_layer(k, "attention.scale", i, n);
         int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
         l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
+        if (c->act == ACT_XIELU)
+            l->xielu = read_xielu(k, i, n);
         if (!isfinite(l->attn_scale))
             refuse(k, "layer %d: got an attention scale of %g, want a finite number", i, own);
     }
@@ -541,10 +567,17 @@ int config_read(Config *c, const Gguf *g, Err *e)
     c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", c->attn_soft_cap);
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", c->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
+    c->temperature = key_float(&k, "attention.temperature_scale", 0);
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k, &whole, &windowed);
     read_layers(c, f, &k, &whole, &windowed);
     read_experts(c, f, &k);
+    if (c->temperature != 0 && c->pos != POS_ROPE)
+        refuse(&k, "key %s.attention.temperature_scale: got %g without rope, want 0", k.arch,
+               c->temperature);
+    if (c->act == ACT_XIELU && (c->gated || c->experts.n))
+        refuse(&k, "key %s.ffn.activation: got \"xielu\" with a gate or experts, want neither",
+               k.arch);
     if (!k.failed
         && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
             || c->alibi_max < 0))

@@ -3,7 +3,8 @@
  *   x = embedding(token) * scale [+ position row] [norm]
  *   for each layer:
  *       h = norm(x)
- *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k]    k and v go to the cache
+ *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
+ *           k and v go to the cache, queries far from the start are multiplied by [a factor]
  *       a = Wo attention(q)  [norm]
  *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
@@ -225,17 +226,30 @@ static void norm_heads(const Rows *r, const Norm *n, float *x, int n_heads)
     }
 }
 
-/* Clamp, normalise and rotate the heads of one row t of the batch, x (n_heads, key_dim). */
+/* Clamp, normalise and rotate (or rotate and normalise) the heads of one row t of the batch, x
+ * (n_heads, key_dim). */
 static void prepare_heads(const Rows *r, const Norm *norm, float *x, int n_heads, int t)
 {
     const LayerConfig *lc = r->lc;
     if (r->c->clamp_qkv > 0)
         clamp(x, (size_t)n_heads * (size_t)lc->key_dim, r->c->clamp_qkv);
-    if (norm->on)
+    if (norm->on && !r->c->qk_norm_after_rope)
         norm_heads(r, norm, x, n_heads);
     if (lc->rope >= 0)
         rope_rotate(x, angles_at(r->s, lc->rope, t), n_heads, lc->key_dim,
                     r->c->ropes[lc->rope].dim, r->c->rope_pairing);
+    if (norm->on && r->c->qk_norm_after_rope)
+        norm_heads(r, norm, x, n_heads);
+}
+
+/* Queries at positions beyond the original context are made longer, which keeps the softmax from
+ * spreading out over the more keys (Config.temperature). */
+static void heat_queries(const Rows *r, float *q /* (n_heads, key_dim) */, int pos)
+{
+    int times = pos / r->c->ropes[0].orig_seq_len;
+    float factor = (float)(1 + r->c->temperature * log(1.0 + times));
+    for (size_t j = 0; times && j < q_width(r->lc); j++)
+        q[j] *= factor;
 }
 
 static void prepare_rows(void *context, int from, int to, int thread)
@@ -247,6 +261,8 @@ static void prepare_rows(void *context, int from, int to, int thread)
     for (int i = from; i < to; i++) {
         int t = r->from + i;
         prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
+        if (r->c->temperature != 0)
+            heat_queries(r, s->q + (size_t)t * nq, s->pos[t]);
         if (!has_own_kv(r->c, r->layer))
             continue;
         prepare_heads(r, &r->l->k_norm, s->k_new + (size_t)i * nk, r->lc->n_kv_heads, t);
@@ -353,7 +369,10 @@ static void ffn(Rows *r, const float *h)
     if (lc->hidden_dim) {
         matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
                r->c->gated ? 2 : 1);
-        activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
+        if (r->c->act == ACT_XIELU)
+            xielu_rows(s, &lc->xielu, s->hidden, r->n, lc->hidden_dim);
+        else
+            activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
         matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
     }
     if (lc->expert_dim)

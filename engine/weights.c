@@ -320,7 +320,8 @@ static void bind_layer(Binder *b, int i)
     }
     bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
-    bind_norm(b, &l->ffn_norm, "ffn_norm", dim, c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &l->ffn_norm, c->ffn_norm_name ? c->ffn_norm_name : "ffn_norm", dim,
+              c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
     if (lc->expert_dim)
         bind_experts(b, l, lc);
     else

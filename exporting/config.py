@@ -66,7 +66,7 @@ CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling 
 ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
     "relu": "relu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh", "relu2": "relu2",
+    "gelu_accurate": "gelu_tanh", "relu2": "relu2", "xielu": "xielu",
 }
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Callable
 
 from exporting.config import short
-from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, Model, Recipe, Spec,
+from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec,
                             change_pairing, concat)
 
 ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
@@ -26,6 +26,7 @@ class Convention:
     implies: dict[str, Any]
     pairing: str = "half"
     fused: tuple[str, ...] = ()  # qkv in one tensor, gate_up in one tensor
+    ffn_norm: str = "ffn_norm"  # the tensor's name
     square: bool = False  # n_heads * head_dim must be dim
     tied: str = "any"  # "must", or "copy": a tied output is written out
     factors: tuple[str, ...] = ()  # rope factor tensors it reads
@@ -45,8 +46,17 @@ def gemma_scale(layers_27b: int) -> Callable[[Spec], float | None]:
                       (s["embedding_length"] // s["attention.head_count"]) ** -0.5)
 
 
-def window_keys(s: Spec) -> Spec:
-    return {"attention.sliding_window": s["attention.sliding_window"]}
+def keys_of(*names: str) -> Callable[[Spec], Spec]:
+    return lambda s: {k: s[k] for k in names}
+
+
+WINDOW = ("attention.sliding_window", "attention.sliding_window_pattern")
+window_keys = keys_of(WINDOW[0])
+
+
+def local_rope(s: Spec) -> list[bool] | None:
+    """Where some layers have a window, the others have no rope."""
+    return s["attention.sliding_window_pattern"]
 
 
 GRANITE = ("attention.bias", "attention.output_bias", "attention.scale", "embedding_scale",
@@ -98,6 +108,10 @@ def ernie_keys(s: Spec) -> Spec:
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
+COHERE = {"norm.type": "layer", "residual": "parallel", "residual.shared_norm": True,
+          "logit_scale": ANY}
+XIELU_KEYS = [f"xielu.{part}" for part in XIELU]
+YARN_BETAS = ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")
 PARTIAL = {"rope.dimension_count": ANY}
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
@@ -146,8 +160,9 @@ CONVENTIONS: dict[str, Convention] = {
         "residual.shared_norm": lambda s: s["residual"] == "parallel",
         "attention.qk_norm": ("none", "heads")} | PARTIAL,
         square=True, tied="copy", keys=residual_key),
-    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"},
-                        square=True, tied="copy"),
+    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full",
+                         "rope.freq_base_swa": ANY} | {k: ANY for k in WINDOW},
+                        square=True, tied="copy", keys=keys_of(*WINDOW, "rope.freq_base_swa")),
     "olmoe": Convention({"attention.qk_norm": "full"} | experts(False, own_width=False),
                         square=True, tied="copy", keys=expert_keys()),
     "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
@@ -160,6 +175,40 @@ CONVENTIONS: dict[str, Convention] = {
     "ernie4_5-moe": Convention(
         {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
          "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
+    "ernie4_5": Convention({"attention.bias": ANY, "attention.output_bias": ANY}, "interleaved"),
+    "command-r": Convention(COHERE | {
+        "attention.qk_norm": lambda s: "heads" if s["block_count"] >= 64 else "none"},
+        "interleaved", square=True, tied="must", keys=keys_of("logit_scale")),
+    "cohere2": Convention(COHERE | {
+        "attention.sliding_window": SET, "rope.layers": local_rope,
+        "attention.sliding_window_pattern": lambda s: every(4, s["block_count"])},
+        "interleaved", square=True, tied="must",
+        keys=keys_of("logit_scale", "attention.sliding_window")),
+    "glm4": Convention({"norm.post": True, "attention.bias": ANY} | PARTIAL, "interleaved",
+                       fused=("gate_up",)),
+    # llama.cpp knows the windows of the 32B model, by its number of layers
+    "exaone4": Convention({
+        "norm.pre": False, "norm.post": True, "attention.qk_norm": "head",
+        "rope.layers": local_rope,
+        **{k: lambda s, k=k: s[k] if s["block_count"] == 64 else None for k in WINDOW}},
+        square=True, factors=("rope_freqs.weight",), keys=keys_of(*WINDOW)),
+    "seed_oss": Convention({"attention.bias": ANY}, ffn_norm="post_attention_norm"),
+    "hunyuan-dense": Convention({"attention.qk_norm": "head",
+                                 "attention.qk_norm_after_rope": True}),
+    "olmo": Convention({"norm.type": "layer", "norm.affine": False, "attention.clamp_kqv": ANY},
+                       "interleaved", square=True, keys=keys_of("attention.clamp_kqv")),
+    "nemotron": Convention(LAYER_NORM | PARTIAL | {
+        "attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY, "ffn.gated": False,
+        "ffn.activation": "relu2"}, square=True, tied="copy"),
+    "arcee": Convention({"ffn.gated": False, "ffn.activation": "relu2"}, "interleaved",
+                        factors=("rope_freqs.weight",)),
+    "apertus": Convention({
+        "attention.qk_norm": "head", "attention.bias": ANY, "attention.output_bias": ANY,
+        "ffn.gated": False, "ffn.activation": "xielu"} | {k: ANY for k in XIELU_KEYS},
+        tied="copy", factors=("rope_freqs.weight",), keys=keys_of(*XIELU_KEYS)),
+    "mistral3": Convention({"attention.temperature_scale": ANY} | {k: ANY for k in YARN_BETAS},
+                           "interleaved",
+                           keys=keys_of("attention.temperature_scale", *YARN_BETAS)),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),
@@ -224,6 +273,8 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
             if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
                 parts = [out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]]
                 out[f"{b}ffn_up.{suffix}"] = concat(parts)
+    if conv.ffn_norm != "ffn_norm":
+        out = {re.sub(r"ffn_norm\b", conv.ffn_norm, n): r for n, r in out.items()}
     if model.arch == "falcon" and not s["residual.shared_norm"]:
         out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
                for n, r in out.items()}

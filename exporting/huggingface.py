@@ -15,8 +15,8 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, check_shapes, dims,
-                            gpt_spec, gpt_tensors, half_rows, split_groups, split_rows)
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, check_shapes,
+                            dims, gpt_spec, gpt_tensors, half_rows, split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -47,6 +47,9 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
     if "mrope_section" in p.data:
         raise ExportError("config.json: rope with mrope_section (several "
                           "position axes) is not supported")
+    if kind == "dynamic" and p.get("alpha") and str(c.get("model_type")).startswith("hunyuan"):
+        out["rope.freq_base"] = base * p.num("alpha") ** (dim / (dim - 2))  # a fixed stretch
+        return out
     if kind == "default":
         return out
     if kind not in ("linear", "llama3", "yarn", "longrope"):
@@ -125,6 +128,17 @@ def windows(c: Config, has_window: Callable[[int], bool] = lambda i: True,
         return {}
     return {"attention.sliding_window": c.int("sliding_window"),
             "attention.sliding_window_pattern": pattern}
+
+
+def local_base(c: Config, default: float) -> Spec:
+    """The rope of the windowed layers, which is plain."""
+    nested = c.get("rope_parameters") or {}
+    local = nested.get("sliding_attention") or {"rope_theta": default}
+    local = rope_spec(Config(local, {"max_position_embeddings": c.int("max_position_embeddings")}),
+                      dims(c)["attention.key_length"])
+    if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
+        raise ExportError("config.json: scaled rope in the windowed layers is not supported")
+    return {"rope.freq_base_swa": local["rope.freq_base"]}
 
 
 def experts(c: Config, width: str = "moe_intermediate_size", renormalised: bool | None = None,
@@ -259,15 +273,7 @@ def gemma(c: Config) -> Spec:
     step = c.int("sliding_window_pattern", c.get("_sliding_window_pattern") or 6)
     w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
     if w:
-        nested = c.get("rope_parameters") or {}
-        local = (nested.get("sliding_attention")
-                 or {"rope_theta": c.num("rope_local_base_freq", 10000.0)})
-        local = rope_spec(Config(local,
-                                 {"max_position_embeddings": c.int("max_position_embeddings")}),
-                          c.int("head_dim"))
-        if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
-            raise ExportError("config.json: scaled rope in the windowed layers is not supported")
-        out["rope.freq_base_swa"] = local["rope.freq_base"]
+        out |= local_base(c, c.num("rope_local_base_freq", 10000.0))
     return rope(c) | out | w | {"attention.qk_norm": "head"}
 
 
@@ -327,6 +333,88 @@ def stablelm(c: Config) -> Spec:
 def olmo2(c: Config) -> Spec:
     return llama(c) | {"norm.pre": False, "norm.post": True, "attention.qk_norm": "full",
                        "ffn.bias": False}
+
+
+def olmo3(c: Config) -> Spec:
+    w = windows(c, lambda i: (i + 1) % 4 != 0, keep=True)
+    return olmo2(c) | w | (local_base(c, c.num("rope_theta", 500000.0)) if w else {})
+
+
+def olmo(c: Config) -> Spec:
+    return llama(c) | {"norm.type": "layer", "norm.affine": False, "norm.epsilon": 1e-5,
+                       "ffn.bias": False, "attention.clamp_kqv": c.num("clip_qkv")}
+
+
+def cohere(c: Config) -> Spec:
+    return llama(c) | {
+        "norm.type": "layer", "residual": "parallel", "residual.shared_norm": True,
+        "rope.pairing": "interleaved", "logit_scale": c.num("logit_scale"), "ffn.bias": False,
+        "attention.qk_norm": "heads" if c.flag("use_qk_norm") else "none"}
+
+
+def no_global_rope(c: Config, w: Spec) -> list[bool]:
+    """Only layers with a window have rope."""
+    return w.get("attention.sliding_window_pattern") or [False] * c.int("num_hidden_layers")
+
+
+def cohere2(c: Config) -> Spec:
+    step = c.int("sliding_window_pattern", 4)
+    c.int("sliding_window")
+    w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
+    return cohere(c) | w | {"rope.layers": no_global_rope(c, w)}
+
+
+def exaone4(c: Config) -> Spec:
+    step = c.get("sliding_window_pattern")
+    if c.get("sliding_window") is not None and c.get("layer_types") is None and (
+            type(step) is not int or step < 1):
+        raise c.bad("sliding_window_pattern", "a whole number, or layer_types")
+    w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
+    layers = {} if c.get("sliding_window") is None else {"rope.layers": no_global_rope(c, w)}
+    return rope(c) | w | layers | {"norm.pre": False, "norm.post": True,
+                                   "attention.qk_norm": "head", "ffn.activation": c.activation()}
+
+
+def glm4(c: Config) -> Spec:
+    return rope(c) | {"rope.pairing": "interleaved", "norm.post": True,
+                      "attention.bias": c.flag("attention_bias"), "ffn.activation": c.activation()}
+
+
+def ernie(c: Config) -> Spec:
+    bias = c.flag("use_bias")
+    return rope(c) | {"rope.pairing": "interleaved", "attention.bias": bias,
+                      "attention.output_bias": bias, "ffn.bias": bias,
+                      "ffn.activation": c.activation()}
+
+
+def seed_oss(c: Config) -> Spec:
+    return llama(c) | {"attention.output_bias": c.flag("attention_out_bias")}
+
+
+def hunyuan(c: Config) -> Spec:
+    return llama(c) | {"attention.qk_norm": "head", "attention.qk_norm_after_rope": True,
+                       "ffn.bias": False}
+
+
+def nemotron(c: Config) -> Spec:
+    return llama(c) | LAYER_NORM | {"ffn.gated": False}
+
+
+def arcee(c: Config) -> Spec:
+    return llama(c) | {"ffn.gated": False}
+
+
+def apertus(c: Config) -> Spec:
+    return llama(c) | {"attention.qk_norm": "head", "ffn.gated": False, "ffn.bias": False}
+
+
+def ministral3(c: Config) -> Spec:
+    p = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    p = Config(p, {})
+    original = p.int("original_max_position_embeddings", c.int("max_position_embeddings"))
+    return rope(c) | windows(c) | {
+        "attention.temperature_scale": p.num("llama_4_scaling_beta"),
+        "rope.scaling.original_context_length": original, "ffn.activation": c.activation()}
 
 
 def smollm3(c: Config) -> Spec:
@@ -404,6 +492,7 @@ class Family:
     spec: Callable[[Config], Spec]  # what differs from dims() and the defaults
     # a fused query_key_value: "rows" (q, then k, then v) or "groups" (heads with their k and v)
     qkv: str = ""
+    gate_up: bool = False  # gate and up are one matrix of a dense FFN
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
     names: tuple[tuple[str, str], ...] = ()  # (transformers' name, ours) beyond the gguf package's
@@ -419,6 +508,8 @@ def defaults(**kw: Any) -> dict[str, Any]:
 GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_tanh",
              query_pre_attn_scalar=256, hidden_activation="gelu_pytorch_tanh",
              max_position_embeddings=8192, sliding_window=4096, vocab_size=256000)
+COHERE = dict(norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=8192,
+              logit_scale=0.0625)
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
@@ -467,7 +558,7 @@ FAMILIES: dict[str, Family] = {
             num_hidden_layers=26)),
     "phi": Family("phi2", phi, names=QK, defaults=defaults(hidden_act="gelu_new", norm_eps=1e-5,
                                                            partial_rotary_factor=0.5)),
-    "phi3": Family("phi3", phi3, qkv="rows", defaults=defaults(
+    "phi3": Family("phi3", phi3, qkv="rows", gate_up=True, defaults=defaults(
                        norm_eps=1e-5, max_position_embeddings=4096, partial_rotary_factor=1.0)),
     "gpt2": Family("gpt2", gpt2, qkv="rows", conv1d=True,
                    defaults=defaults(**GPT, max_position_embeddings=1024)),
@@ -484,6 +575,39 @@ FAMILIES: dict[str, Family] = {
                        defaults=defaults(norm_eps=1e-5, partial_rotary_factor=0.25,
                                          max_position_embeddings=4096)),
     "olmo2": Family("olmo2", olmo2, defaults=defaults(norm_eps=1e-5)),
+    "olmo3": Family("olmo2", olmo3, defaults=defaults(
+        norm_eps=1e-5, rope_theta=500000.0, sliding_window=4096)),
+    "olmo": Family("olmo", olmo, defaults=defaults()),
+    "cohere": Family("command-r", cohere, defaults=defaults(
+        **COHERE | dict(rope_theta=500000.0))),
+    "cohere2": Family("cohere2", cohere2, defaults=defaults(**COHERE, sliding_window=4096)),
+    "glm4": Family("glm4", glm4, gate_up=True, defaults=defaults(
+        norm_eps=0.00000015625, num_key_value_heads=2, head_dim=128, attention_bias=True,
+        max_position_embeddings=131072, partial_rotary_factor=0.5)),
+    "exaone4": Family("exaone4", exaone4, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=32, sliding_window=4096, sliding_window_pattern=4)),
+    "ernie4_5": Family("ernie4_5", ernie, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=2, head_dim=128, rope_theta=500000.0,
+        max_position_embeddings=131072, tie_word_embeddings=True)),
+    "seed_oss": Family("seed_oss", seed_oss, names=(
+        ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),), defaults=defaults(
+        num_key_value_heads=8, head_dim=128, attention_bias=True, max_position_embeddings=524288)),
+    "hunyuan_v1_dense": Family("hunyuan-dense", hunyuan, defaults=defaults(norm_eps=1e-5)),
+    "nemotron": Family("nemotron", nemotron, norm_offset=1, defaults=defaults(
+        norm_eps=1e-5, hidden_act="relu2", max_position_embeddings=4096,
+        partial_rotary_factor=0.5)),
+    "arcee": Family("arcee", arcee, defaults=defaults(
+        norm_eps=1e-5, hidden_act="relu2", max_position_embeddings=4096)),
+    "apertus": Family("apertus", apertus, defaults=defaults(
+        norm_eps=1e-5, hidden_act="xielu", max_position_embeddings=65536, rope_theta=12e6,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 12e6, "factor": 8.0,
+                         "original_max_position_embeddings": 8192, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0})),
+    "ministral3": Family("mistral3", ministral3, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262144,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "mscale": 1.0,
+                         "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
+                         "llama_4_scaling_beta": 0.1})),
     "smollm3": Family("smollm3", smollm3, defaults=defaults(
                           num_key_value_heads=4, rope_theta=2e6, no_rope_layer_interval=4,
                           max_position_embeddings=32768, tie_word_embeddings=True)),
@@ -502,6 +626,7 @@ FAMILIES: dict[str, Family] = {
 NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d+)(\.\w+\.weight)")
 # gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
 GATE_UP = re.compile(r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj|input_linear\.weight)")
+NUMBERS = re.compile(r".*\.layers\.(\d+)\.mlp\.act_fn\.(\w+)")  # of Apertus's activation
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
@@ -535,11 +660,26 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     except (TypeError, AttributeError, KeyError, ValueError, OverflowError, ZeroDivisionError) as e:
         raise ExportError(f"config.json: a field has an unexpected type or value ({e})") from e
     source = folder_tensors(folder, notes)
+    if spec["ffn.activation"] == "xielu":
+        read_xielu(spec, source)
     recipes, unused = hf_recipes(family, spec, source)
     check_shapes(spec, recipes, source)
     vocab = read_vocab(tokenizer or folder, folder, spec["vocab_size"], c)
     return Model(spec, recipes, source, vocab, family.arch, str(folder.resolve().name), unused,
                  notes)
+
+
+def read_xielu(spec: Spec, source: Tensors) -> None:
+    """The numbers of each layer's activation, which are tensors there."""
+    found: dict[str, dict[int, float]] = {part: {} for part in XIELU}
+    for name in source.names():
+        m = NUMBERS.fullmatch(name)
+        if m and m[2] in found and math.prod(source.meta(name).shape) == 1:
+            found[m[2]][int(m[1])] = float(source.load(name).float().reshape(()))
+    for part, values in found.items():
+        if sorted(values) != list(range(spec["block_count"])):
+            raise ExportError(f"tensors mlp.act_fn.{part}: want a number for each layer")
+        spec[f"xielu.{part}"] = [values[i] for i in sorted(values)]
 
 
 def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, Recipe], list[str]]:
@@ -548,7 +688,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     Returns recipes and the names not used."""
     arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.arch)
     table = gguf.get_tensor_name_map(arch, spec["block_count"])
-    for theirs, ours in family.names:
+    for theirs, ours in (("lm_head", "output"), *family.names):
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
@@ -570,6 +710,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         return None
 
     for name in source.names():
+        if spec["xielu.eps"] and NUMBERS.fullmatch(name):
+            continue
         if BUFFERS.search(name) or OTHER_PARTS.search(name):
             unused.append(name)
         elif m := NUMBERED.fullmatch(name):
@@ -623,7 +765,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
                       if family.qkv == "rows" else
                       partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which))
                 found[name.replace("attn_qkv", f"attn_{part}")] = recipe.then(op)
-        if family.arch == "phi3" and name.endswith("ffn_up.weight"):
+        if family.gate_up and name.endswith("ffn_up.weight"):
             recipe = found.pop(name)
             for which, part in enumerate(("ffn_gate", "ffn_up")):
                 found[name.replace("ffn_up", part)] = recipe.then(

@@ -25,6 +25,7 @@ Spec = dict[str, Any]
 
 U32, F32, BOOL, STR = V.UINT32, V.FLOAT32, V.BOOL, V.STRING
 REQUIRED = object()
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer; keys without "gpt."
 # key without "gpt.": type (a list value is an array of it), default
 GPT_KEYS: dict[str, tuple[V, Any]] = {
     "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED),
@@ -39,6 +40,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False),
     "norm.final": (BOOL, True),
     "attention.qk_norm": (STR, "none"), "attention.qk_norm_bias": (BOOL, False),
+    "attention.qk_norm_after_rope": (BOOL, False), "attention.temperature_scale": (F32, None),
     "attention.bias": (BOOL, False), "attention.output_bias": (BOOL, False),
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
@@ -57,6 +59,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "rope.scaling.yarn_beta_slow": (F32, None),
     "attention.sliding_window": (U32, None), "attention.sliding_window_pattern": (BOOL, None),
     "output_bias": (BOOL, False), "tied": (BOOL, False),
+    **{f"xielu.{part}": (F32, None) for part in XIELU},  # lists
     "expert_count": (U32, None), "expert_used_count": (U32, None),
     "expert_feed_forward_length": (U32, None), "expert_shared_feed_forward_length": (U32, None),
     "expert_shared_gate": (BOOL, None), "expert_choice_bias": (BOOL, None),

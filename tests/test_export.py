@@ -172,7 +172,8 @@ def test_defaults_are_transformers(kind: str) -> None:
     if kind in ("mistral", "qwen2", "llama", "olmo2", "granite", "phi", "phi3", "stablelm", "qwen3",
                 "gemma"):
         sizes["num_key_value_heads"] = 2
-    elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe"):
+    elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
+                  "seed_oss", "ministral3"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
