@@ -443,6 +443,7 @@ typedef struct {
     float *shared;        // (R) what the shared expert's result is multiplied by
     int *first;           // (n_experts + 1) rows first[e] .. first[e + 1] - 1 of x are expert e's
     int *slots;           // (R, n_used) the row of x that is a copy for chosen[i]
+    uint64_t *load;       // (n_layers, n_experts) rows that each has had in this session
     float *x, *y;         // (R * n_used, dim) copies of rows, ordered by expert; results for them
     float *hidden, *gate; // (R * n_used, expert_dim)
     Linear *matrices;     // (2 * n_experts) of the experts that have rows

@@ -98,19 +98,30 @@ int cpu_threads(void)
     return n > 0 ? n : 1;
 }
 
+/* The number after a name in a text, 0 where it is not there. */
+static unsigned long long number_after(const char *text, const char *name)
+{
+    unsigned long long n = 0;
+    const char *found = strstr(text, name);
+    return found && sscanf(found + strlen(name), "%llu", &n) == 1 ? n : 0;
+}
+
 size_t cpu_free_memory(void)
 {
     char text[4096];
-    unsigned long long kb = 1 << 20, limit, used;
-    const char *found = read_start("/proc/meminfo", text, sizeof text)
-                          ? strstr(text, "MemAvailable:")
-                          : NULL;
-    if (found)
-        sscanf(found, "MemAvailable: %llu", &kb);
-    if (read_start("/sys/fs/cgroup/memory.max", text, sizeof text)
+    unsigned long long kb = 0, limit, used;
+    if (read_start("/proc/meminfo", text, sizeof text))
+        kb = number_after(text, "MemAvailable:");
+    if (kb && read_start("/sys/fs/cgroup/memory.max", text, sizeof text)
         && sscanf(text, "%llu", &limit) == 1
         && read_start("/sys/fs/cgroup/memory.current", text, sizeof text)
-        && sscanf(text, "%llu", &used) == 1 && limit / 1024 < kb + used / 1024)
-        kb = limit > used ? (limit - used) / 1024 : 0;
+        && sscanf(text, "%llu", &used) == 1) {
+        unsigned long long cached = 0;
+        if (read_start("/sys/fs/cgroup/memory.stat", text, sizeof text))
+            cached = number_after(text, "\ninactive_file") + number_after(text, "\nactive_file");
+        used -= cached < used ? cached : used;
+        if (limit < used + kb * 1024)
+            kb = limit > used ? (limit - used) / 1024 : 1;
+    }
     return (size_t)kb * 1024;
 }

@@ -8,8 +8,8 @@
  * least 1. */
 int cpu_threads(void);
 
-/* Bytes of memory that can be used without others being paged out, at most the control group's
- * limit; 1 GB where the system does not say. */
+/* Bytes of memory that can be used without others being paged out, at most what the control group's
+ * limit leaves; files that are only cached count as free. 0 where the system does not say. */
 size_t cpu_free_memory(void);
 
 #endif

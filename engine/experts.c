@@ -79,7 +79,7 @@ static void choose_for_rows(void *context, int from, int to, int thread)
     for (size_t i = (size_t)from; i < (size_t)to; i++) {
         choose_for_row(r, g->probs + i * n, g->ranks + i * n, g->chosen + i * used,
                        g->weights + i * used);
-        if (r->c->experts.shared_gate) { // sigmoid
+        if (r->l->shared_gate.w.data) { // sigmoid
             float *z = &g->shared[i];
             *z = -*z;
             r->s->k->exp_sum(z, 1, 0);
@@ -88,14 +88,17 @@ static void choose_for_rows(void *context, int from, int to, int thread)
     }
 }
 
-/* Give every chosen expert's copy of a row its place: experts ascending, and rows within them. */
-static void assign_slots(Routing *g, const Experts *x, int n)
+/* Give every chosen expert's copy of a row its place: experts ascending, and rows within them. load
+ * (n_experts) counts the rows. */
+static void assign_slots(Routing *g, const Experts *x, int n, uint64_t *load)
 {
     memset(g->first, 0, ((size_t)x->n + 1) * sizeof *g->first);
     for (int i = 0; i < n * x->n_used; i++)
         g->first[g->chosen[i] + 1]++;
-    for (int e = 0; e < x->n; e++)
+    for (int e = 0; e < x->n; e++) {
+        load[e] += (uint64_t)g->first[e + 1];
         g->first[e + 1] += g->first[e];
+    }
     for (int i = 0; i < n * x->n_used; i++)
         g->slots[i] = g->first[g->chosen[i]]++;
     for (int e = x->n; e > 0; e--) // each has moved on to where the next one begins
@@ -121,9 +124,9 @@ void experts_choose(Session *s, int layer, const float *h, int n)
     Rows r = {.s = s, .c = &m->config, .l = &m->layers[layer], .h = h};
     matmul(s,
            (Product[]){{&r.l->router, h, n, g->probs, 0}, {&r.l->shared_gate, h, n, g->shared, 0}},
-           r.c->experts.shared_gate ? 2 : 1);
+           r.l->shared_gate.w.data ? 2 : 1);
     threads_run(s->threads, n, ROW_GRAIN, choose_for_rows, &r);
-    assign_slots(g, &r.c->experts, n);
+    assign_slots(g, &r.c->experts, n, g->load + (size_t)layer * (size_t)r.c->experts.n);
     threads_run(s->threads, n, ROW_GRAIN, copy_rows, &r);
 }
 
@@ -169,7 +172,7 @@ static void sum_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (size_t i = (size_t)from; i < (size_t)to; i++) {
         float *y = r->y + i * dim;
-        float shared = !r->l->w_down.w.data ? 0 : r->c->experts.shared_gate ? g->shared[i] : 1;
+        float shared = r->l->shared_gate.w.data ? g->shared[i] : 1;
         for (size_t j = 0; j < dim; j++)
             y[j] = r->l->w_down.w.data ? shared * y[j] : 0;
         for (size_t k = i * used; k < (i + 1) * used; k++) {

@@ -51,6 +51,7 @@ static void plan_routing(Routing *x, const Config *c, size_t R, Arena *a)
     x->shared = arena_reserve(a, R, f);
     x->first = arena_reserve(a, n + 1, sizeof *x->first);
     x->slots = arena_reserve(a, copies, sizeof *x->slots);
+    x->load = arena_reserve(a, (size_t)c->n_layers * n, sizeof *x->load);
     x->x = arena_reserve(a, copies * dim, f);
     x->y = arena_reserve(a, copies * dim, f);
     x->hidden = arena_reserve(a, copies * hidden, f);

@@ -280,7 +280,8 @@ static int read_types(Reader *r, const JsonNode *n, Facts *f)
         while (i < 7 && !(item->type == JSON_STRING && str_eq(item->string, names[i].name)))
             i++;
         if (i == 7)
-            return wrong_word(r, item, "the type", item->raw, "is none");
+            return wrong_word(r, item, "the type",
+                              item->type == JSON_STRING ? item->string : item->raw, "is none");
         types |= names[i].types;
     }
     f->types &= types;

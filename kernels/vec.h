@@ -16,6 +16,7 @@
  *   v_from_int(x)           each lane as a signed number
  *   v_from_f16(x)           the low half of each lane as f16
  *   i_lookup(table, x)      each byte is an index; bytes_lookup: the same for Bytes
+ *   i_spread(x)             bits 0 to 3 of each lane as bit 4 of its bytes 0 to 3
  *   i_opaque(x)             x, of which the compiler is to know nothing
  *   dot_four(x, j)          activations 4j to 4j + 3 of x, in every lane
  *   dot_begin(sum), dot_add(part, w, four, bits), dot_end(sum, part)     sum += the products of

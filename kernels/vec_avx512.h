@@ -97,6 +97,17 @@ INLINE I i_opaque(I x)
     return x;
 }
 
+/* A table of all sixteen: the permutation reads four bits of each lane. */
+INLINE I i_spread(I x)
+{
+#define SPREAD(i) ((i & 1u) << 4 | (i & 2u) << 11 | (i & 4u) << 18 | (i & 8u) << 25)
+    const I table = {SPREAD(0),  SPREAD(1),  SPREAD(2),  SPREAD(3), SPREAD(4),  SPREAD(5),
+                     SPREAD(6),  SPREAD(7),  SPREAD(8),  SPREAD(9), SPREAD(10), SPREAD(11),
+                     SPREAD(12), SPREAD(13), SPREAD(14), SPREAD(15)};
+#undef SPREAD
+    return (I)_mm512_permutexvar_epi32((__m512i)x, (__m512i)table);
+}
+
 INLINE I i_lookup(const int8_t table[16], I index) // bytes
 {
     __m512i t = _mm512_broadcast_i32x4(_mm_loadu_si128((const void *)table));

@@ -1,6 +1,7 @@
-/* csv.c - the attention file .csv: a line per weight, or per one of the largest weights of a row.
- * docs/attention.md describes the columns. */
+/* csv.c - the attention file .csv: a line per weight, or per one of the largest weights of a row;
+ * and the experts of tokens, a line each. docs/attention.md describes the columns. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "maps/format.h"
 
@@ -17,7 +18,8 @@ static double csv_size(const Maps *m)
     return (m->o.top && top < all ? top : all) * 48 + 64;
 }
 
-static int csv_begin(MapFile *f, Err *e)
+/* The texts of all tokens, and the first line. */
+static int csv_start(MapFile *f, const char *columns, Err *e)
 {
     const Maps *m = f->maps;
     CsvTokens *t = f->state = mem_zalloc(1, sizeof *t);
@@ -41,9 +43,13 @@ static int csv_begin(MapFile *f, Err *e)
     t->at[m->n] = t->text.len;
     bool failed = text.failed || t->text.failed;
     buf_free(&text);
-    static const char header[] = "layer,head,query,key,query_token,key_token,weight\n";
     return failed ? err_set(e, EXIT_MEMORY, "out of memory for attention maps")
-                  : mapfile_write(f, header, sizeof header - 1, e);
+                  : mapfile_write(f, columns, strlen(columns), e);
+}
+
+static int csv_begin(MapFile *f, Err *e)
+{
+    return csv_start(f, "layer,head,query,key,query_token,key_token,weight\n", e);
 }
 
 static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
@@ -77,6 +83,32 @@ static int csv_rows(MapFile *f, int map, int row, int n_rows, const float *w, co
     return tile->len ? mapfile_write(f, tile->ptr, tile->len, e) : 0;
 }
 
+/* A line for an expert, in order of layer, token and weight. */
+static int csv_routes(MapFile *f, const int *ids, int first, int n, Err *e)
+{
+    const Routes *r = f->routes;
+    Buf out = {0};
+    (void)ids;
+    int rc = csv_start(f, "layer,pos,token,expert,weight\n", e);
+    for (int64_t i = 0; !rc && i < (int64_t)r->n_layers * n; i++) {
+        const CsvTokens *t = f->state;
+        int layer = (int)(i / n), pos = first + (int)(i % n);
+        size_t at = routes_at(r, layer, pos);
+        for (size_t k = at; k < at + (size_t)r->n_used; k++) {
+            char line[64];
+            buf_add(&out, line,
+                    (size_t)snprintf(line, sizeof line, "%d,%d,", r->layers[layer], pos));
+            buf_add(&out, t->text.ptr + t->at[pos], t->at[pos + 1] - t->at[pos]);
+            buf_add(&out, line,
+                    (size_t)snprintf(line, sizeof line, ",%d,%.9g\n", r->experts[k],
+                                     (double)r->weights[k]));
+        }
+        rc = mapfile_write_buf(f, &out, e);
+    }
+    buf_free(&out);
+    return rc;
+}
+
 static void csv_release(MapFile *f)
 {
     CsvTokens *t = f->state;
@@ -93,5 +125,6 @@ const MapFormat format_csv = {
     .begin = csv_begin,
     .tile = csv_tile,
     .rows = csv_rows,
+    .routes = csv_routes,
     .release = csv_release,
 };

@@ -14,15 +14,15 @@ static const MapFormat *const formats[] = {
 
 enum { N_FORMATS = sizeof formats / sizeof *formats };
 
-/* The format of the name's ending; for a pipe or a device without one the first live format. NULL:
- * none. */
-static const MapFormat *find_format(const char *path, bool direct)
+/* The format of the name's ending, one that has routes() where `routing`; for a pipe or a device
+ * without an ending the first live format. NULL: none. */
+static const MapFormat *find_format(const char *path, bool direct, bool routing)
 {
     size_t n = strlen(path);
     for (int i = 0; i < N_FORMATS; i++) {
         size_t len = strlen(formats[i]->ending);
         if (n > len && !strcmp(path + n - len, formats[i]->ending))
-            return formats[i];
+            return routing && !formats[i]->routes ? NULL : formats[i];
     }
     for (int i = 0; direct && i < N_FORMATS; i++)
         if (formats[i]->live)
@@ -30,32 +30,41 @@ static const MapFormat *find_format(const char *path, bool direct)
     return NULL;
 }
 
-static int bad_ending(const char *path, Err *e)
+static int bad_ending(const char *path, bool routing, Err *e)
 {
     char seen[200];
+    int n = 0, left;
     Buf list = {0}; // ".a, .b or .c"
-    for (int i = 0; i < N_FORMATS; i++) {
-        buf_text(&list, i == 0 ? "" : i + 1 < N_FORMATS ? ", " : " or ");
-        buf_text(&list, formats[i]->ending);
-    }
-    err_set(e, EXIT_USAGE, "--dump-attn: got \"%s\", want a name ending in %.*s",
+    for (int i = 0; i < N_FORMATS; i++)
+        n += !routing || formats[i]->routes;
+    left = n;
+    for (int i = 0; i < N_FORMATS; i++)
+        if (!routing || formats[i]->routes) {
+            buf_text(&list, left == n ? "" : left > 1 ? ", " : " or ");
+            buf_text(&list, formats[i]->ending);
+            left--;
+        }
+    err_set(e, EXIT_USAGE, "%s: got \"%s\", want a name ending in %.*s",
+            routing ? "--dump-routing" : "--dump-attn",
             str_escape((Str){path, strlen(path)}, seen, sizeof seen), (int)list.len,
             list.len ? list.ptr : "");
     buf_free(&list);
     return -1;
 }
 
-int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, Err *e)
+int mapfile_open(MapFile *f, const char *path, const Maps *m, const Stats *s, const Routes *r,
+                 Err *e)
 {
     bool direct = out_is_direct(path);
-    *f = (MapFile){.format = find_format(path, direct), .maps = m, .stats = s};
+    *f = (MapFile){
+        .format = find_format(path, direct, r != NULL), .maps = m, .stats = s, .routes = r};
     if (!f->format)
-        return bad_ending(path, e);
+        return bad_ending(path, r != NULL, e);
     if (f->format->needs_seek && direct) { // not opened: that could wait for a reader
         err_set(e, EXIT_IO, "got a pipe or device, want a regular file for %s", f->format->ending);
         return err_prefix(e, path);
     }
-    f->live = f->format->live && m->o.reduce != REDUCE_ROLLOUT;
+    f->live = f->format->live && (r || m->o.reduce != REDUCE_ROLLOUT);
     return out_open(&f->out, path, e);
 }
 
@@ -80,6 +89,11 @@ int mapfile_rows(MapFile *f, int map, int row, int n_rows, const float *w, const
     if (tile->failed)
         return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
     return f->live ? 0 : f->format->rows(f, map, row, n_rows, w, tile, e);
+}
+
+int mapfile_routes(MapFile *f, const int *ids, int first, int n, Err *e)
+{
+    return f->routes ? f->format->routes(f, ids, first, n, e) : 0;
 }
 
 int mapfile_finish(MapFile *f, Err *e)

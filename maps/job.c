@@ -59,7 +59,7 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
                   int n, Err *e)
 {
     MapJob *j = mem_zalloc(1, sizeof *j);
-    MapFile *files = mem_zalloc((size_t)o->n_files, sizeof *files);
+    MapFile *files = mem_zalloc((size_t)(o->n_files + o->n_routing), sizeof *files);
     OutFile *stats_files = mem_zalloc((size_t)o->n_stats, sizeof *stats_files);
     if (!j || !files || !stats_files) {
         free(j);
@@ -69,15 +69,20 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
         return NULL;
     }
     j->files = files;
+    j->n_files = o->n_files + o->n_routing;
     j->stats_files = stats_files;
     j->maps = (Maps){.model = model, .model_path = model_path, .o = *o, .n_prompt = n_prompt};
     j->wants_stats = o->n_stats > 0;
-    int rc = maps_select(&j->maps, e);
+    int rc = o->n_files || o->n_stats ? maps_select(&j->maps, e) : 0;
+    if (!rc && o->n_routing)
+        rc = routes_init(&j->routes, &model->decoder.config, e);
     maps_set_text(&j->maps, NULL, n);
     for (int i = 0; !rc && i < o->n_files; i++) {
-        rc = mapfile_open(&j->files[i], o->files[i], &j->maps, &j->stats, e);
+        rc = mapfile_open(&j->files[i], o->files[i], &j->maps, &j->stats, NULL, e);
         j->wants_stats |= !rc && j->files[i].format->wants_stats;
     }
+    for (int i = 0; !rc && i < o->n_routing; i++)
+        rc = mapfile_open(&j->files[o->n_files + i], o->routing[i], &j->maps, NULL, &j->routes, e);
     if (!rc)
         rc = check_flags(j, e) || maps_check_disk(j, false, e) ? -1 : 0;
     for (int i = 0; !rc && i < o->n_stats; i++)
@@ -109,15 +114,17 @@ static int write_stats(const MapJob *j, OutFile *file, Err *e)
     return rc;
 }
 
-int maps_finish(MapJob *j, Err *e)
+int maps_finish(MapJob *j, const int *ids, int n, Err *e)
 {
-    for (int i = 0; i < j->maps.o.n_files; i++)
-        if (mapfile_finish(&j->files[i], e))
+    maps_set_text(&j->maps, ids, n);
+    for (int i = 0; i < j->n_files; i++)
+        if ((!j->files[i].live && mapfile_routes(&j->files[i], ids, 0, n, e))
+            || mapfile_finish(&j->files[i], e))
             return -1;
     for (int i = 0; i < j->maps.o.n_stats; i++)
         if (write_stats(j, &j->stats_files[i], e))
             return -1;
-    for (int i = 0; i < j->maps.o.n_files; i++) // all are complete before one gets its name
+    for (int i = 0; i < j->n_files; i++) // all are complete before one gets its name
         if (mapfile_commit(&j->files[i], e))
             return -1;
     for (int i = 0; i < j->maps.o.n_stats; i++)
@@ -130,8 +137,9 @@ void maps_close(MapJob *j)
 {
     if (!j)
         return;
-    for (int i = 0; i < j->maps.o.n_files; i++)
+    for (int i = 0; i < j->n_files; i++)
         mapfile_close(&j->files[i]);
+    routes_free(&j->routes);
     for (int i = 0; i < j->maps.o.n_stats; i++)
         out_discard(&j->stats_files[i]);
     stats_free(&j->stats);

@@ -15,7 +15,9 @@
 /* One run's maps: the selection, its files and statistics, and the rows on their way. */
 typedef struct {
     Maps maps;
-    MapFile *files; // (maps.o.n_files)
+    MapFile *files; // (maps.o.n_files), and after them the files of --dump-routing
+    int n_files;    // both
+    Routes routes;  // for these
     Stats stats;
     bool wants_stats;
     OutFile *stats_files; // (maps.o.n_stats)
@@ -52,8 +54,9 @@ bool maps_wants_replay(const MapJob *j);
  * (n_seqs, max_batch and max_logits are set here). A signal ends it with -1 and e->code EXIT_OK. */
 int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, Err *e);
 
-/* Give the files their names and write the statistics (those for "-" to standard output). */
-int maps_finish(MapJob *j, Err *e);
+/* The text, ids (n), is complete: write the files that get their rows only now and the statistics
+ * (those for "-" to standard output), and give all their names. */
+int maps_finish(MapJob *j, const int *ids, int n, Err *e);
 
 /* Free; files that were not finished are removed. NULL is fine. */
 void maps_close(MapJob *j);

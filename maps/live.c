@@ -13,12 +13,17 @@
 
 enum { LIVE_FLOATS = 1 << 24 };
 
-bool maps_live(const MapJob *j)
+static bool live_maps_wanted(const MapJob *j)
 {
     for (int i = 0; i < j->maps.o.n_files; i++)
         if (j->files[i].live)
             return true;
     return false;
+}
+
+bool maps_live(const MapJob *j)
+{
+    return j->maps.o.n_routing || live_maps_wanted(j);
 }
 
 static size_t live_maps(const Maps *m)
@@ -28,6 +33,8 @@ static size_t live_maps(const Maps *m)
 
 void maps_live_params(const MapJob *j, SessionParams *p)
 {
+    if (!live_maps_wanted(j))
+        return;
     size_t row = live_maps(&j->maps) * (size_t)p->seq_len, n = LIVE_FLOATS / row;
     n = n < 1 ? 1 : n > MAP_ROWS ? MAP_ROWS : n;
     p->max_batch = (size_t)p->max_batch < n ? p->max_batch : (int)n;
@@ -84,11 +91,15 @@ static int live_layer(void *context, const HookRows *rows)
 int maps_live_watch(MapJob *j, Session *s, Err *e)
 {
     size_t seq_len = (size_t)s->params.seq_len, rows = (size_t)s->params.max_batch;
+    j->session = s;
+    if (j->maps.o.n_routing && routes_watch(&j->routes, s, e))
+        return -1;
+    if (!live_maps_wanted(j))
+        return 0;
     j->heads = mem_alloc((size_t)j->maps.n_heads * rows * seq_len, sizeof *j->heads);
     j->live = mem_alloc(live_maps(&j->maps) * rows * seq_len, sizeof *j->live);
     if (!j->heads || !j->live)
         return err_set(e, EXIT_MEMORY, "out of memory for attention maps");
-    j->session = s;
     session_hook(s, HOOK_LAYER, live_layer, j);
     return 0;
 }
@@ -98,11 +109,14 @@ int maps_live_rows(MapJob *j, const int *ids, int n, Err *e)
     const Session *s = j->session;
     size_t seq_len = (size_t)s->params.seq_len, n_maps = live_maps(&j->maps);
     int pos = s->cache.seqs[0].n_pos - n;
-    const float *live = j->live + (size_t)(s->n_rows - n) * n_maps * seq_len;
+    const float *live = j->live ? j->live + (size_t)(s->n_rows - n) * n_maps * seq_len : NULL;
     if (threads_stopped(s->threads) && pos + n < j->maps.n_prompt)
         return 0; // the prompt will not be complete, and then no file is made
     maps_set_text(&j->maps, NULL, pos + n);
-    for (int r = 0; r < n; r++)
+    for (int i = j->maps.o.n_files; i < j->n_files; i++)
+        if (j->files[i].live && mapfile_routes(&j->files[i], ids, pos, n, e))
+            return -1;
+    for (int r = 0; j->live && r < n; r++)
         for (int i = 0; i < j->maps.o.n_files; i++)
             if (map_has_row(&j->maps, pos + r)
                 && mapfile_line(&j->files[i], pos + r, ids[r], live + (size_t)r * n_maps * seq_len,

@@ -26,6 +26,8 @@ typedef struct {
     int n_files;
     const char **stats; // names of files, or "-"
     int n_stats;
+    const char **routing; // names of files of another kind: routing.h
+    int n_routing;
 } MapOptions;
 
 /* The text and the selection. Map number i is layer i / n_heads, head i % n_heads of the selection;

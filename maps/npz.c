@@ -1,4 +1,5 @@
-/* npz.c - attention files .npy (the weights) and .npz (the text and the selection as well). The
+/* npz.c - attention files .npy (the weights) and .npz (the text and the selection as well), and the
+ * experts of tokens as .npz. The
  * bytes of NumPy's headers and of the archive are base/npy.c's. docs/attention.md describes the
  * arrays.
  */
@@ -141,18 +142,16 @@ static int npz_strings(Npz *z, const char *name, const Buf *text, const size_t *
     }
 }
 
-static int npz_finish(MapFile *f, Err *e)
+/* The arrays of the text. 0, or -1 with errno. */
+static int npz_text(Npz *z, const Maps *m)
 {
-    const Maps *m = f->maps;
-    Npz *z = f->state;
-    size_t n = (size_t)m->n, n_queries = (size_t)m->n_queries;
+    size_t n = (size_t)m->n;
     Buf text = {0}, bytes = {0};
     size_t *text_at = mem_alloc(n + 1, sizeof *text_at);
     int64_t *bytes_at = mem_alloc(n + 1, sizeof *bytes_at), n_prompt = m->n_prompt;
-    int32_t *queries = mem_alloc(n_queries, sizeof *queries);
     int rc = -1;
     errno = ENOMEM;
-    if (!text_at || !bytes_at || !queries)
+    if (!text_at || !bytes_at)
         goto done;
     text_at[0] = 0;
     bytes_at[0] = 0;
@@ -162,36 +161,84 @@ static int npz_finish(MapFile *f, Err *e)
         text_at[i + 1] = text.len;
         bytes_at[i + 1] = (int64_t)bytes.len;
     }
-    for (size_t i = 0; i < n_queries; i++)
-        queries[i] = m->first + (int32_t)i;
-    const char *reduce = map_reduce_names[m->o.reduce];
-    Buf word = {.ptr = (char *)reduce, .len = strlen(reduce)};
-    size_t n_layers = (size_t)m->n_layers, n_heads = (size_t)m->n_heads;
     if (text.failed || bytes.failed)
         goto done;
-    rc = npz_end(z) || npz_array(z, "token_ids.npy", "<i4", &n, 1, m->ids, n * 4)
+    rc = npz_array(z, "token_ids.npy", "<i4", &n, 1, m->ids, n * 4)
               || npz_strings(z, "tokens.npy", &text, text_at, n, &n, 1)
               || npz_array(z, "token_bytes.npy", "|u1", &bytes.len, 1, bytes.len ? bytes.ptr : "",
                            bytes.len)
               || npz_array(z, "token_offsets.npy", "<i8", (size_t[]){n + 1}, 1, bytes_at,
                            (n + 1) * 8)
               || npz_array(z, "n_prompt.npy", "<i8", NULL, 0, &n_prompt, 8)
-              || npz_array(z, "layers.npy", "<i4", &n_layers, 1, m->layers, n_layers * 4)
-              || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
-              || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
-              || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
-              || npz_close(z)
            ? -1
            : 0;
 done:
-    if (rc)
-        out_error(&f->out, e);
     free(text_at);
     free(bytes_at);
-    free(queries);
     buf_free(&text);
     buf_free(&bytes);
     return rc;
+}
+
+static int npz_finish(MapFile *f, Err *e)
+{
+    const Maps *m = f->maps;
+    Npz *z = f->state;
+    if (f->routes) // complete
+        return 0;
+    size_t n_queries = (size_t)m->n_queries;
+    int32_t *queries = mem_alloc(n_queries, sizeof *queries);
+    const char *reduce = map_reduce_names[m->o.reduce];
+    Buf word = {.ptr = (char *)reduce, .len = strlen(reduce)};
+    size_t n_layers = (size_t)m->n_layers, n_heads = (size_t)m->n_heads;
+    errno = ENOMEM;
+    for (size_t i = 0; queries && i < n_queries; i++)
+        queries[i] = m->first + (int32_t)i;
+    int rc = !queries || npz_end(z) || npz_text(z, m)
+                  || npz_array(z, "layers.npy", "<i4", &n_layers, 1, m->layers, n_layers * 4)
+                  || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
+                  || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
+                  || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
+                  || npz_close(z)
+               ? out_error(&f->out, e)
+               : 0;
+    free(queries);
+    return rc;
+}
+
+/* experts or weights (n_layers, m->n, n_used), of 4 bytes each. */
+static int npz_route(Npz *z, const char *name, const char *descr, const Routes *r, size_t n,
+                     const void *values)
+{
+    size_t shape[3] = {(size_t)r->n_layers, n, (size_t)r->n_used};
+    size_t row = n * shape[2] * 4;
+    if (npz_begin(z, name, descr, shape, 3, shape[0] * row))
+        return -1;
+    for (int i = 0; i < r->n_layers; i++) {
+        const char *data = (const char *)values + routes_at(r, i, 0) * 4;
+        if (npz_add(z, data, row, crc_update(&z->crc, 0, data, row)))
+            return -1;
+    }
+    return npz_end(z);
+}
+
+static int npz_routes(MapFile *f, const int *ids, int first, int n, Err *e)
+{
+    const Routes *r = f->routes;
+    size_t n_layers = (size_t)r->n_layers;
+    int64_t n_experts = r->config->experts.n;
+    Npz *z = f->state = mem_zalloc(1, sizeof *z);
+    (void)ids, (void)first;
+    if (!z)
+        return err_set(e, EXIT_MEMORY, "out of memory for the experts of the tokens");
+    z->f = f->out.f;
+    return npz_route(z, "experts.npy", "<i4", r, (size_t)n, r->experts)
+                || npz_route(z, "weights.npy", "<f4", r, (size_t)n, r->weights)
+                || npz_text(z, f->maps)
+                || npz_array(z, "layers.npy", "<i4", &n_layers, 1, r->layers, n_layers * 4)
+                || npz_array(z, "n_experts.npy", "<i8", NULL, 0, &n_experts, 8) || npz_close(z)
+             ? out_error(&f->out, e)
+             : 0;
 }
 
 const MapFormat format_npy = {
@@ -211,5 +258,6 @@ const MapFormat format_npz = {
     .begin = npz_start,
     .tile = npz_tile,
     .rows = npz_rows,
+    .routes = npz_routes,
     .end = npz_finish,
 };

@@ -363,8 +363,9 @@ static int prepare_samples(BatchRun *b, const Options *o, Err *e)
     int seq_len = 0;
     if (!o->json)
         return err_set(e, EXIT_USAGE, "--samples: more than one needs --json");
-    if (o->logits || o->maps.n_files || o->maps.n_stats)
-        return err_set(e, EXIT_USAGE, "--samples: logits and attention files are of one text");
+    if (o->logits || o->maps.n_files || o->maps.n_stats || o->maps.n_routing)
+        return err_set(e, EXIT_USAGE,
+                       "--samples: logits, attention and routing files are of one text");
     int rc = requests_open(q, o, &kind, &b->sampling.seed, e)
           || prompt_start(o, &q->engine.model, &prompt, &ids, &seq_len, e)
           || modes_check_biases(o, &q->engine.model.decoder.config, e)

@@ -145,7 +145,7 @@ static int prepare_outputs(Run *r, SessionParams *p, Err *e)
     const Options *o = r->o;
     if (outputs_check(o, &r->engine.model.file, e))
         return -1;
-    if (o->maps.n_files || o->maps.n_stats) {
+    if (o->maps.n_files || o->maps.n_stats || o->maps.n_routing) {
         int n = r->n_prompt + (o->n_predict > 0 && o->ignore_eos ? o->n_predict : 0); // at least
         n = n < p->seq_len ? n : p->seq_len;
         r->maps = maps_open(&o->maps, &r->engine.model, o->model, r->n_prompt, n, e);
@@ -166,9 +166,12 @@ static int check_session_flags(const Options *o, Err *e)
     const char *session = o->load_session ? "--load-session" : "--save-session";
     if (!o->load_session && !o->save_session)
         return 0;
-    if (o->maps.n_files || o->maps.n_stats)
-        return err_set(e, EXIT_USAGE, "%s does not go together with %s", session,
-                       o->maps.n_files ? "--dump-attn" : "--attn-stats");
+    const char *maps = o->maps.n_files   ? "--dump-attn"
+                     : o->maps.n_stats   ? "--attn-stats"
+                     : o->maps.n_routing ? "--dump-routing"
+                                         : NULL;
+    if (maps)
+        return err_set(e, EXIT_USAGE, "%s does not go together with %s", session, maps);
     if (o->save_session && !strcmp(o->save_session, "-"))
         return err_set(e, EXIT_USAGE,
                        "--save-session: got \"-\", want a file: standard output gets the text");
@@ -294,7 +297,7 @@ static void begin_line(Run *r)
 /* -v: the speeds, and why the text ended. */
 static void describe_run(const Run *r)
 {
-    char why[200], name[100];
+    char why[200], name[100], experts[240];
     const Stream *s = &r->stream;
     int n_generated = (int)(s->text.n - s->n_prompt), n_prompt = r->n_prompt - r->n_loaded;
     double rate = n_generated > 1 ? (n_generated - 1) / r->generate_seconds : 0;
@@ -321,6 +324,9 @@ static void describe_run(const Run *r)
             "generated: %d tokens in %.3f s, %.1f tokens/s\nended by: %s\n",
             n_prompt, r->prompt_seconds, n_prompt / r->prompt_seconds, n_generated,
             r->generate_seconds, rate, why);
+    routes_describe(&r->session, experts, sizeof experts);
+    if (*experts)
+        fprintf(stderr, "%s\n", experts);
 }
 
 /* Whether what has failed is a session: numbers of its text that are not finite are no run's. */
@@ -396,7 +402,7 @@ static int write_maps(Run *r, Err *e)
     if (begins && (putchar('\n') == EOF || fflush(stdout)))
         rc = modes_print_failed(e);
     if (!rc && n)
-        rc = maps_finish(r->maps, e);
+        rc = maps_finish(r->maps, text->ids, n, e);
     if (!stop_signal)
         stop_signal = first_signal;
     return rc ? -1 : 0;

@@ -69,6 +69,7 @@ static int keep_stops(Engine *x, const Options *o, Err *e)
 int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
 {
     double begin = clock_seconds(), bytes = 0;
+    size_t free_memory = cpu_free_memory();
     *x = (Engine){.params = {.max_batch = o->batch,
                              .kv_type = o->kv_type,
                              .exact = o->exact,
@@ -89,6 +90,11 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
                 c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
                 c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
                 1e3 * (clock_seconds() - begin));
+    if (free_memory && bytes > (double)free_memory)
+        fprintf(stderr,
+                "%s: %s: %.1f GB are more than the %.1f GB of memory that are free; it is read "
+                "from the disk again and again\n",
+                program_name(), o->model, bytes / 1e9, (double)free_memory / 1e9);
     x->constraints.tokenizer = m->tokenizer;
     return keep_stops(x, o, e)
                 || constraints_of_options(&x->constraints, o, &stop_signal, &x->constraint, e)

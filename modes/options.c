@@ -121,6 +121,9 @@ const Option option_table[] = {
     {"--attn-stats", "FILE", G, OPT_NAMES, AT(maps.stats), .count = AT(maps.n_stats),
      .choices = stats_endings, .writes = true,
      .help = "write statistics of every head: .csv, .json, or - for a table; may be repeated"},
+    {"--dump-routing", "FILE", G, OPT_NAMES, AT(maps.routing), .count = AT(maps.n_routing),
+     .writes = true,
+     .help = "write each token's experts and their weights: .npz .jsonl .csv; may be repeated"},
     {"--attn-layers", "LIST", G, OPT_TEXT, AT(maps.layers), .needs = ANY_MAP,
      .help = "only these layers: 0,3-5,-1"},
     {"--attn-heads", "LIST", G, OPT_TEXT, AT(maps.heads), .needs = ANY_MAP,
@@ -847,6 +850,7 @@ void options_free(Options *o)
     free(o->biases);
     free(o->maps.files);
     free(o->maps.stats);
+    free(o->maps.routing);
     free(o->quantize_types);
     *o = (Options){0};
 }

@@ -339,7 +339,8 @@ static void choose_sizes(Requests *q, SessionParams *p)
     int per_text = kv_blocks_of(q->seq_len);
     p->n_seqs = 1;
     cache_size(&one, &q->engine.model.decoder.config, p);
-    double room = (double)cpu_free_memory() / 2 / (double)one.block_bytes;
+    size_t free_memory = cpu_free_memory();
+    double room = (free_memory ? (double)free_memory : 1e9) / 2 / (double)one.block_bytes;
     int n = n_threads * TEXTS_PER_THREAD < MAX_PARALLEL ? n_threads * TEXTS_PER_THREAD
                                                         : MAX_PARALLEL;
     p->n_seqs = o->parallel ? o->parallel : n;

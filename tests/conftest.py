@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -120,22 +121,35 @@ def packaged(packages: list[str], pattern: str, name: str) -> Path:
     return target
 
 
-@pytest.fixture(scope="session")
-def chat_templates() -> dict[str, str]:
-    """llama.cpp's collection of chat templates by name, out of the sources of llama-cpp-python."""
+def llama_cpp(name: str, keep: str) -> Path:
+    """The files of llama.cpp's sources whose paths match, from llama-cpp-python: cache/name-X.Y."""
     version = "0.3.36"
-    folder = CACHE / f"chat-templates-{version}"
+    folder = CACHE / f"{name}-{version}"
     if not folder.exists():
         wheels = download([f"llama-cpp-python=={version}"], "--no-binary", "llama-cpp-python")
-        partial = CACHE / f"chat-templates.{os.getpid()}"
-        partial.mkdir()
+        partial = CACHE / f"{name}.{os.getpid()}"
         with tarfile.open(wheels / f"llama_cpp_python-{version}.tar.gz") as archive:
             for member in archive:
-                if Path(member.name).match("llama.cpp/models/templates/*.jinja"):
-                    data = archive.extractfile(member).read()
-                    (partial / Path(member.name).name).write_bytes(data)
+                path = member.name.partition("/llama.cpp/")[2]
+                if member.isfile() and re.fullmatch(keep, path):
+                    target = partial / path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(archive.extractfile(member).read())
         partial.rename(folder)
-    return {path.stem: path.read_bytes().decode() for path in sorted(folder.glob("*.jinja"))}
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_templates() -> dict[str, str]:
+    """llama.cpp's collection of chat templates by name."""
+    folder = llama_cpp("chat-templates", r"models/templates/[^/]*\.jinja")
+    return {path.stem: path.read_bytes().decode() for path in sorted(folder.rglob("*.jinja"))}
+
+
+@pytest.fixture(scope="session")
+def llama_converter() -> Path:
+    """A folder with llama.cpp's converter and the gguf package that belongs to it."""
+    return llama_cpp("llama-converter", r"(conversion|gguf-py/gguf)/.*\.py")
 
 
 @pytest.fixture(scope="session")

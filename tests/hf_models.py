@@ -262,6 +262,7 @@ CASES = [
           "bias": BIAS}, seed=1),
     Case("ernie4_5-moe", "Ernie4_5_MoeForCausalLM",
          base(num_hidden_layers=4, moe_num_experts=7, moe_k=3, moe_intermediate_size=24,
+              intermediate_size=96,  # llama.cpp takes the shared width for this / key heads
               tie_word_embeddings=False), "ernie4_5-moe",
          {"shared": ("zero", r"shared_experts.down_proj"),
           "experts": ("zero", r"\.experts\.down_proj"),

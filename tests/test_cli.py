@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import tokenizers
 from command import TIMEOUT, error_of, logits_of, printable, run, text_of
-from gguf_files import I32, STR, U32, byte_level, smallest, write_tiny
+from gguf_files import I32, STR, U32, byte_level, smallest, smallest_experts, write_tiny
 
 GREEDY = ["--temp", "0"]
 VOCAB = 260
@@ -936,6 +936,7 @@ TAKES = {  # flag: the modes that take it, and a value
          "--kv": ("gclspb", "f32"),
          "--exact": ("gclspb", None),
          "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
+         "--dump-routing": ("g", "r.csv"),
          "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
          "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
@@ -975,6 +976,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     (tmp_path / "gbnf").write_text('root ::= "x"')
     (tmp_path / "schema").write_text("{}")
     (tmp_path / "form").write_text("{{ messages[0].content }}")
+    (tmp_path / "experts").write_bytes(smallest_experts().build())
     monkeypatch.chdir(tmp_path)
     text_of(run_bin, tiny_model, "-i", "the", "-n", "1", "--save-session", "l.kv")
     rows = flags_of_help(run_bin)
@@ -1002,7 +1004,8 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 more += ["--chat-template", "form"] if key != "--chat-template" else []
             more += ["-o", f"again.{mode}"] if mode in "ls" and key == "--resume" else []
             for name in names if mode != "b" or mode not in modes else [key]:
-                args = [tiny_model, *base, *more, name, *([value] if arg else [])]
+                model = "experts" if key == "--dump-routing" else tiny_model
+                args = [model, *base, *more, name, *([value] if arg else [])]
                 if mode in modes:
                     done = run(run_bin, *args)
                     assert done.returncode == 0 and (done.stderr == b""
@@ -1021,9 +1024,23 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 else:
                     assert line == f"{base[0]} does not take {name}"
     assert {p.name for p in tmp_path.iterdir()} == {
-        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "out", "out.run",
+        "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "experts", "out",
+        "out.run", "r.csv",
         "again.l", "again.l.run", "again.s", "again.s.run", "a.csv", "b.csv", "c.npy", "d.csv",
         "d.npz", "s.kv", "l.kv"}
+
+
+def test_larger_than_memory(run_bin: Path, tiny_model: Path, tmp_path: Path) -> None:
+    """A file that is larger than the free memory runs, and one line says what to expect."""
+    path = tmp_path / "big"
+    path.write_bytes(tiny_model.read_bytes())
+    args = ["-i", "the", "-n", "3", "--temp", "0"]
+    assert run(run_bin, path, *args).stderr == b""
+    os.truncate(path, 1 << 40)  # its end takes no room on the disk
+    done = run(run_bin, path, *args)
+    assert done.returncode == 0 and done.stdout == text_of(run_bin, tiny_model, *args)
+    assert re.fullmatch(r"run: \S+/big: 1099\.5 GB are more than the [\d.]+ GB of memory that are "
+                        r"free; it is read from the disk again and again\n", done.stderr.decode())
 
 
 def test_two_modes(run_bin: Path) -> None:

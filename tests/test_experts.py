@@ -1,25 +1,31 @@
-"""Mixtures of experts: the same bytes however the rows go through, and both ways to store experts.
+"""Mixtures of experts: the same bytes however the rows go through, both ways to store experts, and
+which experts tokens go to.
 
-That the numbers are right is for test_parity.py and test_dump.py, which compare every family with
-transformers; here its experts are compared with themselves."""
+That logits and maps are right is for test_parity.py and test_dump.py, which compare every family
+with transformers."""
 from __future__ import annotations
 
+import csv
 import json
+import os
+import re
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+import torch
 
 import export
 import hf_models as hf
-from command import logits_of, text_of
-from gguf_files import U32, smallest_experts
+from command import error_of, logits_of, run, text_of
+from gguf_files import U32, smallest, smallest_experts
 
 # wide enough for every type of weights
 WIDE = hf.Case("wide", "Qwen3MoeForCausalLM",
                hf.base(hidden_size=256, head_dim=64, num_experts=9, num_experts_per_tok=4,
                        moe_intermediate_size=256, norm_topk_prob=True), "qwen3moe")
+torch.set_num_threads(1)  # these models are far too small to share
 CASES = {c.name: c for c in [*hf.CASES, *hf.GPT_CASES, WIDE]}
 
 
@@ -61,6 +67,17 @@ def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path
                      "--logprobs", 2, "--parallel", n, "-t", t, stdin=lines)
              for n, t in ((1, 1), (2, 2), (5, 1), (5, 2))]
     assert len(set(texts)) == 1 and texts[0].count(b"\n") == 5
+
+
+def test_same_bytes_with_every_table(table: str, model_of, run_bin: Path, tmp_path: Path) -> None:
+    """The same within each kernel table, where one row goes another way than several."""
+    path, args = model_of("wide", "q4_k_m"), ["-i", hf.PROMPT, "-n", 4, "--temp", 0]
+    env = {**os.environ, "RUN_CPU": table}
+    if run(run_bin, path, "-i", "a", "-n", 0, env=env).returncode == 2:
+        pytest.skip(f"this machine has no {table}")
+    got = [logits_of(run_bin, path, tmp_path / "l.npy", *args, "-b", b, "-t", t, env=env)
+           for b, t in ((512, 1), (1, 2), (33, 2))]
+    assert len({(text, logits.tobytes()) for text, logits in got}) == 1
 
 
 @pytest.mark.parametrize("quantized, limit", [("q8_0", 0.15), ("q4_k_m", 0.8)])
@@ -124,3 +141,137 @@ def test_equal_experts(run_bin: Path, tmp_path: Path) -> None:
         got.append(logits_of(run_bin, tmp_path / "m", tmp_path / "l.npy", "-i", "abab", "-n",
                              0)[1].tobytes())
     assert got[0] == got[1]
+
+
+# ---- --dump-routing and -v -----------------------------------------------------------------------
+
+EXACT = ["--exact", "--kv", "f32", "--temp", 0, "--ignore-eos"]
+MIXTURES = [c for c in hf.CASES if re.search("Mixtral|Moe", c.cls)]
+TOLERANCE = 1e-4
+
+
+def routing(exe: Path, path: Path, folder: Path, *args: object) -> dict[str, np.ndarray]:
+    text_of(exe, path, *args, "--dump-routing", folder / "r.npz")
+    with np.load(folder / "r.npz") as z:
+        return dict(z)
+
+
+def routers(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], list[tuple]]:
+    """Layers with experts and what transformers' routers return: logits, weights, experts.
+
+    With them what the choice goes by: the probabilities, with Ernie's bias."""
+    layers, seen = [], []
+
+    def note(module: torch.nn.Module, _: object, out: tuple) -> None:
+        p = out[0].softmax(-1)
+        seen.append((*out, module.moe_statics(p) if hasattr(module, "moe_statics") else p))
+
+    for name, module in model.named_modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            layers.append(int(re.search(r"layers\.(\d+)\.", name)[1]))
+            module.register_forward_hook(note)
+    with torch.no_grad():
+        model(torch.tensor([ids]), use_cache=False)
+    return layers, seen
+
+
+@pytest.mark.parametrize("case", MIXTURES, ids=lambda c: c.name)
+def test_routing(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None:
+    """The experts of prompt and generated tokens, and their weights, against transformers' routers.
+
+    The tolerance is that of the maps: both are results of a softmax, of logits that differ by some
+    1e-5. Where the last of the chosen is ahead of the next by less than twice that, another choice
+    is right too; those are few."""
+    model = case.build()
+    path = hf.exported(model, tok, tmp_path / "model.bin")
+    got = routing(run_bin, path, tmp_path, "-i", hf.PROMPT, "-n", 12, *EXACT)
+    ids, used = got["token_ids"].tolist(), got["experts"].shape[2]
+    layers, want = routers(model, ids)
+    assert got["layers"].tolist() == layers and len(ids) == got["n_prompt"] + 12 >= 60
+    assert got["experts"].shape == got["weights"].shape == (len(layers), len(ids), used)
+    assert got["n_experts"] == want[0][0].shape[1] > used == want[0][2].shape[1]
+    assert (np.diff(got["weights"], axis=2) <= 0).all()
+    clear = 0
+    for experts, weights, (_, top, index, ranks) in zip(got["experts"], got["weights"], want):
+        best = ranks.sort(-1, descending=True).values
+        rows = (best[:, used - 1] - best[:, used] > 2 * TOLERANCE).numpy()
+        dense = np.zeros((2, *ranks.shape), np.float32)
+        np.put_along_axis(dense[0], experts, weights, 1)
+        np.put_along_axis(dense[1], index.numpy(), top.numpy(), 1)
+        assert ((dense[0] > 0) == (dense[1] > 0))[rows].all()
+        assert np.abs(dense[0] - dense[1])[rows].max() <= TOLERANCE
+        clear += rows.mean() / len(layers)
+    assert clear > 0.95
+
+
+def test_routing_formats(model_of, run_bin: Path, tmp_path: Path) -> None:
+    """The three formats say the same, for the same text whatever the chunks, beside maps or not."""
+    path = model_of("wide", "q4_k_m")
+    args = ["-i", hf.PROMPT, "-n", 5, "--temp", 0, "--ignore-eos"]
+    want = routing(run_bin, path, tmp_path, *args)
+    files = [tmp_path / f"a{e}" for e in (".npz", ".jsonl", ".csv")]
+    text = text_of(run_bin, path, *args, "-b", 7, "-t", 2, "--dump-attn", tmp_path / "m.jsonl",
+                   "--dump-attn", tmp_path / "m.npz",
+                   *[a for f in files for a in ("--dump-routing", f)])
+    assert text == text_of(run_bin, path, *args)
+    assert files[0].read_bytes() == (tmp_path / "r.npz").read_bytes()
+    with np.load(tmp_path / "m.npz") as maps:
+        for name in ("token_ids", "tokens", "token_bytes", "token_offsets", "n_prompt"):
+            assert (maps[name] == want[name]).all()
+    lines = [json.loads(line) for line in files[1].read_text().splitlines()]
+    assert np.array_equal([line["experts"] for line in lines], want["experts"].swapaxes(0, 1))
+    assert np.array_equal(np.array([line["weights"] for line in lines], np.float32),
+                          want["weights"].swapaxes(0, 1))
+    assert [line["id"] for line in lines] == want["token_ids"].tolist()
+    assert [line["prompt"] for line in lines] == [True] * int(want["n_prompt"]) + [False] * 5
+    keys = ["v", "pos", "id", "token", "bytes", "prompt", "layers", "experts", "weights"]
+    assert all([*line] == keys and line["layers"] == [0, 1, 2] for line in lines)
+    with files[2].open(newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert [*rows[0]] == ["layer", "pos", "token", "expert", "weight"]
+    assert [int(r["layer"]) for r in rows] == np.repeat([0, 1, 2], len(lines) * 4).tolist()
+    assert [int(r["pos"]) for r in rows] == np.tile(np.repeat(range(len(lines)), 4), 3).tolist()
+    assert {r["token"] for r in rows} == {line["token"] for line in lines}
+    assert [int(r["expert"]) for r in rows] == want["experts"].ravel().tolist()
+    assert np.array_equal(np.array([r["weight"] for r in rows], np.float32),
+                          want["weights"].ravel())
+    out = text_of(run_bin, path, "-i", hf.PROMPT, "-n", 0, "--dump-routing", "-")
+    assert out.decode().splitlines() == files[1].read_text().splitlines()[:int(want["n_prompt"])]
+
+
+def test_routing_refused(run_bin: Path, tmp_path: Path) -> None:
+    path, dense = tmp_path / "m", tmp_path / "dense"
+    path.write_bytes(smallest_experts().build())
+    dense.write_bytes(smallest().build())
+    args = ["-i", "ab", "-n", 1]
+    for name in ("a.svg", "a.npy", "a"):
+        line = error_of(run_bin, path, *args, "--dump-routing", tmp_path / name, code=2)
+        assert line.endswith('", want a name ending in .npz, .jsonl or .csv'), line
+    assert error_of(run_bin, dense, *args, "--dump-routing", tmp_path / "a.csv", code=2) \
+        == "--dump-routing: got a model without experts"
+    twice = ["--dump-routing", tmp_path / "a.csv", "--dump-routing", tmp_path / "a.csv"]
+    assert "got one file for two results" in error_of(run_bin, path, *args, *twice, code=2)
+    assert error_of(run_bin, path, *args, "--dump-routing", path, code=2) \
+        == "--dump-routing: got the model's own file, want another"
+    assert "does not go together with --dump-routing" in error_of(
+        run_bin, path, *args, *twice[:2], "--save-session", tmp_path / "s", code=2)
+    assert "of one text" in error_of(run_bin, path, *args, *twice[:2], "--samples", 2, "--json",
+                                     code=2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["dense", "m"]
+
+
+def test_load_of_experts(model_of, run_bin: Path, tmp_path: Path) -> None:
+    """The line of -v, against the numbers of --dump-routing."""
+    path = model_of("qwen3moe")
+    z = routing(run_bin, path, tmp_path, "-i", hf.PROMPT, "-n", 0)
+    load = np.array([np.bincount(e.ravel(), minlength=9) for e in z["experts"]])
+    share = load / load.sum(1, keepdims=True)
+    entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(1)
+    layer, expert = np.unravel_index(share.argmax(), share.shape)
+    done = run(run_bin, path, "-i", hf.PROMPT, "-n", 0, "-v", "-b", 7)
+    assert done.stderr.decode().splitlines()[-1] == (
+        f"experts: 4 of 9 a token in 3 layers; {100 * (load > 0).mean():.1f} % were used, as "
+        f"evenly as {np.exp(entropy).mean():.1f} of 9 would be; most: layer {layer}, expert "
+        f"{expert}, {100 * load.max() / len(z['token_ids']):.1f} % of the tokens")
+    (tmp_path / "dense").write_bytes(smallest().build())
+    assert b"experts" not in run(run_bin, tmp_path / "dense", "-i", "ab", "-n", 1, "-v").stderr

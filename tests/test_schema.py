@@ -244,7 +244,7 @@ REFUSED = {
     '{"type": "string", "contentEncoding": "base64"}': '"contentEncoding" is not supported',
     '{"typ": "string"}': '"typ" is not supported',
     '{"type": "string", "format": "uri"}': '#/format: the format "uri" is not supported',
-    '{"type": "str"}': '#/type: the type "\\x22str\\x22" is none',
+    '{"type": "str"}': '#/type: the type "str" is none',
     '{"type": ["string", 3]}': '#/type/1: the type "3" is none',
     '{"$ref": "http://x.y/z"}': 'the reference "http://x.y/z" is not supported',
     '{"$ref": "#/$defs/a"}': 'leads nowhere',

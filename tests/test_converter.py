@@ -1,0 +1,49 @@
+"""export.py against llama.cpp's own converter, of the same transformers models: the same tensors,
+and through ./run the same logits, bit for bit. So a family's keys, names and order of rows are
+those of other programs' files, too."""
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+import hf_models as hf
+from command import logits_of
+
+# what the converter does not convert, or not to what llama.cpp's own graph or transformers runs
+REFUSED = {"gpt2": "wants n_ctx in config.json", "gptneox": "wants rotary_pct in config.json",
+           "mpt": "has no MptForCausalLM", "bloom": "takes the context for 48 tokens",
+           "falcon": "takes the FFN for 4 dim wide", "phi2": "takes the FFN for 4 dim wide"}
+CASES: dict[str, hf.Case] = {}  # one of each class that it does convert
+for c in hf.CASES:
+    if c.arch not in {"gpt", *REFUSED}:
+        CASES.setdefault(c.cls, c)
+
+
+@pytest.fixture(scope="module")
+def files(tok: dict, llama_converter: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with NAME.gguf and NAME.llama.gguf of each case."""
+    folder = tmp_path_factory.mktemp("models")
+    for case in CASES.values():
+        hf.exported(case.build(), tok, folder / f"{case.name}.gguf")
+    driver = Path(__file__).with_name("llama_converter.py")
+    subprocess.run([sys.executable, driver, llama_converter, *sorted(folder.glob("*.hf"))],
+                   check=True, timeout=600)
+    return folder
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=lambda c: c.name)
+def test_family(case: hf.Case, files: Path, run_bin: Path, tmp_path: Path) -> None:
+    found, logits = [], []
+    for path in (files / f"{case.name}.gguf", files / f"{case.name}.llama.gguf"):
+        reader = gguf.GGUFReader(path)
+        assert reader.fields["general.architecture"].contents() == case.arch
+        found.append({t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors})
+        logits.append(logits_of(run_bin, path, tmp_path / "l.npy", "-i", hf.PROMPT, "-n", 0,
+                                "--exact", *(["-c", case.context] if case.context else []))[1])
+    assert found[0] == found[1] and len(logits[0]) > 40
+    assert np.array_equal(*logits)
