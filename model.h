@@ -81,6 +81,7 @@ typedef struct {
     bool norm_affine;         // norms have weights
     Presence norm_bias;       // and biases
     bool pre_norm, post_norm; // around attention and FFN; post: before the residual is added
+    bool norm_residual;       // post_norm: after the residual was added, to the sum
     bool embd_norm, final_norm;
     QkNorm qk_norm;          // of type `norm`
     bool qk_norm_after_rope; // and not before it
@@ -95,6 +96,7 @@ typedef struct {
     const char *ffn_norm_name; // NULL: ffn_norm
     bool attn_norm_2; // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
 
+    bool seq_limit; // texts end at seq_len: after it positions would mean something else
     PosType pos;
     int pos_offset;    // row of position 0 in the learned table
     float temperature; // a query at position p is multiplied by 1 + this ln(1 + floor(p / L)), L

@@ -86,11 +86,11 @@ static float key_float(Keys *k, const char *name, float fallback)
     return k->failed ? 1 : v;
 }
 
-/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its
- * graphs test these numbers before they multiply by them). */
-static float key_scale(Keys *k, const char *name, bool needed)
+/* A factor; where it is absent and `fallback` is 0, 1, and where that is NAN, an error. 0 counts as
+ * 1, as in llama.cpp (its graphs test these numbers before they multiply by them). */
+static float key_scale(Keys *k, const char *name, float fallback)
 {
-    float v = key_float(k, name, needed ? NAN : 1);
+    float v = key_float(k, name, fallback);
     return v == 0 ? 1 : v;
 }
 
@@ -213,8 +213,11 @@ static void from_family(Config *c, const Family *f, Keys *k)
         }
     }
     c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
-                                           : key_scale(k, "embedding_scale", false);
-    c->logit_scale = key_scale(k, "logit_scale", f->divide_logits);
+                                           : key_scale(k, "embedding_scale", f->embd_scale);
+    c->logit_scale = key_scale(k, "logit_scale",
+                               f->logit_width     ? (float)c->dim / (float)f->logit_width
+                               : f->divide_logits ? NAN
+                                                  : 1);
     if (f->divide_logits)
         c->logit_scale = 1 / c->logit_scale;
 }
@@ -244,6 +247,7 @@ static void from_keys(Config *c, Keys *k)
     c->norm_bias = key_presence(k, "norm.bias", -1);
     c->pre_norm = key_flag(k, "norm.pre", -1);
     c->post_norm = key_flag(k, "norm.post", -1);
+    c->norm_residual = key_flag(k, "norm.residual", 0);
     c->embd_norm = key_flag(k, "norm.embedding", -1);
     c->final_norm = key_flag(k, "norm.final", -1);
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
@@ -259,8 +263,8 @@ static void from_keys(Config *c, Keys *k)
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
-    c->embd_scale = key_scale(k, "embedding_scale", false);
-    c->logit_scale = key_scale(k, "logit_scale", false);
+    c->embd_scale = key_scale(k, "embedding_scale", 1);
+    c->logit_scale = key_scale(k, "logit_scale", 1);
     int kind = key_choice(k, "position", positions, -1);
     c->pos = kinds[kind].pos;
     c->bias = kinds[kind].bias;
@@ -271,6 +275,9 @@ static void from_keys(Config *c, Keys *k)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
     if (c->bias == BIAS_TABLE)
         c->bias_reach = key_int(k, "position.reach", 0, MAX_REACH, -1);
+    if (c->norm_residual && (c->parallel || !c->post_norm))
+        refuse(k, "key %s.norm.residual: got true, want a sequential residual and norm.post",
+               k->arch);
     if (!c->pre_norm && c->shared_norm) {
         char shared[160], pre[160];
         refuse(k, "key %s: got true without %s, want a norm to share",
@@ -472,7 +479,7 @@ static void read_experts(Config *c, const Family *f, Keys *k)
     int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
     if (groups > 1)
         refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);
-    float scale = key_scale(k, "expert_weights_scale", false);
+    float scale = key_scale(k, "expert_weights_scale", 1);
     if (scale != 1)
         refuse(k, "key %s: got %g, want 1", key_name(k, "expert_weights_scale", key), scale);
     int n = c->n_layers, n_dense = key_int(k, "leading_dense_block_count", 0, n, 0);
@@ -563,7 +570,9 @@ int config_read(Config *c, const Gguf *g, Err *e)
         from_keys(c, &k);
     else
         from_family(c, f, &k);
-    c->residual_scale = key_scale(&k, "residual_scale", false);
+    c->residual_scale = key_scale(&k, "residual_scale",
+                                  f->residual_depth / sqrtf((float)c->n_layers));
+    c->seq_limit = key_flag(&k, "context_limit", 0);
     c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", c->attn_soft_cap);
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", c->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);

@@ -13,6 +13,9 @@ typedef struct {
     bool parallel_without_ffn_norm; // a file without ffn_norm has the parallel form
     bool embd_scale_sqrt_dim;       // embeddings are multiplied by sqrt(dim)
     bool divide_logits;             // logit_scale is a divisor
+    float embd_scale;          // where their keys are absent: embeddings are multiplied by this,
+    float residual_depth;      // sublayers by this / sqrt(n_layers) (0: 1),
+    int logit_width;           // and logits divided by dim / this
     int window, window_period; // default window (-1: its key is required); every window_period-th
                                // layer is global (0: none)
     bool rope_key;             // the key rope.scaling.finetuned says whether there is rope at all

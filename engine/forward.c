@@ -6,7 +6,7 @@
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
  *           k and v go to the cache, queries far from the start are multiplied by [a factor]
  *       a = Wo attention(q)  [norm]
- *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
+ *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
  *   logits = W norm(x)  [scale] [soft cap]                               of rows that want them
  *
@@ -117,11 +117,13 @@ static void add_rows(void *context, int from, int to, int thread)
         a->x[i] += a->scale * a->y[i];
 }
 
-/* A sublayer's result y (n, dim) joins the residual stream. */
-static void add(const Rows *r, const float *y)
+/* A sublayer's result y (n, dim) joins the residual stream, which may be normalised then. */
+static void add(const Rows *r, const float *y, const Norm *after)
 {
     Sum sum = {residual(r), y, r->c->residual_scale, (size_t)r->c->dim};
     threads_run(r->s->threads, r->n, ROW_GRAIN, add_rows, &sum);
+    if (after->on && r->c->norm_residual)
+        norm_rows(r->s, after, sum.x, sum.x, r->n, r->c->dim);
 }
 
 /* ---- embeddings and positions ---------------------------------------------------------------- */
@@ -349,7 +351,7 @@ static void attend(Rows *r)
     attention(s, r->layer, r->from, r->n);
     call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
-    if (l->attn_post_norm.on)
+    if (l->attn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
     call_hooks(r, HOOK_ATTENTION, s->attn_out, (size_t)r->c->dim);
 }
@@ -377,7 +379,7 @@ static void ffn(Rows *r, const float *h)
     }
     if (lc->expert_dim)
         experts_sum(s, r->layer, s->xn, r->n);
-    if (l->ffn_post_norm.on)
+    if (l->ffn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
     call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);
 }
@@ -391,11 +393,11 @@ static void mix(Rows *r)
     const Norm *ffn_norm = shares_norm ? &l->attn_norm : &l->ffn_norm;
     attend(r);
     if (!r->c->parallel)
-        add(r, r->s->attn_out);
+        add(r, r->s->attn_out, &l->attn_post_norm);
     ffn(r, normed(r->s, ffn_norm, residual(r), r->n));
     if (r->c->parallel)
-        add(r, r->s->attn_out);
-    add(r, r->s->xn);
+        add(r, r->s->attn_out, &l->attn_post_norm);
+    add(r, r->s->xn, &l->ffn_post_norm);
     threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 

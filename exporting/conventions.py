@@ -175,6 +175,13 @@ CONVENTIONS: dict[str, Convention] = {
     "ernie4_5-moe": Convention(
         {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
          "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
+    "minicpm": Convention({k: ANY for k in ("embedding_scale", "residual_scale", "logit_scale")},
+                          "interleaved",
+                          keys=lambda s: granite_keys(s) | {"attention.scale": None}),
+    "internlm2": Convention({}, "interleaved", square=True, tied="copy"),
+    "starcoder": Convention(
+        LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh", "position": "learned"},
+        fused=("qkv",), square=True),
     "ernie4_5": Convention({"attention.bias": ANY, "attention.output_bias": ANY}, "interleaved"),
     "command-r": Convention(COHERE | {
         "attention.qk_norm": lambda s: "heads" if s["block_count"] >= 64 else "none"},
@@ -216,9 +223,11 @@ CONVENTIONS: dict[str, Convention] = {
         "ffn.activation": "gelu_tanh", "norm.embedding": True, "position": "alibi",
         "attention.max_alibi_bias": 8.0}, fused=("qkv",), square=True),
     "mpt": Convention({
-        "norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-        "attention.max_alibi_bias": ANY, "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
-        keys=lambda s: {k: s[k] for k in ("attention.max_alibi_bias", "attention.clamp_kqv")}),
+        "norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu",
+        "position": ("alibi", "learned"), "attention.max_alibi_bias": ANY,
+        "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
+        keys=lambda s: {"attention.max_alibi_bias": s["attention.max_alibi_bias"] or 0.0,
+                        "attention.clamp_kqv": s["attention.clamp_kqv"]}),
 }
 SIZES = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
          "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -229,7 +238,7 @@ ROPE_KEYS = ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rop
 
 def misfit(conv: Convention, s: Spec) -> str | None:
     """The first thing about a Spec that a convention cannot express, or None."""
-    free = {*SIZES, *ROPE_KEYS, "norm.epsilon", "rope.pairing", "tied"}
+    free = {*SIZES, *ROPE_KEYS, "context_limit", "norm.epsilon", "rope.pairing", "tied"}
     want = {k: default for k, (_, default) in GPT_KEYS.items() if k not in free}
     want |= {"rope.scaling.type": ROPE_SCALING} | conv.implies
     if s["position"] == "rope":
@@ -253,7 +262,7 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
     s, out = model.spec, dict(model.recipes)
     norm = "attention.layer_norm_rms_epsilon" if s["norm.type"] == "rms" else \
         "attention.layer_norm_epsilon"
-    keys = {k: s[k] for k in SIZES} | {norm: s["norm.epsilon"]}
+    keys = {k: s[k] for k in (*SIZES, "context_limit")} | {norm: s["norm.epsilon"]}
     if s["position"] == "rope":
         keys |= {k: s[k] for k in ROPE_KEYS if not (k == "rope.scaling.type" and s[k] == "none")}
         if s["rope.pairing"] != conv.pairing:

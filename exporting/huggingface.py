@@ -16,7 +16,8 @@ import torch
 
 from exporting.config import Config, ExportError, read_json, short
 from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, check_shapes,
-                            dims, gpt_spec, gpt_tensors, half_rows, split_groups, split_rows)
+                            dims, gpt_spec, gpt_tensors, half_rows, product, split_blocks,
+                            split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -50,11 +51,13 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
     if kind == "dynamic" and p.get("alpha") and str(c.get("model_type")).startswith("hunyuan"):
         out["rope.freq_base"] = base * p.num("alpha") ** (dim / (dim - 2))  # a fixed stretch
         return out
+    if kind == "dynamic":  # plain within the context
+        return out | {"context_limit": True}
     if kind == "default":
         return out
     if kind not in ("linear", "llama3", "yarn", "longrope"):
         raise ExportError(f"config.json: rope type {short(kind)} is not supported (linear, llama3, "
-                          "yarn, longrope are)")
+                          "yarn, longrope, dynamic are)")
     context = c.int("max_position_embeddings")
     original = (c.get("original_max_position_embeddings")
                 or p.get("original_max_position_embeddings") or context)
@@ -134,7 +137,8 @@ def local_base(c: Config, default: float) -> Spec:
     """The rope of the windowed layers, which is plain."""
     nested = c.get("rope_parameters") or {}
     local = nested.get("sliding_attention") or {"rope_theta": default}
-    local = rope_spec(Config(local, {"max_position_embeddings": c.int("max_position_embeddings")}),
+    context = c.int("max_position_embeddings")
+    local = rope_spec(Config({"rope_parameters": local, "max_position_embeddings": context}, {}),
                       dims(c)["attention.key_length"])
     if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
         raise ExportError("config.json: scaled rope in the windowed layers is not supported")
@@ -314,6 +318,57 @@ def gptj(c: Config) -> Spec:
         "ffn.activation": c.activation(), "residual": "parallel", "residual.shared_norm": True}
 
 
+def gpt_bigcode(c: Config) -> Spec:
+    heads = mha(c)
+    return gpt2(c) | heads | {
+        "attention.head_count_kv": 1 if c.flag("multi_query") else heads["attention.head_count_kv"]}
+
+
+def gpt_neo(c: Config) -> Spec:
+    n, layers = c.int("num_hidden_layers"), c.get("attention_layers")
+    if layers is None:
+        layers = [kind for kinds, times in c.get("attention_types") for _ in range(times)
+                  for kind in kinds]
+    if len(layers) != n or set(layers) - {"global", "local"}:
+        raise c.bad("attention_types", f"{n} of global and local")
+    window = {} if "local" not in layers else {
+        "attention.sliding_window": c.int("window_size"),
+        "attention.sliding_window_pattern": [kind == "local" for kind in layers]}
+    return mha(c) | LAYER_NORM | UNGATED | window | {
+        "position": "learned", "ffn.activation": c.activation(), "attention.scale": 1.0,
+        "attention.output_bias": True}
+
+
+def opt(c: Config) -> Spec:
+    before, bias = c.flag("do_layer_norm_before"), c.flag("enable_bias")
+    affine, d = c.flag("layer_norm_elementwise_affine"), c.int("hidden_size")
+    projected = (c.get("word_embed_proj_dim") or d) != d
+    return mha(c) | {
+        "norm.type": "layer", "norm.epsilon": 1e-5, "norm.affine": affine, "norm.bias": affine,
+        "norm.pre": before, "norm.post": not before, "norm.residual": not before,
+        "norm.final": before and not c.flag("_remove_final_layer_norm"),
+        "attention.bias": bias, "attention.output_bias": bias, "ffn.bias": bias,
+        "ffn.gated": False, "ffn.activation": c.activation(), "position": "learned",
+        "position.offset": 2, "tied": c.flag("tie_word_embeddings") and not projected}
+
+
+def minicpm(c: Config) -> Spec:
+    if c.get("num_experts"):
+        raise ExportError("config.json: num_experts: MiniCPM with experts is not supported")
+    out = llama(c)
+    if out.get("rope.scaling.type") == "longrope":
+        raise ExportError("config.json: rope_scaling: MiniCPM with longrope is not supported")
+    return out | {"embedding_scale": c.num("scale_emb"),
+                  "residual_scale": c.num("scale_depth") / c.int("num_hidden_layers") ** 0.5,
+                  "logit_scale": c.int("dim_model_base") / c.int("hidden_size")}
+
+
+def internlm2(c: Config) -> Spec:
+    bias = c.flag("bias")
+    return rope(c) | {"attention.bias": bias, "attention.output_bias": bias,
+                      "ffn.activation": c.activation()}
+
+
 def starcoder2(c: Config) -> Spec:
     bias = c.flag("use_bias")
     return rope(c) | LAYER_NORM | windows(c) | {
@@ -468,7 +523,6 @@ def bloom(c: Config) -> Spec:
 
 def mpt(c: Config) -> Spec:
     a = Config(c.get("attn_config") or {}, {"alibi": True, "attn_type": "multihead_attention"})
-    a.refuse("alibi", (True,), "MPT without ALiBi is not supported")
     a.refuse("attn_type", ("multihead_attention",), "only multihead_attention is supported")
     for flag in ("qk_ln", "prefix_lm"):
         a.refuse(flag, (None, False), "not supported")
@@ -476,8 +530,9 @@ def mpt(c: Config) -> Spec:
     c.refuse("logit_scale", (None,), "not supported")
     c.refuse("norm_type", ("low_precision_layernorm", "layernorm"), "not supported")
     return mha(c) | LAYER_NORM | {
-        "norm.bias": False, "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0),
+        "norm.bias": False, "ffn.gated": False, "ffn.activation": "gelu",
+        "position": "alibi" if a.flag("alibi") else "learned",
+        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0) if a.flag("alibi") else None,
         "attention.clamp_kqv": a.num("clip_qkv") or None,
         "attention.scale": a.num("softmax_scale"),
         "feed_forward_length": c.int("expansion_ratio") * c.int("hidden_size")}
@@ -490,8 +545,10 @@ class Family:
     # architecture
     arch: str
     spec: Callable[[Config], Spec]  # what differs from dims() and the defaults
-    # a fused query_key_value: "rows" (q, then k, then v) or "groups" (heads with their k and v)
+    # a fused query_key_value: "rows" (q, then k, then v), "groups" (heads with their k and v) or
+    # "blocks" (four times q, v, k)
     qkv: str = ""
+    table: str = ""  # the gguf package's name whose tensor names hold, if it is another one
     gate_up: bool = False  # gate and up are one matrix of a dense FFN
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
@@ -513,6 +570,17 @@ COHERE = dict(norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=8
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
+GPT_NEO = tuple((f"transformer.h.{{}}.attn.attention.{theirs}_proj", f"blk.{{}}.attn_{ours}")
+                for theirs, ours in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "output")))
+OPT = (("model.decoder.embed_tokens", "token_embd"),
+       ("model.decoder.embed_positions", "position_embd"),
+       ("model.decoder.final_layer_norm", "output_norm"),
+       ("model.decoder.project_in", "project_in"), ("model.decoder.project_out", "project_out"),
+       *((f"model.decoder.layers.{{}}.{theirs}", f"blk.{{}}.{ours}") for theirs, ours in (
+           ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"),
+           ("self_attn.v_proj", "attn_v"), ("self_attn.out_proj", "attn_output"),
+           ("self_attn_layer_norm", "attn_norm"), ("final_layer_norm", "ffn_norm"),
+           ("fc1", "ffn_up"), ("fc2", "ffn_down"))))
 # of layers without experts, which the gguf package does not know beside others with them
 DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
               for part in ("gate", "up", "down"))
@@ -567,6 +635,21 @@ FAMILIES: dict[str, Family] = {
                            use_parallel_residual=True, attention_bias=True)),
     "gptj": Family("gptj", gptj,
                    defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
+    "codegen": Family("gptj", gptj, qkv="blocks", names=(
+        ("transformer.h.{}.attn.qkv_proj", "blk.{}.attn_qkv"),),
+        defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
+    "gpt_bigcode": Family("starcoder", gpt_bigcode, qkv="groups", defaults=defaults(
+        **GPT | dict(hidden_act="gelu_pytorch_tanh"), max_position_embeddings=1024,
+        multi_query=True)),
+    "gpt_neo": Family("gpt", gpt_neo, table="gpt2", names=GPT_NEO, defaults=defaults(
+        **GPT, window_size=256, attention_types=[[["global", "local"], 12]])),
+    "opt": Family("gpt", opt, table="gpt2", names=OPT, defaults=defaults(
+        hidden_act="relu", do_layer_norm_before=True, enable_bias=True,
+        layer_norm_elementwise_affine=True, tie_word_embeddings=True)),
+    "minicpm": Family("minicpm", minicpm, defaults=defaults(tie_word_embeddings=True, scale_emb=1,
+                                                            scale_depth=1, dim_model_base=1)),
+    "internlm2": Family("internlm2", internlm2, qkv="groups", names=(
+        ("model.layers.{}.attention.wqkv", "blk.{}.attn_qkv"),), defaults=defaults(bias=True)),
     "starcoder2": Family(
         "starcoder2", starcoder2,
         defaults=defaults(hidden_act="gelu_pytorch_tanh", norm_eps=1e-5, num_key_value_heads=2,
@@ -686,7 +769,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     """Match the checkpoint's tensor names with those that `spec` needs.
 
     Returns recipes and the names not used."""
-    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.arch)
+    known = family.table or family.arch
+    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == known)
     table = gguf.get_tensor_name_map(arch, spec["block_count"])
     for theirs, ours in (("lm_head", "output"), *family.names):
         for i in range(spec["block_count"]):
@@ -750,6 +834,14 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for name, recipe in found.items():
             if name.endswith("norm.weight"):
                 found[name] = recipe.then(lambda t: t.float() + family.norm_offset)
+    if spec["norm.residual"]:  # the same norms in other places
+        found = {n.replace("attn_norm", "post_attention_norm").replace("ffn_norm", "post_ffw_norm"):
+                 r for n, r in found.items()}
+    if "project_in.weight" in found:  # OPT 350M: embeddings of another width
+        embd = found.pop("token_embd.weight")
+        head = found.pop("output.weight", embd)
+        found["token_embd.weight"] = product(embd, found.pop("project_in.weight"), True)
+        found["output.weight"] = product(head, found.pop("project_out.weight"), False)
     # there attn_norm feeds the FFN
     if family.arch == "falcon" and any("attn_norm_2" in name for name in found):
         found = {re.sub(r"attn_norm\b", "ffn_norm", n).replace("attn_norm_2", "attn_norm"): r
@@ -761,9 +853,9 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         if family.qkv and ".attn_qkv." in name:
             recipe = found.pop(name)
             for which, part in enumerate("qkv"):
-                op = (partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which)
-                      if family.qkv == "rows" else
-                      partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which))
+                op = {"rows": partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which),
+                      "groups": partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which),
+                      "blocks": partial(split_blocks, which=which)}[family.qkv]
                 found[name.replace("attn_qkv", f"attn_{part}")] = recipe.then(op)
         if family.gate_up and name.endswith("ffn_up.weight"):
             recipe = found.pop(name)

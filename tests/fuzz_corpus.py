@@ -71,6 +71,11 @@ FAMILIES: list[tuple[str, Keys, str]] = [
     ("nemotron", {}, f"{NORMS} *ffn_norm.bias:4 {PLAIN}"), ("arcee", {}, PLAIN),
     ("apertus", XIELU, f"{HEADS} {PLAIN}"), ("ernie4_5", {}, ""),
     ("mistral3", YARN | {"attention.temperature_scale": 0.1}, ""),
+    ("minicpm", {"logit_scale": 3.0}, ""), ("internlm2", {"context_limit": True}, ""),
+    ("starcoder", {}, f"position_embd.weight:16,4 *ffn_norm.bias:4 {NORMS} {QKV} {OUT} {FFN} "
+     f"{PLAIN}"),
+    ("gpt", {"norm.pre": False, "norm.post": True, "norm.residual": True},
+     f"{POST} -*attn_norm.weight {ONE_NORM}"),
     ("gpt", XIELU | {"ffn.activation": "xielu", "ffn.gated": False}, PLAIN),
     ("gpt", {"attention.temperature_scale": 0.1, "attention.qk_norm": "head",
              "attention.qk_norm_after_rope": True}, HEADS),

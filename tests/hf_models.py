@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -85,6 +85,7 @@ class Case:
     length: int = 40  # tokens of the prompt
     context: int | None = None  # ./run -c
     seed: int = 0
+    rewrite: Callable[[Path], None] | None = None  # makes another model_type of the saved folder
 
     def model(self, changes: dict[str, Any] | None = None) -> torch.nn.Module:
         import transformers
@@ -101,6 +102,7 @@ class Case:
 
     def build(self) -> torch.nn.Module:
         m = self.model()
+        m.rewrite_folder = self.rewrite
         randomise(m, self.seed + 1, self.offset)
         m.tie_weights()
         ids = torch.randint(3, 290, (1, 48), generator=torch.Generator().manual_seed(1))
@@ -159,6 +161,50 @@ def rp(kind: str = "default", theta: float = 10000.0, **kw: Any) -> dict[str, An
 def gpt2_base(**kw: Any) -> dict[str, Any]:
     return dict(vocab_size=300, n_embd=48, n_layer=3, n_head=4, n_positions=256, n_inner=80,
                 bos_token_id=None, eos_token_id=None) | kw
+
+
+def other_config(folder: Path, kind: str, cls: str, keep: list[str], **more: Any) -> None:
+    """config.json of a model that transformers has no class for."""
+    c = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(
+        {k: c[k] for k in keep} | {"model_type": kind, "architectures": [cls]} | more))
+
+
+LLAMA_FIELDS = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+                "rms_norm_eps", "hidden_act", "tie_word_embeddings"]
+
+
+def as_minicpm(folder: Path) -> None:
+    """MiniCPM is Granite by other names: OpenBMB's modeling_minicpm.py."""
+    c = json.loads((folder / "config.json").read_text())
+    other_config(folder, "minicpm", "MiniCPMForCausalLM", LLAMA_FIELDS, rope_theta=500.0,
+                 scale_emb=c["embedding_multiplier"],
+                 scale_depth=c["residual_multiplier"] * c["num_hidden_layers"] ** 0.5,
+                 dim_model_base=int(c["hidden_size"] / c["logits_scaling"]))
+
+
+def as_internlm2(folder: Path) -> None:
+    """InternLM2 is Llama by other names, with q, k and v in one: its modeling_internlm2.py."""
+    from safetensors.torch import load_file, save_file
+    other_config(folder, "internlm2", "InternLM2ForCausalLM", LLAMA_FIELDS, bias=False,
+                 rope_theta=500.0, rope_scaling={"type": "dynamic", "factor": 2.0})
+    state, c = load_file(folder / "model.safetensors"), json.loads(
+        (folder / "config.json").read_text())
+    kv, d = c["num_key_value_heads"], c["hidden_size"]
+    names = {"self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
+             "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2",
+             "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm",
+             "embed_tokens": "tok_embeddings", "lm_head": "output"}
+    for i in range(c["num_hidden_layers"]):
+        q, k, v = (state.pop(f"model.layers.{i}.self_attn.{p}_proj.weight") for p in "qkv")
+        width = k.shape[0] // kv
+        state[f"model.layers.{i}.attention.wqkv.weight"] = torch.cat(
+            [q.view(kv, -1, width, d), k.view(kv, 1, width, d), v.view(kv, 1, width, d)],
+            1).reshape(-1, d)
+    for theirs, ours in names.items():
+        state = {k.replace(theirs, ours): t for k, t in state.items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
 NORMS = ("one", r"(norm|ln_\w+|layernorm|norm_\w|q_norm|k_norm)\.weight$")
@@ -424,7 +470,7 @@ CASES = [
          base(use_qk_norm=True, num_hidden_layers=64, hidden_size=24, intermediate_size=20),
          "command-r", {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm")}),
     Case("cohere2", "Cohere2ForCausalLM",
-         base(num_hidden_layers=5, logit_scale=0.4, sliding_window=7), "cohere2",
+         base(num_hidden_layers=5, logit_scale=0.4, sliding_window=7, rotary_pct=1.0), "cohere2",
          {"window": dict(sliding_window=8), "which layers": dict(
               layer_types=["sliding_attention"] * 5), "scale": dict(logit_scale=1.0),
           "theta": dict(rope_parameters=rp(theta=300.0))}),
@@ -462,10 +508,10 @@ CASES = [
          base(head_dim=20, attention_out_bias=True, mlp_bias=True), "gpt",
          {"output bias": ("zero", r"o_proj.bias"), "ffn bias": ("zero", r"mlp.*bias")}),
     Case("hunyuan", "HunYuanDenseV1ForCausalLM",
-         base(head_dim=20, rope_parameters=rp("dynamic", 500.0, alpha=50.0, factor=1.0)),
-         "hunyuan-dense",
+         base(head_dim=20, max_position_embeddings=32768,  # llama.cpp takes no other with alpha
+              rope_parameters=rp("dynamic", alpha=3.0, factor=1.0)), "hunyuan-dense",
          {"q norm": ("one", r"query_layernorm"), "k norm": ("one", r"key_layernorm"),
-          "alpha": dict(rope_parameters=rp("dynamic", 500.0, alpha=20.0, factor=1.0))}),
+          "alpha": dict(rope_parameters=rp("dynamic", alpha=2.0, factor=1.0))}),
     Case("hunyuan-bias", "HunYuanDenseV1ForCausalLM", base(head_dim=12, attention_bias=True), "gpt",
          {"bias": BIAS}),
     Case("nemotron", "NemotronForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)),
@@ -503,6 +549,38 @@ CASES = [
              original_max_position_embeddings=24, llama_4_scaling_beta=0.3)), "gpt",
          {"window": dict(sliding_window=None), "temperature": dict(rope_parameters=rp(
              original_max_position_embeddings=24, llama_4_scaling_beta=0.0))}, length=60),
+    Case("minicpm", "GraniteForCausalLM",
+         base(embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=12 ** -0.5,
+              logits_scaling=4.0, rope_parameters=rp(theta=500.0)), "minicpm",
+         {"embedding": dict(embedding_multiplier=1.0), "residual": dict(residual_multiplier=1.0),
+          "logits": dict(logits_scaling=1.0)}, rewrite=as_minicpm),
+    Case("internlm2", L, base(rope_parameters=rp(theta=500.0)), "internlm2", {"norms": NORMS},
+         rewrite=as_internlm2),
+    Case("llama-dynamic", L, base(rope_parameters=rp("dynamic", 500.0, factor=2.0)), "llama",
+         {"theta": dict(rope_parameters=rp("dynamic", factor=2.0))}),
+    Case("gpt_bigcode", "GPTBigCodeForCausalLM", gpt2_base(n_inner=None), "starcoder",
+         {"bias": BIAS, "norms": NORMS, "positions": ("zero", r"wpe")}),
+    Case("gpt_bigcode-mha", "GPTBigCodeForCausalLM", gpt2_base(multi_query=False), "starcoder",
+         {"bias": BIAS, "activation": dict(activation_function="gelu")}),
+    Case("gpt_neo", "GPTNeoForCausalLM",
+         dict(vocab_size=300, hidden_size=48, num_layers=3, num_heads=4, intermediate_size=80,
+              max_position_embeddings=256, window_size=7, bos_token_id=None, eos_token_id=None,
+              attention_types=[[["global", "local"], 1], [["local"], 1]]), "gpt",
+         {"window": dict(window_size=8), "bias": BIAS, "norms": NORMS, "which layers": dict(
+              attention_types=[[["global"], 3]])}),
+    Case("codegen", "CodeGenForCausalLM", gpt2_base(rotary_dim=8), "gpt",
+         {"rotary dim": dict(rotary_dim=12), "bias": BIAS, "norms": NORMS}),
+    Case("opt", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=48, tie_word_embeddings=False), "gpt",
+         {"bias": BIAS, "norms": NORMS, "activation": dict(activation_function="gelu"),
+          "positions": ("zero", r"embed_positions")}),
+    Case("opt-350m", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=32, do_layer_norm_before=False), "gpt",
+         {"bias": BIAS, "norms": NORMS, "place of norms": dict(do_layer_norm_before=True)}),
+    Case("opt-plain", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=32, enable_bias=False, tie_word_embeddings=False,
+              layer_norm_elementwise_affine=False), "gpt",
+         {"positions": ("zero", r"embed_positions")}),
     Case("falcon-7b", F, base(ffn_hidden_size=80, num_kv_heads=None), "falcon",
          {"norms": NORMS, "norm bias": BIAS, "activation": dict(activation="gelu_new")}),
     Case("falcon-40b", F, base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2),
@@ -684,10 +762,12 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             qkv.append((q, k, v))
         out = weights @ v
         out = linear(out.transpose(0, 1).reshape(n, h * vd), b + "attn_output")
-        if s["norm.post"]:
+        if s["norm.post"] and not s["norm.residual"]:
             out = norm(out, b + "post_attention_norm")
         out = out * s["residual_scale"]
         mid = x + out if s["residual"] == "sequential" else x
+        if s["norm.residual"]:
+            mid = norm(mid, b + "post_attention_norm")
         f = a if s["residual.shared_norm"] else norm(mid, b + "ffn_norm") if s["norm.pre"] else mid
         def ffn(h: Tensor, up: Tensor, down: Tensor, gate: Tensor | None) -> Tensor:
             hidden = act[s["ffn.activation"]](h @ (up if gate is None else gate).T)
@@ -700,9 +780,11 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             up = (act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up
                   if s["ffn.gated"] else act[s["ffn.activation"]](up))
             down = linear(up, b + "ffn_down")
-        if s["norm.post"]:
+        if s["norm.post"] and not s["norm.residual"]:
             down = norm(down, b + "post_ffw_norm")
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
+        if s["norm.residual"]:
+            x = norm(x, b + "post_ffw_norm")
     if s["norm.final"]:
         x = norm(x, "output_norm")
     logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get(
@@ -783,6 +865,9 @@ GPT_CASES = [
             {"positive": {"xielu.alpha_p": [0.2, -0.3, 1.1]},
              "negative": {"xielu.alpha_n": [-0.5, 0.3, 1.1]},
              "beta": {"xielu.beta": [0.5, 0.3, 0.5]}, "eps": {"xielu.eps": [0.0, 0.0, 0.0]}}),
+    GptCase("norm-residual", {**LAYER, "norm.pre": False, "norm.post": True,
+                              "norm.residual": True, "residual_scale": 0.7},
+            {"place": {"norm.residual": False}}),
     GptCase("norm-after-rope",
             {"attention.qk_norm": "full", "attention.qk_norm_after_rope": True,
              "norm.type": "layer", "norm.bias": True, "attention.qk_norm_bias": True},
@@ -873,6 +958,8 @@ GPT_CASES = [
 def save(model: torch.nn.Module, tok: dict[str, Any], folder: Path) -> Path:
     """A Hugging Face folder of the model and its tokenizer."""
     model.save_pretrained(folder)
+    if rewrite := getattr(model, "rewrite_folder", None):
+        rewrite(folder)
     (folder / "tokenizer.json").write_text(json.dumps(tok), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))

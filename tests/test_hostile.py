@@ -452,6 +452,10 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                     "blk.1.post_attention_norm.weight: got shape (2), want (4)"),
     "two names of a norm": (model(*DENSE["seed_oss"]).tensor("blk.1.ffn_norm.weight", 4),
                             "blk.1.ffn_norm.weight: the architecture seed_oss has no place"),
+    "a norm of the sum without one": (model("gpt", {"norm.residual": True}, ""),
+                                      "norm.residual: got true, want a sequential residual"),
+    "a limit as text": (dense("mistral3", "mistral3.context_limit", STR, "yes"),
+                        "mistral3.context_limit: got"),
     "order of norm and rope": (
         model("gpt", {"attention.qk_norm_after_rope": 2}, ""), "attention.qk_norm_after_rope: got"),
     # tokenizer
