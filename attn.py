@@ -71,6 +71,7 @@ class Maps:
     heads: list[int] | None = None
     queries: list[int] | None = None  # (queries,) positions of the rows
     reduce: str | None = None  # a key of REDUCED
+    sink_mass: np.ndarray | None = None  # (layers, heads, queries) what went to learned sinks
     step: float = 0.0  # how far a weight may be from the engine's
 
     @property
@@ -154,7 +155,7 @@ def read_npz(path: Path) -> Maps:
     for name, (kind, ndim) in NPZ.items():
         if name in a and (a[name].dtype.kind != kind or a[name].ndim != ndim):
             raise ValueError(f"array {name} has type {a[name].dtype} and {a[name].ndim} axes")
-    maps = Maps(a["attn"], **{n: a[n].tolist()
+    maps = Maps(a["attn"], sink_mass=a.get("sink_mass"), **{n: a[n].tolist()
                               for n in NPZ if n in a and n not in ("token_bytes", "token_offsets")})
     if "token_bytes" in a and "token_offsets" in a:
         raw, at = a["token_bytes"].astype(np.uint8).tobytes(), a["token_offsets"].tolist()
@@ -424,6 +425,11 @@ def check(maps: Maps, values: bool = True) -> Maps:
         if len(maps.names(axis)) != attn.shape[axis]:
             raise ValueError(f"{attn.shape[axis]} {('layers', 'heads')[axis]} of weights, want "
                              f"{len(maps.names(axis))}")
+    sinks = maps.sink_mass
+    if sinks is not None and (sinks.dtype.kind != "f" or sinks.shape != (
+            len(maps.layers or ()), len(maps.heads or ()), attn.shape[2])):
+        raise ValueError(f"sink_mass is {sinks.dtype} of shape {sinks.shape}, want floats "
+                         "(layers, heads, queries)")
     q = maps.queries
     if q is not None and (min(q) < 0 or max(q) >= T or len(set(q)) != len(q)):
         raise ValueError("queries lie outside the text")
@@ -488,6 +494,8 @@ def save(maps: Maps, path: str | os.PathLike[str]) -> None:
     if maps.token_bytes is not None:
         arrays["token_bytes"] = np.frombuffer(b"".join(maps.token_bytes), np.uint8)
         arrays["token_offsets"] = np.cumsum([0, *map(len, maps.token_bytes)], dtype=np.int64)
+    if maps.sink_mass is not None:
+        arrays["sink_mass"] = maps.sink_mass
     part = Path(f"{path}.part")
     try:
         with open(part, "wb") as f:

@@ -142,8 +142,8 @@ def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
 
     Norms, biases, routers and position tables stay f32; widths that are no multiple of the block
     fall back to f16."""
-    if len(shape) == 1 or "norm" in name or name.startswith("position_embd") or \
-            "ffn_gate_inp" in name:
+    if len(shape) == 1 or name.endswith("bias") or "norm" in name or \
+            name.startswith("position_embd") or "ffn_gate_inp" in name:
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
 

@@ -42,6 +42,7 @@ typedef struct {
     float attn_factor; // multiplies cos and sin (yarn's own 1 + 0.1 ln factor comes on top)
     float beta_fast, beta_slow; // yarn
     int orig_seq_len;           // of yarn and longrope
+    bool truncate;              // yarn's ramp begins and ends at whole pairs
     bool use_factors; // divide the frequencies by the tensors rope_freqs or rope_factors_*
 } Rope;
 
@@ -52,6 +53,7 @@ typedef struct {
     int n, n_used;        // 0: all layers are dense
     bool renormalise;     // the weights of the chosen are divided by their sum
     Presence choice_bias; // added to the router's probabilities for the choice alone
+    Presence bias;        // of the router and of every expert's matrices
     bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own
 } Experts;
 
@@ -93,7 +95,6 @@ typedef struct {
     bool gated, fused_gate_up; // fused: w_up's tensor holds the gate's rows, then its own
     bool parallel;             // attention and FFN read the same residual
     bool shared_norm;          // with parallel: attn_norm feeds the FFN too, there is no ffn_norm
-    const char *ffn_norm_name; // NULL: ffn_norm
     bool attn_norm_2; // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
 
     bool seq_limit; // texts end at seq_len: after it positions would mean something else
@@ -110,6 +111,8 @@ typedef struct {
 
     float embd_scale, residual_scale, logit_scale;
     float attn_soft_cap, logit_soft_cap, clamp_qkv; // 0 = none
+    float swiglu_limit; // of gpt-oss's FFN, see activate_rows(); 0: as other FFNs
+    bool sinks;         // each head has one more score, whose weight goes to no value
     Experts experts;
     LayerConfig *layers; // (n_layers)
 } Config;
@@ -188,6 +191,7 @@ typedef struct {
                          // value_dim, dim); no wk and wv without has_own_kv()
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
     const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
+    const float *sinks;  // (n_heads) scores of no key, or NULL
     Linear wo;           // (dim, n_heads * value_dim)
     Norm attn_post_norm; // (dim)
     Norm ffn_norm;       // (dim); off with a shared norm
@@ -199,7 +203,8 @@ typedef struct {
     Tensor gate_exps, up_exps; // (n_experts, expert_dim, dim); without up_exps those of gate_exps
                                // are twice as high, and the lower halves are up's
     Tensor down_exps;          // (n_experts, dim, expert_dim)
-    Norm ffn_post_norm;        // (dim)
+    const float *gate_exps_b, *up_exps_b, *down_exps_b; // (n_experts, rows of a matrix) or NULL
+    Norm ffn_post_norm;                                 // (dim)
 } Layer;
 
 /* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */
@@ -561,6 +566,9 @@ enum { MAP_ROWS = 64 };
  * for keys that are not visible. Runs on the calling thread, number `thread`. */
 void attention_weights(Session *s, int layer, int head, int first, int n, float *out, int n_keys,
                        int thread);
+/* The weight that a row of the running batch gave to a head's sink; 0 where the model has none. */
+float attention_sink(const Session *s, int layer, int head, int row);
+
 size_t attention_scratch(const Config *c);              // floats of scratch for one thread
 size_t attention_partial(const Config *c, int seq_len); // floats of Session.partial
 
@@ -569,8 +577,9 @@ enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth an
 /* y (n_rows, width) = norm(x); y may be x. */
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
 
-/* hidden (n_rows, width) = act(hidden), or act(gate) * hidden where the FFN is gated. Any act but
- * ACT_XIELU, for which there is the second function. */
+/* hidden (n_rows, width) = act(hidden), or act(gate) * hidden where the FFN is gated; with a
+ * swiglu_limit L, g sigmoid(1.702 g) (u + 1) of g = min(gate, L) and u = hidden within +-L. Any act
+ * but ACT_XIELU, for which there is the second function. */
 void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width);
 void xielu_rows(Session *s, const Xielu *a, float *hidden, int n_rows, int width);
 

@@ -212,16 +212,29 @@ static void attend_split(Tile *t, int split, OnlineSoftmax *f)
     }
 }
 
+/* A head's sink is the score of one more key, which has no value: it brings down the weights of all
+ * others. Returns the factor that the row's values shrink by. */
+static float add_sink(const Kernels *k, float sink, float *row_max, float *row_sum)
+{
+    float max = *row_max > sink ? *row_max : sink, keep = *row_max, own = sink;
+    keep = k->exp_sum(&keep, 1, max);
+    *row_sum = *row_sum * keep + k->exp_sum(&own, 1, max);
+    *row_max = max;
+    return keep;
+}
+
 /* Rows of a finished tile: out / row_sum -> `heads`, whose first row is the batch's row `base`, and
  * what is kept of the softmax. */
-static void write_rows(const Tile *t, const OnlineSoftmax *f, int base, float *heads)
+static void write_rows(const Tile *t, OnlineSoftmax *f, int base, float *heads)
 {
     Session *s = t->s;
     size_t n_heads = (size_t)t->l->n_heads, value_dim = (size_t)t->l->value_dim;
+    const float *sinks = s->stack->layers[t->layer].sinks;
     for (int r = 0; r < t->rows; r++) {
         size_t row = (size_t)(t->row + r / t->group), head = (size_t)(t->first_head + r % t->group);
+        float keep = sinks ? add_sink(s->k, sinks[head], &f->row_max[r], &f->row_sum[r]) : 1;
         float *y = heads + ((row - (size_t)base) * n_heads + head) * value_dim;
-        float scale = f->row_sum[r] > 0 ? 1 / f->row_sum[r] : 0;
+        float scale = f->row_sum[r] > 0 ? keep / f->row_sum[r] : 0;
         const float *x = f->out + (size_t)r * value_dim;
         for (size_t i = 0; i < value_dim; i++)
             y[i] = x[i] * scale;
@@ -482,4 +495,12 @@ void attention_weights(Session *s, int layer, int head, int first, int n, float 
                 y[i] = x[i] * (1 / max_sum[1]);
         }
     }
+}
+
+float attention_sink(const Session *s, int layer, int head, int row)
+{
+    const float *sinks = s->stack->layers[layer].sinks;
+    const float *max_sum = s->softmax + ((size_t)row * (size_t)s->max_heads + (size_t)head) * 2;
+    float x = sinks ? sinks[head] : -INFINITY;
+    return s->k->exp_sum(&x, 1, max_sum[0]) * (1 / max_sum[1]);
 }

@@ -240,6 +240,7 @@ static void from_keys(Config *c, Keys *k)
                  {POS_NONE, BIAS_TABLE}}; // as `positions`
     static const char *const pairings[] = {"interleaved", "half", NULL};
     static const char *const residuals[] = {"sequential", "parallel", NULL};
+    char key[160];
 
     c->norm = (NormType)key_choice(k, "norm.type", norms, -1);
     c->norm_eps = key_float(k, "norm.epsilon", NAN);
@@ -255,12 +256,18 @@ static void from_keys(Config *c, Keys *k)
     c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
     c->qk_norm_after_rope = key_flag(k, "attention.qk_norm_after_rope", 0);
     c->qkv_bias = key_presence(k, "attention.bias", -1);
+    c->sinks = key_flag(k, "attention.sinks", 0);
     c->wo_bias = key_presence(k, "attention.output_bias", -1);
     c->ffn_bias = key_presence(k, "ffn.bias", -1);
     c->output_bias = key_presence(k, "output_bias", 0);
     c->output_weight = key_flag(k, "tied", -1) ? ABSENT : REQUIRED;
     c->gated = key_flag(k, "ffn.gated", -1);
+    c->swiglu_limit = key_float(k, "ffn.swiglu_limit", 0);
     c->act = (Act)key_choice(k, "ffn.activation", acts, -1);
+    bool swiglu = c->gated && c->act == ACT_SILU;
+    if (!(c->swiglu_limit >= 0 && (swiglu || c->swiglu_limit == 0)))
+        refuse(k, "key %s: got %g, want a number above 0, a gated FFN and silu",
+               key_name(k, "ffn.swiglu_limit", key), (double)c->swiglu_limit);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
     c->embd_scale = key_scale(k, "embedding_scale", 1);
@@ -322,6 +329,7 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
         r->attn_factor /= (float)(1 + 0.1 * log_multiplier * log(r->factor));
     r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
     r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
+    r->truncate = key_flag(k, "rope.scaling.yarn_truncate", !f->yarn_untruncated);
     r->orig_seq_len = key_int(k, "rope.scaling.original_context_length", 1, MAX_CONTEXT,
                               c->seq_len);
     r->use_factors = true; // where the tensors exist
@@ -472,6 +480,7 @@ static void read_experts(Config *c, const Family *f, Keys *k)
     if (f->all_keys) {
         x->choice_bias = key_presence(k, "expert_choice_bias", 0);
         x->shared_gate = key_flag(k, "expert_shared_gate", 0);
+        x->bias = key_presence(k, "expert_bias", 0);
     }
     int gate = key_int(k, "expert_gating_func", 0, INT_MAX, 0);
     if (gate > 1)

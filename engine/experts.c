@@ -1,7 +1,7 @@
 /* experts.c - mixtures of experts: each row goes through a few of many FFNs, which its router
  * chooses.
  *
- *   p = softmax(W_router h)
+ *   p = softmax(W_router h [+ b])
  *   chosen: the n_used experts of the largest p [+ bias]; of equal ones those of lower numbers
  *   weights = p of the chosen  [divided by their sum]
  *   y = [shared expert(h) [* sigmoid(w h)] +] sum of weights * expert(h), experts ascending
@@ -137,6 +137,7 @@ void experts_choose(Session *s, int layer, const float *h, int n)
  * the same for all experts. */
 typedef struct {
     const Tensor *w; // (n_experts, d, n)
+    const float *b;  // (n_experts, d) or NULL
     size_t which, n_parts;
     const float *x;
     float *y;
@@ -153,7 +154,9 @@ static void multiply(Session *s, const ExpertProduct *p, int n_products)
         for (int i = 0; rows && i < n_products; i++, n++) {
             Tensor all = tensor_view(p[i].w, (size_t)e);
             size_t d = all.rows / p[i].n_parts;
-            g->matrices[n] = (Linear){.w = tensor_rows(&all, p[i].which * d, d)};
+            g->matrices[n] = (Linear){.w = tensor_rows(&all, p[i].which * d, d),
+                                      .b = p[i].b ? p[i].b + (size_t)e * all.rows + p[i].which * d
+                                                  : NULL};
             g->products[n] = (Product){.w = &g->matrices[n],
                                        .x = p[i].x + (p[i].shared_x ? 0 : first * all.cols),
                                        .n_rows = (int)rows,
@@ -190,10 +193,23 @@ void experts_sum(Session *s, int layer, float *y, int n)
     Routing *g = &s->routing;
     int copies = n * m->config.experts.n_used;
     bool fused = m->config.gated && !l->up_exps.data;
-    ExpertProduct up = {
-        fused ? &l->gate_exps : &l->up_exps, fused, 1 + (size_t)fused, g->x, g->hidden, n == 1};
-    ExpertProduct gate = {&l->gate_exps, 0, 1 + (size_t)fused, g->x, g->gate, n == 1};
-    ExpertProduct down = {&l->down_exps, 0, 1, g->hidden, g->y, false};
+    ExpertProduct gate = {.w = &l->gate_exps,
+                          .b = l->gate_exps_b,
+                          .n_parts = 1 + (size_t)fused,
+                          .x = g->x,
+                          .y = g->gate,
+                          .shared_x = n == 1};
+    ExpertProduct up = gate, down = {.w = &l->down_exps,
+                                     .b = l->down_exps_b,
+                                     .n_parts = 1,
+                                     .x = g->hidden,
+                                     .y = g->y};
+    up.y = g->hidden;
+    up.which = fused;
+    if (!fused) {
+        up.w = &l->up_exps;
+        up.b = l->up_exps_b;
+    }
     multiply(s, (ExpertProduct[]){up, gate}, m->config.gated ? 2 : 1);
     activate_rows(s, g->hidden, g->gate, copies, m->config.layers[layer].expert_dim);
     multiply(s, &down, 1);

@@ -22,6 +22,7 @@ typedef struct {
     float local_rope_base;     // of windowed layers, 0: the same as elsewhere
     bool plain_local_rope;     // windowed layers are not rescaled
     bool plain_own_base;       // nor are they if the file gives them a base of their own
+    bool yarn_untruncated;     // see Rope.truncate
     int no_rope_period;        // every so-many-th layer has no rope, 0: none
     bool only_local_rope;      // where some layers have a window, the others have no rope
     int big_layers;            // a model of so many layers scales attention by

@@ -32,6 +32,17 @@ typedef struct {
     size_t width;
 } ActJob;
 
+/* What is left to do is silu(gate) * hidden: x sigmoid(a x) is silu(a x) / a. */
+static void clamp_swiglu(float *hidden, float *gate, size_t n, float limit)
+{
+    const float a = 1.702f;
+    for (size_t i = 0; i < n; i++) { // a NaN stays one
+        float g = gate[i] > limit ? limit : gate[i], u = hidden[i] > limit ? limit : hidden[i];
+        gate[i] = a * g;
+        hidden[i] = ((u < -limit ? -limit : u) + 1) / a;
+    }
+}
+
 static void activate_range(void *context, int from, int to, int thread)
 {
     const ActJob *j = context;
@@ -40,6 +51,8 @@ static void activate_range(void *context, int from, int to, int thread)
     (void)thread;
     for (size_t i = (size_t)from; i < (size_t)to; i++) {
         float *hidden = j->hidden + i * j->width, *gate = j->gate + i * j->width;
+        if (c->swiglu_limit > 0)
+            clamp_swiglu(hidden, gate, j->width, c->swiglu_limit);
         k->act[c->act](c->gated ? gate : hidden, j->width);
         if (c->gated)
             k->mul(hidden, gate, j->width);
@@ -89,8 +102,10 @@ void rope_init(const Stack *stack, int index, bool is_long, float *inv_freq, flo
     double low = 0, high = 0;
     *scale = r->attn_factor;
     if (r->scaling == ROPE_YARN) {
-        low = fmax(floor(yarn_pair(r, r->beta_fast)), 0);
-        high = fmin(ceil(yarn_pair(r, r->beta_slow)), r->dim - 1);
+        low = yarn_pair(r, r->beta_fast);
+        high = yarn_pair(r, r->beta_slow);
+        low = fmax(r->truncate ? floor(low) : low, 0);
+        high = fmin(r->truncate ? ceil(high) : high, r->dim - 1);
         *scale = (float)(r->attn_factor * (1 + 0.1 * log(r->factor)));
     }
     for (int i = 0; i < r->dim / 2; i++) {

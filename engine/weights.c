@@ -267,6 +267,15 @@ static void bind_ffn(Binder *b, Layer *l, size_t hidden)
         bind_linear(b, &l->w_gate, "ffn_gate", hidden, dim, REQUIRED, c->ffn_bias);
 }
 
+/* The biases of n matrices: (n, rows) floats. */
+static const float *bind_table(Binder *b, const char *name, size_t n, size_t rows)
+{
+    char full[NAME_SIZE];
+    const GgufTensor *t = find_shape(b, full_name(b, name, "bias", full), (size_t[]){n, rows}, 2,
+                                     REQUIRED);
+    return t ? floats(b, t, n * rows) : NULL;
+}
+
 /* The router, the experts' matrices and the expert that all rows share. Newer files of llama.cpp
  * may hold gate and up of an expert in one matrix. */
 static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
@@ -277,7 +286,7 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
     char full[NAME_SIZE];
     bool fused = c->gated
               && gguf_tensor(&b->m->file, full_name(b, "ffn_gate_up_exps", "weight", full));
-    bind_linear(b, &l->router, "ffn_gate_inp", n, dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->router, "ffn_gate_inp", n, dim, REQUIRED, c->experts.bias);
     l->choice_bias = bind_vector(b, "exp_probs_b", "bias", n, c->experts.choice_bias);
     bind_matrices(b, &l->down_exps, "ffn_down_exps", n, dim, hidden);
     if (fused)
@@ -286,6 +295,13 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
         bind_matrices(b, &l->up_exps, "ffn_up_exps", n, hidden, dim);
     if (c->gated && !fused)
         bind_matrices(b, &l->gate_exps, "ffn_gate_exps", n, hidden, dim);
+    if (c->experts.bias == REQUIRED) {
+        l->down_exps_b = bind_table(b, "ffn_down_exps", n, dim);
+        l->up_exps_b = fused ? NULL : bind_table(b, "ffn_up_exps", n, hidden);
+        if (c->gated)
+            l->gate_exps_b = fused ? bind_table(b, "ffn_gate_up_exps", n, 2 * hidden)
+                                   : bind_table(b, "ffn_gate_exps", n, hidden);
+    }
     if (!shared)
         return;
     bind_linear(b, &l->w_up, "ffn_up_shexp", shared, dim, REQUIRED, ABSENT);
@@ -294,6 +310,17 @@ static void bind_experts(Binder *b, Layer *l, const LayerConfig *lc)
     bind_linear(b, &l->w_down, "ffn_down_shexp", dim, shared, REQUIRED, ABSENT);
     if (c->experts.shared_gate)
         bind_linear(b, &l->shared_gate, "ffn_gate_inp_shexp", 1, dim, REQUIRED, ABSENT);
+}
+
+/* In some of llama.cpp's architectures the norm before the FFN is called as that after attention.
+ */
+static const char *ffn_norm_name(Binder *b)
+{
+    char full[NAME_SIZE];
+    bool usual = b->s->config.post_norm
+              || gguf_tensor(&b->m->file, full_name(b, "ffn_norm", "weight", full))
+              || !gguf_tensor(&b->m->file, full_name(b, "post_attention_norm", "weight", full));
+    return usual ? "ffn_norm" : "post_attention_norm";
 }
 
 static void bind_layer(Binder *b, int i)
@@ -318,9 +345,11 @@ static void bind_layer(Binder *b, int i)
                                    REQUIRED);
         l->bias = t ? floats(b, t, heads * distances) : NULL;
     }
+    if (c->sinks)
+        l->sinks = bind_vector(b, "attn_sinks", "weight", (size_t)lc->n_heads, REQUIRED);
     bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
-    bind_norm(b, &l->ffn_norm, c->ffn_norm_name ? c->ffn_norm_name : "ffn_norm", dim,
+    bind_norm(b, &l->ffn_norm, ffn_norm_name(b), dim,
               c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
     if (lc->expert_dim)
         bind_experts(b, l, lc);

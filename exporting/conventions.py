@@ -26,11 +26,11 @@ class Convention:
     implies: dict[str, Any]
     pairing: str = "half"
     fused: tuple[str, ...] = ()  # qkv in one tensor, gate_up in one tensor
-    ffn_norm: str = "ffn_norm"  # the tensor's name
     square: bool = False  # n_heads * head_dim must be dim
     tied: str = "any"  # "must", or "copy": a tied output is written out
     factors: tuple[str, ...] = ()  # rope factor tensors it reads
     keys: Callable[[Spec], Spec] = lambda s: {}  # keys of its own
+    names: tuple[tuple[str, str], ...] = ()  # pattern in a tensor's name, and what it is there
 
 
 def every(n: int, count: int) -> list[bool]:
@@ -108,6 +108,7 @@ def ernie_keys(s: Spec) -> Spec:
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
+FFN_NORM = ((r"\.ffn_norm\.", ".post_attention_norm."),)
 COHERE = {"norm.type": "layer", "residual": "parallel", "residual.shared_norm": True,
           "logit_scale": ANY}
 XIELU_KEYS = [f"xielu.{part}" for part in XIELU]
@@ -199,7 +200,7 @@ CONVENTIONS: dict[str, Convention] = {
         "rope.layers": local_rope,
         **{k: lambda s, k=k: s[k] if s["block_count"] == 64 else None for k in WINDOW}},
         square=True, factors=("rope_freqs.weight",), keys=keys_of(*WINDOW)),
-    "seed_oss": Convention({"attention.bias": ANY}, ffn_norm="post_attention_norm"),
+    "seed_oss": Convention({"attention.bias": ANY}, names=FFN_NORM),
     "hunyuan-dense": Convention({"attention.qk_norm": "head",
                                  "attention.qk_norm_after_rope": True}),
     "olmo": Convention({"norm.type": "layer", "norm.affine": False, "attention.clamp_kqv": ANY},
@@ -216,6 +217,15 @@ CONVENTIONS: dict[str, Convention] = {
     "mistral3": Convention({"attention.temperature_scale": ANY} | {k: ANY for k in YARN_BETAS},
                            "interleaved",
                            keys=keys_of("attention.temperature_scale", *YARN_BETAS)),
+    "gpt-oss": Convention(
+        {"attention.bias": True, "attention.output_bias": True, "attention.sinks": True,
+         "expert_bias": True, "ffn.swiglu_limit": 7.0, "attention.sliding_window": SET,
+         "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
+         "rope.scaling.yarn_truncate":
+             lambda s: False if s["rope.scaling.type"] == "yarn" else None}
+        | experts(True), tied="copy",
+        keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
+        names=FFN_NORM),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),
@@ -282,9 +292,9 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
             if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
                 parts = [out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]]
                 out[f"{b}ffn_up.{suffix}"] = concat(parts)
-    if conv.ffn_norm != "ffn_norm":
-        out = {re.sub(r"ffn_norm\b", conv.ffn_norm, n): r for n, r in out.items()}
     if model.arch == "falcon" and not s["residual.shared_norm"]:
         out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
                for n, r in out.items()}
+    for pattern, name in conv.names:
+        out = {re.sub(pattern, name, n): r for n, r in out.items()}
     return keys | conv.keys(s), out

@@ -15,8 +15,9 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, check_shapes,
-                            dims, gpt_spec, gpt_tensors, half_rows, product, split_blocks,
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, alternate,
+                            check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
+                            product, split_blocks,
                             split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
@@ -95,8 +96,9 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
         if attn is None:
             attn = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
         return out | {"rope.scaling.attn_factor": attn}
-    p.refuse("truncate", (None, True), "yarn without truncation is not supported")
     out["rope.scaling.factor"] = factor
+    if p.get("truncate") is False:
+        out["rope.scaling.yarn_truncate"] = False
     # what a yarn engine multiplies by on its own
     usual = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     mscale, all_dim = p.num("mscale"), p.num("mscale_all_dim")
@@ -236,6 +238,16 @@ def ernie_moe(c: Config) -> Spec:
         c, renormalised=True, shared=width * shared, expert_choice_bias=True,
         layers=[first <= i <= last and (i + 1) % step == 0 for i in range(n)]) | {
         "rope.pairing": "interleaved", "ffn.activation": c.activation()}
+
+
+def gpt_oss(c: Config) -> Spec:
+    c.refuse("hidden_act", ("silu",), "only silu is supported")
+    c.refuse("swiglu_alpha", (1.702,), "only 1.702 is supported")
+    bias = c.flag("attention_bias")
+    return rope(c) | windows(c, lambda i: i % 2 == 0, keep=True) | experts(
+        c, "intermediate_size", True, expert_bias=True) | {
+        "attention.bias": bias, "attention.output_bias": bias, "attention.sinks": True,
+        "ffn.swiglu_limit": c.num("swiglu_limit")}
 
 
 def qwen3_moe(c: Config) -> Spec:
@@ -586,6 +598,7 @@ DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
               for part in ("gate", "up", "down"))
 GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
                   ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
+GPT_OSS = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),)
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
@@ -609,6 +622,12 @@ FAMILIES: dict[str, Family] = {
         num_experts=8, num_experts_per_tok=2)),
     "granitemoeshared": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
         num_experts=8, num_experts_per_tok=2)),
+    "gpt_oss": Family("gpt-oss", gpt_oss, names=GPT_OSS, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=8, head_dim=64,
+        sliding_window=128, attention_bias=True, num_experts=128, num_experts_per_tok=4,
+        swiglu_alpha=1.702, swiglu_limit=7.0, rope_theta=150000.0,
+        rope_parameters={"rope_type": "yarn", "factor": 32.0, "truncate": False,
+                         "original_max_position_embeddings": 4096})),
     "ernie4_5_moe": Family("ernie4_5-moe", ernie_moe, names=DENSE, defaults=defaults(
         norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=4, rope_theta=500000.0,
         tie_word_embeddings=True, num_experts=64, num_experts_per_tok=6, moe_norm_min=1e-12,
@@ -708,7 +727,8 @@ FAMILIES: dict[str, Family] = {
 # one of several tensors that are one of ours: a norm of each head, a matrix of each expert
 NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d+)(\.\w+\.weight)")
 # gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
-GATE_UP = re.compile(r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj|input_linear\.weight)")
+GATE_UP = re.compile(
+    r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj(?:_bias)?|input_linear\.weight)")
 NUMBERS = re.compile(r".*\.layers\.(\d+)\.mlp\.act_fn\.(\w+)")  # of Apertus's activation
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
@@ -733,7 +753,9 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     if kind not in FAMILIES:
         raise ExportError(f"config.json: model_type {short(kind)} is not supported (known: "
                           f"{', '.join(FAMILIES)})")
-    if data.get("quantization_config") is not None:
+    packed = data.get("quantization_config")
+    if packed is not None and not (kind == "gpt_oss" and isinstance(packed, dict)
+                                   and packed.get("quant_method") == "mxfp4"):
         raise ExportError("config.json: quantization_config: quantised "
                           "checkpoints are not supported")
     family = FAMILIES[kind]
@@ -776,11 +798,14 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
+    scales = {name for name in source.names() if name.endswith("_scales")} \
+        if family.arch == "gpt-oss" else set()
     numbered: dict[str, dict[int, str]] = {}
 
     def ours(name: str) -> str | None:
-        if name.endswith("experts.down_proj"):  # transformers 5
+        if name.endswith(("experts.down_proj", ".sinks")):  # transformers 5; gpt-oss
             name += ".weight"
+        name = re.sub(r"experts\.down_proj_bias$", "experts.down_proj.bias", name)
         name = re.sub(r"(gate\.)?moe_statics\.e_score_correction_bias$",  # Ernie
                       "moe_statics.e_score_correction.bias", name)
         stem, _, suffix = name.rpartition(".")
@@ -796,6 +821,12 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     for name in source.names():
         if spec["xielu.eps"] and NUMBERS.fullmatch(name):
             continue
+        if name in scales:
+            continue
+        plain = name.removesuffix("_blocks")
+        whole = Recipe((name,))
+        if f"{plain}_scales" in scales:
+            whole, name = Recipe((name, f"{plain}_scales"), from_mxfp4, packed=True), plain
         if BUFFERS.search(name) or OTHER_PARTS.search(name):
             unused.append(name)
         elif m := NUMBERED.fullmatch(name):
@@ -803,16 +834,18 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
             numbered.setdefault(stem + rest, {})[int(number)] = name
         elif m := GATE_UP.fullmatch(name):
             kind = "shexp" if m[2].endswith("shared_mlp") else "exps"
+            suffix = "bias" if m[3].endswith("bias") else "weight"
+            half = alternate if spec["attention.sinks"] else half_rows
             for which, part in enumerate(("gate", "up")):
-                found[f"blk.{m[1]}.ffn_{part}_{kind}.weight"] = Recipe(
-                    (name,), partial(half_rows, which=which))
+                found[f"blk.{m[1]}.ffn_{part}_{kind}.{suffix}"] = whole.then(
+                    partial(half, which=which))
         elif (target := ours(name)) is None:
             raise ExportError(f"tensor {short(name)}: its meaning is not known")
         elif target in found:
             raise ExportError(f"tensors {short(name)} and "
                               f"{short(found[target].sources[0])} mean the same")
         else:
-            found[target] = Recipe((name,))
+            found[target] = whole
     for name, parts in numbered.items():
         if sorted(parts) != list(range(len(parts))) or (target := ours(name)) is None:
             what = "experts" if ".experts." in name else "norms of some heads"
@@ -823,6 +856,10 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         found[target] = Recipe(tuple(parts[i] for i in range(len(parts))),
                                lambda *ts: torch.stack(ts))
 
+    if family.arch == "gpt-oss":  # experts are stored (in, out)
+        for name, recipe in found.items():
+            if name.endswith("_exps.weight"):
+                found[name] = recipe.then(lambda t: t.mT)
     for name, recipe in found.items():  # vectors that are matrices of one row there
         if re.search(r"exp_probs_b\.bias$|ffn_gate_inp_shexp\.weight$", name):
             found[name] = recipe.then(lambda t: t.squeeze(0))

@@ -64,6 +64,8 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_feed_forward_length": (U32, None), "expert_shared_feed_forward_length": (U32, None),
     "expert_shared_gate": (BOOL, None), "expert_choice_bias": (BOOL, None),
     "expert_weights_norm": (BOOL, None), "expert_layers": (BOOL, None),
+    "expert_bias": (BOOL, None), "attention.sinks": (BOOL, None), "ffn.swiglu_limit": (F32, None),
+    "rope.scaling.yarn_truncate": (BOOL, None),
 }
 
 
@@ -111,14 +113,20 @@ def expert_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     """Those of the FFN of a layer with experts, without "blk.N."."""
     d, n, ff = s["embedding_length"], s["expert_count"], s["expert_feed_forward_length"]
     out: dict[str, tuple[int, ...]] = {"ffn_gate_inp.weight": (n, d)}
+    if s["expert_bias"]:
+        out["ffn_gate_inp.bias"] = (n,)
     if s["expert_choice_bias"]:
         out["exp_probs_b.bias"] = (n,)
     shared = s["expert_shared_feed_forward_length"]
     for part in ("gate", "up") if s["ffn.gated"] else ("up",):
         out[f"ffn_{part}_exps.weight"] = (n, ff, d)
+        if s["expert_bias"]:
+            out[f"ffn_{part}_exps.bias"] = (n, ff)
         if shared:
             out[f"ffn_{part}_shexp.weight"] = (shared, d)
     out["ffn_down_exps.weight"] = (n, d, ff)
+    if s["expert_bias"]:
+        out["ffn_down_exps.bias"] = (n, d)
     if shared:
         out["ffn_down_shexp.weight"] = (d, shared)
     if shared and s["expert_shared_gate"]:
@@ -164,6 +172,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
                 norm(b + name, shape, s["attention.qk_norm_bias"])
         if s["position"] == "relative":
             out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
+        if s["attention.sinks"]:
+            out[b + "attn_sinks.weight"] = (h,)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
         if s["norm.post"]:
             norm(b + "post_attention_norm")
@@ -194,9 +204,10 @@ class Recipe:
     """op(source tensors) -> one tensor; run on meta tensors first to check shapes."""
     sources: tuple[str, ...]
     op: Callable[..., Tensor] = lambda t: t
+    packed: bool = False  # the sources are bytes of a format that op knows
 
     def then(self, op: Callable[[Tensor], Tensor]) -> Recipe:
-        return Recipe(self.sources, lambda *ts: op(self.op(*ts)))
+        return Recipe(self.sources, lambda *ts: op(self.op(*ts)), self.packed)
 
 
 def concat(parts: list[Recipe]) -> Recipe:
@@ -215,6 +226,24 @@ def concat(parts: list[Recipe]) -> Recipe:
 def split_rows(t: Tensor, sizes: list[int], which: int) -> Tensor:
     """Part `which` of a fused tensor: rows of q, then k, then v, or of gate, then up."""
     return t.split(sizes)[which]
+
+
+def alternate(t: Tensor, which: int) -> Tensor:
+    """Every second value of the last dimension: those of gate, or those of up."""
+    return t[..., which::2]
+
+
+def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
+    """The values of matrices in MXFP4 as Hugging Face's gpt-oss has them, transposed.
+
+    blocks (..., rows, groups, 16) are bytes of two values each, the low half first; scales (...,
+    rows, groups) are exponents with 127 added. The result is (..., 32 groups, rows)."""
+    if blocks.dtype.itemsize != 1 or scales.dtype.itemsize != 1 or blocks.shape[-1] != 16:
+        raise ValueError("not blocks of 16 bytes with scales of one")
+    half = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0], device=blocks.device)
+    table = torch.cat([half, -half])  # E2M1 of the OCP Microscaling formats, v1.0
+    values = table[torch.stack([blocks & 15, blocks >> 4 & 15], -1).int()].flatten(-2)
+    return torch.ldexp(values, scales[..., None].int() - 127).flatten(-2).mT
 
 
 def half_rows(t: Tensor, which: int) -> Tensor:
@@ -259,7 +288,8 @@ def check_shapes(spec: Spec, recipes: dict[str, Recipe], source: Tensors) -> Non
         recipe = recipes[name]
         metas = [source.meta(n) for n in recipe.sources]
         what = f"tensor {short(recipe.sources[0]) if recipe.sources else name}"
-        if any(not m.dtype.is_floating_point or m.dtype.itemsize < 2 for m in metas):
+        floats = all(m.dtype.is_floating_point and m.dtype.itemsize > 1 for m in metas)
+        if not floats and not recipe.packed:
             raise ExportError(f"{what}: not a plain floating-point tensor (quantised checkpoints "
                               "are not supported)")
         try:

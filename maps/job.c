@@ -147,6 +147,7 @@ void maps_close(MapJob *j)
     free(j->stats_files);
     free(j->maps.layers);
     free(j->maps.heads);
+    free(j->maps.sink_mass);
     free(j->heads);
     free(j->live);
     free(j);

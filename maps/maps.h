@@ -41,6 +41,7 @@ typedef struct {
     const int *ids; // (n) the text
     int n, n_prompt;
     int first, n_queries; // rows
+    float *sink_mass;     // (n_layers, n_heads, n_queries) weights of the sinks, or NULL
 } Maps;
 
 static inline const Config *map_config(const Maps *m)

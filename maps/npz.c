@@ -1,7 +1,6 @@
 /* npz.c - attention files .npy (the weights) and .npz (the text and the selection as well), and the
- * experts of tokens as .npz. The
- * bytes of NumPy's headers and of the archive are base/npy.c's. docs/attention.md describes the
- * arrays.
+ * experts of tokens as .npz. The bytes of NumPy's headers and of the archive are base/npy.c's.
+ * docs/attention.md describes the arrays.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -32,7 +31,8 @@ static double npy_size(const Maps *m)
 
 static double npz_size(const Maps *m)
 {
-    return npy_size(m) + 4096 + 200.0 * m->n;
+    double sinks = map_config(m)->sinks ? 4.0 * m->n_layers * m->n_heads * m->n_queries : 0;
+    return npy_size(m) + 4096 + 200.0 * m->n + sinks;
 }
 
 /* The bytes to be written: the floats themselves, or f16 in `out`. */
@@ -180,6 +180,15 @@ done:
     return rc;
 }
 
+/* What each row gave to its head's sink: rows of attn sum to 1 with it. */
+static int npz_sinks(Npz *z, const Maps *m)
+{
+    size_t shape[3] = {(size_t)m->n_layers, (size_t)m->n_heads, (size_t)m->n_queries};
+    return m->sink_mass ? npz_array(z, "sink_mass.npy", "<f4", shape, 3, m->sink_mass,
+                                    shape[0] * shape[1] * shape[2] * sizeof *m->sink_mass)
+                        : 0;
+}
+
 static int npz_finish(MapFile *f, Err *e)
 {
     const Maps *m = f->maps;
@@ -199,7 +208,7 @@ static int npz_finish(MapFile *f, Err *e)
                   || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
                   || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
                   || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
-                  || npz_close(z)
+                  || npz_sinks(z, m) || npz_close(z)
                ? out_error(&f->out, e)
                : 0;
     free(queries);

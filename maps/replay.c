@@ -160,6 +160,12 @@ static int replay_layer(void *context, const HookRows *rows)
         return 0;
     if (r->job->stats.on)
         stats_massive(&r->job->stats, r->layer_index, rows->s, m->n);
+    for (int h = 0; m->sink_mass && h < m->n_heads; h++)
+        for (int q = 0; q < m->n_queries; q++)
+            m->sink_mass[((size_t)r->layer_index * (size_t)m->n_heads + (size_t)h)
+                             * (size_t)m->n_queries
+                         + (size_t)q] = attention_sink(rows->s, rows->layer, m->heads[h],
+                                                       m->first + q);
     int rc = 0;
     if (m->o.reduce == REDUCE_NONE)
         for (int h = 0; !rc && h < m->n_heads; h++)
@@ -198,7 +204,7 @@ bool maps_wants_replay(const MapJob *j)
 static int alloc_replay(Replay *r)
 {
     MapJob *j = r->job;
-    const Maps *m = &j->maps;
+    Maps *m = &j->maps;
     bool reduced = m->o.reduce != REDUCE_NONE;
     size_t T = (size_t)m->n, heads = reduced ? (size_t)m->n_heads : 1, bytes;
     size_t rows = CHUNK_FLOATS / T / MAP_ROWS * MAP_ROWS;
@@ -210,9 +216,12 @@ static int alloc_replay(Replay *r)
     size_t n_spare = (size_t)r->s->threads->n_threads * MAP_ROWS * T;
     r->chunk.spare = reduced ? mem_alloc(n_spare, sizeof(float)) : NULL;
     r->chunk.row_stats = j->stats.on ? mem_alloc(heads * rows, sizeof *r->chunk.row_stats) : NULL;
+    size_t n_sinks = (size_t)m->n_layers * (size_t)m->n_heads * (size_t)m->n_queries;
+    bool sinks = map_config(m)->sinks;
+    m->sink_mass = sinks ? mem_alloc(n_sinks, sizeof *m->sink_mass) : NULL;
     bool has_all = m->o.reduce < REDUCE_MEAN || !all_layers_init(&r->all, m);
-    if (!r->chunk.rows || !r->chunk.tiles || (reduced && !r->chunk.spare)
-        || (j->stats.on && !r->chunk.row_stats) || !has_all)
+    if (!r->chunk.rows || !r->chunk.tiles || (sinks && !m->sink_mass)
+        || (reduced && !r->chunk.spare) || (j->stats.on && !r->chunk.row_stats) || !has_all)
         return err_set(r->e, EXIT_MEMORY, "out of memory for attention maps of %d tokens", m->n);
     return 0;
 }

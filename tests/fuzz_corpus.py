@@ -47,6 +47,10 @@ FAMILIES: list[tuple[str, Keys, str]] = [
              "expert_shared_feed_forward_length": 2, "expert_shared_gate": True,
              "expert_choice_bias": True},
      f"{EXPERTS} {SHARED} *ffn_gate_inp_shexp.weight:4 *exp_probs_b.bias:3"),
+    ("gpt-oss", {"expert_count": 3, "expert_used_count": 2, "attention.sliding_window": 3},
+     f"{EXPERTS} *ffn_gate_inp.bias:3 *ffn_gate_exps.bias:3,4 *ffn_up_exps.bias:3,4 "
+     "*ffn_down_exps.bias:3,4 *attn_sinks.weight:2 *post_attention_norm.weight:4 "
+     f"{QKV} {OUT} {ONE_NORM}"),
     ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
     ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
     ("phi2", {}, f"{NORMS} {QKV} {OUT} {FFN} output.bias:7 {PLAIN} {ONE_NORM}"),

@@ -75,7 +75,8 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
 class Case:
     """One tiny model.
 
-    A drop is a dict of config changes, or ("zero"|"one", regex of parameter names)."""
+    A drop is a dict of config changes, or ("zero"|"one"|"less", regex of parameter names); less is
+    -30."""
     name: str
     cls: str  # transformers' ...ForCausalLM
     config: dict[str, Any]
@@ -141,8 +142,8 @@ class Case:
         for k in state:
             if re.search(pattern, k):
                 hits += 1
-                state[k] = (torch.zeros_like(state[k])
-                            if what == "zero" else torch.ones_like(state[k]))
+                value = {"zero": 0.0, "one": 1.0, "less": -30.0}[what]
+                state[k] = torch.full_like(state[k], value)
         assert hits, f"{self.name}: no parameter matches {pattern}"
         copy.load_state_dict(state)
         return copy
@@ -319,6 +320,23 @@ CASES = [
               moe_num_shared_experts=0, moe_layer_interval=2), "gpt",
          {"bias for the choice": ("zero", r"e_score_correction_bias"),
           "dense layer": ("zero", r"layers.2.mlp.down_proj")}),
+    Case("gpt-oss", "GptOssForCausalLM",
+         base(num_hidden_layers=4, num_local_experts=6, num_experts_per_tok=3, head_dim=20,
+              sliding_window=9, max_position_embeddings=256, rope_parameters={
+                  "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "truncate": False,
+                  "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32}),
+         "gpt-oss",
+         {"sinks": ("less", r"sinks"), "window": dict(sliding_window=200),
+          "biases": ("zero", r"gate_up_proj_bias"), "bias of down": ("zero", r"down_proj_bias"),
+          "router's bias": ("zero", r"router.bias"), "limit": dict(swiglu_limit=0.5),
+          "number": dict(num_experts_per_tok=2), "yarn": dict(rope_parameters={
+              "rope_type": "yarn", "rope_theta": 10000.0, "factor": 8.0, "truncate": True,
+              "beta_fast": 32.0, "beta_slow": 1.0, "original_max_position_embeddings": 32})}),
+    Case("gpt-oss-plain", "GptOssForCausalLM",
+         base(num_local_experts=4, num_experts_per_tok=2, head_dim=16, sliding_window=7,
+              attention_bias=False, swiglu_limit=0.9,
+              rope_parameters={"rope_type": "default", "rope_theta": 10000.0}), "gpt",
+         {"limit": dict(swiglu_limit=7.0), "sinks": ("less", r"sinks")}),
     Case("gemma", "GemmaForCausalLM", base(head_dim=20, num_key_value_heads=1, hidden_act="gelu"),
          "gemma", {"norms": GEMMA_NORMS}, offset=1.0),
     Case("gemma2", "Gemma2ForCausalLM",
@@ -631,7 +649,9 @@ def rope_angles(s: dict[str, Any], factors: dict[str, Tensor], positions: Tensor
                       s["rope.scaling.yarn_beta_slow"] or 1.0)
         low, high = (rot * math.log(original / (b * 2 * math.pi)) / (2 * math.log(freq))
                      for b in (fast, slow))
-        low, high = max(math.floor(low), 0), min(math.ceil(high), rot - 1)
+        if s["rope.scaling.yarn_truncate"] is not False:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, rot - 1)
         ramp = ((i - low) / max(high - low, 1e-3)).clamp(0, 1)
         inv = inv / factor * ramp + inv * (1 - ramp)
         mscale = attn * (1 + 0.1 * math.log(factor))
@@ -755,7 +775,11 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             reach = s["position.reach"]
             scores = scores + w[b + "attn_rel_b.weight"][:, (-back).clamp(-reach, reach) + reach]
         hidden = (back < 0) | (back >= s["attention.sliding_window"]) if windowed else back < 0
-        weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+        scores = scores.masked_fill(hidden, -torch.inf)
+        if s["attention.sinks"]:
+            sinks = w[b + "attn_sinks.weight"][:, None, None].expand(h, n, 1)
+            scores = torch.cat([scores, sinks], -1)
+        weights = scores.softmax(-1)[..., :n]
         if maps is not None:
             maps.append(weights)
         if qkv is not None:
@@ -769,17 +793,27 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         if s["norm.residual"]:
             mid = norm(mid, b + "post_attention_norm")
         f = a if s["residual.shared_norm"] else norm(mid, b + "ffn_norm") if s["norm.pre"] else mid
-        def ffn(h: Tensor, up: Tensor, down: Tensor, gate: Tensor | None) -> Tensor:
-            hidden = act[s["ffn.activation"]](h @ (up if gate is None else gate).T)
-            return (hidden if gate is None else hidden * (h @ up.T)) @ down.T
+
+        def ffn(h: Tensor, kind: str = "", e: int | None = None) -> Tensor:
+            """Of the matrices ffn_up, ffn_gate and ffn_down, or of expert e of those of a kind."""
+            def product(x: Tensor, part: str) -> Tensor:
+                m, bias = w[f"{b}ffn_{part}{kind}.weight"], w.get(f"{b}ffn_{part}{kind}.bias")
+                m = m if e is None else m[e]
+                return x @ m.T + (0.0 if bias is None else bias if e is None else bias[e])
+
+            up, limit = product(h, "up"), s["ffn.swiglu_limit"]
+            if not s["ffn.gated"]:
+                return product(act[s["ffn.activation"]](up), "down")
+            gate = product(h, "gate")
+            if limit:
+                gate, up = gate.clamp(max=limit), up.clamp(-limit, limit)
+                return product(gate * (1.702 * gate).sigmoid() * (up + 1), "down")
+            return product(act[s["ffn.activation"]](gate) * up, "down")
 
         if s["expert_count"] and (s["expert_layers"] or [True] * s["block_count"])[layer]:
             down = experts(s, w, b, f, ffn)
         else:
-            up = linear(f, b + "ffn_up")
-            up = (act[s["ffn.activation"]](linear(f, b + "ffn_gate")) * up
-                  if s["ffn.gated"] else act[s["ffn.activation"]](up))
-            down = linear(up, b + "ffn_down")
+            down = ffn(f)
         if s["norm.post"] and not s["norm.residual"]:
             down = norm(down, b + "post_ffw_norm")
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
@@ -794,20 +828,16 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
 
 def experts(s: dict[str, Any], w: dict[str, Tensor], b: str, h: Tensor, ffn: Any) -> Tensor:
     """A layer's mixture of experts, one row after the other."""
-    def weights(kind: str, e: Any = ...) -> tuple[Tensor, Tensor, Tensor | None]:
-        up, down, gate = (w.get(f"{b}ffn_{part}_{kind}.weight") for part in ("up", "down", "gate"))
-        return up[e], down[e], gate if gate is None else gate[e]
-
-    p = (h @ w[b + "ffn_gate_inp.weight"].T).softmax(-1)
+    p = (h @ w[b + "ffn_gate_inp.weight"].T + w.get(b + "ffn_gate_inp.bias", 0.0)).softmax(-1)
     out = torch.zeros_like(h)
     for t, row in enumerate(p):
         chosen = (row + w.get(b + "exp_probs_b.bias", 0.0)).topk(s["expert_used_count"]).indices
         total = row[chosen].sum() if s["expert_weights_norm"] else 1.0
         for e in chosen.tolist():
-            out[t] += row[e] / total * ffn(h[t], *weights("exps", e))
+            out[t] += row[e] / total * ffn(h[t], "_exps", e)
     if s["expert_shared_feed_forward_length"]:
         gate = h @ w[b + "ffn_gate_inp_shexp.weight"] if s["expert_shared_gate"] else None
-        shared = ffn(h, *weights("shexp"))
+        shared = ffn(h, "_shexp")
         out += shared if gate is None else shared * gate.sigmoid()[:, None]
     return out
 
@@ -915,11 +945,12 @@ GPT_CASES = [
          "final cap": {"final_logit_softcapping": None}, "clamp": {"attention.clamp_kqv": None}}),
     GptCase("local-base-yarn",
             {"rope.freq_base_swa": 100.0, "attention.sliding_window": 9,
-             "rope.scaling.type": "yarn",
+             "rope.scaling.type": "yarn", "rope.scaling.yarn_truncate": False,
              "rope.scaling.factor": 4.0, "rope.scaling.original_context_length": 32,
              "rope.layers": [True, True, False],
              "attention.sliding_window_pattern": [True, False, True]},
             {"local base": {"rope.freq_base_swa": None}, "yarn": {"rope.scaling.type": "none"},
+             "whole pairs": {"rope.scaling.yarn_truncate": None},
              "layers": {"rope.layers": None}}),
     GptCase("windowed-widths",
             {"attention.key_length": 16, "attention.value_length": 10,
@@ -940,6 +971,12 @@ GPT_CASES = [
             {"sum of weights": {"expert_weights_norm": True},
              "shared": {"expert_shared_feed_forward_length": None},
              "number": {"expert_used_count": 2}}),
+    GptCase("sinks",
+            {"attention.sinks": True, "attention.sliding_window": 9, "expert_count": 5,
+             "attention.sliding_window_pattern": [True, False, True], "expert_used_count": 2,
+             "expert_feed_forward_length": 33, "expert_bias": True, "ffn.activation": "silu",
+             "ffn.swiglu_limit": 1.5, "expert_weights_norm": True},
+            {"sinks": {"attention.sinks": False}, "limit": {"ffn.swiglu_limit": 3.0}}),
     GptCase("experts-ungated",
             {"expert_count": 1, "expert_used_count": 1, "expert_feed_forward_length": 32,
              "expert_weights_norm": False, "ffn.gated": False, "residual": "parallel",

@@ -311,11 +311,11 @@ def test_own_templates(render: Render, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("messages,flags,code,text", [
-    ("[]", [], 2, "run: messages: the list is empty, want at least one message"),
+    ("[]", [], 2, "messages.json: messages: the list is empty, want at least one message"),
     ("{", [], 2, "messages.json: JSON at byte 2"),
     ("", [], 2, "messages.json: JSON at byte 1"),
-    ('"x"', [], 2, "run: messages: want a list of objects"),
-    ('[{"role": "user"}, 1]', [], 2, "run: messages: got something else than an object"),
+    ('"x"', [], 2, "messages.json: messages: want a list of objects"),
+    ('[{"role": "user"}, 1]', [], 2, "messages.json: messages: got something else than an object"),
     ('[{"a": 1}]', ["--chat-template-kwargs", "[1]"], 2, "variables: want an object"),
     ('[{"a": 1}]', ["--chat-template-kwargs", "{"], 2, "--chat-template-kwargs: JSON at byte 2"),
     ('[{"a": 1}]', ["--tools", "/dev/null"], 2, "/dev/null: JSON at byte 1"),

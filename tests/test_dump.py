@@ -14,6 +14,7 @@ import subprocess
 import time
 import xml.etree.ElementTree as ET
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +45,15 @@ def npz(exe: Path, model: Path, folder: Path,
         return out, dict(z)
 
 
-def check(got: np.ndarray, want: np.ndarray) -> None:
-    """Maps (layers, heads, T, T) against the reference's."""
+def check(found: Mapping[str, np.ndarray], want: np.ndarray) -> None:
+    """Maps (layers, heads, T, T) against the reference's; what is missing in its rows is what sinks
+    got."""
+    got, sinks = found["attn"], found["sink_mass"] if "sink_mass" in found else 0.0
     assert got.dtype == np.float32 and got.shape == want.shape
     assert np.abs(got - want).max() <= TOLERANCE
-    assert np.abs(got.sum(-1, dtype=np.float64) - 1).max() <= SUMS and not np.triu(got, 1).any()
+    assert np.abs(sinks - (1 - want.sum(-1, dtype=np.float64))).max() <= TOLERANCE
+    assert np.abs(got.sum(-1, dtype=np.float64) + sinks - 1).max() <= SUMS
+    assert not np.triu(got, 1).any()
 
 
 # ---- against references --------------------------------------------------------------------------
@@ -66,7 +71,8 @@ def test_family(case: hf.Case, run_bin: Path, tok: dict, tmp_path: Path) -> None
     assert len(ids) == n + 6 >= 66
     with torch.no_grad():
         out = model(torch.tensor([ids]), use_cache=False, output_attentions=True)
-    check(got["attn"], torch.cat(out.attentions).numpy())
+    check(got, torch.cat(out.attentions).numpy())
+    assert ("sink_mass" in got) == case.cls.startswith("GptOss")
     assert out.logits[0, n - 1:-1].argmax(-1).tolist() == ids[n:]
 
 
@@ -98,7 +104,7 @@ def test_gpt(case: hf.GptCase, run_bin: Path, tok: dict, tmp_path: Path) -> None
     want: list[torch.Tensor] = []
     hf.gpt_forward(spec, tensors, got["token_ids"].tolist(), want)
     assert len(got["token_ids"]) > (560 if case in MORE_CASES else 66)
-    check(got["attn"], torch.stack(want).numpy())
+    check(got, torch.stack(want).numpy())
 
 
 SPEECH = """Four score and seven years ago our fathers brought forth on this continent, a new \
@@ -129,7 +135,7 @@ def test_real(real, run_bin: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         want = torch.cat(model(torch.tensor([ids]), use_cache=False,
                                output_attentions=True).attentions).numpy()
-    check(got["attn"], want)
+    check(got, want)
     for flags, largest, mean in ((["--exact"], 0.015, 8e-6), ([], 0.6, 3e-4)):
         _, half = npz(run_bin, path, tmp_path, "-i", prompt, "-n", "0", *flags)
         assert half["token_ids"].tolist() == ids[:n]

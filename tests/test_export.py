@@ -154,6 +154,43 @@ def test_transformers_4_families(name: str, old: dict[str, Any], tmp_path: Path,
     assert sha(tmp_path / "a.bin") == sha(tmp_path / "b.bin")
 
 
+def test_mxfp4_of_gpt_oss(tmp_path: Path, tok: dict[str, Any],
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    """Its published form, experts in blocks with scales, is the float form of transformers' own
+    function for them."""
+    from safetensors.torch import load_file, save_file
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+    model = case("gpt-oss").model({"hidden_size": 64, "intermediate_size": 96})
+    hf.randomise(model, 1)
+    plain, packed = (hf.save(model, tok, tmp_path / name) for name in ("plain", "packed"))
+    g = torch.Generator().manual_seed(0)
+    weights = load_file(plain / "model.safetensors")
+    blocks: dict[str, torch.Tensor] = {}
+    for name in [n for n in weights if n.endswith("_proj") and ".experts." in n]:
+        n, d_in, d_out = weights[name].shape
+        scales = torch.randint(110, 134, (n, d_out, d_in // 32), generator=g).to(torch.uint8)
+        b = torch.randint(0, 256, (n, d_out, d_in // 32, 16), generator=g).to(torch.uint8)
+        weights[name] = convert_moe_packed_tensors(b, scales, dtype=torch.float32).contiguous()
+        assert weights[name].shape == (n, d_in, d_out)
+        blocks |= {f"{name}_blocks": b, f"{name}_scales": scales}
+    save_file(weights, plain / "model.safetensors")
+    rest = {k: v for k, v in weights.items() if f"{k}_blocks" not in blocks}
+    save_file(rest | blocks, packed / "model.safetensors")
+    edit(packed / "config.json", quantization_config={"quant_method": "mxfp4"})
+    run(plain, tmp_path / "plain.bin")
+    run(packed, tmp_path / "packed.bin")
+    one, other = (read(tmp_path / f"{n}.bin")["tensors"] for n in ("plain", "packed"))
+    assert one.keys() == other.keys() and len(blocks) == 16
+    for name in one:
+        assert one[name].data.tobytes() == other[name].data.tobytes(), name
+    (lost,) = [n for n in blocks if "layers.1" in n and n.endswith("down_proj_scales")]
+    save_file({k: v for k, v in (rest | blocks).items() if k != lost}, packed / "model.safetensors")
+    assert "down_proj_blocks" in refused(capsys, packed, tmp_path / "x.bin")
+    short = rest | blocks | {lost: blocks[lost][..., 1:].contiguous()}
+    save_file(short, packed / "model.safetensors")
+    assert "does not fit" in refused(capsys, packed, tmp_path / "x.bin")
+
+
 @pytest.mark.parametrize("kind", [k for k in FAMILIES if k not in ("minicpm", "internlm2")])
 def test_defaults_are_transformers(kind: str) -> None:
     """A config.json that leaves out what it may means what transformers' config class says."""
@@ -177,7 +214,7 @@ def test_defaults_are_transformers(kind: str) -> None:
                 "gemma"):
         sizes["num_key_value_heads"] = 2
     elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
-                  "seed_oss", "ministral3"):
+                  "seed_oss", "ministral3", "gpt_oss"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
@@ -624,8 +661,6 @@ BAD_CONFIGS = [
     ("llama", dict(rope_parameters={"rope_type": "proportional", "rope_theta": 1e4}),
      "proportional"),
     ("llama", dict(rope_parameters={"rope_type": "linear", "rope_theta": 1e4}), "factor"),
-    ("llama", dict(rope_parameters={"rope_type": "yarn", "factor": 2.0, "truncate": False}),
-     "truncate"),
     ("llama", dict(rope_parameters={"rope_type": "default", "mrope_section": [1, 2, 3]}), "mrope"),
     ("llama", dict(partial_rotary_factor=0.5), "partial_rotary_factor"),
     ("llama", dict(hidden_act="quick_gelu"), "hidden_act"),

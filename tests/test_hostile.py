@@ -31,7 +31,7 @@ THING = (r"(key|tensor|layer|metadata|magic|version|byte order|rope|general\.arc
          r"tokenizer\.ggml\.tokens)( .*)?: ")
 SAID = re.compile(THING + r"(got .+, (want .+|which is (none that we know|not supported))"
                   r"|missing(, want .+|; .+| \(a vocabulary-only file\?\))|appears twice"
-                  r"|the architecture \w+ has no place for it|.+ are not supported yet)"
+                  r"|the architecture [\w-]+ has no place for it|.+ are not supported yet)"
                   r"|got an empty file, want a GGUF model"
                   r"|got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0")
 # That of a file in order whose numbers, or whose vocabulary, do not suit the prompt.
@@ -203,6 +203,7 @@ def header(**changes: object) -> Image:
 
 
 EXPERTS = smallest_experts()
+GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
 
 
@@ -450,14 +451,24 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
         "yarn_log_multiplier: got -1, want 0 or more"),
     "a norm of 2": (model(*DENSE["seed_oss"]).tensor("blk.1.post_attention_norm.weight", 2),
                     "blk.1.post_attention_norm.weight: got shape (2), want (4)"),
-    "two names of a norm": (model(*DENSE["seed_oss"]).tensor("blk.1.ffn_norm.weight", 4),
-                            "blk.1.ffn_norm.weight: the architecture seed_oss has no place"),
     "a norm of the sum without one": (model("gpt", {"norm.residual": True}, ""),
                                       "norm.residual: got true, want a sequential residual"),
     "a limit as text": (dense("mistral3", "mistral3.context_limit", STR, "yes"),
                         "mistral3.context_limit: got"),
     "order of norm and rope": (
         model("gpt", {"attention.qk_norm_after_rope": 2}, ""), "attention.qk_norm_after_rope: got"),
+    "no sinks": (GPT_OSS.copy().drop("blk.0.attn_sinks.weight"),
+                 "attn_sinks.weight: missing, want shape (2)"),
+    "sinks of 3 heads": (GPT_OSS.copy().tensor("blk.0.attn_sinks.weight", 3),
+                         "attn_sinks.weight: got shape (3), want (2)"),
+    "a matrix of sinks": (GPT_OSS.copy().tensor("blk.0.attn_sinks.weight", 2, 1),
+                          "attn_sinks.weight: got shape (2, 1), want (2)"),
+    "no biases of experts": (GPT_OSS.copy().drop("blk.0.ffn_up_exps.bias"),
+                             "ffn_up_exps.bias: missing, want shape (3, 4)"),
+    "biases of 2 of 3": (GPT_OSS.copy().tensor("blk.0.ffn_down_exps.bias", 2, 4),
+                         "ffn_down_exps.bias: got shape (2, 4), want (3, 4)"),
+    "two norms": (GPT_OSS.copy().tensor("blk.0.ffn_norm.weight", 4),
+                  "post_attention_norm.weight: the architecture gpt-oss has no place for it"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),
