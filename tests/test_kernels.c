@@ -454,6 +454,8 @@ static void test_gemm_add(const Kernels *k)
     }
 }
 
+static const Xielu xielu = {0.8f, 0.7f, 0.5f, -0.25f};
+
 /* The kernels that every table compiles from the same source: same bits as the portable ones. */
 static void test_same_bits(const Kernels *k)
 {
@@ -477,6 +479,11 @@ static void test_same_bits(const Kernels *k)
         }
         memcpy(y, x, n * sizeof *x);
         memcpy(z, x, n * sizeof *x);
+        ref->xielu(y, n, &xielu);
+        k->xielu(z, n, &xielu);
+        CHECK(!memcmp(y, z, n * sizeof *y), "%s xielu", k->name);
+        memcpy(y, x, n * sizeof *x);
+        memcpy(z, x, n * sizeof *x);
         ref->add_scaled(y, w, b, n);
         k->add_scaled(z, w, b, n);
         CHECK(!memcmp(y, z, n * sizeof *y) && y[n - 1] == x[n - 1] + w[n - 1] * b[n - 1],
@@ -494,6 +501,19 @@ static void test_same_bits(const Kernels *k)
         free(z);
         free(hy);
         free(hz);
+    }
+}
+
+static void test_xielu(const Kernels *k)
+{
+    for (int i = -2000; i <= 2000; i++) {
+        float x = (float)i * 0.01f, y = x;
+        double p = (double)xielu.positive, n = (double)xielu.negative, v = (double)x,
+               beta = (double)xielu.beta, low = fmin(v, (double)xielu.eps),
+               want = (v > 0 ? p * v * v : n * (expm1(low) - v)) + beta * v;
+        k->xielu(&y, 1, &xielu);
+        CHECK(fabs(y - want) < 5e-7 * fmax(1, fabs(want)), "%s xielu(%g): got %g, want %g", k->name,
+              v, (double)y, want); // 1e-7 of exp and as much for each sum
     }
 }
 
@@ -707,6 +727,7 @@ int main(int argc, char **argv)
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
+        test_xielu(k);
         test_f16(k);
         snprintf(tested + strlen(tested), sizeof tested - strlen(tested), "%s %s", k->name,
                  k->bf16 ? "bf16 " : "");
