@@ -19,10 +19,10 @@ REFUSED = {"gpt2": "wants n_ctx in config.json", "gptneox": "wants rotary_pct in
            "mpt": "has no MptForCausalLM", "bloom": "takes the context for 48 tokens",
            "falcon": "takes the FFN for 4 dim wide", "phi2": "takes the FFN for 4 dim wide",
            "gemma4-unified": "has no Gemma4UnifiedForCausalLM"}
-CASES: dict[str, hf.Case] = {}  # one of each class that it does convert, of Gemma 4 each form
-for c in hf.CASES:
+CASES: dict[tuple[str, str], hf.Case] = {}  # one of each class that it does convert, and
+for c in hf.CASES:  # each form of Gemma 4
     if c.arch not in {"gpt", *REFUSED} and c.name not in REFUSED:
-        CASES.setdefault(c.name if c.arch == "gemma4" else c.cls, c)
+        CASES.setdefault((c.cls, c.name if c.arch == "gemma4" else c.arch), c)
 
 
 @pytest.fixture(scope="module")
