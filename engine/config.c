@@ -385,8 +385,8 @@ static void share_kv(Config *c, Keys *k)
         if (!from || from->n_kv_heads != l->n_kv_heads || from->key_dim != l->key_dim
             || from->value_dim != l->value_dim)
             refuse(k,
-                   "layer %d: no layer before the %d that share has its mask and the shape of "
-                   "its keys and values",
+                   "layer %d: got no layer before the last %d with its mask and the widths of its "
+                   "keys and values, want one to share them with",
                    i, n_shared);
     }
 }
@@ -625,7 +625,7 @@ int config_read(Config *c, const Gguf *g, Err *e)
                c->temperature);
     if (c->act == ACT_XIELU && (c->gated || c->experts.n || c->per_layer_dim))
         refuse(&k,
-               "key %s.ffn.activation: got \"xielu\" with a gate, experts or an input per layer, "
+               "key %s.ffn.activation: got \"xielu\" with a gate or experts or inputs per layer, "
                "want none",
                k.arch);
     if (!k.failed

@@ -1,5 +1,4 @@
-/* families.c - the architectures that the engine runs, a row each, and some whose texts it only
- * tokenizes.
+/* families.c - the architectures that the engine runs, a row each.
  *
  * A row holds what a family's llama.cpp convention leaves to code; the keys of the file say the
  * rest (config.c). The architecture `gpt` has no convention: docs/gpt-keys.md lists its keys, which
@@ -179,12 +178,11 @@ const Family *family_find(Str arch, Err *e)
 {
     char seen[64], known[800] = "";
     const Family *f = row_of(arch);
-    if (f && !f->only_tokenizer)
+    if (f)
         return f;
     for (int i = 0; i < N_FAMILIES; i++)
-        if (!families[i].only_tokenizer)
-            snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s",
-                     *known ? ", " : "", families[i].name);
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", *known ? ", " : "",
+                 families[i].name);
     err_set(e, EXIT_MODEL, "general.architecture: got \"%s\", want one of: %s",
             str_escape(arch, seen, sizeof seen), known);
     return NULL;

@@ -37,7 +37,6 @@ typedef struct {
     bool split_hidden;      // feed_forward_length is that of all used experts together, where
                             // expert_feed_forward_length is absent
     TokenizerDefaults tokenizer;
-    bool only_tokenizer; // the engine does not run these models
 } Family;
 
 /* The row of an architecture that the engine runs; NULL and EXIT_MODEL for any other. */

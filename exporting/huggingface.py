@@ -317,8 +317,10 @@ def gemma4_rope(c: Config, kind: str, width: int) -> tuple[float, list[float]]:
     """The base of a layer type, and by what the frequencies of a head's pairs are divided.
 
     "proportional" turns only a part of the pairs, the others by no visible angle."""
-    nested = c.get("rope_parameters")
-    p = Config(nested.get(kind) if isinstance(nested, dict) else None, {"rope_type": "default"})
+    nested = c.get("rope_parameters") or c.defaults["rope_parameters"]
+    if not isinstance(nested, dict) or not isinstance(nested.get(kind), dict):
+        raise c.bad("rope_parameters", f"an object for {kind}")
+    p = Config(nested[kind], {"rope_type": "default"})
     p.refuse("rope_type", ("default", "proportional"), "only default and proportional are known")
     base, share, factor = (p.num(name, usual) for name, usual in (
         ("rope_theta", 10000.0), ("partial_rotary_factor", 1.0), ("factor", 1.0)))
@@ -344,7 +346,8 @@ def gemma4(c: Config) -> Spec:
                           "supported")
     base, divisors = gemma4_rope(c, "full_attention", widths[-1])
     local_width = local.pop()
-    local_base, plain = gemma4_rope(c, "sliding_attention", local_width)
+    local_base, plain = (gemma4_rope(c, "sliding_attention", local_width) if any(windowed)
+                         else (base, [1.0]))
     if set(plain) != {1.0}:
         raise ExportError("config.json: scaled rope in the windowed layers is not supported")
     shared, ff = c.get("num_kv_shared_layers") or 0, c.int("intermediate_size")

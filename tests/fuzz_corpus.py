@@ -35,6 +35,12 @@ XIELU: Keys = {"xielu.alpha_p": [0.1, 0.2], "xielu.alpha_n": [0.3, 0.4], "xielu.
 YARN: Keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
               "rope.scaling.yarn_log_multiplier": 1.0,
               "rope.scaling.original_context_length": 8}
+BESIDE = ("*ffn_gate_inp.weight:3,4 *ffn_gate_inp.scale:4 *ffn_down_exps.weight:3,4,4 "
+          "*ffn_down_exps.scale:3 *post_ffw_norm_1.weight:4 *pre_ffw_norm_2.weight:4 "
+          "*post_ffw_norm_2.weight:4")
+PER_LAYER = ("per_layer_token_embd.weight:7,4 per_layer_model_proj.weight:4,4 "
+             "per_layer_proj_norm.weight:2 *inp_gate.weight:2,4 *proj.weight:4,2 "
+             "*post_norm.weight:4 *layer_output_scale.weight:1")
 PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 
 # How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
@@ -53,6 +59,24 @@ FAMILIES: list[tuple[str, Keys, str]] = [
      f"{QKV} {OUT} {ONE_NORM}"),
     ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
     ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
+    ("gemma4", {"attention.sliding_window": 3, "attention.sliding_window_pattern": [True, False],
+                "attention.key_length": 4, "attention.value_length": 4,
+                "attention.key_length_swa": 2, "attention.value_length_swa": 2,
+                "embedding_length_per_layer_input": 2, "final_logit_softcapping": 4.0},
+     f"{HEADS} {POST} {PER_LAYER} blk.1.attn_q.weight:8,4 blk.1.attn_k.weight:4,4 "
+     "-blk.1.attn_v.weight blk.1.attn_q_norm.weight:4 blk.1.attn_k_norm.weight:4 "
+     "blk.1.attn_output.weight:4,8 rope_freqs.weight:2"),
+    ("gemma4", {"expert_count": 3, "expert_used_count": 2, "attention.shared_kv_layers": 1,
+                "attention.sliding_window": 3,
+                "attention.sliding_window_pattern": [False, False]},
+     f"{HEADS} {POST} {BESIDE} *ffn_gate_up_exps.weight:3,8,4 rope_freqs.weight:1 "
+     "-blk.1.attn_k_norm.weight"),
+    ("gpt", {"expert_count": 3, "expert_used_count": 2, "expert_feed_forward_length": 4,
+             "expert_beside_ffn": True, "expert_layers": [True, False], "norm.post": True,
+             "attention.value_norm": True, "attention.keys_as_values": [False, True],
+             "layer_output_scale": True, "embedding_length_per_layer_input": 2},
+     f"{POST} {PER_LAYER} {BESIDE.replace('*', 'blk.0.')} -blk.1.attn_v.weight "
+     "blk.0.ffn_gate_exps.weight:3,4,4 blk.0.ffn_up_exps.weight:3,4,4"),
     ("phi2", {}, f"{NORMS} {QKV} {OUT} {FFN} output.bias:7 {PLAIN} {ONE_NORM}"),
     ("phi3", {"attention.sliding_window": 0}, f"*ffn_up.weight:8,4 {PLAIN}"),
     ("gptneox", {"use_parallel_residual": True},

@@ -764,7 +764,7 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
     `maps` receives each layer's attention weights (heads, T, T), `qkv` its queries, keys and values
     as attention uses them, (heads, T, width) each."""
     w = {k: v.double() for k, v in w.items()}
-    n, h, kv = len(ids), s["attention.head_count"], s["attention.head_count_kv"]
+    n, h = len(ids), s["attention.head_count"]
     positions = torch.arange(n)
     last: dict[bool, tuple[Tensor, Tensor]] = {}  # keys and values by whether there is a window
 
@@ -798,12 +798,18 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         x = x + w["position_embd.weight"][positions + s["position.offset"]]
     if s["norm.embedding"]:
         x = norm(x, "token_embd_norm")
+    if width := s["embedding_length_per_layer_input"]:
+        own_parts = linear(x, "per_layer_model_proj").view(n, -1, width) / x.shape[1] ** 0.5
+        table = w["per_layer_token_embd.weight"][ids].view(n, -1, width) * width ** 0.5
+        own_parts = (norm(own_parts, "per_layer_proj_norm") + table) / 2 ** 0.5
     for layer in range(s["block_count"]):
         b = f"blk.{layer}."
         windowed = s["attention.sliding_window"] and (s["attention.sliding_window_pattern"]
                                                       or [True] * layer + [True])[layer]
         own = layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
         swa = "_swa" if windowed else ""
+        kv = s["attention.head_count_kv"]
+        kv = kv[layer] if isinstance(kv, list) else kv
         kd, vd = (s[f"attention.{what}_length{swa}"] or s[f"attention.{what}_length"]
                   for what in ("key", "value"))
         a = norm(x, b + "attn_norm") if s["norm.pre"] else x
@@ -841,7 +847,10 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             q = q * (1 + s["attention.temperature_scale"] * torch.log(1.0 + beyond))[:, None]
         if own:
             k = heads("attn_k", kv, kd, "attn_k_norm")
-            v = k[..., :vd] if s["attention.values_in_keys"] else heads("attn_v", kv, vd)
+            same = (s["attention.keys_as_values"] or [False] * (layer + 1))[layer]
+            v = (k[..., :vd] if s["attention.values_in_keys"]
+                 else heads("attn_k" if same else "attn_v", kv, vd))
+            v = norm(v, "") if s["attention.value_norm"] else v
             last[bool(swa)] = tuple(t.repeat_interleave(h // kv, 0) for t in (k, v))
         k, v = last[bool(swa)]
         scale = s["attention.scale"]
@@ -890,7 +899,12 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             return product(act[s["ffn.activation"]](gate) * up, "down")
 
         if s["expert_count"] and (s["expert_layers"] or [True] * s["block_count"])[layer]:
-            down = experts(s, w, b, f, ffn)
+            if s["expert_beside_ffn"]:
+                routed = norm(mid, "") * w[b + "ffn_gate_inp.scale"] / mid.shape[1] ** 0.5
+                beside = experts(s, w, b, norm(mid, b + "pre_ffw_norm_2"), ffn, routed)
+                down = norm(ffn(f), b + "post_ffw_norm_1") + norm(beside, b + "post_ffw_norm_2")
+            else:
+                down = experts(s, w, b, f, ffn)
         else:
             down = ffn(f)
         if s["norm.post"] and not s["norm.residual"]:
@@ -898,6 +912,11 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
         if s["norm.residual"]:
             x = norm(x, b + "post_ffw_norm")
+        if width:
+            gate = act[s["ffn.activation"]](linear(x, b + "inp_gate"))
+            x = x + norm(linear(gate * own_parts[:, layer], b + "proj"), b + "post_norm")
+        if s["layer_output_scale"]:
+            x = x * w[b + "layer_output_scale.weight"]
     if s["norm.final"]:
         x = norm(x, "output_norm")
     logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get(
@@ -905,15 +924,18 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
     return cap(logits * s["logit_scale"], s["final_logit_softcapping"])
 
 
-def experts(s: dict[str, Any], w: dict[str, Tensor], b: str, h: Tensor, ffn: Any) -> Tensor:
-    """A layer's mixture of experts, one row after the other."""
-    p = (h @ w[b + "ffn_gate_inp.weight"].T + w.get(b + "ffn_gate_inp.bias", 0.0)).softmax(-1)
+def experts(s: dict[str, Any], w: dict[str, Tensor], b: str, h: Tensor, ffn: Any,
+            routed: Tensor | None = None) -> Tensor:
+    """A layer's mixture of experts, one row after the other. `routed` is what the router reads."""
+    p = ((h if routed is None else routed) @ w[b + "ffn_gate_inp.weight"].T
+         + w.get(b + "ffn_gate_inp.bias", 0.0)).softmax(-1)
     out = torch.zeros_like(h)
     for t, row in enumerate(p):
         chosen = (row + w.get(b + "exp_probs_b.bias", 0.0)).topk(s["expert_used_count"]).indices
         total = row[chosen].sum() if s["expert_weights_norm"] else 1.0
         for e in chosen.tolist():
-            out[t] += row[e] / total * ffn(h[t], "_exps", e)
+            scale = w[b + "ffn_down_exps.scale"][e] if routed is not None else 1.0
+            out[t] += row[e] / total * scale * ffn(h[t], "_exps", e)
     if s["expert_shared_feed_forward_length"]:
         gate = h @ w[b + "ffn_gate_inp_shexp.weight"] if s["expert_shared_gate"] else None
         shared = ffn(h, "_shexp")
@@ -937,7 +959,8 @@ class GptCase:
         spec = gpt_spec(**sizes | self.keys)
         g, out = torch.Generator().manual_seed(7), {}
         for name, shape in gpt_tensors(spec).items():
-            if "norm" in name and name.endswith("weight") or name.startswith("rope_"):
+            if "norm" in name and name.endswith("weight") or name.startswith("rope_") or \
+                    "scale" in name:
                 out[name] = torch.rand(shape, generator=g) + 0.5
             elif len(shape) == 1:
                 out[name] = torch.randn(shape, generator=g) * 0.3
@@ -1050,6 +1073,20 @@ GPT_CASES = [
             {"sum of weights": {"expert_weights_norm": True},
              "shared": {"expert_shared_feed_forward_length": None},
              "number": {"expert_used_count": 2}}),
+    GptCase("per-layer",
+            {"embedding_length_per_layer_input": 21, "layer_output_scale": True,
+             "attention.keys_as_values": [True, False, True], "attention.value_norm": True,
+             "attention.head_count_kv": [1, 2, 4], "feed_forward_length": [80, 33, 41],
+             "residual": "parallel", "residual_scale": 0.7},
+            {"norm of values": {"attention.value_norm": False},
+             "scale of layers": {"layer_output_scale": False},
+             "inputs": {"embedding_length_per_layer_input": None}}),
+    GptCase("experts-beside",
+            {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 33,
+             "expert_beside_ffn": True, "expert_weights_norm": False, "norm.type": "layer",
+             "norm.bias": True, "expert_layers": [True, False, True]},
+            {"sum of weights": {"expert_weights_norm": True},
+             "number": {"expert_used_count": 1}}),
     GptCase("sinks",
             {"attention.sinks": True, "attention.sliding_window": 9, "expert_count": 5,
              "attention.sliding_window_pattern": [True, False, True], "expert_used_count": 2,

@@ -147,7 +147,7 @@ def test_equal_experts(run_bin: Path, tmp_path: Path) -> None:
 # ---- --dump-routing and -v -----------------------------------------------------------------------
 
 EXACT = ["--exact", "--kv", "f32", "--temp", 0, "--ignore-eos"]
-MIXTURES = [c for c in hf.CASES if re.search("Mixtral|Moe", c.cls)]
+MIXTURES = [c for c in hf.CASES if re.search("Mixtral|Moe", c.cls) or c.name == "gemma4-experts"]
 TOLERANCE = 1e-4
 
 
@@ -160,15 +160,17 @@ def routing(exe: Path, path: Path, folder: Path, *args: object) -> dict[str, np.
 def routers(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], list[tuple]]:
     """Layers with experts and what transformers' routers return: logits, weights, experts.
 
+    Gemma 4's returns probabilities for logits.
+
     With them what the choice goes by: the probabilities, with Ernie's bias."""
     layers, seen = [], []
 
     def note(module: torch.nn.Module, _: object, out: tuple) -> None:
-        p = out[0].softmax(-1)
+        p = out[0] if type(module).__name__.startswith("Gemma4") else out[0].softmax(-1)
         seen.append((*out, module.moe_statics(p) if hasattr(module, "moe_statics") else p))
 
     for name, module in model.named_modules():
-        if type(module).__name__.endswith("TopKRouter"):
+        if type(module).__name__.endswith(("TopKRouter", "Gemma4TextRouter")):
             layers.append(int(re.search(r"layers\.(\d+)\.", name)[1]))
             module.register_forward_hook(note)
     with torch.no_grad():

@@ -203,6 +203,7 @@ def header(**changes: object) -> Image:
 
 
 EXPERTS = smallest_experts()
+GEMMA4, GEMMA4_EXPERTS = (model(*f) for f in FAMILIES if f[0] == "gemma4")
 GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
 
@@ -477,6 +478,61 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                          "ffn_down_exps.bias: got shape (2, 4), want (3, 4)"),
     "two norms": (GPT_OSS.copy().tensor("blk.0.ffn_norm.weight", 4),
                   "post_attention_norm.weight: the architecture gpt-oss has no place for it"),
+    # Gemma 4
+    "no factors": (GEMMA4.copy().drop("rope_freqs.weight"),
+                   "rope_freqs.weight: missing, want shape (2)"),
+    "factors of the other heads": (GEMMA4.copy().tensor("rope_freqs.weight", 1),
+                                   "rope_freqs.weight: got shape (1), want (2)"),
+    "no window of Gemma": (GEMMA4.copy().drop("gemma4.attention.sliding_window"),
+                  "gemma4.attention.sliding_window: missing"),
+    "windows of 3 layers": (GEMMA4.copy().array("gemma4.attention.sliding_window_pattern", BOOL,
+                                                [True] * 3), "sliding_window_pattern: got 3 items"),
+    "local heads of 2^31": (GEMMA4.copy().set("gemma4.attention.key_length_swa", U32, 2**31),
+                            "key_length_swa: got 2147483648, want 1 to 8192"),
+    "values of 3": (GEMMA4.copy().set("gemma4.attention.value_length", U32, 3),
+                    "layer 1: got keys as values of 4 and 3, want one width"),
+    "no local values": (GEMMA4.copy().drop("blk.0.attn_v.weight")
+                        .set("gemma4.attention.value_length_swa", U32, 4),
+                        "layer 0: got keys as values of 2 and 4, want one width"),
+    "a scale of 2 layers": (GEMMA4.copy().tensor("blk.0.layer_output_scale.weight", 2),
+                            "layer_output_scale.weight: got shape (2), want (1)"),
+    "per layer 2^31": (
+        GEMMA4.copy().set("gemma4.embedding_length_per_layer_input", U32, 2**31),
+        "embedding_length_per_layer_input: got 2147483648, want 0 to 262144"),
+    "per layer 262144": (
+        GEMMA4.copy().set("gemma4.embedding_length_per_layer_input", U32, 2**18),
+        "per_layer_token_embd.weight: got shape (7, 4), want (7, 524288)"),
+    "per layer 0": (GEMMA4.copy().set("gemma4.embedding_length_per_layer_input", U32, 0),
+                    ".weight: the architecture gemma4 has no place for it"),
+    "a short table": (GEMMA4.copy().tensor("per_layer_token_embd.weight", 6, 4),
+                      "per_layer_token_embd.weight: got shape (6, 4), want (7, 4)"),
+    "no table": (GEMMA4.copy().drop("per_layer_token_embd.weight"),
+                 "per_layer_token_embd.weight: missing"),
+    "no gate of a layer": (GEMMA4.copy().drop("blk.1.inp_gate.weight"),
+                           "blk.1.inp_gate.weight: missing, want shape (2, 4)"),
+    "a projection across": (GEMMA4.copy().tensor("blk.1.proj.weight", 2, 4),
+                            "blk.1.proj.weight: got shape (2, 4), want (4, 2)"),
+    "all keys shared": (GEMMA4.copy().set("gemma4.attention.shared_kv_layers", U32, 2),
+                        "shared_kv_layers: got 2, want 0 to 1"),
+    "keys of another kind": (GEMMA4.copy().set("gemma4.attention.shared_kv_layers", U32, 1),
+                             "layer 1: got no layer before the last 1 with its mask"),
+    "keys of another number": (
+        GEMMA4_EXPERTS.copy().array("gemma4.attention.head_count_kv", U32, [1, 2]),
+        "layer 1: got no layer before the last 1 with its mask"),
+    "no scale of the router": (GEMMA4_EXPERTS.copy().drop("blk.0.ffn_gate_inp.scale"),
+                               "blk.0.ffn_gate_inp.scale: missing, want shape (4)"),
+    "scales of 2 experts": (GEMMA4_EXPERTS.copy().tensor("blk.0.ffn_down_exps.scale", 2),
+                            "blk.0.ffn_down_exps.scale: got shape (2), want (3)"),
+    "no norm of experts": (GEMMA4_EXPERTS.copy().drop("blk.1.pre_ffw_norm_2.weight"),
+                           "blk.1.pre_ffw_norm_2.weight: missing, want shape (4)"),
+    "no dense beside": (GEMMA4_EXPERTS.copy().drop("blk.0.ffn_up.weight"),
+                        "blk.0.ffn_up.weight: missing, want shape (4, 4)"),
+    "experts unannounced": (GEMMA4_EXPERTS.copy().set("gemma4.expert_count", U32, 0),
+                            ": the architecture gemma4 has no place for it"),
+    "a parallel gpt beside": (
+        model(*next(f for f in FAMILIES if "expert_beside_ffn" in f[1])).copy()
+        .set("gpt.residual", STR, "parallel"),
+        "expert_beside_ffn: got true with a parallel residual, want it sequential"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),
