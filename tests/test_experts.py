@@ -251,7 +251,7 @@ def test_routing_refused(run_bin: Path, tmp_path: Path) -> None:
         line = error_of(run_bin, path, *args, "--dump-routing", tmp_path / name, code=2)
         assert line.endswith('", want a name ending in .npz, .jsonl or .csv'), line
     assert error_of(run_bin, dense, *args, "--dump-routing", tmp_path / "a.csv", code=2) \
-        == "--dump-routing: got a model without experts"
+        == "--dump-routing: got a model without experts, want a mixture of experts"
     twice = ["--dump-routing", tmp_path / "a.csv", "--dump-routing", tmp_path / "a.csv"]
     assert "got one file for two results" in error_of(run_bin, path, *args, *twice, code=2)
     assert error_of(run_bin, path, *args, "--dump-routing", path, code=2) \

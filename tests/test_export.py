@@ -154,10 +154,10 @@ def test_transformers_4_families(name: str, old: dict[str, Any], tmp_path: Path,
     assert sha(tmp_path / "a.bin") == sha(tmp_path / "b.bin")
 
 
-def test_mxfp4_of_gpt_oss(tmp_path: Path, tok: dict[str, Any],
+def test_mxfp4_of_gpt_oss(tmp_path: Path, tok: dict[str, Any], run_bin: Path,
                           capsys: pytest.CaptureFixture[str]) -> None:
     """Its published form, experts in blocks with scales, is the float form of transformers' own
-    function for them."""
+    function for them, and --quantize mxfp4 makes blocks of the same values again."""
     from safetensors.torch import load_file, save_file
     from transformers.integrations.mxfp4 import convert_moe_packed_tensors
     model = case("gpt-oss").model({"hidden_size": 64, "intermediate_size": 96})
@@ -183,6 +183,12 @@ def test_mxfp4_of_gpt_oss(tmp_path: Path, tok: dict[str, Any],
     assert one.keys() == other.keys() and len(blocks) == 16
     for name in one:
         assert one[name].data.tobytes() == other[name].data.tobytes(), name
+    subprocess.run([run_bin, tmp_path / "packed.bin", "--quantize", "mxfp4", "-o",
+                    tmp_path / "again.bin"], check=True)
+    for name, again in read(tmp_path / "again.bin")["tensors"].items():
+        if name.endswith("_exps.weight"):
+            assert again.tensor_type.name == "MXFP4"
+            assert np.array_equal(values(again), values(other[name])), name
     (lost,) = [n for n in blocks if "layers.1" in n and n.endswith("down_proj_scales")]
     save_file({k: v for k, v in (rest | blocks).items() if k != lost}, packed / "model.safetensors")
     assert "down_proj_blocks" in refused(capsys, packed, tmp_path / "x.bin")
