@@ -89,6 +89,13 @@ def leading_dense(s: Spec) -> list[bool] | None:
     return layers and [i >= layers.index(True) for i in range(len(layers))]
 
 
+def short_conv_keys(s: Spec) -> Spec:
+    """Layers without key/value heads are short convolutions."""
+    layers, heads = s["shortconv.layers"], s["attention.head_count_kv"]
+    return {"attention.head_count_kv": [0 if conv else heads for conv in layers],
+            "shortconv.l_cache": s["shortconv.l_cache"]}
+
+
 def ernie_keys(s: Spec) -> Spec:
     shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
     return expert_keys("expert_feed_forward_length", "expert_shared_feed_forward_length")(s) | {
@@ -170,6 +177,9 @@ CONVENTIONS: dict[str, Convention] = {
         | experts(True), tied="copy",
         keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
         names=((r"\.ffn_norm\.", ".post_attention_norm."),)),
+    "lfm2": Convention(
+        {"attention.qk_norm": "head", "shortconv.layers": SET, "shortconv.l_cache": SET},
+        square=True, keys=short_conv_keys, names=((r"^output_norm\.", "token_embd_norm."),)),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),

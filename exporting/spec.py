@@ -63,6 +63,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_weights_norm": (BOOL, None), "expert_layers": (BOOL, None),
     "expert_bias": (BOOL, None), "attention.sinks": (BOOL, None), "ffn.swiglu_limit": (F32, None),
     "rope.scaling.yarn_truncate": (BOOL, None),
+    "shortconv.layers": (BOOL, None), "shortconv.l_cache": (U32, None),
 }
 
 
@@ -100,6 +101,11 @@ def head_widths(s: Spec, layer: int) -> tuple[int, int]:
 def has_kv(s: Spec, layer: int) -> bool:
     """Whether a layer has keys and values of its own."""
     return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
+def is_short_conv(s: Spec, layer: int) -> bool:
+    """Whether a layer is a short convolution instead of attention."""
+    return bool(s["shortconv.layers"]) and s["shortconv.layers"][layer]
 
 
 def has_experts(s: Spec, layer: int) -> bool:
@@ -148,15 +154,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if bias:
             out[name + ".bias"] = (rows,)
 
-    if s["position"] == "learned":
-        out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
-    if s["norm.embedding"]:
-        norm("token_embd_norm")
-    for i in range(s["block_count"]):
-        b = f"blk.{i}."
+    def attention(b: str, i: int) -> None:
         kd, vd = head_widths(s, i)
-        if s["norm.pre"]:
-            norm(b + "attn_norm")
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
         if has_kv(s, i):
             linear(b + "attn_k", kv * kd, d, s["attention.bias"])
@@ -172,6 +171,21 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if s["attention.sinks"]:
             out[b + "attn_sinks.weight"] = (h,)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
+
+    if s["position"] == "learned":
+        out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
+    if s["norm.embedding"]:
+        norm("token_embd_norm")
+    for i in range(s["block_count"]):
+        b = f"blk.{i}."
+        if s["norm.pre"]:
+            norm(b + "attn_norm")
+        if is_short_conv(s, i):
+            linear(b + "shortconv.in_proj", 3 * d, d, False)
+            out[b + "shortconv.conv.weight"] = (d, s["shortconv.l_cache"])
+            linear(b + "shortconv.out_proj", d, d, False)
+        else:
+            attention(b, i)
         if s["norm.post"]:
             norm(b + "post_attention_norm")
         if s["norm.pre"] and not s["residual.shared_norm"]:
