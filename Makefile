@@ -153,7 +153,8 @@ debug:
 # All but generated tables.
 format: $(VENV)/done
 	$(VENV)/bin/clang-format -i \
-		$(filter-out build% text/unicode_tables.h,$(wildcard *.[ch] */*.[ch] */*.inc))
+		$(filter-out build% text/unicode_tables.h kernels/grids.h,\
+			$(wildcard *.[ch] */*.[ch] */*.inc))
 
 help:
 	@sed -n 's/^# \(make.*\)/\1/p' Makefile

@@ -90,11 +90,13 @@ def write_keys(w: gguf.GGUFWriter, arch: str, keys: Spec) -> None:
     for key, value in keys.items():
         if value is None:
             continue
-        kind = own.get(key) or GPT_KEYS[key][0]
+        kind, name = own.get(key) or GPT_KEYS[key][0], f"{arch}.{key}"
+        if key.startswith("xielu."):
+            name = key
         if isinstance(value, list):
-            w.add_key_value(f"{arch}.{key}", value, V.ARRAY, sub_type=kind)
+            w.add_key_value(name, value, V.ARRAY, sub_type=kind)
         else:
-            w.add_key_value(f"{arch}.{key}", value, kind)
+            w.add_key_value(name, value, kind)
 
 
 def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:

@@ -77,6 +77,7 @@ typedef struct {
     int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
     int rope;         // index into Config.ropes, -1 for none in this layer
     float attn_scale; // multiplies q.k
+    Xielu xielu;      // with ACT_XIELU
 } LayerConfig;
 
 typedef struct {
@@ -88,8 +89,10 @@ typedef struct {
     bool norm_affine;         // norms have weights
     Presence norm_bias;       // and biases
     bool pre_norm, post_norm; // around attention and FFN; post: before the residual is added
+    bool norm_residual;       // post_norm: after the residual was added, to the sum
     bool embd_norm, final_norm;
-    QkNorm qk_norm; // of type `norm`, before rope
+    QkNorm qk_norm;          // of type `norm`
+    bool qk_norm_after_rope; // and not before it
     Presence qk_norm_weight, qk_norm_bias;
 
     Presence qkv_bias, wo_bias, ffn_bias, output_bias;
@@ -100,8 +103,11 @@ typedef struct {
     bool shared_norm;          // with parallel: attn_norm feeds the FFN too, there is no ffn_norm
     bool attn_norm_2; // Falcon: attn_norm_2, where present, feeds attention, and attn_norm the FFN
 
+    bool seq_limit; // texts end at seq_len: after it positions would mean something else
     PosType pos;
-    int pos_offset; // row of position 0 in the learned table
+    int pos_offset;    // row of position 0 in the learned table
+    float temperature; // a query at position p is multiplied by 1 + this ln(1 + floor(p / L)), L
+                       // the rope's orig_seq_len; 0: it is not
     RopePairing rope_pairing;
     Rope ropes[MAX_ROPES];
     int n_ropes; // how many of them the layers use
@@ -632,8 +638,10 @@ enum { ROW_GRAIN = 4 }; // rows of light work, such as a norm, that are worth an
 void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, int width);
 
 /* hidden (n_rows, width) = act(hidden), or act(gate) * hidden where the FFN is gated; with a
- * swiglu_limit L, g sigmoid(1.702 g) (u + 1) of g = min(gate, L) and u = hidden within +-L. */
+ * swiglu_limit L, g sigmoid(1.702 g) (u + 1) of g = min(gate, L) and u = hidden within +-L. Any act
+ * but ACT_XIELU, for which there is the second function. */
 void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width);
+void xielu_rows(Session *s, const Xielu *a, float *hidden, int n_rows, int width);
 
 /* Choose the experts of a layer for n rows h (n, dim) -> s->routing, which keeps copies of the
  * rows. */

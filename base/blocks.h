@@ -26,9 +26,19 @@ typedef enum {
     TYPE_Q4_K = 12,
     TYPE_Q5_K = 13,
     TYPE_Q6_K = 14,
+    TYPE_IQ2_XXS = 16,
+    TYPE_IQ2_XS = 17,
+    TYPE_IQ3_XXS = 18,
+    TYPE_IQ1_S = 19,
     TYPE_IQ4_NL = 20,
+    TYPE_IQ3_S = 21,
+    TYPE_IQ2_S = 22,
     TYPE_IQ4_XS = 23,
+    TYPE_IQ1_M = 29,
     TYPE_BF16 = 30,
+    TYPE_TQ1_0 = 34,
+    TYPE_TQ2_0 = 35,
+    TYPE_MXFP4 = 39,
     TYPE_COUNT = 64
 } Type;
 
@@ -84,6 +94,13 @@ typedef struct PACKED {
     uint8_t quants[16];
 } BlockIQ4_NL;
 _Static_assert(sizeof(BlockIQ4_NL) == 18, "IQ4_NL");
+
+/* w = e8m0_half(scale) (mxfp4_values[q] - 16), q in nibbles as in Q4_0. Source: Open Compute
+ * Project, Microscaling Formats 1.0. */
+typedef struct PACKED {
+    uint8_t scale, quants[16];
+} BlockMXFP4;
+_Static_assert(sizeof(BlockMXFP4) == 17, "MXFP4");
 
 /* Sixteen groups of 16 values: w = scale (scales[g] & 15) q - min (scales[g] >> 4). Two bits a
  * value: group g has those from bit 2 (g % 8 / 2) of the 16 bytes at 32 (g / 8) + 16 (g % 2). */
@@ -141,6 +158,81 @@ typedef struct PACKED {
 } BlockIQ4_XS;
 _Static_assert(sizeof(BlockIQ4_XS) == 136, "IQ4_XS");
 
+/* Seven types with grids: w = s times an entry of a grid, which is four or eight values, with
+ * signs; the tables are in kernels/grids.h, their use in kernels/expand.inc. Where "even" signs are
+ * seven bits of eight values, the eighth makes the number of minuses even. */
+
+/* Eight groups of 32 values, eight bytes each: four indices; 28 bits of even signs and four of s,
+ * which stands for scale (s + 1/2) / 4. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[64];
+} BlockIQ2_XXS;
+_Static_assert(sizeof(BlockIQ2_XXS) == 66, "IQ2_XXS");
+
+/* Two bytes of quants have nine bits of index and seven of even signs; 16 values have four bits of
+ * scales, as s above. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[64], scales[8];
+} BlockIQ2_XS;
+_Static_assert(sizeof(BlockIQ2_XS) == 74, "IQ2_XS");
+
+/* Ten bits of index, two of them in high; a bit of signs for each value; scales as in IQ2_XS. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[32], signs[32], high[8], scales[8];
+} BlockIQ2_S;
+_Static_assert(sizeof(BlockIQ2_S) == 82, "IQ2_S");
+
+/* 64 indices of four values each; for 32 values 28 bits of even signs and four of s, which stands
+ * for scale (s + 1/2) / 2. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[64], groups[32];
+} BlockIQ3_XXS;
+_Static_assert(sizeof(BlockIQ3_XXS) == 98, "IQ3_XXS");
+
+/* Nine bits of index, one of them in high; a bit of signs for each value; for 32 values four bits
+ * of scales, which stand for scale (2 s + 1). */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[64], high[8], signs[32], scales[4];
+} BlockIQ3_S;
+_Static_assert(sizeof(BlockIQ3_S) == 110, "IQ3_S");
+
+/* Without signs: w = scale (2 s + 1) (entry + 1/8), or - 1/8. Two bytes of high for 32 values: four
+ * times three bits of index, three of s, one for - 1/8. */
+typedef struct PACKED {
+    uint16_t scale;
+    uint8_t quants[32], high[16];
+} BlockIQ1_S;
+_Static_assert(sizeof(BlockIQ1_S) == 50, "IQ1_S");
+
+/* As IQ1_S, but high has four bits for eight values, three of index and one for - 1/8, and scales
+ * three bits of s for 16 values: four in each two bytes, whose top four bits are a part of scale.
+ */
+typedef struct PACKED {
+    uint8_t quants[32], high[16], scales[8];
+} BlockIQ1_M;
+_Static_assert(sizeof(BlockIQ1_M) == 56, "IQ1_M");
+
+/* w = scale (q - 1), q a digit in base 3. A byte of quants has five, one of high four. Bytes i < 32
+ * of quants have values i, 32 + i, ... , 128 + i; the others of 160 + i on, every 16th; high every
+ * fourth of the last 16. */
+typedef struct PACKED {
+    uint8_t quants[48], high[4];
+    uint16_t scale;
+} BlockTQ1_0;
+_Static_assert(sizeof(BlockTQ1_0) == 54, "TQ1_0");
+
+/* w = scale (q - 1), q of two bits that lie as in Q2_K. */
+typedef struct PACKED {
+    uint8_t quants[64];
+    uint16_t scale;
+} BlockTQ2_0;
+_Static_assert(sizeof(BlockTQ2_0) == 66, "TQ2_0");
+
 /* A block of `block` values takes `bytes` bytes; both are 0 for numbers that name no type. */
 typedef struct {
     const char *name;
@@ -159,30 +251,32 @@ static const TypeInfo type_infos[TYPE_COUNT] = {
     [TYPE_Q5_1] = {"Q5_1", BLOCK_VALUES, sizeof(BlockQ5_1)},
     [TYPE_Q8_0] = {"Q8_0", BLOCK_VALUES, sizeof(BlockQ8_0)},
     [TYPE_IQ4_NL] = {"IQ4_NL", BLOCK_VALUES, sizeof(BlockIQ4_NL)},
+    [TYPE_MXFP4] = {"MXFP4", BLOCK_VALUES, sizeof(BlockMXFP4)},
     [TYPE_Q2_K] = {"Q2_K", SUPERBLOCK_VALUES, sizeof(BlockQ2_K)},
     [TYPE_Q3_K] = {"Q3_K", SUPERBLOCK_VALUES, sizeof(BlockQ3_K)},
     [TYPE_Q4_K] = {"Q4_K", SUPERBLOCK_VALUES, sizeof(BlockQ4_K)},
     [TYPE_Q5_K] = {"Q5_K", SUPERBLOCK_VALUES, sizeof(BlockQ5_K)},
     [TYPE_Q6_K] = {"Q6_K", SUPERBLOCK_VALUES, sizeof(BlockQ6_K)},
     [TYPE_IQ4_XS] = {"IQ4_XS", SUPERBLOCK_VALUES, sizeof(BlockIQ4_XS)},
+    [TYPE_IQ1_S] = {"IQ1_S", SUPERBLOCK_VALUES, sizeof(BlockIQ1_S)},
+    [TYPE_IQ1_M] = {"IQ1_M", SUPERBLOCK_VALUES, sizeof(BlockIQ1_M)},
+    [TYPE_IQ2_XXS] = {"IQ2_XXS", SUPERBLOCK_VALUES, sizeof(BlockIQ2_XXS)},
+    [TYPE_IQ2_XS] = {"IQ2_XS", SUPERBLOCK_VALUES, sizeof(BlockIQ2_XS)},
+    [TYPE_IQ2_S] = {"IQ2_S", SUPERBLOCK_VALUES, sizeof(BlockIQ2_S)},
+    [TYPE_IQ3_XXS] = {"IQ3_XXS", SUPERBLOCK_VALUES, sizeof(BlockIQ3_XXS)},
+    [TYPE_IQ3_S] = {"IQ3_S", SUPERBLOCK_VALUES, sizeof(BlockIQ3_S)},
+    [TYPE_TQ1_0] = {"TQ1_0", SUPERBLOCK_VALUES, sizeof(BlockTQ1_0)},
+    [TYPE_TQ2_0] = {"TQ2_0", SUPERBLOCK_VALUES, sizeof(BlockTQ2_0)},
     [9] = {"Q8_1", 32, 40},
     [15] = {"Q8_K", 256, 292},
-    [16] = {"IQ2_XXS", 256, 66},
-    [17] = {"IQ2_XS", 256, 74},
-    [18] = {"IQ3_XXS", 256, 98},
-    [19] = {"IQ1_S", 256, 50},
-    [21] = {"IQ3_S", 256, 110},
-    [22] = {"IQ2_S", 256, 82},
     [24] = {"I8", 1, 1},
     [25] = {"I16", 1, 2},
     [26] = {"I32", 1, 4},
     [27] = {"I64", 1, 8},
     [28] = {"F64", 1, 8},
-    [29] = {"IQ1_M", 256, 56},
-    [34] = {"TQ1_0", 256, 54},
-    [35] = {"TQ2_0", 256, 66},
-    [39] = {"MXFP4", 32, 17},
     [40] = {"NVFP4", 64, 36},
+    [41] = {"Q1_0", 128, 18},
+    [42] = {"Q2_0", 64, 18},
 };
 
 static inline const TypeInfo *type_info(uint32_t type) // never NULL
@@ -227,6 +321,14 @@ static inline uint16_t f32_f16(float f)
     uint32_t h = a < 0x38800000u ? subnormal : a >= F16_CUT_BITS ? 0x7bffu : normal;
     h = a > 0x7f800000u ? 0x7e00u : h;
     return (uint16_t)(sign | h);
+}
+
+/* Half of the power of two that a byte of the format E8M0 stands for: 2^(e - 128), of which the
+ * first two are subnormal. 255, which the format's text calls NaN, is one more power, as in the
+ * gguf package. */
+static inline float e8m0_half(uint8_t e)
+{
+    return bits_f32(e < 2 ? 1u << (21 + e) : (uint32_t)(e - 1) << 23);
 }
 
 /* Numbers as signed bytes: x = scale q, |q| <= 127; the largest magnitude, `max`, becomes 127.

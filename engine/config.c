@@ -86,11 +86,11 @@ static float key_float(Keys *k, const char *name, float fallback)
     return k->failed ? 1 : v;
 }
 
-/* A factor, 1 where it is absent or, with `needed`, an error. 0 counts as 1, as in llama.cpp (its
- * graphs test these numbers before they multiply by them). */
-static float key_scale(Keys *k, const char *name, bool needed)
+/* A factor; where it is absent and `fallback` is 0, 1, and where that is NAN, an error. 0 counts as
+ * 1, as in llama.cpp (its graphs test these numbers before they multiply by them). */
+static float key_scale(Keys *k, const char *name, float fallback)
 {
-    float v = key_float(k, name, needed ? NAN : 1);
+    float v = key_float(k, name, fallback);
     return v == 0 ? 1 : v;
 }
 
@@ -214,8 +214,11 @@ static void from_family(Config *c, const Family *f, Keys *k)
         }
     }
     c->embd_scale = f->embd_scale_sqrt_dim ? sqrtf((float)c->dim)
-                                           : key_scale(k, "embedding_scale", false);
-    c->logit_scale = key_scale(k, "logit_scale", f->divide_logits);
+                                           : key_scale(k, "embedding_scale", f->embd_scale);
+    c->logit_scale = key_scale(k, "logit_scale",
+                               f->logit_width     ? (float)c->dim / (float)f->logit_width
+                               : f->divide_logits ? NAN
+                                                  : 1);
     if (f->divide_logits)
         c->logit_scale = 1 / c->logit_scale;
 }
@@ -224,8 +227,8 @@ static void from_family(Config *c, const Family *f, Keys *k)
 static void from_keys(Config *c, Keys *k)
 {
     static const char *const norms[] = {"rms", "layer", NULL};
-    static const char *const acts[] = {"silu", "gelu",  "gelu_tanh",
-                                       "relu", "relu2", NULL};                     // as Act
+    static const char *const acts[] = {"silu",  "gelu",  "gelu_tanh", "relu",
+                                       "relu2", "xielu", NULL};                    // as Act
     static const char *const qk_norms[] = {"none", "head", "heads", "full", NULL}; // as QkNorm
     static const char *const positions[] = {"none", "rope", "learned", "alibi", "relative", NULL};
     static const struct {
@@ -246,11 +249,13 @@ static void from_keys(Config *c, Keys *k)
     c->norm_bias = key_presence(k, "norm.bias", -1);
     c->pre_norm = key_flag(k, "norm.pre", -1);
     c->post_norm = key_flag(k, "norm.post", -1);
+    c->norm_residual = key_flag(k, "norm.residual", 0);
     c->embd_norm = key_flag(k, "norm.embedding", -1);
     c->final_norm = key_flag(k, "norm.final", -1);
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
     c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
+    c->qk_norm_after_rope = key_flag(k, "attention.qk_norm_after_rope", 0);
     c->qkv_bias = key_presence(k, "attention.bias", -1);
     c->sinks = key_flag(k, "attention.sinks", 0);
     c->wo_bias = key_presence(k, "attention.output_bias", -1);
@@ -266,8 +271,8 @@ static void from_keys(Config *c, Keys *k)
                key_name(k, "ffn.swiglu_limit", key), (double)c->swiglu_limit);
     c->parallel = key_choice(k, "residual", residuals, -1) == 1;
     c->shared_norm = key_flag(k, "residual.shared_norm", 0);
-    c->embd_scale = key_scale(k, "embedding_scale", false);
-    c->logit_scale = key_scale(k, "logit_scale", false);
+    c->embd_scale = key_scale(k, "embedding_scale", 1);
+    c->logit_scale = key_scale(k, "logit_scale", 1);
     int kind = key_choice(k, "position", positions, -1);
     c->pos = kinds[kind].pos;
     c->bias = kinds[kind].bias;
@@ -278,6 +283,9 @@ static void from_keys(Config *c, Keys *k)
         c->alibi_max = key_float(k, "attention.max_alibi_bias", NAN);
     if (c->bias == BIAS_TABLE)
         c->bias_reach = key_int(k, "position.reach", 0, MAX_REACH, -1);
+    if (c->norm_residual && (c->parallel || !c->post_norm))
+        refuse(k, "key %s.norm.residual: got true, want a sequential residual and norm.post",
+               k->arch);
     if (!c->pre_norm && c->shared_norm) {
         char shared[160], pre[160];
         refuse(k, "key %s: got true without %s, want a norm to share",
@@ -317,6 +325,9 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     if (r->factor == 0)
         r->factor = 1;
     r->attn_factor = key_float(k, "rope.scaling.attn_factor", 1);
+    float log_multiplier = key_float(k, "rope.scaling.yarn_log_multiplier", 0);
+    if (r->scaling == ROPE_YARN && r->factor > 1)
+        r->attn_factor /= (float)(1 + 0.1 * log_multiplier * log(r->factor));
     r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
     r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
     r->truncate = key_flag(k, "rope.scaling.yarn_truncate", !f->yarn_untruncated);
@@ -326,10 +337,12 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     if (!(r->base > 1) || !(r->factor > 0))
         refuse(k, "rope: got base %g and factor %g, want a base above 1 and a factor above 0",
                r->base, r->factor);
-    static const char *const refused[] = {
-        "rope.scaling.yarn_log_multiplier", "rope.scaling.yarn_ext_factor",
-        "rope.scaling.yarn_attn_factor",    "rope.scaling.alpha",
-        "rope.dimension_sections",          NULL};
+    if (!(log_multiplier >= 0))
+        refuse(k, "key %s: got %g, want 0 or more",
+               key_name(k, "rope.scaling.yarn_log_multiplier", key), log_multiplier);
+    static const char *const refused[] = {"rope.scaling.yarn_ext_factor",
+                                          "rope.scaling.yarn_attn_factor", "rope.scaling.alpha",
+                                          "rope.dimension_sections", NULL};
     for (int i = 0; refused[i] && !k->failed; i++)
         if (key_present(k, refused[i]))
             refuse(k, "key %s: this kind of rope scaling is not supported",
@@ -376,6 +389,23 @@ static void share_kv(Config *c, Keys *k)
     }
 }
 
+/* The activation of one layer. Its keys have no architecture in front, and what two of them hold
+ * goes through softplus to be above 0. */
+static Xielu read_xielu(Keys *k, int i, int n_layers)
+{
+    Keys own = {k->g, "xielu", k->e, k->failed};
+    double positive = key_layer(&own, "alpha_p", i, n_layers),
+           negative = key_layer(&own, "alpha_n", i, n_layers),
+           beta = key_layer(&own, "beta", i, n_layers), eps = key_layer(&own, "eps", i, n_layers);
+    k->failed = own.failed;
+    Xielu a = {(float)log1p(exp(positive)), (float)(beta + log1p(exp(negative))), (float)beta,
+               (float)eps};
+    if (!isfinite(a.positive) || !isfinite(a.negative) || !isfinite(a.eps))
+        refuse(k, "layer %d: got xielu.alpha_p, alpha_n, beta, eps of %g, %g, %g, %g, want numbers",
+               i, positive, negative, beta, eps);
+    return a;
+}
+
 /* A layer without heads, whose FFN is as in others. */
 static void read_recurrent(const Config *c, Mixer mixer, Keys *k, int i)
 {
@@ -386,6 +416,8 @@ static void read_recurrent(const Config *c, Mixer mixer, Keys *k, int i)
         .conv_dim = c->dim,
         .rope = -1,
     };
+    if (c->act == ACT_XIELU)
+        c->layers[i].xielu = read_xielu(k, i, c->n_layers);
 }
 
 /* What layer i is: the key shortconv.layers of the architecture gpt says it, or there is a
@@ -443,7 +475,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
             refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
                    l->key_dim);
 
-        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0);
+        bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0)
+                  && !(f->only_local_rope && window > 0 && !windowed);
         double on = key_layer(k, "rope.layers", i, n);
         if (!isnan(on))
             roped = roped && on != 0;
@@ -453,6 +486,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         double own = key_layer(k, "attention.scale", i, n);
         int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
         l->attn_scale = isnan(own) || own == 0 ? 1.0f / sqrtf((float)width) : (float)own;
+        if (c->act == ACT_XIELU)
+            l->xielu = read_xielu(k, i, n);
         if (!isfinite(l->attn_scale))
             refuse(k, "layer %d: got an attention scale of %g, want a finite number", i, own);
     }
@@ -486,7 +521,7 @@ static void read_experts(Config *c, const Family *f, Keys *k)
     int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
     if (groups > 1)
         refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);
-    float scale = key_scale(k, "expert_weights_scale", false);
+    float scale = key_scale(k, "expert_weights_scale", 1);
     if (scale != 1)
         refuse(k, "key %s: got %g, want 1", key_name(k, "expert_weights_scale", key), scale);
     int n = c->n_layers, n_dense = key_int(k, "leading_dense_block_count", 0, n, 0);
@@ -577,14 +612,23 @@ int config_read(Config *c, const Gguf *g, Err *e)
         from_keys(c, &k);
     else
         from_family(c, f, &k);
-    c->residual_scale = key_scale(&k, "residual_scale", false);
+    c->residual_scale = key_scale(&k, "residual_scale",
+                                  f->residual_depth / sqrtf((float)c->n_layers));
+    c->seq_limit = key_flag(&k, "context_limit", 0);
     c->attn_soft_cap = key_float(&k, "attn_logit_softcapping", c->attn_soft_cap);
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", c->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
+    c->temperature = key_float(&k, "attention.temperature_scale", 0);
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k, &whole, &windowed);
     read_layers(c, f, &k, &whole, &windowed);
     read_experts(c, f, &k);
+    if (c->temperature != 0 && c->pos != POS_ROPE)
+        refuse(&k, "key %s.attention.temperature_scale: got %g without rope, want 0", k.arch,
+               c->temperature);
+    if (c->act == ACT_XIELU && (c->gated || c->experts.n))
+        refuse(&k, "key %s.ffn.activation: got \"xielu\" with a gate or experts, want neither",
+               k.arch);
     if (!k.failed
         && (c->norm_eps < 0 || c->attn_soft_cap < 0 || c->logit_soft_cap < 0 || c->clamp_qkv < 0
             || c->alibi_max < 0))

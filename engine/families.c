@@ -89,6 +89,44 @@ static const Family families[] = {
                                         .experts = {.renormalise = true, .choice_bias = OPTIONAL},
                                         ROPE(ROPE_INTERLEAVED)},
      .experts = REQUIRED},
+    {.name = "minicpm", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                   ROPE(ROPE_INTERLEAVED)},
+     .divide_logits = true, .embd_scale = 12, .residual_depth = 1.4f, .logit_width = 256},
+    {.name = "internlm2", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .gated = true,
+                                     ROPE(ROPE_INTERLEAVED)}},
+    {.name = "starcoder", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(REQUIRED),
+                                     .act = ACT_GELU_TANH, .pos = POS_LEARNED}},
+    {.name = "ernie4_5", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL,
+                                    .gated = true, ROPE(ROPE_INTERLEAVED)}},
+    {.name = "command-r", .config = {LAYER_NORM, .qk_norm = QK_NORM_HEADS,
+                                     .qk_norm_weight = OPTIONAL, .qkv_bias = OPTIONAL,
+                                     .gated = true, ROPE(ROPE_INTERLEAVED), .parallel = true,
+                                     .shared_norm = true}},
+    {.name = "cohere2", .config = {LAYER_NORM, .qkv_bias = OPTIONAL, .gated = true,
+                                   ROPE(ROPE_INTERLEAVED), .parallel = true, .shared_norm = true},
+     .window = -1, .window_period = 4, .only_local_rope = true},
+    {.name = "glm4", .config = {PRE_NORM, .post_norm = true, .qkv_bias = OPTIONAL, .gated = true,
+                                .fused_gate_up = true, ROPE(ROPE_INTERLEAVED)}},
+    {.name = "exaone4", .config = {POST_NORM, .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
+                                   .qkv_bias = OPTIONAL, .gated = true, ROPE(ROPE_HALF)},
+     .window_period = 4, .only_local_rope = true},
+    {.name = "seed_oss", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .gated = true,
+                                    ROPE(ROPE_HALF)}},
+    {.name = "hunyuan-dense", .config = {PRE_NORM, .qk_norm = QK_NORM_HEAD,
+                                         .qk_norm_weight = REQUIRED, .qk_norm_after_rope = true,
+                                         .qkv_bias = OPTIONAL, .gated = true, ROPE(ROPE_HALF)}},
+    {.name = "olmo", .config = {.norm = NORM_LAYER, .pre_norm = true, .final_norm = true,
+                                .qkv_bias = OPTIONAL, .gated = true, ROPE(ROPE_INTERLEAVED)}},
+    {.name = "nemotron", .config = {LAYER_NORM, .norm_bias = REQUIRED, BIASES(OPTIONAL),
+                                    .act = ACT_RELU2, ROPE(ROPE_HALF)}},
+    {.name = "arcee", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .act = ACT_RELU2,
+                                 ROPE(ROPE_INTERLEAVED)}},
+    {.name = "apertus", .config = {PRE_NORM, .qk_norm = QK_NORM_HEAD, .qk_norm_weight = REQUIRED,
+                                   .qkv_bias = OPTIONAL, .wo_bias = OPTIONAL, .act = ACT_XIELU,
+                                   ROPE(ROPE_HALF)}},
+    {.name = "mistral3", .config = {PRE_NORM, BIASES(OPTIONAL), .gated = true,
+                                    .experts.renormalise = true, ROPE(ROPE_INTERLEAVED)},
+     .experts = OPTIONAL},
     {.name = "gpt-oss", .config = {PRE_NORM, .qkv_bias = REQUIRED, .wo_bias = REQUIRED,
                                    .gated = true, .sinks = true,
                                    .swiglu_limit = 7,
@@ -135,7 +173,7 @@ Tokenizer *model_tokenizer(const Gguf *g, Err *e)
 
 const Family *family_find(Str arch, Err *e)
 {
-    char seen[64], known[500] = "";
+    char seen[64], known[800] = "";
     const Family *f = row_of(arch);
     if (f && !f->only_tokenizer)
         return f;

@@ -13,13 +13,18 @@ typedef struct {
     bool parallel_without_ffn_norm; // a file without ffn_norm has the parallel form
     bool embd_scale_sqrt_dim;       // embeddings are multiplied by sqrt(dim)
     bool divide_logits;             // logit_scale is a divisor
-    int window, window_period; // default window; every window_period-th layer is global (0: none)
+    float embd_scale;          // where their keys are absent: embeddings are multiplied by this,
+    float residual_depth;      // sublayers by this / sqrt(n_layers) (0: 1),
+    int logit_width;           // and logits divided by dim / this
+    int window, window_period; // default window (-1: its key is required); every window_period-th
+                               // layer is global (0: none)
     bool rope_key;             // the key rope.scaling.finetuned says whether there is rope at all
     float local_rope_base;     // of windowed layers, 0: the same as elsewhere
     bool plain_local_rope;     // windowed layers are not rescaled
     bool plain_own_base;       // nor are they if the file gives them a base of their own
     bool yarn_untruncated;     // see Rope.truncate
     int no_rope_period;        // every so-many-th layer has no rope, 0: none
+    bool only_local_rope;      // where some layers have a window, the others have no rope
     int big_layers;            // a model of so many layers scales attention by
                                // (dim / n_heads)^-1/2 (Gemma 27B)
 

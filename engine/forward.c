@@ -3,10 +3,11 @@
  *   x = embedding(token) * scale [+ position row] [norm]
  *   for each layer:
  *       h = norm(x)
- *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k]    k and v go to the cache
+ *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
+ *           k and v go to the cache, queries far from the start are multiplied by [a factor]
  *       a = Wo attention(q)  [norm]
  *       or, in a recurrent layer,  a = Wo recurrence(W h)  [norm]        (recurrent.c)
- *       sequential:  x += a;  f = ffn(norm(x)) [norm];  x += f
+ *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
  *   logits = W norm(x)  [scale] [soft cap]                               of rows that want them
  *
@@ -117,11 +118,13 @@ static void add_rows(void *context, int from, int to, int thread)
         a->x[i] += a->scale * a->y[i];
 }
 
-/* A sublayer's result y (n, dim) joins the residual stream. */
-static void add(const Rows *r, const float *y)
+/* A sublayer's result y (n, dim) joins the residual stream, which may be normalised then. */
+static void add(const Rows *r, const float *y, const Norm *after)
 {
     Sum sum = {residual(r), y, r->c->residual_scale, (size_t)r->c->dim};
     threads_run(r->s->threads, r->n, ROW_GRAIN, add_rows, &sum);
+    if (after->on && r->c->norm_residual)
+        norm_rows(r->s, after, sum.x, sum.x, r->n, r->c->dim);
 }
 
 /* ---- embeddings and positions ---------------------------------------------------------------- */
@@ -226,17 +229,30 @@ static void norm_heads(const Rows *r, const Norm *n, float *x, int n_heads)
     }
 }
 
-/* Clamp, normalise and rotate the heads of one row t of the batch, x (n_heads, key_dim). */
+/* Clamp, normalise and rotate (or rotate and normalise) the heads of one row t of the batch, x
+ * (n_heads, key_dim). */
 static void prepare_heads(const Rows *r, const Norm *norm, float *x, int n_heads, int t)
 {
     const LayerConfig *lc = r->lc;
     if (r->c->clamp_qkv > 0)
         clamp(x, (size_t)n_heads * (size_t)lc->key_dim, r->c->clamp_qkv);
-    if (norm->on)
+    if (norm->on && !r->c->qk_norm_after_rope)
         norm_heads(r, norm, x, n_heads);
     if (lc->rope >= 0)
         rope_rotate(x, angles_at(r->s, lc->rope, t), n_heads, lc->key_dim,
                     r->c->ropes[lc->rope].dim, r->c->rope_pairing);
+    if (norm->on && r->c->qk_norm_after_rope)
+        norm_heads(r, norm, x, n_heads);
+}
+
+/* Queries at positions beyond the original context are made longer, which keeps the softmax from
+ * spreading out over the more keys (Config.temperature). */
+static void heat_queries(const Rows *r, float *q /* (n_heads, key_dim) */, int pos)
+{
+    int times = pos / r->c->ropes[0].orig_seq_len;
+    float factor = (float)(1 + r->c->temperature * log(1.0 + times));
+    for (size_t j = 0; times && j < q_width(r->lc); j++)
+        q[j] *= factor;
 }
 
 static void prepare_rows(void *context, int from, int to, int thread)
@@ -248,6 +264,8 @@ static void prepare_rows(void *context, int from, int to, int thread)
     for (int i = from; i < to; i++) {
         int t = r->from + i;
         prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
+        if (r->c->temperature != 0)
+            heat_queries(r, s->q + (size_t)t * nq, s->pos[t]);
         if (!has_own_kv(r->c, r->layer))
             continue;
         prepare_heads(r, &r->l->k_norm, s->k_new + (size_t)i * nk, r->lc->n_kv_heads, t);
@@ -341,7 +359,7 @@ static void attend(Rows *r)
         recurrent(s, r->layer, r->from, r->n);
     }
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
-    if (l->attn_post_norm.on)
+    if (l->attn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
     call_hooks(r, HOOK_ATTENTION, s->attn_out, (size_t)r->c->dim);
 }
@@ -361,12 +379,15 @@ static void ffn(Rows *r, const float *h)
     if (lc->hidden_dim) {
         matmul(s, (Product[]){{&l->w_up, h, r->n, s->hidden, 0}, {&l->w_gate, h, r->n, s->gate, 0}},
                r->c->gated ? 2 : 1);
-        activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
+        if (r->c->act == ACT_XIELU)
+            xielu_rows(s, &lc->xielu, s->hidden, r->n, lc->hidden_dim);
+        else
+            activate_rows(s, s->hidden, s->gate, r->n, lc->hidden_dim);
         matmul(s, &(Product){&l->w_down, s->hidden, r->n, s->xn, 0}, 1);
     }
     if (lc->expert_dim)
         experts_sum(s, r->layer, s->xn, r->n);
-    if (l->ffn_post_norm.on)
+    if (l->ffn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->ffn_post_norm, s->xn, s->xn, r->n, r->c->dim);
     call_hooks(r, HOOK_FFN, s->xn, (size_t)r->c->dim);
 }
@@ -380,11 +401,11 @@ static void mix(Rows *r)
     const Norm *ffn_norm = shares_norm ? &l->attn_norm : &l->ffn_norm;
     attend(r);
     if (!r->c->parallel)
-        add(r, r->s->attn_out);
+        add(r, r->s->attn_out, &l->attn_post_norm);
     ffn(r, normed(r->s, ffn_norm, residual(r), r->n));
     if (r->c->parallel)
-        add(r, r->s->attn_out);
-    add(r, r->s->xn);
+        add(r, r->s->attn_out, &l->attn_post_norm);
+    add(r, r->s->xn, &l->ffn_post_norm);
     threads_run(r->s->threads, r->n, ROW_GRAIN, check_rows, r);
 }
 

@@ -65,6 +65,26 @@ void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width
                 &(ActJob){s, hidden, gate, (size_t)width});
 }
 
+typedef struct {
+    const Session *s;
+    const Xielu *a;
+    float *hidden; // (n_rows, width)
+    size_t width;
+} XieluJob;
+
+static void xielu_range(void *context, int from, int to, int thread)
+{
+    const XieluJob *j = context;
+    (void)thread;
+    j->s->k->xielu(j->hidden + (size_t)from * j->width, (size_t)(to - from) * j->width, j->a);
+}
+
+void xielu_rows(Session *s, const Xielu *a, float *hidden, int n_rows, int width)
+{
+    threads_run(s->threads, n_rows, ROW_GRAIN, xielu_range,
+                &(XieluJob){s, a, hidden, (size_t)width});
+}
+
 /* The pair index whose wavelength makes `turns` turns within the original context (Peng et al.
  * 2023, YaRN, eq. 18). */
 static double yarn_pair(const Rope *r, double turns)

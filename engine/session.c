@@ -145,6 +145,11 @@ int session_init(Session *s, const Stack *stack, const SessionParams *p, Err *e)
         return err_set(e, EXIT_USAGE,
                        "context: got %d positions, want at most the %d that the model has learned",
                        p->seq_len, c->seq_len);
+    if (c->seq_limit && p->seq_len > c->seq_len)
+        return err_set(e, EXIT_USAGE,
+                       "context: got %d positions, want at most %d: in longer texts this model's "
+                       "rope changes with the length, which is not supported",
+                       p->seq_len, c->seq_len);
     plan(s);
     if (arena_commit(&s->arena, e))
         return -1;

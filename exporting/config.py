@@ -49,10 +49,11 @@ MOST = dict(LIMITS.values())
 
 ALIASES = {  # the spellings of one field, in the order tried
     "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads"),
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
-    "intermediate_size": ("block_ff_dim", "intermediate_size", "n_inner", "ffn_hidden_size"),
+    "intermediate_size": ("block_ff_dim", "intermediate_size", "n_inner", "ffn_hidden_size",
+                          "ffn_dim"),
     "tie_word_embeddings": ("tie_embedding", "tie_word_embeddings"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len",
                                 "seq_length"),
@@ -68,7 +69,7 @@ CANONICAL = {spelling: name for name, spellings in ALIASES.items() for spelling 
 ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh",
     "relu": "relu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_fast": "gelu_tanh",
-    "gelu_accurate": "gelu_tanh", "relu2": "relu2",
+    "gelu_accurate": "gelu_tanh", "relu2": "relu2", "xielu": "xielu",
 }
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Callable
 
 from exporting.config import short
-from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, Model, Recipe, Spec,
+from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec,
                             change_pairing, concat)
 
 ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
@@ -46,8 +46,17 @@ def gemma_scale(layers_27b: int) -> Callable[[Spec], float | None]:
                       (s["embedding_length"] // s["attention.head_count"]) ** -0.5)
 
 
-def window_keys(s: Spec) -> Spec:
-    return {"attention.sliding_window": s["attention.sliding_window"]}
+def keys_of(*names: str) -> Callable[[Spec], Spec]:
+    return lambda s: {k: s[k] for k in names}
+
+
+WINDOW = ("attention.sliding_window", "attention.sliding_window_pattern")
+window_keys = keys_of(WINDOW[0])
+
+
+def local_rope(s: Spec) -> list[bool] | None:
+    """Where some layers have a window, the others have no rope."""
+    return s["attention.sliding_window_pattern"]
 
 
 GRANITE = ("attention.bias", "attention.output_bias", "attention.scale", "embedding_scale",
@@ -106,6 +115,11 @@ def ernie_keys(s: Spec) -> Spec:
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
+FFN_NORM = ((r"\.ffn_norm\.", ".post_attention_norm."),)
+COHERE = {"norm.type": "layer", "residual": "parallel", "residual.shared_norm": True,
+          "logit_scale": ANY}
+XIELU_KEYS = [f"xielu.{part}" for part in XIELU]
+YARN_BETAS = ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")
 PARTIAL = {"rope.dimension_count": ANY}
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
@@ -154,8 +168,9 @@ CONVENTIONS: dict[str, Convention] = {
         "residual.shared_norm": lambda s: s["residual"] == "parallel",
         "attention.qk_norm": ("none", "heads")} | PARTIAL,
         square=True, tied="copy", keys=residual_key),
-    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full"},
-                        square=True, tied="copy"),
+    "olmo2": Convention({"norm.pre": False, "norm.post": True, "attention.qk_norm": "full",
+                         "rope.freq_base_swa": ANY} | {k: ANY for k in WINDOW},
+                        square=True, tied="copy", keys=keys_of(*WINDOW, "rope.freq_base_swa")),
     "olmoe": Convention({"attention.qk_norm": "full"} | experts(False, own_width=False),
                         square=True, tied="copy", keys=expert_keys()),
     "smollm3": Convention({"rope.layers": lambda s: every(4, s["block_count"])}, "interleaved"),
@@ -168,6 +183,47 @@ CONVENTIONS: dict[str, Convention] = {
     "ernie4_5-moe": Convention(
         {"expert_choice_bias": True, "expert_shared_feed_forward_length": ANY,
          "expert_layers": leading_dense} | experts(True), "interleaved", keys=ernie_keys),
+    "minicpm": Convention({k: ANY for k in ("embedding_scale", "residual_scale", "logit_scale")},
+                          "interleaved",
+                          keys=lambda s: granite_keys(s) | {"attention.scale": None}),
+    "internlm2": Convention({}, "interleaved", square=True, tied="copy"),
+    "starcoder": Convention(
+        LAYERED | ALL_BIAS | {"ffn.activation": "gelu_tanh", "position": "learned"},
+        fused=("qkv",), square=True),
+    "ernie4_5": Convention({"attention.bias": ANY, "attention.output_bias": ANY}, "interleaved"),
+    "command-r": Convention(COHERE | {
+        "attention.qk_norm": lambda s: "heads" if s["block_count"] >= 64 else "none"},
+        "interleaved", square=True, tied="must", keys=keys_of("logit_scale")),
+    "cohere2": Convention(COHERE | {
+        "attention.sliding_window": SET, "rope.layers": local_rope,
+        "attention.sliding_window_pattern": lambda s: every(4, s["block_count"])},
+        "interleaved", square=True, tied="must",
+        keys=keys_of("logit_scale", "attention.sliding_window")),
+    "glm4": Convention({"norm.post": True, "attention.bias": ANY} | PARTIAL, "interleaved",
+                       fused=("gate_up",)),
+    # llama.cpp knows the windows of the 32B model, by its number of layers
+    "exaone4": Convention({
+        "norm.pre": False, "norm.post": True, "attention.qk_norm": "head",
+        "rope.layers": local_rope,
+        **{k: lambda s, k=k: s[k] if s["block_count"] == 64 else None for k in WINDOW}},
+        square=True, factors=("rope_freqs.weight",), keys=keys_of(*WINDOW)),
+    "seed_oss": Convention({"attention.bias": ANY}, names=FFN_NORM),
+    "hunyuan-dense": Convention({"attention.qk_norm": "head",
+                                 "attention.qk_norm_after_rope": True}),
+    "olmo": Convention({"norm.type": "layer", "norm.affine": False, "attention.clamp_kqv": ANY},
+                       "interleaved", square=True, keys=keys_of("attention.clamp_kqv")),
+    "nemotron": Convention(LAYER_NORM | PARTIAL | {
+        "attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY, "ffn.gated": False,
+        "ffn.activation": "relu2"}, square=True, tied="copy"),
+    "arcee": Convention({"ffn.gated": False, "ffn.activation": "relu2"}, "interleaved",
+                        factors=("rope_freqs.weight",)),
+    "apertus": Convention({
+        "attention.qk_norm": "head", "attention.bias": ANY, "attention.output_bias": ANY,
+        "ffn.gated": False, "ffn.activation": "xielu"} | {k: ANY for k in XIELU_KEYS},
+        tied="copy", factors=("rope_freqs.weight",), keys=keys_of(*XIELU_KEYS)),
+    "mistral3": Convention({"attention.temperature_scale": ANY} | {k: ANY for k in YARN_BETAS},
+                           "interleaved",
+                           keys=keys_of("attention.temperature_scale", *YARN_BETAS)),
     "gpt-oss": Convention(
         {"attention.bias": True, "attention.output_bias": True, "attention.sinks": True,
          "expert_bias": True, "ffn.swiglu_limit": 7.0, "attention.sliding_window": SET,
@@ -176,7 +232,7 @@ CONVENTIONS: dict[str, Convention] = {
              lambda s: False if s["rope.scaling.type"] == "yarn" else None}
         | experts(True), tied="copy",
         keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
-        names=((r"\.ffn_norm\.", ".post_attention_norm."),)),
+        names=FFN_NORM),
     "lfm2": Convention(
         {"attention.qk_norm": "head", "shortconv.layers": SET, "shortconv.l_cache": SET},
         square=True, keys=short_conv_keys, names=((r"^output_norm\.", "token_embd_norm."),)),
@@ -187,9 +243,11 @@ CONVENTIONS: dict[str, Convention] = {
         "ffn.activation": "gelu_tanh", "norm.embedding": True, "position": "alibi",
         "attention.max_alibi_bias": 8.0}, fused=("qkv",), square=True),
     "mpt": Convention({
-        "norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-        "attention.max_alibi_bias": ANY, "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
-        keys=lambda s: {k: s[k] for k in ("attention.max_alibi_bias", "attention.clamp_kqv")}),
+        "norm.type": "layer", "ffn.gated": False, "ffn.activation": "gelu",
+        "position": ("alibi", "learned"), "attention.max_alibi_bias": ANY,
+        "attention.clamp_kqv": ANY}, fused=("qkv",), square=True,
+        keys=lambda s: {"attention.max_alibi_bias": s["attention.max_alibi_bias"] or 0.0,
+                        "attention.clamp_kqv": s["attention.clamp_kqv"]}),
 }
 SIZES = ("context_length", "embedding_length", "block_count", "feed_forward_length", "vocab_size",
          "attention.head_count", "attention.head_count_kv", "attention.key_length",
@@ -200,7 +258,7 @@ ROPE_KEYS = ("rope.dimension_count", "rope.freq_base", "rope.scaling.type", "rop
 
 def misfit(conv: Convention, s: Spec) -> str | None:
     """The first thing about a Spec that a convention cannot express, or None."""
-    free = {*SIZES, *ROPE_KEYS, "norm.epsilon", "rope.pairing", "tied"}
+    free = {*SIZES, *ROPE_KEYS, "context_limit", "norm.epsilon", "rope.pairing", "tied"}
     want = {k: default for k, (_, default) in GPT_KEYS.items() if k not in free}
     want |= {"rope.scaling.type": ROPE_SCALING} | conv.implies
     if s["position"] == "rope":
@@ -224,7 +282,7 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
     s, out = model.spec, dict(model.recipes)
     norm = "attention.layer_norm_rms_epsilon" if s["norm.type"] == "rms" else \
         "attention.layer_norm_epsilon"
-    keys = {k: s[k] for k in SIZES} | {norm: s["norm.epsilon"]}
+    keys = {k: s[k] for k in (*SIZES, "context_limit")} | {norm: s["norm.epsilon"]}
     if s["position"] == "rope":
         keys |= {k: s[k] for k in ROPE_KEYS if not (k == "rope.scaling.type" and s[k] == "none")}
         if s["rope.pairing"] != conv.pairing:

@@ -15,8 +15,9 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, Model, Recipe, Spec, alternate,
+from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, alternate,
                             check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
+                            product, split_blocks,
                             split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
@@ -48,11 +49,16 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
     if "mrope_section" in p.data:
         raise ExportError("config.json: rope with mrope_section (several "
                           "position axes) is not supported")
+    if kind == "dynamic" and p.get("alpha") and str(c.get("model_type")).startswith("hunyuan"):
+        out["rope.freq_base"] = base * p.num("alpha") ** (dim / (dim - 2))  # a fixed stretch
+        return out
+    if kind == "dynamic":  # plain within the context
+        return out | {"context_limit": True}
     if kind == "default":
         return out
     if kind not in ("linear", "llama3", "yarn", "longrope"):
         raise ExportError(f"config.json: rope type {short(kind)} is not supported (linear, llama3, "
-                          "yarn, longrope are)")
+                          "yarn, longrope, dynamic are)")
     context = c.int("max_position_embeddings")
     original = (c.get("original_max_position_embeddings")
                 or p.get("original_max_position_embeddings") or context)
@@ -127,6 +133,18 @@ def windows(c: Config, has_window: Callable[[int], bool] = lambda i: True,
         return {}
     return {"attention.sliding_window": c.int("sliding_window"),
             "attention.sliding_window_pattern": pattern}
+
+
+def local_base(c: Config, default: float) -> Spec:
+    """The rope of the windowed layers, which is plain."""
+    nested = c.get("rope_parameters") or {}
+    local = nested.get("sliding_attention") or {"rope_theta": default}
+    context = c.int("max_position_embeddings")
+    local = rope_spec(Config({"rope_parameters": local, "max_position_embeddings": context}, {}),
+                      dims(c)["attention.key_length"])
+    if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
+        raise ExportError("config.json: scaled rope in the windowed layers is not supported")
+    return {"rope.freq_base_swa": local["rope.freq_base"]}
 
 
 def experts(c: Config, width: str = "moe_intermediate_size", renormalised: bool | None = None,
@@ -290,15 +308,7 @@ def gemma(c: Config) -> Spec:
     step = c.int("sliding_window_pattern", c.get("_sliding_window_pattern") or 6)
     w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
     if w:
-        nested = c.get("rope_parameters") or {}
-        local = (nested.get("sliding_attention")
-                 or {"rope_theta": c.num("rope_local_base_freq", 10000.0)})
-        local = rope_spec(Config(local,
-                                 {"max_position_embeddings": c.int("max_position_embeddings")}),
-                          c.int("head_dim"))
-        if local.keys() - {"rope.freq_base", "rope.dimension_count"}:
-            raise ExportError("config.json: scaled rope in the windowed layers is not supported")
-        out["rope.freq_base_swa"] = local["rope.freq_base"]
+        out |= local_base(c, c.num("rope_local_base_freq", 10000.0))
     return rope(c) | out | w | {"attention.qk_norm": "head"}
 
 
@@ -339,6 +349,57 @@ def gptj(c: Config) -> Spec:
         "ffn.activation": c.activation(), "residual": "parallel", "residual.shared_norm": True}
 
 
+def gpt_bigcode(c: Config) -> Spec:
+    heads = mha(c)
+    return gpt2(c) | heads | {
+        "attention.head_count_kv": 1 if c.flag("multi_query") else heads["attention.head_count_kv"]}
+
+
+def gpt_neo(c: Config) -> Spec:
+    n, layers = c.int("num_hidden_layers"), c.get("attention_layers")
+    if layers is None:
+        layers = [kind for kinds, times in c.get("attention_types") for _ in range(times)
+                  for kind in kinds]
+    if len(layers) != n or set(layers) - {"global", "local"}:
+        raise c.bad("attention_types", f"{n} of global and local")
+    window = {} if "local" not in layers else {
+        "attention.sliding_window": c.int("window_size"),
+        "attention.sliding_window_pattern": [kind == "local" for kind in layers]}
+    return mha(c) | LAYER_NORM | UNGATED | window | {
+        "position": "learned", "ffn.activation": c.activation(), "attention.scale": 1.0,
+        "attention.output_bias": True}
+
+
+def opt(c: Config) -> Spec:
+    before, bias = c.flag("do_layer_norm_before"), c.flag("enable_bias")
+    affine, d = c.flag("layer_norm_elementwise_affine"), c.int("hidden_size")
+    projected = (c.get("word_embed_proj_dim") or d) != d
+    return mha(c) | {
+        "norm.type": "layer", "norm.epsilon": 1e-5, "norm.affine": affine, "norm.bias": affine,
+        "norm.pre": before, "norm.post": not before, "norm.residual": not before,
+        "norm.final": before and not c.flag("_remove_final_layer_norm"),
+        "attention.bias": bias, "attention.output_bias": bias, "ffn.bias": bias,
+        "ffn.gated": False, "ffn.activation": c.activation(), "position": "learned",
+        "position.offset": 2, "tied": c.flag("tie_word_embeddings") and not projected}
+
+
+def minicpm(c: Config) -> Spec:
+    if c.get("num_experts"):
+        raise ExportError("config.json: num_experts: MiniCPM with experts is not supported")
+    out = llama(c)
+    if out.get("rope.scaling.type") == "longrope":
+        raise ExportError("config.json: rope_scaling: MiniCPM with longrope is not supported")
+    return out | {"embedding_scale": c.num("scale_emb"),
+                  "residual_scale": c.num("scale_depth") / c.int("num_hidden_layers") ** 0.5,
+                  "logit_scale": c.int("dim_model_base") / c.int("hidden_size")}
+
+
+def internlm2(c: Config) -> Spec:
+    bias = c.flag("bias")
+    return rope(c) | {"attention.bias": bias, "attention.output_bias": bias,
+                      "ffn.activation": c.activation()}
+
+
 def starcoder2(c: Config) -> Spec:
     bias = c.flag("use_bias")
     return rope(c) | LAYER_NORM | windows(c) | {
@@ -358,6 +419,88 @@ def stablelm(c: Config) -> Spec:
 def olmo2(c: Config) -> Spec:
     return llama(c) | {"norm.pre": False, "norm.post": True, "attention.qk_norm": "full",
                        "ffn.bias": False}
+
+
+def olmo3(c: Config) -> Spec:
+    w = windows(c, lambda i: (i + 1) % 4 != 0, keep=True)
+    return olmo2(c) | w | (local_base(c, c.num("rope_theta", 500000.0)) if w else {})
+
+
+def olmo(c: Config) -> Spec:
+    return llama(c) | {"norm.type": "layer", "norm.affine": False, "norm.epsilon": 1e-5,
+                       "ffn.bias": False, "attention.clamp_kqv": c.num("clip_qkv")}
+
+
+def cohere(c: Config) -> Spec:
+    return llama(c) | {
+        "norm.type": "layer", "residual": "parallel", "residual.shared_norm": True,
+        "rope.pairing": "interleaved", "logit_scale": c.num("logit_scale"), "ffn.bias": False,
+        "attention.qk_norm": "heads" if c.flag("use_qk_norm") else "none"}
+
+
+def no_global_rope(c: Config, w: Spec) -> list[bool]:
+    """Only layers with a window have rope."""
+    return w.get("attention.sliding_window_pattern") or [False] * c.int("num_hidden_layers")
+
+
+def cohere2(c: Config) -> Spec:
+    step = c.int("sliding_window_pattern", 4)
+    c.int("sliding_window")
+    w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
+    return cohere(c) | w | {"rope.layers": no_global_rope(c, w)}
+
+
+def exaone4(c: Config) -> Spec:
+    step = c.get("sliding_window_pattern")
+    if c.get("sliding_window") is not None and c.get("layer_types") is None and (
+            type(step) is not int or step < 1):
+        raise c.bad("sliding_window_pattern", "a whole number, or layer_types")
+    w = windows(c, lambda i: (i + 1) % step != 0, keep=True)
+    layers = {} if c.get("sliding_window") is None else {"rope.layers": no_global_rope(c, w)}
+    return rope(c) | w | layers | {"norm.pre": False, "norm.post": True,
+                                   "attention.qk_norm": "head", "ffn.activation": c.activation()}
+
+
+def glm4(c: Config) -> Spec:
+    return rope(c) | {"rope.pairing": "interleaved", "norm.post": True,
+                      "attention.bias": c.flag("attention_bias"), "ffn.activation": c.activation()}
+
+
+def ernie(c: Config) -> Spec:
+    bias = c.flag("use_bias")
+    return rope(c) | {"rope.pairing": "interleaved", "attention.bias": bias,
+                      "attention.output_bias": bias, "ffn.bias": bias,
+                      "ffn.activation": c.activation()}
+
+
+def seed_oss(c: Config) -> Spec:
+    return llama(c) | {"attention.output_bias": c.flag("attention_out_bias")}
+
+
+def hunyuan(c: Config) -> Spec:
+    return llama(c) | {"attention.qk_norm": "head", "attention.qk_norm_after_rope": True,
+                       "ffn.bias": False}
+
+
+def nemotron(c: Config) -> Spec:
+    return llama(c) | LAYER_NORM | {"ffn.gated": False}
+
+
+def arcee(c: Config) -> Spec:
+    return llama(c) | {"ffn.gated": False}
+
+
+def apertus(c: Config) -> Spec:
+    return llama(c) | {"attention.qk_norm": "head", "ffn.gated": False, "ffn.bias": False}
+
+
+def ministral3(c: Config) -> Spec:
+    p = c.get("rope_parameters") or c.get("rope_scaling") or {}
+    p = Config(p, {})
+    original = p.int("original_max_position_embeddings", c.int("max_position_embeddings"))
+    return rope(c) | windows(c) | {
+        "attention.temperature_scale": p.num("llama_4_scaling_beta"),
+        "rope.scaling.original_context_length": original, "ffn.activation": c.activation()}
 
 
 def smollm3(c: Config) -> Spec:
@@ -411,7 +554,6 @@ def bloom(c: Config) -> Spec:
 
 def mpt(c: Config) -> Spec:
     a = Config(c.get("attn_config") or {}, {"alibi": True, "attn_type": "multihead_attention"})
-    a.refuse("alibi", (True,), "MPT without ALiBi is not supported")
     a.refuse("attn_type", ("multihead_attention",), "only multihead_attention is supported")
     for flag in ("qk_ln", "prefix_lm"):
         a.refuse(flag, (None, False), "not supported")
@@ -419,8 +561,9 @@ def mpt(c: Config) -> Spec:
     c.refuse("logit_scale", (None,), "not supported")
     c.refuse("norm_type", ("low_precision_layernorm", "layernorm"), "not supported")
     return mha(c) | LAYER_NORM | {
-        "norm.bias": False, "ffn.gated": False, "ffn.activation": "gelu", "position": "alibi",
-        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0),
+        "norm.bias": False, "ffn.gated": False, "ffn.activation": "gelu",
+        "position": "alibi" if a.flag("alibi") else "learned",
+        "attention.max_alibi_bias": a.num("alibi_bias_max", 8.0) if a.flag("alibi") else None,
         "attention.clamp_kqv": a.num("clip_qkv") or None,
         "attention.scale": a.num("softmax_scale"),
         "feed_forward_length": c.int("expansion_ratio") * c.int("hidden_size")}
@@ -433,8 +576,11 @@ class Family:
     # architecture
     arch: str
     spec: Callable[[Config], Spec]  # what differs from dims() and the defaults
-    # a fused query_key_value: "rows" (q, then k, then v) or "groups" (heads with their k and v)
+    # a fused query_key_value: "rows" (q, then k, then v), "groups" (heads with their k and v) or
+    # "blocks" (four times q, v, k)
     qkv: str = ""
+    table: str = ""  # the gguf package's name whose tensor names hold, if it is another one
+    gate_up: bool = False  # gate and up are one matrix of a dense FFN
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
     names: tuple[tuple[str, str], ...] = ()  # (transformers' name, ours) beyond the gguf package's
@@ -450,9 +596,22 @@ def defaults(**kw: Any) -> dict[str, Any]:
 GEMMA = dict(tie_word_embeddings=True, head_dim=256, hidden_act="gelu_pytorch_tanh",
              query_pre_attn_scalar=256, hidden_activation="gelu_pytorch_tanh",
              max_position_embeddings=8192, sliding_window=4096, vocab_size=256000)
+COHERE = dict(norm_eps=1e-5, tie_word_embeddings=True, max_position_embeddings=8192,
+              logit_scale=0.0625)
 GPT = dict(hidden_act="gelu_new", norm_eps=1e-5, tie_word_embeddings=True)
 QK = (("model.layers.{}.self_attn.q_layernorm", "blk.{}.attn_q_norm"),
       ("model.layers.{}.self_attn.k_layernorm", "blk.{}.attn_k_norm"))
+GPT_NEO = tuple((f"transformer.h.{{}}.attn.attention.{theirs}_proj", f"blk.{{}}.attn_{ours}")
+                for theirs, ours in (("q", "q"), ("k", "k"), ("v", "v"), ("out", "output")))
+OPT = (("model.decoder.embed_tokens", "token_embd"),
+       ("model.decoder.embed_positions", "position_embd"),
+       ("model.decoder.final_layer_norm", "output_norm"),
+       ("model.decoder.project_in", "project_in"), ("model.decoder.project_out", "project_out"),
+       *((f"model.decoder.layers.{{}}.{theirs}", f"blk.{{}}.{ours}") for theirs, ours in (
+           ("self_attn.q_proj", "attn_q"), ("self_attn.k_proj", "attn_k"),
+           ("self_attn.v_proj", "attn_v"), ("self_attn.out_proj", "attn_output"),
+           ("self_attn_layer_norm", "attn_norm"), ("final_layer_norm", "ffn_norm"),
+           ("fc1", "ffn_up"), ("fc2", "ffn_down"))))
 # of layers without experts, which the gguf package does not know beside others with them
 DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
               for part in ("gate", "up", "down"))
@@ -506,7 +665,7 @@ FAMILIES: dict[str, Family] = {
             num_hidden_layers=26)),
     "phi": Family("phi2", phi, names=QK, defaults=defaults(hidden_act="gelu_new", norm_eps=1e-5,
                                                            partial_rotary_factor=0.5)),
-    "phi3": Family("phi3", phi3, qkv="rows", defaults=defaults(
+    "phi3": Family("phi3", phi3, qkv="rows", gate_up=True, defaults=defaults(
                        norm_eps=1e-5, max_position_embeddings=4096, partial_rotary_factor=1.0)),
     "gpt2": Family("gpt2", gpt2, qkv="rows", conv1d=True,
                    defaults=defaults(**GPT, max_position_embeddings=1024)),
@@ -515,6 +674,21 @@ FAMILIES: dict[str, Family] = {
                            use_parallel_residual=True, attention_bias=True)),
     "gptj": Family("gptj", gptj,
                    defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
+    "codegen": Family("gptj", gptj, qkv="blocks", names=(
+        ("transformer.h.{}.attn.qkv_proj", "blk.{}.attn_qkv"),),
+        defaults=defaults(**GPT | dict(tie_word_embeddings=False), rotary_dim=64)),
+    "gpt_bigcode": Family("starcoder", gpt_bigcode, qkv="groups", defaults=defaults(
+        **GPT | dict(hidden_act="gelu_pytorch_tanh"), max_position_embeddings=1024,
+        multi_query=True)),
+    "gpt_neo": Family("gpt", gpt_neo, table="gpt2", names=GPT_NEO, defaults=defaults(
+        **GPT, window_size=256, attention_types=[[["global", "local"], 12]])),
+    "opt": Family("gpt", opt, table="gpt2", names=OPT, defaults=defaults(
+        hidden_act="relu", do_layer_norm_before=True, enable_bias=True,
+        layer_norm_elementwise_affine=True, tie_word_embeddings=True)),
+    "minicpm": Family("minicpm", minicpm, defaults=defaults(tie_word_embeddings=True, scale_emb=1,
+                                                            scale_depth=1, dim_model_base=1)),
+    "internlm2": Family("internlm2", internlm2, qkv="groups", names=(
+        ("model.layers.{}.attention.wqkv", "blk.{}.attn_qkv"),), defaults=defaults(bias=True)),
     "starcoder2": Family(
         "starcoder2", starcoder2,
         defaults=defaults(hidden_act="gelu_pytorch_tanh", norm_eps=1e-5, num_key_value_heads=2,
@@ -523,6 +697,39 @@ FAMILIES: dict[str, Family] = {
                        defaults=defaults(norm_eps=1e-5, partial_rotary_factor=0.25,
                                          max_position_embeddings=4096)),
     "olmo2": Family("olmo2", olmo2, defaults=defaults(norm_eps=1e-5)),
+    "olmo3": Family("olmo2", olmo3, defaults=defaults(
+        norm_eps=1e-5, rope_theta=500000.0, sliding_window=4096)),
+    "olmo": Family("olmo", olmo, defaults=defaults()),
+    "cohere": Family("command-r", cohere, defaults=defaults(
+        **COHERE | dict(rope_theta=500000.0))),
+    "cohere2": Family("cohere2", cohere2, defaults=defaults(**COHERE, sliding_window=4096)),
+    "glm4": Family("glm4", glm4, gate_up=True, defaults=defaults(
+        norm_eps=0.00000015625, num_key_value_heads=2, head_dim=128, attention_bias=True,
+        max_position_embeddings=131072, partial_rotary_factor=0.5)),
+    "exaone4": Family("exaone4", exaone4, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=32, sliding_window=4096, sliding_window_pattern=4)),
+    "ernie4_5": Family("ernie4_5", ernie, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=2, head_dim=128, rope_theta=500000.0,
+        max_position_embeddings=131072, tie_word_embeddings=True)),
+    "seed_oss": Family("seed_oss", seed_oss, names=(
+        ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),), defaults=defaults(
+        num_key_value_heads=8, head_dim=128, attention_bias=True, max_position_embeddings=524288)),
+    "hunyuan_v1_dense": Family("hunyuan-dense", hunyuan, defaults=defaults(norm_eps=1e-5)),
+    "nemotron": Family("nemotron", nemotron, norm_offset=1, defaults=defaults(
+        norm_eps=1e-5, hidden_act="relu2", max_position_embeddings=4096,
+        partial_rotary_factor=0.5)),
+    "arcee": Family("arcee", arcee, defaults=defaults(
+        norm_eps=1e-5, hidden_act="relu2", max_position_embeddings=4096)),
+    "apertus": Family("apertus", apertus, defaults=defaults(
+        norm_eps=1e-5, hidden_act="xielu", max_position_embeddings=65536, rope_theta=12e6,
+        rope_parameters={"rope_type": "llama3", "rope_theta": 12e6, "factor": 8.0,
+                         "original_max_position_embeddings": 8192, "low_freq_factor": 1.0,
+                         "high_freq_factor": 4.0})),
+    "ministral3": Family("mistral3", ministral3, defaults=defaults(
+        norm_eps=1e-5, num_key_value_heads=8, head_dim=128, max_position_embeddings=262144,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1e6, "factor": 16.0, "mscale": 1.0,
+                         "mscale_all_dim": 1.0, "original_max_position_embeddings": 16384,
+                         "llama_4_scaling_beta": 0.1})),
     "smollm3": Family("smollm3", smollm3, defaults=defaults(
                           num_key_value_heads=4, rope_theta=2e6, no_rope_layer_interval=4,
                           max_position_embeddings=32768, tie_word_embeddings=True)),
@@ -546,6 +753,7 @@ NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d
 # gate's rows, then up's, of all experts (transformers 5, Granite) or of the shared one
 GATE_UP = re.compile(
     r".*\.layers\.(\d+)\.(.*)\.(experts\.gate_up_proj(?:_bias)?|input_linear\.weight)")
+NUMBERS = re.compile(r".*\.layers\.(\d+)\.mlp\.act_fn\.(\w+)")  # of Apertus's activation
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
@@ -581,6 +789,8 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     except (TypeError, AttributeError, KeyError, ValueError, OverflowError, ZeroDivisionError) as e:
         raise ExportError(f"config.json: a field has an unexpected type or value ({e})") from e
     source = folder_tensors(folder, notes)
+    if spec["ffn.activation"] == "xielu":
+        read_xielu(spec, source)
     recipes, unused = hf_recipes(family, spec, source)
     check_shapes(spec, recipes, source)
     vocab = read_vocab(tokenizer or folder, folder, spec["vocab_size"], c)
@@ -588,13 +798,27 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
                  notes)
 
 
+def read_xielu(spec: Spec, source: Tensors) -> None:
+    """The numbers of each layer's activation, which are tensors there."""
+    found: dict[str, dict[int, float]] = {part: {} for part in XIELU}
+    for name in source.names():
+        m = NUMBERS.fullmatch(name)
+        if m and m[2] in found and math.prod(source.meta(name).shape) == 1:
+            found[m[2]][int(m[1])] = float(source.load(name).float().reshape(()))
+    for part, values in found.items():
+        if sorted(values) != list(range(spec["block_count"])):
+            raise ExportError(f"tensors mlp.act_fn.{part}: want a number for each layer")
+        spec[f"xielu.{part}"] = [values[i] for i in sorted(values)]
+
+
 def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, Recipe], list[str]]:
     """Match the checkpoint's tensor names with those that `spec` needs.
 
     Returns recipes and the names not used."""
-    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == family.arch)
+    known = family.table or family.arch
+    arch = next(a for a, name in gguf.MODEL_ARCH_NAMES.items() if name == known)
     table = gguf.get_tensor_name_map(arch, spec["block_count"])
-    for theirs, ours in family.names:
+    for theirs, ours in (("lm_head", "output"), *family.names):
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
@@ -619,6 +843,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         return None
 
     for name in source.names():
+        if spec["xielu.eps"] and NUMBERS.fullmatch(name):
+            continue
         if name in scales:
             continue
         plain = name.removesuffix("_blocks")
@@ -671,6 +897,14 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for name, recipe in found.items():
             if name.endswith("norm.weight"):
                 found[name] = recipe.then(lambda t: t.float() + family.norm_offset)
+    if spec["norm.residual"]:  # the same norms in other places
+        found = {n.replace("attn_norm", "post_attention_norm").replace("ffn_norm", "post_ffw_norm"):
+                 r for n, r in found.items()}
+    if "project_in.weight" in found:  # OPT 350M: embeddings of another width
+        embd = found.pop("token_embd.weight")
+        head = found.pop("output.weight", embd)
+        found["token_embd.weight"] = product(embd, found.pop("project_in.weight"), True)
+        found["output.weight"] = product(head, found.pop("project_out.weight"), False)
     # there attn_norm feeds the FFN
     if family.arch == "falcon" and any("attn_norm_2" in name for name in found):
         found = {re.sub(r"attn_norm\b", "ffn_norm", n).replace("attn_norm_2", "attn_norm"): r
@@ -682,11 +916,11 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         if family.qkv and ".attn_qkv." in name:
             recipe = found.pop(name)
             for which, part in enumerate("qkv"):
-                op = (partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which)
-                      if family.qkv == "rows" else
-                      partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which))
+                op = {"rows": partial(split_rows, sizes=[h * kd, kv * kd, kv * vd], which=which),
+                      "groups": partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which),
+                      "blocks": partial(split_blocks, which=which)}[family.qkv]
                 found[name.replace("attn_qkv", f"attn_{part}")] = recipe.then(op)
-        if family.arch == "phi3" and name.endswith("ffn_up.weight"):
+        if family.gate_up and name.endswith("ffn_up.weight"):
             recipe = found.pop(name)
             for which, part in enumerate(("ffn_gate", "ffn_up")):
                 found[name.replace("ffn_up", part)] = recipe.then(

@@ -25,10 +25,11 @@ Spec = dict[str, Any]
 
 U32, F32, BOOL, STR = V.UINT32, V.FLOAT32, V.BOOL, V.STRING
 REQUIRED = object()
+XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer; keys without "gpt."
 # key without "gpt.": type (a list value is an array of it), default
 GPT_KEYS: dict[str, tuple[V, Any]] = {
-    "context_length": (U32, REQUIRED), "embedding_length": (U32, REQUIRED),
-    "block_count": (U32, REQUIRED),
+    "context_length": (U32, REQUIRED), "context_limit": (BOOL, None),
+    "embedding_length": (U32, REQUIRED), "block_count": (U32, REQUIRED),
     "feed_forward_length": (U32, REQUIRED), "vocab_size": (U32, REQUIRED),
     "attention.head_count": (U32, REQUIRED), "attention.head_count_kv": (U32, REQUIRED),
     "attention.key_length": (U32, REQUIRED), "attention.value_length": (U32, REQUIRED),
@@ -36,9 +37,10 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "rope.dimension_count_swa": (U32, None), "attention.shared_kv_layers": (U32, None),
     "norm.type": (STR, "rms"), "norm.epsilon": (F32, REQUIRED), "norm.affine": (BOOL, True),
     "norm.bias": (BOOL, False),
-    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.embedding": (BOOL, False),
-    "norm.final": (BOOL, True),
+    "norm.pre": (BOOL, True), "norm.post": (BOOL, False), "norm.residual": (BOOL, False),
+    "norm.embedding": (BOOL, False), "norm.final": (BOOL, True),
     "attention.qk_norm": (STR, "none"), "attention.qk_norm_bias": (BOOL, False),
+    "attention.qk_norm_after_rope": (BOOL, False), "attention.temperature_scale": (F32, None),
     "attention.bias": (BOOL, False), "attention.output_bias": (BOOL, False),
     "ffn.bias": (BOOL, False), "ffn.gated": (BOOL, True), "ffn.activation": (STR, "silu"),
     "residual": (STR, "sequential"), "residual.shared_norm": (BOOL, False),
@@ -57,6 +59,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "rope.scaling.yarn_beta_slow": (F32, None),
     "attention.sliding_window": (U32, None), "attention.sliding_window_pattern": (BOOL, None),
     "output_bias": (BOOL, False), "tied": (BOOL, False),
+    **{f"xielu.{part}": (F32, None) for part in XIELU},  # lists
     "expert_count": (U32, None), "expert_used_count": (U32, None),
     "expert_feed_forward_length": (U32, None), "expert_shared_feed_forward_length": (U32, None),
     "expert_shared_gate": (BOOL, None), "expert_choice_bias": (BOOL, None),
@@ -268,6 +271,18 @@ def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tenso
     A group is per_kv query heads, a key head and a value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
+
+
+def split_blocks(t: Tensor, which: int) -> Tensor:
+    """q, k or v (`which`) of CodeGen's fused tensor: four blocks of q, v, k."""
+    blocks = t.reshape(4, 3, t.shape[0] // 12, *t.shape[1:])
+    return blocks[:, (0, 2, 1)[which]].reshape(-1, *t.shape[1:])
+
+
+def product(a: Recipe, b: Recipe, transposed: bool) -> Recipe:
+    """The product of two matrices, or of the first and the second one's transpose."""
+    return Recipe((*a.sources, *b.sources),
+                  lambda x, y: x.float() @ (y.float().T if transposed else y.float()))
 
 
 def change_pairing(t: Tensor, dim: int, rot: int, to: str) -> Tensor:

@@ -11,7 +11,22 @@
 #include "base/blocks.h"
 #include "base/util.h"
 
-typedef enum { ACT_SILU, ACT_GELU, ACT_GELU_TANH, ACT_RELU, ACT_RELU2, ACT_COUNT } Act;
+/* ACT_XIELU has numbers of its own for each layer, and so no place in Kernels.act. */
+typedef enum {
+    ACT_SILU,
+    ACT_GELU,
+    ACT_GELU_TANH,
+    ACT_RELU,
+    ACT_RELU2,
+    ACT_COUNT,
+    ACT_XIELU = ACT_COUNT
+} Act;
+
+/* x > 0: positive x^2 + beta x; else negative (exp(min(x, eps)) - 1 - x) + beta x (Huang and
+ * Schlag 2025). */
+typedef struct {
+    float positive, negative, beta, eps;
+} Xielu;
 enum { GEMM_ROWS = 32 };
 typedef enum { NORM_RMS, NORM_LAYER, NORM_COUNT } NormType;
 
@@ -88,6 +103,7 @@ typedef struct {
                              float eps);
 
     void (*act[ACT_COUNT])(float *x, size_t n);                                 // in place
+    void (*xielu)(float *x, size_t n, const Xielu *a);                          // in place
     void (*mul)(float *x, const float *y, size_t n);                            // x *= y
     void (*add_scaled)(float *y, const float *x, const float *scale, size_t n); // y += scale x
     void (*soft_cap)(float *x, size_t n, float cap); // x = cap tanh(x / cap)

@@ -21,7 +21,7 @@
  *   dot_four(x, j)          activations 4j to 4j + 3 of x, in every lane
  *   dot_begin(sum), dot_add(part, w, four, bits), dot_end(sum, part)     sum += the products of
  *                           four bytes a lane, w of so many bits; at most dot_steps(bits) dot_add()
- *   rows_f16(r, at), rows_u32      what is `at` bytes into each of VL rows: see rows.inc
+ *   rows_f16(r, at), rows_u16, rows_u32     what is `at` bytes into each of VL rows: see rows.inc
  *   rows_16(r, at, out), rows_32   so many bytes: lane i of out[j] is bytes 4j to 4j + 3 of row i
  */
 #ifndef VEC_H
@@ -40,6 +40,11 @@ INLINE Bytes bytes_load(const void *p) // at any address
     Bytes b;
     memcpy(&b, p, sizeof b);
     return b;
+}
+
+INLINE void bytes_store(void *p, Bytes b) // at any address
+{
+    memcpy(p, &b, sizeof b);
 }
 
 /* Two bytes are shifted as one number: what crosses between them is the caller's to mask. */

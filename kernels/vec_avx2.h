@@ -161,6 +161,12 @@ INLINE V rows_f16(const Rows *r, size_t at)
                                           (int64_t)four_u16(r, 0, at)));
 }
 
+INLINE I rows_u16(const Rows *r, size_t at)
+{
+    return (I)_mm256_cvtepu16_epi32(_mm_set_epi64x((int64_t)four_u16(r, 1, at),
+                                                   (int64_t)four_u16(r, 0, at)));
+}
+
 INLINE I rows_u32(const Rows *r, size_t at)
 {
     return (I)_mm256_set_m128i(four_u32(r, 1, at), four_u32(r, 0, at));

@@ -145,6 +145,14 @@ INLINE V rows_f16(const Rows *r, size_t at)
                                              (int64_t)four_u16(r, 0, at)));
 }
 
+INLINE I rows_u16(const Rows *r, size_t at)
+{
+    return (I)_mm512_cvtepu16_epi32(_mm256_set_epi64x((int64_t)four_u16(r, 3, at),
+                                                      (int64_t)four_u16(r, 2, at),
+                                                      (int64_t)four_u16(r, 1, at),
+                                                      (int64_t)four_u16(r, 0, at)));
+}
+
 INLINE __m512i two_halves(__m256i low, __m256i high)
 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);

@@ -169,6 +169,11 @@ INLINE V rows_f16(const Rows *r, size_t at)
     return vcvt_f32_f16(vcreate_f16(four_u16(r, 0, at)));
 }
 
+INLINE I rows_u16(const Rows *r, size_t at)
+{
+    return vmovl_u16(vcreate_u16(four_u16(r, 0, at)));
+}
+
 INLINE I rows_u32(const Rows *r, size_t at)
 {
     uint64_t two[2];

@@ -13,7 +13,10 @@ int routes_init(Routes *r, const Config *c, Err *e)
     for (int i = 0; i < c->n_layers; i++)
         if (c->layers[i].expert_dim)
             r->layers[r->n_layers++] = i;
-    return r->n_layers ? 0 : err_set(e, EXIT_USAGE, "--dump-routing: got a model without experts");
+    return r->n_layers ? 0
+                       : err_set(e, EXIT_USAGE,
+                                 "--dump-routing: got a model without experts, "
+                                 "want a mixture of experts");
 }
 
 /* The experts of rows that a layer's FFN has just run, sorted by their weights; of equal ones the

@@ -77,9 +77,13 @@ static int choose_seq_len(const Options *o, const Config *c, size_t n_prompt, Er
         n = want < model ? want : model;
     if (o->seq_len)
         n = (size_t)o->seq_len;
+    bool fixed = c->seq_limit || c->pos == POS_LEARNED;
     if (n_prompt > n)
         return err_set(e, EXIT_USAGE, "prompt: got %zu tokens, want at most the context's %zu (%s)",
-                       n_prompt, n, o->seq_len ? "-c" : "the model's; -c N allows more");
+                       n_prompt, n,
+                       o->seq_len ? "-c"
+                       : fixed    ? "the model's, which has no more positions"
+                                  : "the model's; -c N allows more");
     return (int)n;
 }
 

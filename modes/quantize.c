@@ -5,11 +5,11 @@
  * and the routers of experts stay as they are. The matrix that makes the logits (output, or
  * token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give more bits to
  * fused queries, keys and values and to ffn_down in the layers of has_more(), and Q6_K to the
- * values of attention in all layers. Rows that are no multiple of 256 values cannot have a K type
- * and get the next larger type of 32, rows that are no multiple of 32 get F16. These are
- * llama.cpp's choices, so that a type's name means the same in both, but for the values: it leaves
- * some of them as small as the rest, and nowhere does a bit buy as much (examples/heads.md, section
- * 3).
+ * values of attention in all layers. mxfp4 is for the matrices of experts, the others get Q8_0.
+ * Rows that are no multiple of 256 values cannot have a K type and get the next larger type of 32,
+ * rows that are no multiple of 32 get F16. These are llama.cpp's choices, so that a type's name
+ * means the same in both, but for the values: it leaves some of them as small as the rest, and
+ * nowhere does a bit buy as much (examples/heads.md, section 3).
  *
  * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values:
  * the bytes do not depend on the threads, and little of a file is in memory at a time.
@@ -30,8 +30,8 @@ enum {
     SLICE = 1024 * PIECE // values of a write
 };
 
-/* Layers whose tensors get more bits, see has_more(). */
-typedef enum { NOWHERE, SPREAD, FIRST } Where;
+/* Which tensors get more bits: those of some layers, see has_more(), or all but experts. */
+typedef enum { NOWHERE, SPREAD, FIRST, BUT_EXPERTS } Where;
 
 typedef struct {
     const char *name;
@@ -53,6 +53,7 @@ static const Mix mixes[] = {
     {"q5_0", TYPE_Q5_0, 8, NOWHERE, 0},
     {"q4_1", TYPE_Q4_1, 3, NOWHERE, 0},
     {"q4_0", TYPE_Q4_0, 2, NOWHERE, 0},
+    {"mxfp4", TYPE_MXFP4, 38, BUT_EXPERTS, TYPE_Q8_0},
     {"q5_k_m", TYPE_Q5_K, 17, SPREAD, TYPE_Q6_K},
     {"q4_k_m", TYPE_Q4_K, 15, SPREAD, TYPE_Q6_K},
     {"q4_k_s", TYPE_Q4_K, 14, FIRST, TYPE_Q5_K},
@@ -106,9 +107,10 @@ static size_t width_of(const GgufTensor *t)
 
 /* ---- names ----------------------------------------------------------------------------------- */
 
+/* Whether a mix has the name of a type. */
 static bool is_single(const Mix *m)
 {
-    return m->where == NOWHERE;
+    return m->where == NOWHERE || m->where == BUT_EXPERTS;
 }
 
 static const Mix *find_mix(const char *name, bool single)
@@ -203,6 +205,8 @@ static Type type_by_policy(const Work *w, Str name)
     const Mix *m = w->mix;
     int layer = layer_of(name);
     bool fused = has(name, "attn_qkv");
+    if (m->where == BUT_EXPERTS)
+        return has_part(name, (Str){"_exps.", 6}, false) ? m->type : m->more;
     if (str_eq(name, w->tied ? "token_embd.weight" : "output.weight"))
         return type_info(m->type)->block == 1 || m->type == TYPE_Q8_0 ? m->type : TYPE_Q6_K;
     if (m->where != NOWHERE && has(name, "attn_v"))
@@ -309,10 +313,10 @@ typedef struct {
     atomic_bool bad; // one that the type cannot hold
 } Job;
 
-/* The largest value that a type holds; the scales of blocks are f16. */
+/* The largest value that a type holds; the scales of most blocks are f16. */
 static float limit_of(uint32_t type)
 {
-    return type == TYPE_F32 || type == TYPE_BF16 ? 0x1.fep127f : 65504.0f;
+    return type == TYPE_F32 || type == TYPE_BF16 || type == TYPE_MXFP4 ? 0x1.fep127f : 65504.0f;
 }
 
 static void convert(void *context, int from, int to, int thread)

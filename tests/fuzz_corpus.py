@@ -34,6 +34,11 @@ SHARED = "*ffn_gate_shexp.weight:2,4 *ffn_up_shexp.weight:2,4 *ffn_down_shexp.we
 SHORT_CONV = ("blk.0.shortconv.in_proj.weight:12,4 blk.0.shortconv.conv.weight:4,3 "
               "blk.0.shortconv.out_proj.weight:4,4 -blk.0.attn_q.weight -blk.0.attn_k.weight "
               "-blk.0.attn_v.weight -blk.0.attn_output.weight")
+XIELU: Keys = {"xielu.alpha_p": [0.1, 0.2], "xielu.alpha_n": [0.3, 0.4], "xielu.beta": [0.5, 0.5],
+               "xielu.eps": -1e-6}
+YARN: Keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
+              "rope.scaling.yarn_log_multiplier": 1.0,
+              "rope.scaling.original_context_length": 8}
 PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 
 # How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
@@ -69,6 +74,25 @@ FAMILIES: list[tuple[str, Keys, str]] = [
     ("bloom", {}, "token_embd_norm.weight:4 token_embd_norm.bias:4 *ffn_norm.bias:4 "
      f"{NORMS} {QKV} {OUT} {FFN} {PLAIN}"),
     ("mpt", {"attention.max_alibi_bias": 8.0}, PLAIN),
+    ("command-r", {"logit_scale": 0.5},
+     f"*attn_q_norm.weight:2,2 *attn_k_norm.weight:1,2 {ONE_NORM}"),
+    ("cohere2", {"attention.sliding_window": 3}, ONE_NORM),
+    ("glm4", {"rope.dimension_count": 2}, f"*ffn_up.weight:8,4 {PLAIN} {POST}"),
+    ("exaone4", {"attention.sliding_window": 3}, f"{HEADS} {POST} -*attn_norm.weight {ONE_NORM}"),
+    ("seed_oss", {}, f"{QKV} *post_attention_norm.weight:4 {ONE_NORM}"),
+    ("hunyuan-dense", {}, HEADS),
+    ("olmo", {"attention.clamp_kqv": 2.0}, f"-output_norm.weight -*attn_norm.weight {ONE_NORM}"),
+    ("nemotron", {}, f"{NORMS} *ffn_norm.bias:4 {PLAIN}"), ("arcee", {}, PLAIN),
+    ("apertus", XIELU, f"{HEADS} {PLAIN}"), ("ernie4_5", {}, ""),
+    ("mistral3", YARN | {"attention.temperature_scale": 0.1}, ""),
+    ("minicpm", {"logit_scale": 3.0}, ""), ("internlm2", {"context_limit": True}, ""),
+    ("starcoder", {}, f"position_embd.weight:16,4 *ffn_norm.bias:4 {NORMS} {QKV} {OUT} {FFN} "
+     f"{PLAIN}"),
+    ("gpt", {"norm.pre": False, "norm.post": True, "norm.residual": True},
+     f"{POST} -*attn_norm.weight {ONE_NORM}"),
+    ("gpt", XIELU | {"ffn.activation": "xielu", "ffn.gated": False}, PLAIN),
+    ("gpt", {"attention.temperature_scale": 0.1, "attention.qk_norm": "head",
+             "attention.qk_norm_after_rope": True}, HEADS),
     ("gpt", {}, ""),
     ("gpt", {"position": "learned", "position.offset": 2, "norm.type": "layer", "norm.bias": True,
              "ffn.gated": False, "residual": "parallel", "residual.shared_norm": True,
@@ -106,7 +130,8 @@ def model(arch: str, keys: Keys, changes: str) -> Image:
     own = GPT if arch == "gpt" else {"attention.layer_norm_rms_epsilon": 1e-5,
                                      "attention.layer_norm_epsilon": 1e-5}
     m = image(arch, sizes(arch, 4, 2, 1, 4, 16, 2)
-              | {f"{arch}.{name}": v for name, v in (own | keys).items()} | sentencepiece_keys(),
+              | {name if name.startswith("xielu.") else f"{arch}.{name}": v
+                 for name, v in (own | keys).items()} | sentencepiece_keys(),
               llama_shapes(7, 4, 2, 4, 2))
     for word in changes.split():
         for layer in range(2 if "*" in word else 1):

@@ -47,6 +47,34 @@ def write(path: Path, arch: str, keys: Keys, tensors: dict[str, np.ndarray] = {}
     return path
 
 
+# ---- quantised weights ---------------------------------------------------------------------------
+
+
+def random_blocks(kind: gguf.GGMLQuantizationType, shape: tuple[int, ...], std: float,
+                  seed: int = 0) -> np.ndarray:
+    """Bytes (*shape[:-1], bytes of a row) of random blocks: numbers of about this deviation.
+
+    For the types that the gguf package reads and does not write; every block has the same scale."""
+    values, size = gguf.GGML_QUANT_SIZES[kind]
+    rng = np.random.default_rng([kind.value, seed])
+    blocks = rng.integers(0, 256, (int(np.prod(shape)) // values, size), dtype=np.uint8)
+
+    def scaled(scale: float) -> np.ndarray:
+        half = np.float16(scale).view(np.uint16)
+        if kind.name == "MXFP4":
+            blocks[:, 0] = 127 + round(np.log2(scale))
+        elif kind.name == "IQ1_M":  # four bits on top of each two bytes
+            for i in range(4):
+                blocks[:, 49 + 2 * i] = blocks[:, 49 + 2 * i] & 15 | int(half >> 4 * i & 15) << 4
+        else:
+            at = size - 2 if kind.name.startswith("TQ") else 0
+            blocks[:, at:at + 2] = [half & 255, half >> 8]
+        return gguf.quants.dequantize(blocks, kind)
+
+    scaled(std / float(scaled(1.0).std()))
+    return blocks.reshape(*shape[:-1], -1)
+
+
 # ---- descriptions of models ----------------------------------------------------------------------
 
 

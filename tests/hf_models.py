@@ -11,7 +11,7 @@ import math
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -89,6 +89,7 @@ class Case:
     length: int = 40  # tokens of the prompt
     context: int | None = None  # ./run -c
     seed: int = 0
+    rewrite: Callable[[Path], None] | None = None  # makes another model_type of the saved folder
 
     def model(self, changes: dict[str, Any] | None = None) -> torch.nn.Module:
         import transformers
@@ -105,6 +106,7 @@ class Case:
 
     def build(self) -> torch.nn.Module:
         m = self.model()
+        m.rewrite_folder = self.rewrite
         randomise(m, self.seed + 1, self.offset)
         m.tie_weights()
         ids = torch.randint(3, 290, (1, 48), generator=torch.Generator().manual_seed(1))
@@ -162,6 +164,50 @@ def rp(kind: str = "default", theta: float = 10000.0, **kw: Any) -> dict[str, An
 def gpt2_base(**kw: Any) -> dict[str, Any]:
     return dict(vocab_size=300, n_embd=48, n_layer=3, n_head=4, n_positions=256, n_inner=80,
                 bos_token_id=None, eos_token_id=None) | kw
+
+
+def other_config(folder: Path, kind: str, cls: str, keep: list[str], **more: Any) -> None:
+    """config.json of a model that transformers has no class for."""
+    c = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(
+        {k: c[k] for k in keep} | {"model_type": kind, "architectures": [cls]} | more))
+
+
+LLAMA_FIELDS = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
+                "num_attention_heads", "num_key_value_heads", "max_position_embeddings",
+                "rms_norm_eps", "hidden_act", "tie_word_embeddings"]
+
+
+def as_minicpm(folder: Path) -> None:
+    """MiniCPM is Granite by other names: OpenBMB's modeling_minicpm.py."""
+    c = json.loads((folder / "config.json").read_text())
+    other_config(folder, "minicpm", "MiniCPMForCausalLM", LLAMA_FIELDS, rope_theta=500.0,
+                 scale_emb=c["embedding_multiplier"],
+                 scale_depth=c["residual_multiplier"] * c["num_hidden_layers"] ** 0.5,
+                 dim_model_base=int(c["hidden_size"] / c["logits_scaling"]))
+
+
+def as_internlm2(folder: Path) -> None:
+    """InternLM2 is Llama by other names, with q, k and v in one: its modeling_internlm2.py."""
+    from safetensors.torch import load_file, save_file
+    other_config(folder, "internlm2", "InternLM2ForCausalLM", LLAMA_FIELDS, bias=False,
+                 rope_theta=500.0, rope_scaling={"type": "dynamic", "factor": 2.0})
+    state, c = load_file(folder / "model.safetensors"), json.loads(
+        (folder / "config.json").read_text())
+    kv, d = c["num_key_value_heads"], c["hidden_size"]
+    names = {"self_attn.o_proj": "attention.wo", "mlp.gate_proj": "feed_forward.w1",
+             "mlp.up_proj": "feed_forward.w3", "mlp.down_proj": "feed_forward.w2",
+             "input_layernorm": "attention_norm", "post_attention_layernorm": "ffn_norm",
+             "embed_tokens": "tok_embeddings", "lm_head": "output"}
+    for i in range(c["num_hidden_layers"]):
+        q, k, v = (state.pop(f"model.layers.{i}.self_attn.{p}_proj.weight") for p in "qkv")
+        width = k.shape[0] // kv
+        state[f"model.layers.{i}.attention.wqkv.weight"] = torch.cat(
+            [q.view(kv, -1, width, d), k.view(kv, 1, width, d), v.view(kv, 1, width, d)],
+            1).reshape(-1, d)
+    for theirs, ours in names.items():
+        state = {k.replace(theirs, ours): t for k, t in state.items()}
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
 
 
 NORMS = ("one", r"(norm|ln_\w+|layernorm|norm_\w|q_norm|k_norm)\.weight$")
@@ -436,6 +482,141 @@ CASES = [
     Case("granite-bias", "GraniteForCausalLM",
          base(attention_bias=True, mlp_bias=True, tie_word_embeddings=True), "granite",
          {"bias": BIAS}),
+    Case("olmo3", "Olmo3ForCausalLM",
+         base(num_hidden_layers=5, sliding_window=7, rope_parameters={
+             "full_attention": rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=24),
+             "sliding_attention": rp(theta=500.0)}), "olmo2",
+         {"window": dict(sliding_window=200), "which layers": dict(
+              layer_types=["sliding_attention"] * 5), "global rope": dict(rope_parameters={
+                  "full_attention": rp(theta=500.0), "sliding_attention": rp(theta=500.0)}),
+          "local rope": dict(rope_parameters={
+              k: rp("yarn", 500.0, factor=4.0, original_max_position_embeddings=24)
+              for k in ("full_attention", "sliding_attention")})}, length=60, seed=1),
+    Case("olmo", "OlmoForCausalLM", base(clip_qkv=1.5), "olmo",
+         {"clip": dict(clip_qkv=None), "theta": dict(rope_parameters=rp(theta=500.0))}),
+    Case("olmo-plain", "OlmoForCausalLM", base(num_key_value_heads=4), "olmo",
+         {"theta": dict(rope_parameters=rp(theta=500.0))}),
+    Case("cohere", "CohereForCausalLM", base(logit_scale=0.4), "command-r",
+         {"norms": NORMS, "scale": dict(logit_scale=1.0),
+          "theta": dict(rope_parameters=rp(theta=300.0))}),
+    Case("cohere-qk-norm", "CohereForCausalLM",
+         base(use_qk_norm=True, attention_bias=True, tie_word_embeddings=False), "gpt",
+         {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"), "bias": BIAS}),
+    Case("cohere-64", "CohereForCausalLM",  # llama.cpp knows the q/k norms by the layers
+         base(use_qk_norm=True, num_hidden_layers=64, hidden_size=24, intermediate_size=20),
+         "command-r", {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm")}),
+    Case("cohere2", "Cohere2ForCausalLM",
+         base(num_hidden_layers=5, logit_scale=0.4, sliding_window=7, rotary_pct=1.0), "cohere2",
+         {"window": dict(sliding_window=8), "which layers": dict(
+              layer_types=["sliding_attention"] * 5), "scale": dict(logit_scale=1.0),
+          "theta": dict(rope_parameters=rp(theta=300.0))}),
+    Case("cohere2-layers", "Cohere2ForCausalLM",
+         base(sliding_window=300, layer_types=[
+             "full_attention", "sliding_attention", "full_attention"]), "gpt",
+         {"which layers": dict(layer_types=["sliding_attention"] * 3)}),
+    Case("glm4", "Glm4ForCausalLM", base(head_dim=20, rope_parameters=rp(
+             partial_rotary_factor=0.5)), "glm4",
+         {"bias": BIAS, "norms": NORMS, "partial rope": dict(rope_parameters=rp(
+              partial_rotary_factor=1.0)),
+          "post norms": ("one", r"post_(self_attn|mlp)_layernorm")}, seed=1),
+    Case("glm4-plain", "Glm4ForCausalLM", base(head_dim=12, attention_bias=False,
+             tie_word_embeddings=True), "glm4", {"norms": NORMS}),
+    Case("exaone4", "Exaone4ForCausalLM",
+         base(sliding_window=None, layer_types=["full_attention"] * 3, rope_parameters=rp(
+             "llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+             original_max_position_embeddings=32)), "exaone4",
+         {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"),
+          "post norms": ("one", r"post_\w+norm.weight"),
+          "rope scaling": dict(rope_parameters=rp(theta=500.0))}, length=60),
+    Case("exaone4-window", "Exaone4ForCausalLM", base(num_hidden_layers=5, sliding_window=7), "gpt",
+         {"window": dict(sliding_window=8), "rope of all": dict(
+             sliding_window=None, layer_types=["full_attention"] * 5)}),
+    Case("exaone4-64", "Exaone4ForCausalLM",  # llama.cpp knows the windows by the layers
+         base(num_hidden_layers=64, hidden_size=24, intermediate_size=20, sliding_window=7),
+         "exaone4", {"window": dict(sliding_window=8)}),
+    Case("ernie4_5", "Ernie4_5ForCausalLM", base(head_dim=20, tie_word_embeddings=False),
+         "ernie4_5", {"norms": NORMS, "theta": dict(rope_parameters=rp(theta=300.0))}),
+    Case("ernie4_5-bias", "Ernie4_5ForCausalLM", base(head_dim=12, use_bias=True), "gpt",
+         {"bias": BIAS}),
+    Case("seed_oss", "SeedOssForCausalLM", base(head_dim=20), "seed_oss",
+         {"bias": BIAS, "norms": NORMS}),
+    Case("seed_oss-biases", "SeedOssForCausalLM",
+         base(head_dim=20, attention_out_bias=True, mlp_bias=True), "gpt",
+         {"output bias": ("zero", r"o_proj.bias"), "ffn bias": ("zero", r"mlp.*bias")}),
+    Case("hunyuan", "HunYuanDenseV1ForCausalLM",
+         base(head_dim=20, max_position_embeddings=32768,  # llama.cpp takes no other with alpha
+              rope_parameters=rp("dynamic", alpha=3.0, factor=1.0)), "hunyuan-dense",
+         {"q norm": ("one", r"query_layernorm"), "k norm": ("one", r"key_layernorm"),
+          "alpha": dict(rope_parameters=rp("dynamic", alpha=2.0, factor=1.0))}),
+    Case("hunyuan-bias", "HunYuanDenseV1ForCausalLM", base(head_dim=12, attention_bias=True), "gpt",
+         {"bias": BIAS}),
+    Case("nemotron", "NemotronForCausalLM", base(rope_parameters=rp(partial_rotary_factor=0.5)),
+         "nemotron",
+         {"norms": GEMMA_NORMS, "norm bias": ("zero", r"norm\.bias"),
+          "activation": dict(hidden_act="relu"),
+          "partial rope": dict(rope_parameters=rp(partial_rotary_factor=1.0))}, offset=1.0),
+    Case("nemotron-bias", "NemotronForCausalLM",
+         base(attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+              rope_parameters=rp(partial_rotary_factor=0.5)), "nemotron",
+         {"attention bias": ("zero", r"attn.*bias"), "ffn bias": ("zero", r"mlp.*bias")},
+         offset=1.0),
+    Case("arcee", "ArceeForCausalLM", base(head_dim=20), "arcee",
+         {"norms": NORMS, "activation": dict(hidden_act="relu")}),
+    Case("apertus", "ApertusForCausalLM", base(rope_parameters=rp(
+             "llama3", 500.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+             original_max_position_embeddings=32)), "apertus",
+         {"q norm": ("one", r"q_norm"), "k norm": ("one", r"k_norm"), "norms": NORMS,
+          **{part: ("zero", f"act_fn.{part}") for part in ("alpha_p", "alpha_n")}}, length=60),
+    Case("apertus-bias", "ApertusForCausalLM",
+         base(attention_bias=True, rope_parameters=rp(theta=500.0)), "apertus", {"bias": BIAS}),
+    Case("ministral3", "Ministral3ForCausalLM",
+         base(head_dim=20, rope_parameters=rp(
+             "yarn", 500.0, factor=4.0, original_max_position_embeddings=16, mscale=1.0,
+             mscale_all_dim=1.0, beta_fast=32.0, beta_slow=1.0, llama_4_scaling_beta=0.4)),
+         "mistral3",
+         {"temperature": dict(rope_parameters=rp(
+              "yarn", 500.0, factor=4.0, original_max_position_embeddings=16, mscale=1.0,
+              mscale_all_dim=1.0, llama_4_scaling_beta=0.0)),
+          "rope scaling": dict(rope_parameters=rp(
+              theta=500.0, original_max_position_embeddings=16, llama_4_scaling_beta=0.4))},
+         length=60),
+    Case("ministral3-plain", "Ministral3ForCausalLM",
+         base(sliding_window=9, rope_parameters=rp(
+             original_max_position_embeddings=24, llama_4_scaling_beta=0.3)), "gpt",
+         {"window": dict(sliding_window=None), "temperature": dict(rope_parameters=rp(
+             original_max_position_embeddings=24, llama_4_scaling_beta=0.0))}, length=60),
+    Case("minicpm", "GraniteForCausalLM",
+         base(embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=12 ** -0.5,
+              logits_scaling=4.0, rope_parameters=rp(theta=500.0)), "minicpm",
+         {"embedding": dict(embedding_multiplier=1.0), "residual": dict(residual_multiplier=1.0),
+          "logits": dict(logits_scaling=1.0)}, rewrite=as_minicpm),
+    Case("internlm2", L, base(rope_parameters=rp(theta=500.0)), "internlm2", {"norms": NORMS},
+         rewrite=as_internlm2),
+    Case("llama-dynamic", L, base(rope_parameters=rp("dynamic", 500.0, factor=2.0)), "llama",
+         {"theta": dict(rope_parameters=rp("dynamic", factor=2.0))}),
+    Case("gpt_bigcode", "GPTBigCodeForCausalLM", gpt2_base(n_inner=None), "starcoder",
+         {"bias": BIAS, "norms": NORMS, "positions": ("zero", r"wpe")}),
+    Case("gpt_bigcode-mha", "GPTBigCodeForCausalLM", gpt2_base(multi_query=False), "starcoder",
+         {"bias": BIAS, "activation": dict(activation_function="gelu")}),
+    Case("gpt_neo", "GPTNeoForCausalLM",
+         dict(vocab_size=300, hidden_size=48, num_layers=3, num_heads=4, intermediate_size=80,
+              max_position_embeddings=256, window_size=7, bos_token_id=None, eos_token_id=None,
+              attention_types=[[["global", "local"], 1], [["local"], 1]]), "gpt",
+         {"window": dict(window_size=8), "bias": BIAS, "norms": NORMS, "which layers": dict(
+              attention_types=[[["global"], 3]])}),
+    Case("codegen", "CodeGenForCausalLM", gpt2_base(rotary_dim=8), "gpt",
+         {"rotary dim": dict(rotary_dim=12), "bias": BIAS, "norms": NORMS}),
+    Case("opt", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=48, tie_word_embeddings=False), "gpt",
+         {"bias": BIAS, "norms": NORMS, "activation": dict(activation_function="gelu"),
+          "positions": ("zero", r"embed_positions")}),
+    Case("opt-350m", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=32, do_layer_norm_before=False), "gpt",
+         {"bias": BIAS, "norms": NORMS, "place of norms": dict(do_layer_norm_before=True)}),
+    Case("opt-plain", "OPTForCausalLM",
+         base(ffn_dim=80, word_embed_proj_dim=32, enable_bias=False, tie_word_embeddings=False,
+              layer_norm_elementwise_affine=False), "gpt",
+         {"positions": ("zero", r"embed_positions")}),
     Case("falcon-7b", F, base(ffn_hidden_size=80, num_kv_heads=None), "falcon",
          {"norms": NORMS, "norm bias": BIAS, "activation": dict(activation="gelu_new")}),
     Case("falcon-40b", F, base(ffn_hidden_size=80, new_decoder_architecture=True, num_kv_heads=2),
@@ -543,6 +724,14 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
            "gelu_tanh": lambda t: torch.nn.functional.gelu(t, approximate="tanh"),
            "relu2": lambda t: torch.relu(t) ** 2}
 
+    def xielu(x: Tensor) -> Tensor:
+        positive, negative, beta, eps = (torch.tensor(s[f"xielu.{part}"], dtype=x.dtype)[layer]
+                                         for part in ("alpha_p", "alpha_n", "beta", "eps"))
+        soft = torch.nn.functional.softplus
+        below = (torch.expm1(x.minimum(eps)) - x) * (beta + soft(negative))
+        return torch.where(x > 0, soft(positive) * x * x, below) + beta * x
+    act["xielu"] = xielu
+
     x = w["token_embd.weight"][ids] * s["embedding_scale"]
     if s["position"] == "learned":
         x = x + w["position_embd.weight"][positions + s["position.offset"]]
@@ -563,10 +752,12 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             t = linear(a, b + name)
             if s["attention.clamp_kqv"]:
                 t = t.clamp(-s["attention.clamp_kqv"], s["attention.clamp_kqv"])
-            if norm_name and s["attention.qk_norm"] == "full":
+            if norm_name and s["attention.qk_norm"] == "full" and \
+                    not s["attention.qk_norm_after_rope"]:
                 t = norm(t, b + norm_name)
             t = t.view(n, count, width)
-            if norm_name and s["attention.qk_norm"] in ("head", "heads"):
+            if norm_name and s["attention.qk_norm"] in ("head", "heads") and \
+                    not s["attention.qk_norm_after_rope"]:
                 t = norm(t, b + norm_name)
             t = t.transpose(0, 1)
             if (norm_name and s["position"] == "rope"
@@ -576,9 +767,17 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
                 cos, sin = rope_angles(s | {"rope.dimension_count": min(dim, width)}, w, positions,
                                        base)
                 t = rotate(t, cos, sin, s["rope.pairing"])
+            if norm_name and s["attention.qk_norm"] != "none" and \
+                    s["attention.qk_norm_after_rope"]:
+                t = t.transpose(0, 1)
+                t = t.reshape(n, -1) if s["attention.qk_norm"] == "full" else t
+                t = norm(t, b + norm_name).reshape(n, count, width).transpose(0, 1)
             return t
 
         q = heads("attn_q", h, kd, "attn_q_norm")
+        if s["attention.temperature_scale"]:
+            beyond = positions // (s["rope.scaling.original_context_length"] or s["context_length"])
+            q = q * (1 + s["attention.temperature_scale"] * torch.log(1.0 + beyond))[:, None]
         if own:
             k = heads("attn_k", kv, kd, "attn_k_norm")
             v = k[..., :vd] if s["attention.values_in_keys"] else heads("attn_v", kv, vd)
@@ -605,10 +804,12 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             qkv.append((q, k, v))
         out = weights @ v
         out = linear(out.transpose(0, 1).reshape(n, h * vd), b + "attn_output")
-        if s["norm.post"]:
+        if s["norm.post"] and not s["norm.residual"]:
             out = norm(out, b + "post_attention_norm")
         out = out * s["residual_scale"]
         mid = x + out if s["residual"] == "sequential" else x
+        if s["norm.residual"]:
+            mid = norm(mid, b + "post_attention_norm")
         f = a if s["residual.shared_norm"] else norm(mid, b + "ffn_norm") if s["norm.pre"] else mid
 
         def ffn(h: Tensor, kind: str = "", e: int | None = None) -> Tensor:
@@ -631,9 +832,11 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
             down = experts(s, w, b, f, ffn)
         else:
             down = ffn(f)
-        if s["norm.post"]:
+        if s["norm.post"] and not s["norm.residual"]:
             down = norm(down, b + "post_ffw_norm")
         x = mid + down * s["residual_scale"] + (out if s["residual"] == "parallel" else 0.0)
+        if s["norm.residual"]:
+            x = norm(x, b + "post_ffw_norm")
     if s["norm.final"]:
         x = norm(x, "output_norm")
     logits = x @ w["token_embd.weight" if s["tied"] else "output.weight"].T + w.get(
@@ -704,6 +907,23 @@ GPT_CASES = [
             {"position": "none", "ffn.gated": False, "ffn.activation": "relu2"},
             {"activation": {"ffn.activation": "relu"},
              "no rope": {"position": "rope", "rope.dimension_count": 12}}),
+    GptCase("xielu", {"ffn.gated": False, "ffn.activation": "xielu",
+                      "xielu.alpha_p": [0.2, -0.3, 1.0], "xielu.alpha_n": [-0.5, 0.3, 0.9],
+                      "xielu.beta": [0.5, 0.3, 0.4], "xielu.eps": [-0.3, -1e-6, 0.0]},
+            {"positive": {"xielu.alpha_p": [0.2, -0.3, 1.1]},
+             "negative": {"xielu.alpha_n": [-0.5, 0.3, 1.1]},
+             "beta": {"xielu.beta": [0.5, 0.3, 0.5]}, "eps": {"xielu.eps": [0.0, 0.0, 0.0]}}),
+    GptCase("norm-residual", {**LAYER, "norm.pre": False, "norm.post": True,
+                              "norm.residual": True, "residual_scale": 0.7},
+            {"place": {"norm.residual": False}}),
+    GptCase("norm-after-rope",
+            {"attention.qk_norm": "full", "attention.qk_norm_after_rope": True,
+             "norm.type": "layer", "norm.bias": True, "attention.qk_norm_bias": True},
+            {"order": {"attention.qk_norm_after_rope": False}}),
+    GptCase("temperature", {"attention.temperature_scale": 0.5, "rope.dimension_count": 8,
+                            "rope.scaling.original_context_length": 11},
+            {"temperature": {"attention.temperature_scale": None},
+             "length": {"rope.scaling.original_context_length": 12}}),
     GptCase("gated-kinds", {"ffn.activation": "gelu", "ffn.bias": True, "feed_forward_length": 83},
             {"activation": {"ffn.activation": "gelu_tanh"}}),
     GptCase("learned-offset", {**LAYER, "position": "learned", "position.offset": 2},
@@ -793,6 +1013,8 @@ GPT_CASES = [
 def save(model: torch.nn.Module, tok: dict[str, Any], folder: Path) -> Path:
     """A Hugging Face folder of the model and its tokenizer."""
     model.save_pretrained(folder)
+    if rewrite := getattr(model, "rewrite_folder", None):
+        rewrite(folder)
     (folder / "tokenizer.json").write_text(json.dumps(tok), encoding="utf-8")
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))

@@ -28,7 +28,7 @@ from conftest import ROOT, TABLES
 
 
 TYPES = ("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q5_1", "q5_0", "q4_1", "q4_0",
-         "q5_k_m", "q4_k_m", "q4_k_s")
+         "q5_k_m", "q4_k_m", "q4_k_s", "mxfp4")
 KV = ("f16", "f32", "q8")
 ENDINGS = ("npz", "npy", "jsonl", "csv", "svg", "html")
 REDUCTIONS = ("none", "mean-heads", "max-heads", "mean", "rollout")

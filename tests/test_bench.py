@@ -152,7 +152,7 @@ def test_kernels(kernels_bench: Path) -> None:
     assert kinds >= {"dequantize", "gemm", "gemm_add", "gemm_add_f16", "norm", "act", "mul",
                      "pack_activations", "soft_cap", "online_softmax", "exp_sum", "f32_to_f16"}
     # the types of docs/families.md
-    assert sum(n.startswith("dequantize ") for n, _ in names["scalar"]) == 15
+    assert sum(n.startswith("dequantize ") for n, _ in names["scalar"]) == 25
     peaks = {(p["table"], p["peak"]): p["rate"] for p in data["peaks"]}
     assert (len(peaks) == len(data["peaks"]) and ("memory", "reads, 1 thread") in peaks
             and all(0 < r < math.inf for r in peaks.values()))

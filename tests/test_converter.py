@@ -18,10 +18,10 @@ from command import logits_of
 REFUSED = {"gpt2": "wants n_ctx in config.json", "gptneox": "wants rotary_pct in config.json",
            "mpt": "has no MptForCausalLM", "bloom": "takes the context for 48 tokens",
            "falcon": "takes the FFN for 4 dim wide", "phi2": "takes the FFN for 4 dim wide"}
-CASES: dict[str, hf.Case] = {}  # one of each class that it does convert
+CASES: dict[tuple[str, str], hf.Case] = {}  # one of each class that it does convert
 for c in hf.CASES:
     if c.arch not in {"gpt", *REFUSED}:
-        CASES.setdefault(c.cls, c)
+        CASES.setdefault((c.cls, c.arch), c)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from command import TIMEOUT, check_line, error_in, error_of, run, text_of
 from conftest import ROOT
-from fuzz_corpus import FAMILIES, model
+from fuzz_corpus import FAMILIES, XIELU, model
 from gguf_files import (ARR, BOOL, F32, F64, I8, I32, I64, STR, U8, U32, U64, Image, Tensor,
                         byte_level, smallest, smallest_experts, text, write_tiny)
 
@@ -206,6 +206,11 @@ EXPERTS = smallest_experts()
 GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
 TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
+DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
+
+
+def dense(arch: str, name: str, kind: int, v: object) -> Image:
+    return model(*DENSE[arch]).set(name, kind, v)
 
 
 def expert(name: str, kind: int, v: object) -> Image:
@@ -272,6 +277,14 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "a type that we cannot read": (tensor(Q, kind=26),
                                    "attn_q.weight: got type I32, which is not supported"),
     "a ternary type": (tensor(Q, dims=[256, 1], kind=34, data=bytes(54)), "attn_q.weight: got"),
+    "half a block of a grid": (
+        tensor(Q, dims=[128, 1], kind=22, data=bytes(82)),
+        "attn_q.weight: got a width of 128, want a multiple of 256 for type IQ2_S"),
+    "half a block of MXFP4": (
+        tensor(Q, dims=[16, 1], kind=39, data=bytes(17)),
+        "attn_q.weight: got a width of 16, want a multiple of 32 for type MXFP4"),
+    "a grid's block cut off": (tensor(Q, dims=[256, 1], kind=29, data=bytes(8), offset=0),
+                               "attn_q.weight: got"),
     "width 4 of blocks": (tensor(Q, kind=8),
                           "attn_q.weight: got a width of 4, want a multiple of 32 for type Q8_0"),
     "odd offset": (tensor(Q, offset=1), "attn_q.weight: got offset 1, want a multiple of 32"),
@@ -422,6 +435,38 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                    "ffn_gate_exps.weight: the architecture llama has no place for it"),
     "biases of experts": (EXPERTS.copy().tensor("blk.0.ffn_up_exps.bias", 3, 4),
                           "ffn_up_exps.bias: the architecture llama has no place for it"),
+    # numbers of one family
+    "one xielu of two": (model(*DENSE["apertus"]).array("xielu.beta", F32, [0.5]),
+                         "key xielu.beta: got 1 items, want a number or an array of 2"),
+    "xielu NaN": (dense("apertus", "xielu.alpha_p", F32, math.nan), "xielu.alpha_p: got NaN"),
+    "xielu 1e300": (dense("apertus", "xielu.alpha_n", F64, 1e300), "xielu.alpha_p, alpha_n, beta,"),
+    "xielu beta -inf": (dense("apertus", "xielu.beta", F64, -math.inf), "alpha_n, beta, eps of"),
+    "xielu as text": (dense("apertus", "xielu.eps", STR, "0"), "key xielu.eps: got"),
+    "no xielu": (model(*DENSE["apertus"]).drop("xielu.eps"), "alpha_n, beta, eps of"),
+    "a gated xielu": (model("gpt", XIELU | {"ffn.activation": "xielu"}, ""),
+                      'ffn.activation: got "xielu" with a gate or experts'),
+    "no window": (model("cohere2", {}, "-*ffn_norm.weight"),
+                  "cohere2.attention.sliding_window: missing"),
+    "temperature NaN": (dense("mistral3", "mistral3.attention.temperature_scale", F32, math.nan),
+                        "temperature_scale: got nan, want a finite number"),
+    "temperature without rope": (
+        model("gpt", {"attention.temperature_scale": 1.0, "position": "none"}, ""),
+        "gpt.attention.temperature_scale: got 1 without rope"),
+    "temperature over 0": (
+        dense("mistral3", "mistral3.rope.scaling.original_context_length", U32, 0),
+        "original_context_length: got 0"),
+    "log multiplier": (
+        model("gpt", {"rope.scaling.type": "yarn", "rope.scaling.factor": 2.0,
+                      "rope.scaling.yarn_log_multiplier": -1.0}, ""),
+        "yarn_log_multiplier: got -1, want 0 or more"),
+    "a norm of 2": (model(*DENSE["seed_oss"]).tensor("blk.1.post_attention_norm.weight", 2),
+                    "blk.1.post_attention_norm.weight: got shape (2), want (4)"),
+    "a norm of the sum without one": (model("gpt", {"norm.residual": True}, ""),
+                                      "norm.residual: got true, want a sequential residual"),
+    "a limit as text": (dense("mistral3", "mistral3.context_limit", STR, "yes"),
+                        "mistral3.context_limit: got"),
+    "order of norm and rope": (
+        model("gpt", {"attention.qk_norm_after_rope": 2}, ""), "attention.qk_norm_after_rope: got"),
     "no sinks": (GPT_OSS.copy().drop("blk.0.attn_sinks.weight"),
                  "attn_sinks.weight: missing, want shape (2)"),
     "sinks of 3 heads": (GPT_OSS.copy().tensor("blk.0.attn_sinks.weight", 3),

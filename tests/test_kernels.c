@@ -34,6 +34,22 @@ static float *floats(size_t n)
     return x;
 }
 
+/* Change random blocks so that no scale is inf or NaN, wherever a f16 may be in them: IQ1_M has
+ * four bits of it here and there. Of the powers of two that MXFP4 has, those of other types stay.
+ */
+static void tame_scales(uint32_t type, uint8_t *w, size_t bytes)
+{
+    size_t block = type_info(type)->bytes;
+    for (size_t i = 1; i < bytes; i++)
+        if ((w[i] & 0x7c) == 0x7c)
+            w[i] &= 0xbf;
+    for (size_t b = 0; b < bytes; b += block)
+        if (type == TYPE_IQ1_M)
+            w[b + block - 1] &= 0xbf;
+        else if (type == TYPE_MXFP4)
+            w[b] = (uint8_t)(112 + w[b] % 32);
+}
+
 /* Random blocks dequantise to the same bits as in the portable table. Scales that are inf or NaN
  * are avoided: only their sign and payload may differ. */
 static void test_dequantize(const Kernels *k)
@@ -49,10 +65,8 @@ static void test_dequantize(const Kernels *k)
         for (int round = 0; round < 50; round++) {
             for (size_t i = 0; i < bytes + 1; i++)
                 src[i] = (uint8_t)random_u32();
-            for (size_t i = 0; i + 1 < bytes + 1; i++)
-                if ((src[i + 1] & 0x7c) == 0x7c)
-                    src[i + 1] &= 0xbf;
             int shift = round % 2; // unaligned too
+            tame_scales(type, src + shift, bytes);
             ref->dequantize[type](src + shift, a, n);
             k->dequantize[type](src + shift, b, n);
             CHECK(!memcmp(a, b, n * sizeof *a), "%s %s", k->name, ti->name);
@@ -187,12 +201,14 @@ static void test_gemm_q8(const Kernels *k)
             uint8_t *w = malloc(rows * row_bytes);
             for (size_t i = 0; i < rows * row_bytes; i++)
                 w[i] = (uint8_t)(fill < 0 ? random_u32() : (uint32_t)fill);
-            for (size_t i = 1; i < rows * row_bytes; i++) // no scale is inf or NaN, wherever it is
-                if ((w[i] & 0x7c) == 0x7c && fill < 0)
-                    w[i] &= 0xbf;
+            if (fill < 0)
+                tame_scales(type, w, rows * row_bytes);
             for (size_t b = 0; b < rows * row_bytes && fill > 0x70;
                  b += ti->bytes) // of a fill too: they are at either end
                 w[b + 1] = w[b + 3] = w[b + ti->bytes - 1] = w[b + ti->bytes - 3] = 0x3c;
+            for (size_t b = 0; b < rows * row_bytes && fill >= 0 && type == TYPE_MXFP4;
+                 b += ti->bytes)
+                w[b] = 127;
             float *x = floats(cols * n), *row = malloc(n * sizeof *row),
                   *y = malloc(cols * ldy * sizeof *y);
             for (size_t i = 0; i < cols * n && fill >= 0; i++)
@@ -236,6 +252,25 @@ static void test_gemm_q8(const Kernels *k)
             free(q);
             free(scratch);
         }
+}
+
+/* Every power of two that MXFP4 has, with activations of about its inverse. */
+static void test_mxfp4_scales(const Kernels *k)
+{
+    static float scratch[GEMM_ROWS * 32];
+    for (int e = 0; k->gemm_q8[TYPE_MXFP4] && e < 256; e++) {
+        BlockMXFP4 w = {.scale = (uint8_t)e};
+        memset(w.quants, 0x72, sizeof w.quants); // 2 and 12
+        float x[32], y, largest = ldexpf(1, e < 28 ? 100 : e > 228 ? -100 : 128 - e);
+        for (int i = 0; i < 32; i++)
+            x[i] = i % 2 ? largest : -largest / 2;
+        PackedBlock q;
+        k->pack_activations(x, &q, 32);
+        k->gemm_q8[TYPE_MXFP4](1, 1, 32, &w, sizeof w, &q, &y, 1, scratch);
+        double want = ldexp((2 + 12) * (double)-q.minus_low * q.scale, e - 128);
+        CHECK(q.minus_sum == 2 * q.minus_low && fabs(y - want) <= 1e-6 * fabs(want),
+              "%s gemm_q8 MXFP4, scale %d: %g, want %g", k->name, e, y, want);
+    }
 }
 
 /* Rows and columns of bfloat16s against the sum in double. Sums are floats: a step's error is at
@@ -419,6 +454,8 @@ static void test_gemm_add(const Kernels *k)
     }
 }
 
+static const Xielu xielu = {0.8f, 0.7f, 0.5f, -0.25f};
+
 /* The kernels that every table compiles from the same source: same bits as the portable ones. */
 static void test_same_bits(const Kernels *k)
 {
@@ -442,6 +479,11 @@ static void test_same_bits(const Kernels *k)
         }
         memcpy(y, x, n * sizeof *x);
         memcpy(z, x, n * sizeof *x);
+        ref->xielu(y, n, &xielu);
+        k->xielu(z, n, &xielu);
+        CHECK(!memcmp(y, z, n * sizeof *y), "%s xielu", k->name);
+        memcpy(y, x, n * sizeof *x);
+        memcpy(z, x, n * sizeof *x);
         ref->add_scaled(y, w, b, n);
         k->add_scaled(z, w, b, n);
         CHECK(!memcmp(y, z, n * sizeof *y) && y[n - 1] == x[n - 1] + w[n - 1] * b[n - 1],
@@ -459,6 +501,19 @@ static void test_same_bits(const Kernels *k)
         free(z);
         free(hy);
         free(hz);
+    }
+}
+
+static void test_xielu(const Kernels *k)
+{
+    for (int i = -2000; i <= 2000; i++) {
+        float x = (float)i * 0.01f, y = x;
+        double p = (double)xielu.positive, n = (double)xielu.negative, v = (double)x,
+               beta = (double)xielu.beta, low = fmin(v, (double)xielu.eps),
+               want = (v > 0 ? p * v * v : n * (expm1(low) - v)) + beta * v;
+        k->xielu(&y, 1, &xielu);
+        CHECK(fabs(y - want) < 5e-7 * fmax(1, fabs(want)), "%s xielu(%g): got %g, want %g", k->name,
+              v, (double)y, want); // 1e-7 of exp and as much for each sum
     }
 }
 
@@ -664,6 +719,7 @@ int main(int argc, char **argv)
         test_gemm(k);
         test_pack_activations(k);
         test_gemm_q8(k);
+        test_mxfp4_scales(k);
         test_gemv(k);
         test_gemm_bf16(k);
         test_pairs(k);
@@ -671,6 +727,7 @@ int main(int argc, char **argv)
         test_gemm_add(k);
         test_same_bits(k);
         test_meaning(k);
+        test_xielu(k);
         test_f16(k);
         snprintf(tested + strlen(tested), sizeof tested - strlen(tested), "%s %s", k->name,
                  k->bf16 ? "bf16 " : "");

@@ -34,6 +34,10 @@ MODELS = {
                      attention_multiplier=12 ** -0.5), 0.0),
     "llama": ("LlamaForCausalLM", dict(num_key_value_heads=4, rope_parameters=hf.rp()), 0.0),
     "gptneox": ("GPTNeoXForCausalLM", dict(rotary_pct=0.5), 0.0),
+    "minicpm": ("GraniteForCausalLM",  # the numbers of MiniCPM 2B, logits by 256 / dim
+                dict(embedding_multiplier=12.0, residual_multiplier=1.4 * 3 ** -0.5,
+                     logits_scaling=48 / 256, attention_multiplier=12 ** -0.5,
+                     rope_parameters=hf.rp(theta=500.0)), 0.0),
 }
 # Every key that may be absent and whose absence means a number other than "off", and keys whose 0
 # means "off" (llama.cpp: load_arch_hparams() of each architecture, load_hparams() and
@@ -45,7 +49,8 @@ ABSENT = [("gemma2", "attn_logit_softcapping"), ("gemma2", "final_logit_softcapp
           ("granite", "attention.scale"), ("llama", "attention.head_count_kv"),
           ("llama", "attention.key_length"), ("llama", "attention.value_length"),
           ("llama", "rope.freq_base"),
-          ("llama", "rope.dimension_count"), ("gptneox", "use_parallel_residual")]
+          ("llama", "rope.dimension_count"), ("gptneox", "use_parallel_residual"),
+          ("minicpm", "embedding_scale"), ("minicpm", "residual_scale"), ("minicpm", "logit_scale")]
 ZERO = [("granite", "residual_scale"), ("granite", "embedding_scale"),
         ("granite", "attention.scale"), ("granite", "logit_scale")]
 
@@ -56,7 +61,8 @@ def exported(arch: str, tok: dict, tmp_path: Path,
 
     `spread` multiplies what makes scores and logits, so that caps show."""
     cls, config, offset = MODELS[arch]
-    case = hf.Case(arch, cls, hf.base(**config), arch, offset=offset)
+    case = hf.Case(arch, cls, hf.base(**config), arch, offset=offset,
+                   rewrite=hf.as_minicpm if arch == "minicpm" else None)
     model = case.build()
     with torch.no_grad():
         for name, p in model.named_parameters():
@@ -103,6 +109,17 @@ def test_zero_is_off(arch: str, key: str, run_bin: Path, tok: dict, tmp_path: Pa
     subprocess.run([GGUF_TOOLS / "gguf-set-metadata", "--force", path, f"{arch}.{key}", "0"],
                    check=True, capture_output=True)
     compare(run_bin, path, model, tok, tmp_path)
+
+
+def test_dynamic_rope(run_bin: Path, tok: dict, tmp_path: Path) -> None:
+    """Within its context dynamic rope is plain; a longer text is refused with the reason."""
+    case = next(c for c in hf.CASES if c.name == "llama-dynamic")
+    path = hf.exported(case.build(), tok, tmp_path / "m.bin")
+    text_of(run_bin, path, "-i", "a", "-n", "2", "-c", "256")
+    assert "want at most 256: in longer texts this model's rope changes" in error_of(
+        run_bin, path, "-i", "a", "-c", "257", code=2)
+    assert "context's 256 (the model's, which has no more positions)" in error_of(
+        run_bin, path, "-i", "a" * 400, code=2)
 
 
 def test_needed(run_bin: Path, tok: dict, tmp_path: Path) -> None:

@@ -223,6 +223,29 @@ def test_llama_with_sentencepiece(kind: str, run_bin: Path, tmp_path: Path) -> N
           decode, reference, tmp_path)
 
 
+def test_mpt_with_learned_positions(run_bin: Path, tok: dict, tmp_path: Path) -> None:
+    """MPT without ALiBi, which transformers' class cannot be, against the description of `gpt`."""
+    from safetensors.torch import load_file, save_file
+    from exporting.huggingface import hf_model
+    case = next(c for c in hf.CASES if c.name == "mpt-clip")
+    folder = hf.save(case.build(), tok, tmp_path / "hf")
+    state, config = load_file(folder / "model.safetensors"), json.loads(
+        (folder / "config.json").read_text())
+    state["transformer.wpe.weight"] = torch.randn(256, 48, generator=torch.Generator().manual_seed(
+        5)) * 0.5
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    config["attn_config"]["alibi"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    path = tmp_path / "m.bin"
+    assert export.main([str(folder), "-o", str(path), "--dtype", "f32"]) == 0
+    m = hf_model(folder, None)
+    assert m.spec["position"] == "learned" and m.arch == "mpt" and m.spec["attention.clamp_kqv"]
+    assert b"mpt.attention.max_alibi_bias" in path.read_bytes()
+    tensors = {k: r.op(*map(m.source.load, r.sources)) for k, r in m.recipes.items()}
+    check(run_bin, path, prompt_of(tok, 40), lambda t: encode(tok, t), lambda i: decode(tok, i),
+          lambda ids: hf.gpt_forward(m.spec, tensors, ids).float(), tmp_path)
+
+
 TEXTS = [hf.TEXT, hf.PROMPT, " ", "  a", "a  ", "\n\n a\n", "\t\tx = 1;\r\n", "1234567 89 3.14 1/2",
          "I'll we'd THEY'RE it's 's", "\u00e9 e\u0301 \u1e9b\u0323",
          "\u4f60\u597d\uff0c\u4e16\u754c", "\U0001f469\u200d\U0001f680 ok \U0001f600\U0001f600",

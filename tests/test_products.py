@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as T
 
-from gguf_files import write
+from gguf_files import random_blocks, write
 
 EXPERTS, D, N = 5, 37, 512
 USES = [(3, 2), (0, 9), (4, 1), (3, 1)]  # matrix, rows; not in their order, one of them twice
@@ -20,6 +20,8 @@ USES = [(3, 2), (0, 9), (4, 1), (3, 1)]  # matrix, rows; not in their order, one
 
 def raw_weights(qtype: T) -> np.ndarray:
     """(EXPERTS, D, bytes of N values)."""
+    if qtype.name.startswith("IQ"):
+        return random_blocks(qtype, (EXPERTS, D, N), 1.0)
     w = np.random.default_rng(qtype.value).standard_normal((EXPERTS, D, N)).astype(np.float32)
     return gguf.quants.quantize(w, qtype).view(np.uint8)
 
@@ -40,7 +42,8 @@ def products(*args) -> np.ndarray:
 
 
 @pytest.mark.parametrize("how, limit", [("exact", 1e-6), ("fast", 0.02)])
-@pytest.mark.parametrize("qtype", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_1],
+@pytest.mark.parametrize("qtype", [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q5_1, T.MXFP4,
+                                   T.IQ2_S, T.IQ3_XXS, T.TQ1_0],
                          ids=lambda t: t.name)
 def test_experts(driver, tmp_path: Path, table: str, qtype: T, how: str, limit: float) -> None:
     """Each product is with its own matrix: f32 sums, or int8 and bf16 activations.

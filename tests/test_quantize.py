@@ -28,7 +28,7 @@ BELOW = {"q4_0": 0.975, "q4_1": 0.915, "q5_0": 0.975, "q5_1": 0.91, "q4_k": 0.99
          "q6_k": 0.96}
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9,
               "q4_k_s": 14, "q4_k": 14, "q4_k_m": 15, "q5_k": 16, "q5_k_m": 17, "q6_k": 18,
-              "bf16": 32}
+              "bf16": 32, "mxfp4": 38}
 SHAPE = (64, 1024)
 
 
@@ -104,7 +104,8 @@ def test_file(any_run: Path, tmp_path: Path, kind: str) -> None:
     assert list(got) == list(tensors) and all(got[name].shape == x.shape
                                               for name, x in tensors.items())
     assert np.array_equal(got["v.bias"], tensors["v.bias"]) and types(out)["v.bias"] == "F32"
-    assert types(out)["three.weight"] == T[kind.upper().removesuffix("_M").removesuffix("_S")].name
+    matrices = "Q8_0" if kind == "mxfp4" else kind.upper().removesuffix("_M").removesuffix("_S")
+    assert types(out)["three.weight"] == matrices
 
 
 def test_padding_of_a_kept_header(run_bin: Path, tmp_path: Path) -> None:
@@ -138,10 +139,31 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("drawn") / "m", model(draws()))
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0", "mxfp4"])
 def test_same_bytes_as_gguf(run_bin: Path, drawn: Path, kind: str) -> None:
-    for t in gguf.GGUFReader(quantize(run_bin, drawn, kind)).tensors:
+    every = ("--quantize-type", f"weight={kind}")  # of mxfp4, which is not for these matrices
+    for t in gguf.GGUFReader(quantize(run_bin, drawn, kind, *every)).tensors:
         assert t.data.tobytes() == gguf.quants.quantize(draws()[t.name], T[kind.upper()]).tobytes()
+
+
+def test_mxfp4_odd_values(any_run: Path, tmp_path: Path) -> None:
+    """Every power of two, ties, zeros and the ends of the range: the gguf package's bytes.
+
+    Below 2^-125 its exponent wraps around and all becomes 0; there the error is a step's half."""
+    rng = np.random.default_rng(5)
+    ladder = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5, 7.9])
+    x = np.zeros((300, 32), np.float32)
+    for i in range(250):  # the largest is 2^(i - 122)
+        x[i] = np.ldexp(np.concatenate([ladder, -ladder]) / 4, i - 123)
+    x[251, 7], x[252] = -1e38, rng.choice([-1, 1], 32)
+    x[253:] = rng.standard_normal((47, 32)) * 10 ** rng.uniform(-20, 20, (47, 1))
+    source = write(tmp_path / "m", model({"ffn_up_exps.weight": x}))
+    (t,) = gguf.GGUFReader(quantize(any_run, source, "mxfp4")).tensors
+    assert t.data.tobytes() == gguf.quants.quantize(x, T.MXFP4).tobytes()
+    small = np.ldexp(rng.uniform(-1, 1, (4, 32)), [[-126], [-130], [-135], [-149]])
+    source = write(tmp_path / "small", model({"ffn_up_exps.weight": small.astype(np.float32)}))
+    got = values(quantize(any_run, source, "mxfp4"))["ffn_up_exps.weight"]
+    assert np.abs(got - small.astype(np.float32)).max() <= 2.0**-128
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q4_1", "q5_0", "q5_1"])
@@ -193,7 +215,7 @@ def test_known_grid_is_found(run_bin: Path, tmp_path: Path) -> None:
 def test_sources(run_bin: Path, tmp_path: Path) -> None:
     """From any type: as from its dequantised values. The type it has already is copied."""
     x = draws()["blk.0.ffn_up.weight"]
-    for source in (T.F16, T.BF16, T.Q8_0, T.Q4_1, T.Q5_0):
+    for source in (T.F16, T.BF16, T.Q8_0, T.Q4_1, T.Q5_0, T.MXFP4):
         path = write(tmp_path / source.name, model({"a.weight": tensor(x, source)}))
         plain = write(
             tmp_path / "plain",
@@ -202,12 +224,13 @@ def test_sources(run_bin: Path, tmp_path: Path) -> None:
                               values(plain)["a.weight"])
         assert np.array_equal(values(quantize(run_bin, path, "q4_k"))["a.weight"],
                               values(quantize(run_bin, plain, "q4_k"))["a.weight"])
-        raw = gguf.GGUFReader(quantize(run_bin, path, source.name)).tensors[0].data.tobytes()
+        out = quantize(run_bin, path, source.name, "--quantize-type", f"weight={source.name}")
+        raw = gguf.GGUFReader(out).tensors[0].data.tobytes()
         assert raw == gguf.quants.quantize(x, source).tobytes()
     line = error_of(run_bin,
-                    write(tmp_path / "m", model({"a.weight": Tensor([256, 2], 21, bytes(220))})),
+                    write(tmp_path / "m", model({"a.weight": Tensor([256, 2], 40, bytes(288))})),
                     "--quantize", "q8_0", "-o", tmp_path / "x", code=3)
-    assert "m: tensor a.weight: got type IQ3_S, which is not supported" in line
+    assert "m: tensor a.weight: got type NVFP4, which is not supported" in line
 
 
 def test_same_bytes(run_bin: Path, tmp_path: Path) -> None:
@@ -270,6 +293,28 @@ def test_policy(run_bin: Path, tmp_path: Path, kind: str, base: str, more: str, 
                                                                   and i == 3) else base
         want[f"blk.{i}.attn_v.weight"] = "Q6_K" if where else base
     assert got == want
+
+
+def test_policy_of_mxfp4(run_bin: Path, tmp_path: Path) -> None:
+    """Experts get MXFP4, other matrices Q8_0, as in llama.cpp's MXFP4_MOE; --quantize-type gives it
+    to others."""
+    m = layered(1, False)
+    rng = np.random.default_rng(6)
+    for part in ("ffn_gate_exps", "ffn_up_exps", "ffn_down_exps", "ffn_gate_up_exps",
+                 "ffn_up_shexp"):
+        m.tensors[f"blk.0.{part}.weight"] = tensor(
+            rng.standard_normal((3, 2, 64)).astype(np.float32))
+    m.tensors["blk.0.ffn_up_exps.bias"] = tensor(np.ones((3, 64), np.float32))
+    source = write(tmp_path / "m", m)
+    got = types(quantize(run_bin, source, "mxfp4"))
+    kept = {name for name in got if name.endswith(".bias") or any(
+        part in name for part in ("_norm", "position_embd", "token_types", "ffn_gate_inp"))}
+    assert got == {name: "F32" if name in kept else "MXFP4" if "_exps." in name else "Q8_0"
+                   for name in got}
+    got = types(quantize(run_bin, source, "q4_k", "--quantize-type", "attn_q=mxfp4"))
+    assert (got["blk.0.attn_q.weight"], got["blk.0.attn_v.weight"]) == ("MXFP4", "Q4_K")
+    again = source.with_suffix(".mxfp4.out")  # what has the type already is copied
+    assert quantize(run_bin, again, "mxfp4").read_bytes() == again.read_bytes()
 
 
 @pytest.mark.parametrize("width, narrow",

@@ -98,8 +98,9 @@ def test_only_run_ends_the_program() -> None:
 
 
 def test_layout() -> None:
-    """Every C file but the generated table is as `make format` leaves it."""
-    files = [p for p in files_of(".c", ".h", ".inc") if p.name != "unicode_tables.h"]
+    """Every C file but the generated tables is as `make format` leaves it."""
+    generated = ("unicode_tables.h", "grids.h")
+    files = [p for p in files_of(".c", ".h", ".inc") if p.name not in generated]
     done = subprocess.run(
         [Path(sys.executable).parent / "clang-format", "--dry-run", "-Werror", *files],
         capture_output=True, text=True)
