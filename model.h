@@ -52,10 +52,15 @@ typedef struct {
 
 enum { MAX_ROPES = 2 };
 
+/* What makes probabilities of a router's logits. */
+typedef enum { GATE_SOFTMAX, GATE_SIGMOID } Gate;
+
 /* Experts of the layers that have them: a router chooses some for each row (engine/experts.c). */
 typedef struct {
-    int n, n_used;        // 0: all layers are dense
+    int n, n_used; // 0: all layers are dense
+    Gate gate;
     bool renormalise;     // the weights of the chosen are divided by their sum
+    float sum_extra;      // and this is added to the sum first
     Presence choice_bias; // added to the router's probabilities for the choice alone
     Presence bias;        // of the router and of every expert's matrices
     bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own

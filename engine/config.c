@@ -495,8 +495,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
 }
 
 /* Which layers have experts, and how wide these are. llama.cpp's architectures with experts that
- * are known here all take the softmax of the router's logits and do not divide the experts into
- * groups. */
+ * are known here take the softmax of the router's logits unless a key of theirs says otherwise, and
+ * do not divide the experts into groups. */
 static void read_experts(Config *c, const Family *f, Keys *k)
 {
     Experts *x = &c->experts;
@@ -515,9 +515,12 @@ static void read_experts(Config *c, const Family *f, Keys *k)
         x->shared_gate = key_flag(k, "expert_shared_gate", 0);
         x->bias = key_presence(k, "expert_bias", 0);
     }
-    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, 0);
-    if (gate > 1)
-        refuse(k, "key %s: got %d, want 1 (softmax)", key_name(k, "expert_gating_func", key), gate);
+    bool has_gates = f->gate_key || f->all_keys;
+    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, f->gate_key ? -1 : 0);
+    if (gate > 1 + has_gates)
+        refuse(k, "key %s: got %d, want 1 (softmax)%s", key_name(k, "expert_gating_func", key),
+               gate, has_gates ? " or 2 (sigmoid)" : "");
+    x->gate = gate == 2 ? GATE_SIGMOID : GATE_SOFTMAX;
     int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
     if (groups > 1)
         refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);

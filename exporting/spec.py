@@ -67,6 +67,7 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_bias": (BOOL, None), "attention.sinks": (BOOL, None), "ffn.swiglu_limit": (F32, None),
     "rope.scaling.yarn_truncate": (BOOL, None),
     "shortconv.layers": (BOOL, None), "shortconv.l_cache": (U32, None),
+    "expert_gating_func": (U32, None),
 }
 
 

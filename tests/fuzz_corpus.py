@@ -58,6 +58,10 @@ FAMILIES: list[tuple[str, Keys, str]] = [
     ("lfm2", {"attention.head_count_kv": [0, 1], "shortconv.l_cache": 3},
      f"{SHORT_CONV} blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 "
      "token_embd_norm.weight:4 -output_norm.weight"),
+    ("lfm2moe", {"attention.head_count_kv": [0, 1], "shortconv.l_cache": 3, "expert_count": 3,
+                 "expert_used_count": 2, "expert_gating_func": 2},
+     f"{SHORT_CONV} blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 {EXPERTS} "
+     "*exp_probs_b.bias:3 token_embd_norm.weight:4 -output_norm.weight"),
     ("gpt", {"shortconv.layers": [True, False], "shortconv.l_cache": 3}, SHORT_CONV),
     ("gpt", {"shortconv.layers": [True, True], "shortconv.l_cache": 3},
      SHORT_CONV.replace("blk.0.", "*")),

@@ -56,6 +56,9 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
     g = torch.Generator().manual_seed(seed)
     done: set[int] = set()
     with torch.no_grad():
+        for name, b in model.named_buffers():
+            if name.endswith("expert_bias"):
+                b.copy_(torch.randn(b.shape, generator=g) * 0.3)
         for name, p in model.named_parameters():
             if p.data_ptr() in done:
                 continue
@@ -334,6 +337,20 @@ CASES = [
               block_ffn_dim_multiplier=1.1, conv_L_cache=5, tie_word_embeddings=False,
               layer_types=["full_attention", "conv", "conv", "conv"]), "lfm2",
          {"convolution": ("zero", r"conv\.conv"), "attention": ("zero", r"self_attn.out_proj")}),
+    Case("lfm2moe", "Lfm2MoeForCausalLM",
+         base(num_hidden_layers=5, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=24,
+              num_dense_layers=2, tie_word_embeddings=True,
+              layer_types=["conv", "conv", "full_attention", "conv", "conv"]), "lfm2moe",
+         {"convolution": ("zero", r"conv\.conv"), "router": ("zero", r"feed_forward.gate.weight"),
+          "experts": ("zero", r"\.experts\.down_proj"), "dense": ("zero", r"1.feed_forward.w2"),
+          "bias for the choice": ("zero", r"expert_bias"),
+          "sum of weights": dict(norm_topk_prob=False), "number": dict(num_experts_per_tok=2)}),
+    Case("lfm2moe-plain", "Lfm2MoeForCausalLM",
+         base(num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+              num_dense_layers=0, use_expert_bias=False, norm_topk_prob=False,
+              tie_word_embeddings=False,
+              layer_types=["conv", "full_attention", "conv", "full_attention"]), "gpt",
+         {"sum of weights": dict(norm_topk_prob=True), "router": ("zero", r"gate.weight")}),
     Case("lfm2-head-dim", "Lfm2ForCausalLM",
          base(num_hidden_layers=3, block_auto_adjust_ff_dim=False, conv_L_cache=2, head_dim=20,
               tie_word_embeddings=False, layer_types=["conv", "full_attention", "conv"]), "gpt",

@@ -205,6 +205,7 @@ def header(**changes: object) -> Image:
 EXPERTS = smallest_experts()
 GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
+LFM2_MOE = model(*next(f for f in FAMILIES if f[0] == "lfm2moe"))
 TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
 DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
 
@@ -506,6 +507,18 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "two final norms": (LFM2.copy().tensor("output_norm.weight", 4),
                         "token_embd_norm.weight: the architecture lfm2 has no place for it"),
     "no final norm": (LFM2.copy().drop("token_embd_norm.weight"), "output_norm.weight: missing"),
+    "no gate function": (LFM2_MOE.copy().drop("lfm2moe.expert_gating_func"),
+                         "key lfm2moe.expert_gating_func: missing"),
+    "gate function 3": (LFM2_MOE.copy().set("lfm2moe.expert_gating_func", U32, 3),
+                        "expert_gating_func: got 3, want 1 (softmax) or 2 (sigmoid)"),
+    "gate function 2^31": (LFM2_MOE.copy().set("lfm2moe.expert_gating_func", U32, 2**31),
+                           "expert_gating_func: got 2147483648"),
+    "no bias for the choice": (LFM2_MOE.copy().drop("blk.1.exp_probs_b.bias"),
+                               "blk.1.exp_probs_b.bias: missing, want shape (3)"),
+    "bias for the choice of 2": (LFM2_MOE.copy().tensor("blk.0.exp_probs_b.bias", 2),
+                                 "exp_probs_b.bias: got shape (2), want (3)"),
+    "dense layers of two": (LFM2_MOE.copy().set("lfm2moe.leading_dense_block_count", U32, 1),
+                            "blk.0.ffn_down.weight: missing, want shape (4, 4)"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),

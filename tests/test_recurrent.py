@@ -54,8 +54,9 @@ def answers(exe: Path, model: Path, lines: list[dict], *args: object) -> list[di
                                                  stdin=text).splitlines()]
 
 
-@pytest.mark.parametrize("name, quantized", [("lfm2", ""), ("lfm2-taps", ""), ("lfm2-head-dim", ""),
-                                             ("wide", "q8_0"), ("wide", "q4_k_m")])
+@pytest.mark.parametrize("name, quantized", [
+    ("lfm2", ""), ("lfm2-taps", ""), ("lfm2-head-dim", ""), ("lfm2moe", ""), ("wide", "q8_0"),
+    ("wide", "q4_k_m")])
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
@@ -67,9 +68,10 @@ def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path
         assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
 
 
-def test_batches(model_of, run_bin: Path) -> None:
+@pytest.mark.parametrize("name", ["lfm2", "lfm2moe"])
+def test_batches(name: str, model_of, run_bin: Path) -> None:
     """Lines take a common beginning over up to a state that was kept, and are as if alone."""
-    path = model_of("lfm2")
+    path = model_of(name)
     lines = [{"prompt": LONG[:n] + str(n), "seed": n} for n in (300, 3, 270, 299, 150, 301, 40)]
     args = ["-n", 12, "--ignore-eos", "--logprobs", 2]
     want = [answers(run_bin, path, [x], *args)[0] for x in lines]
