@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
+import export
 import hf_models as hf
+from exporting.config import ExportError
+from exporting.huggingface import hf_model
 from fuzz_corpus import FAMILIES, SHORT_CONV, model
 from command import error_of, ids_of, logits_of, run, text_of
 from test_chat import Terminal
@@ -200,6 +205,34 @@ def test_maps(model_of, run_bin: Path, tmp_path: Path) -> None:
     assert "--attn-layers: layer 1 is a short convolution" in line
     stats = text_of(run_bin, path, *args, "--attn-stats", tmp_path / "s.csv")
     assert stats == b"" and len((tmp_path / "s.csv").read_text().splitlines()) == 1 + 2 * 4
+
+
+def test_published_spelling(model_of, tmp_path: Path) -> None:
+    """config.json as LFM2's first releases have it: the same file."""
+    path = model_of("lfm2-taps")
+    folder = tmp_path / "hf"
+    shutil.copytree(path.with_suffix(".hf"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    kinds = config.pop("layer_types")
+    config |= {"block_ff_dim": config.pop("intermediate_size"), "intermediate_size": 9,
+               "tie_embedding": config.pop("tie_word_embeddings"),
+               "full_attn_idxs": [i for i, kind in enumerate(kinds) if kind != "conv"],
+               "rope_theta": config.pop("rope_parameters")["rope_theta"]}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert export.main([str(folder), "-o", str(tmp_path / "m"), "--dtype", "f32"]) == 0
+    files = [gguf.GGUFReader(p) for p in (path, tmp_path / "m")]
+    values = [{k: f.contents() for k, f in r.fields.items() if "name" not in k} for r in files]
+    assert values[0] == values[1]
+    assert values[0]["lfm2.attention.head_count_kv"] == [2, 0, 0, 0]
+    tensors = [{t.name: t.data.tobytes() for t in r.tensors} for r in files]
+    assert tensors[0] == tensors[1]
+    for change, want in (({"conv_bias": True}, "biases of short convolutions"),
+                         ({"conv_L_cache": 257}, "conv_L_cache: got 257"),
+                         ({"layer_types": ["conv"] * 3}, "layer_types: got"),
+                         ({"layer_types": ["conv", "mamba"] * 2}, "layer_types: got")):
+        (folder / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(ExportError, match=want):
+            hf_model(folder, None)
 
 
 def test_verbose(model_of, run_bin: Path) -> None:
