@@ -34,7 +34,7 @@ typedef struct {
     Arena arena;
     float *scratch; // (n_threads, scratch_floats), see threads_prepare()
     size_t scratch_floats;
-    ThreadJob jobs[2];
+    _Alignas(64) ThreadJob jobs[2];           // which waiting threads read again and again
     _Alignas(64) atomic_uint_fast64_t ticket; // number of the present job << 32 | its next range
     _Alignas(64) atomic_int done;             // ranges of the present job that are finished
     _Alignas(64) atomic_bool closing;
