@@ -30,6 +30,10 @@ typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
 typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
 
+/* How a layer's rows learn of the rows before them: by attention to their keys and values, or by a
+ * state that is handed from row to row (engine/recurrent.c). */
+typedef enum { MIX_ATTENTION, MIX_SHORT_CONV } Mixer;
+
 /* Whose keys and values a layer attends to: the rows' own text's, or another's (Session.memory). */
 typedef enum { KV_FROM_SELF, KV_FROM_MEMORY } KvSource;
 
@@ -49,10 +53,15 @@ typedef struct {
 
 enum { MAX_ROPES = 2 };
 
+/* What makes probabilities of a router's logits. */
+typedef enum { GATE_SOFTMAX, GATE_SIGMOID } Gate;
+
 /* Experts of the layers that have them: a router chooses some for each row (engine/experts.c). */
 typedef struct {
-    int n, n_used;        // 0: all layers are dense
+    int n, n_used; // 0: all layers are dense
+    Gate gate;
     bool renormalise;     // the weights of the chosen are divided by their sum
+    float sum_extra;      // and this is added to the sum first
     Presence choice_bias; // added to the router's probabilities for the choice alone
     Presence bias;        // of the router and of every expert's matrices
     bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own
@@ -61,13 +70,15 @@ typedef struct {
 } Experts;
 
 typedef struct {
-    int n_heads, n_kv_heads;
-    int hidden_dim;         // of the FFN; of a layer with experts: of the one that all rows share,
-                            // 0 for none
-    int expert_dim;         // of each expert, 0: a dense layer
-    int key_dim, value_dim; // widths of one head
-    bool values_in_keys;    // a head's value is the beginning of its key (latent attention)
-    bool values_are_keys;   // a head's value is what its key is before its norm and rotation
+    Mixer mixer;
+    int n_heads, n_kv_heads; // 0 without attention, and so are the widths of a head
+    int conv_taps, conv_dim; // of MIX_SHORT_CONV: rows that a result is made of, and its width
+    int hidden_dim;          // of the FFN; of a layer with experts: of the one that all rows share,
+                             // 0 for none
+    int expert_dim;          // of each expert, 0: a dense layer
+    int key_dim, value_dim;  // widths of one head
+    bool values_in_keys;     // a head's value is the beginning of its key (latent attention)
+    bool values_are_keys;    // a head's value is what its key is before its norm and rotation
     KvSource kv_source;
     int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
                       // of the same number and widths
@@ -128,10 +139,11 @@ typedef struct {
 static inline bool has_own_kv(const Config *c, int layer)
 {
     const LayerConfig *l = &c->layers[layer];
-    return l->kv_source == KV_FROM_SELF && l->kv_layer == layer;
+    return l->mixer == MIX_ATTENTION && l->kv_source == KV_FROM_SELF && l->kv_layer == layer;
 }
 
-/* Widths of a layer's rows: queries, keys, values, the heads' results. */
+/* Widths of a layer's rows: queries, keys, values, the results before Wo (of the heads or of a
+ * recurrent layer), and what a recurrent layer is given. */
 static inline size_t q_width(const LayerConfig *l)
 {
     return (size_t)l->n_heads * (size_t)l->key_dim;
@@ -146,7 +158,18 @@ static inline size_t v_width(const LayerConfig *l) // 0: there are no values bes
 }
 static inline size_t heads_width(const LayerConfig *l)
 {
-    return (size_t)l->n_heads * (size_t)l->value_dim;
+    return l->mixer == MIX_ATTENTION ? (size_t)l->n_heads * (size_t)l->value_dim
+                                     : (size_t)l->conv_dim;
+}
+static inline size_t mix_in_width(const LayerConfig *l)
+{
+    return l->mixer == MIX_ATTENTION ? 0 : 3 * (size_t)l->conv_dim;
+}
+
+/* Floats of the state that a layer hands from row to row, see recurrent.c. */
+static inline size_t state_width(const LayerConfig *l)
+{
+    return l->mixer == MIX_ATTENTION ? 0 : (size_t)(l->conv_taps - 1) * (size_t)l->conv_dim;
 }
 
 /* The largest `width` of any layer. */
@@ -199,7 +222,9 @@ typedef struct {
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
     const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     const float *sinks;  // (n_heads) scores of no key, or NULL
-    Linear wo;           // (dim, n_heads * value_dim)
+    Linear mix_in;       // (3 * conv_dim, dim) of a short convolution
+    const float *conv;   // (conv_taps, conv_dim) its weights, of the newest row last
+    Linear wo;           // (dim, heads_width())
     Norm attn_post_norm; // (dim)
     Norm ffn_norm;       // (dim); off with a shared norm
     Linear w_gate, w_up; // (hidden_dim, dim): the FFN, or the expert that all rows share
@@ -281,11 +306,17 @@ static inline int kv_blocks_of(int n)
 typedef struct {
     int n_pos;    // positions held
     bool is_long; // longer than longrope's original context: its keys are rotated by long factors
+    bool flipped; // the second of its two states is that after n_pos positions
     int *blocks;  // (max_blocks) indices into the pool, -1 where none
 } Sequence;
 
 /* Keys and values of sequences: a pool of blocks, each with every layer's keys and values of 64
- * positions of one sequence. How they lie in a block is cache.c's business. */
+ * positions of one sequence. How they lie in a block is cache.c's business.
+ *
+ * Beside them the states of recurrent layers. A state is that of all these layers after some
+ * positions of a sequence. A forward() reads the one after n_pos positions and writes another, so
+ * that a failure changes nothing. It cannot be taken back, so a sequence keeps those after every
+ * state_step positions, and can be cut there. After no position a state is all zeros. */
 typedef struct {
     const Config *config;
     const Kernels *k;
@@ -303,10 +334,19 @@ typedef struct {
     int n_adopted;
     size_t block_bytes;
     size_t *layer_offset; // (n_layers) bytes from a block's start
+
+    size_t state_floats;  // 0: no layer is recurrent
+    size_t *state_offset; // (n_layers) floats from a state's start
+    float *states;        // (n_seqs, 2, state_floats)
+    int state_step;       // a multiple of KV_BLOCK
+    int n_kept;           // states that a sequence of seq_len positions keeps
+    float *kept;          // (n_seqs, n_kept, state_floats) after state_step positions, twice that..
+    bool *has_kept;       // (n_seqs, n_kept) those that are there, up to n_pos
 } Cache;
 
-/* Keep the first n positions of a sequence (n = 0 empties it). */
-void cache_truncate(Cache *c, int seq, int n);
+/* Keep the first n positions of a sequence (n = 0 empties it), or with recurrent layers as many of
+ * them as end where a state was kept. Returns the number of positions held now. */
+int cache_truncate(Cache *c, int seq, int n);
 
 /* Say how long the text of a sequence is, in positions, before rows are run that make it longer:
  * longrope rotates all keys of a text by the factors for its length. Returns the position of the
@@ -314,21 +354,40 @@ void cache_truncate(Cache *c, int seq, int n);
  * were made for a text of the other kind. */
 int cache_expect(Cache *c, int seq, int n);
 
-/* Make `dst` (emptied first) begin with the first n positions of `src`: full blocks are shared, a
- * part is copied. -1 when the pool has no block left. */
+/* Make `dst` (emptied first) begin with the first n positions of `src`, or with as many as
+ * cache_truncate() would keep: full blocks are shared, a part is copied. -1 when the pool has no
+ * block left. */
 int cache_fork(Cache *c, int dst, int src, int n);
 
 /* A block of a sequence as it lies in memory, block_bytes, to be kept in a file. */
 const void *cache_block(const Cache *c, int seq, int block);
 
+/* Which states belong to the first n positions of a sequence that was run in one go: how many, in
+ * bytes each, a multiple of 64. The last is the one after all n, where that is none of those kept
+ * on the way. */
+int cache_n_states(const Cache *c, int n);
+size_t cache_state_bytes(const Cache *c);
+
+/* One of these states of a sequence, to be kept in a file. */
+const void *cache_nth_state(const Cache *c, int seq, int i);
+
 /* Fill sequence 0 of a cache in which nothing is held with n positions (at most seq_len) whose
- * blocks were kept so, in their order; the memory is used as it is, changed, and stays the
- * caller's. */
-void cache_adopt(Cache *c, void *blocks, int n, bool is_long);
+ * blocks and states were kept so, in their order. The memory of the blocks is used as it is,
+ * changed, and stays the caller's; the states are copied. */
+void cache_adopt(Cache *c, void *blocks, const void *states, int n, bool is_long);
 
 /* For forward(): get blocks for positions up to n (exclusive), copying a shared last block first.
  * -1 and an Err when the context or the pool is full; blocks got so far stay in reserve. */
 int cache_grow(Cache *c, int seq, int n, Err *e);
+
+/* For forward(): a layer's part of the state of a sequence, before and after its rows; and of the
+ * one to keep after position n - 1, NULL where none is to be kept. */
+const float *cache_state(const Cache *c, int layer, int seq);
+float *cache_next_state(const Cache *c, int layer, int seq);
+float *cache_kept_state(const Cache *c, int layer, int seq, int n);
+
+/* For forward(), when its rows are through: the sequence holds n positions. */
+void cache_advance(Cache *c, int seq, int n);
 
 /* Store one position's keys (n_kv_heads, key_dim) and values (n_kv_heads, value_dim), which are not
  * looked at where they are in the keys. */
@@ -417,7 +476,8 @@ typedef enum {
     HOOK_KEYS,      // (n, n_kv_heads, key_dim), normalised and rotated, not yet in the cache
     HOOK_VALUES,    // (n, n_kv_heads, value_dim), not yet in the cache
     HOOK_HEADS,     // (n, n_heads, value_dim) each head's result, before Wo
-    HOOK_ATTENTION, // (n, dim) what attention is about to add to the residual stream
+    HOOK_ATTENTION, // (n, dim) what attention, or a recurrent layer in its place, is about to add
+                    // to the residual stream; such a layer has none of the four before
     HOOK_FFN,       // (n, dim) what the FFN is about to add
     HOOK_LAYER,     // (n, dim) the residual stream after the layer; all rows of the batch at once
     HOOK_POINTS
@@ -494,7 +554,8 @@ struct Session {
     float *x, *xn;        // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
     float *q;             // (T, n_heads * key_dim)
     float *k_new, *v_new; // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
-    float *heads;         // (R, n_heads * value_dim) attention's results
+    float *mix_in;        // (R, mix_in_width()) what a recurrent layer is given
+    float *heads;         // (R, heads_width()) attention's results, or a recurrent layer's
     float *attn_out;      // (R, dim)
     float *hidden, *gate; // (R, hidden_dim or per_layer_dim)
     float *per_layer;     // (T, n_layers, per_layer_dim) what each layer gets of a row's token
@@ -577,6 +638,10 @@ KeyRange visible(const LayerConfig *l, int pos, int n_keys);
  * value_dim) and, where it is kept, s->softmax. Keys and values are those that the layer's
  * kv_source and kv_layer say. */
 void attention(Session *s, int layer, int first, int n);
+
+/* A recurrent layer's results for rows first .. first + n - 1 of the running batch: s->mix_in ->
+ * s->heads (n, heads_width()). The states of their sequences move on. */
+void recurrent(Session *s, int layer, int first, int n);
 
 enum { MAP_ROWS = 64 };
 

@@ -435,6 +435,8 @@ static size_t max_rows(const LayerConfig *l)
 
 static size_t layer_scratch(const LayerConfig *l)
 {
+    if (l->mixer != MIX_ATTENTION)
+        return 0;
     size_t rows = max_rows(l);
     return tile_floats(l, rows) + 2 * align16(softmax_floats(rows, (size_t)l->value_dim));
 }

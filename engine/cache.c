@@ -10,6 +10,7 @@
  * and weights of some rows.
  *
  * Forks share full blocks; a block that another sequence holds too is copied before it is written.
+ * States of recurrent layers are copied.
  * Pages of the pool are touched when they are first used, so a long context costs memory only as it
  * fills.
  */
@@ -22,6 +23,8 @@
 const char *const kv_names[] = {[KV_F16] = "f16", [KV_F32] = "f32", [KV_Q8] = "q8", NULL};
 
 /* ---- sizes ----------------------------------------------------------------------------------- */
+
+enum { MAX_STEP = 1024 }; // blocks between two states that are kept
 
 /* Bytes of `width` elements of each of a block's positions. */
 static size_t items_bytes(KvType t, int width)
@@ -68,6 +71,13 @@ void cache_size(Cache *c, const Config *config, const SessionParams *p)
         c->block_bytes += layer_bytes(config, i, p->kv_type);
     c->max_blocks = kv_blocks_of(p->seq_len);
     c->n_blocks = p->n_blocks ? p->n_blocks : c->max_blocks * p->n_seqs;
+    for (int i = 0; i < config->n_layers; i++)
+        c->state_floats += align16(state_width(&config->layers[i]));
+    size_t blocks = 1;
+    while (blocks < MAX_STEP && cache_state_bytes(c) > blocks * c->block_bytes)
+        blocks *= 2; // kept states take no more memory than keys and values
+    c->state_step = (int)(blocks * KV_BLOCK);
+    c->n_kept = c->state_floats ? p->seq_len / c->state_step : 0;
 }
 
 void cache_plan(Cache *c, Arena *a)
@@ -78,11 +88,17 @@ void cache_plan(Cache *c, Arena *a)
     c->refs = arena_reserve(a, (size_t)c->n_blocks, sizeof *c->refs);
     c->layer_offset = arena_reserve(a, (size_t)c->config->n_layers, sizeof *c->layer_offset);
     c->pool = arena_reserve(a, (size_t)c->n_blocks, c->block_bytes);
+    c->state_offset = arena_reserve(a, (size_t)c->config->n_layers, sizeof *c->state_offset);
+    c->has_kept = arena_reserve(a, n_seqs * (size_t)c->n_kept, sizeof *c->has_kept);
+    c->states = arena_reserve(a, n_seqs * 2, cache_state_bytes(c));
+    c->kept = arena_reserve(a, n_seqs * (size_t)c->n_kept, cache_state_bytes(c));
     if (!a->base || a->overflow)
         return;
-    size_t offset = 0;
+    size_t offset = 0, state = 0;
     for (int i = 0; i < c->config->n_layers; i++) {
         int from = c->config->layers[i].kv_layer;
+        c->state_offset[i] = state;
+        state += align16(state_width(&c->config->layers[i]));
         c->layer_offset[i] = from < i ? c->layer_offset[from] : offset;
         offset += layer_bytes(c->config, i, c->type);
     }
@@ -90,6 +106,96 @@ void cache_plan(Cache *c, Arena *a)
         c->seqs[i].blocks = blocks + i * max_blocks;
     for (size_t i = 0; i < n_seqs * max_blocks; i++)
         blocks[i] = -1;
+}
+
+/* ---- states ---------------------------------------------------------------------------------- */
+
+int cache_n_states(const Cache *c, int n)
+{
+    return c->state_floats ? n / c->state_step + (n % c->state_step != 0) : 0;
+}
+
+size_t cache_state_bytes(const Cache *c)
+{
+    return c->state_floats * sizeof *c->states;
+}
+
+/* A sequence's state after its positions, or the one that is being made. */
+static float *state_of(const Cache *c, int seq, bool next)
+{
+    bool second = c->seqs[seq].flipped != next;
+    return c->states + (2 * (size_t)seq + second) * c->state_floats;
+}
+
+/* The state after the first (i + 1) * state_step positions. */
+static float *kept_of(const Cache *c, int seq, int i)
+{
+    return c->kept + ((size_t)seq * (size_t)c->n_kept + (size_t)i) * c->state_floats;
+}
+
+/* `from` may be NULL, the state after no position. */
+static void copy_state(const Cache *c, float *to, const float *from)
+{
+    if (from)
+        memmove(to, from, cache_state_bytes(c));
+    else
+        memset(to, 0, cache_state_bytes(c));
+}
+
+/* The most positions, up to n, of a sequence for which there is a state, and that state. */
+static int find_state(const Cache *c, int seq, int n, const float **state)
+{
+    const Sequence *q = &c->seqs[seq];
+    int i = n / c->state_step;
+    *state = state_of(c, seq, false);
+    if (n >= q->n_pos || !c->state_floats)
+        return n < q->n_pos ? n : q->n_pos;
+    while (i > 0 && !c->has_kept[seq * c->n_kept + i - 1])
+        i--;
+    *state = i > 0 ? kept_of(c, seq, i - 1) : NULL;
+    return i * c->state_step;
+}
+
+/* A sequence in which nothing is held gets a state of another one, after n positions. */
+static void take_state(Cache *c, int seq, int n, const float *state)
+{
+    int i = n / c->state_step - 1;
+    copy_state(c, state_of(c, seq, false), state);
+    memset(c->has_kept + seq * c->n_kept, 0, (size_t)c->n_kept * sizeof *c->has_kept);
+    if (n == 0 || n % c->state_step || i >= c->n_kept)
+        return;
+    copy_state(c, kept_of(c, seq, i), state);
+    c->has_kept[seq * c->n_kept + i] = true;
+}
+
+const float *cache_state(const Cache *c, int layer, int seq)
+{
+    return state_of(c, seq, false) + c->state_offset[layer];
+}
+
+float *cache_next_state(const Cache *c, int layer, int seq)
+{
+    return state_of(c, seq, true) + c->state_offset[layer];
+}
+
+float *cache_kept_state(const Cache *c, int layer, int seq, int n)
+{
+    return n % c->state_step ? NULL
+                             : kept_of(c, seq, n / c->state_step - 1) + c->state_offset[layer];
+}
+
+const void *cache_nth_state(const Cache *c, int seq, int i)
+{
+    return i < c->seqs[seq].n_pos / c->state_step ? kept_of(c, seq, i) : state_of(c, seq, false);
+}
+
+void cache_advance(Cache *c, int seq, int n)
+{
+    Sequence *q = &c->seqs[seq];
+    for (int i = q->n_pos / c->state_step; c->n_kept && i < n / c->state_step; i++)
+        c->has_kept[seq * c->n_kept + i] = true;
+    q->n_pos = n;
+    q->flipped = !q->flipped;
 }
 
 /* ---- blocks ---------------------------------------------------------------------------------- */
@@ -114,17 +220,25 @@ const void *cache_block(const Cache *c, int seq, int block)
     return block_at(c, c->seqs[seq].blocks[block]);
 }
 
-void cache_adopt(Cache *c, void *blocks, int n, bool is_long)
+void cache_adopt(Cache *c, void *blocks, const void *states, int n, bool is_long)
 {
+    const float *state = states;
     Sequence *q = &c->seqs[0];
+    int n_kept = n / c->state_step, n_states = cache_n_states(c, n);
     c->adopted = blocks;
     c->n_adopted = kv_blocks_of(n);
     for (int b = 0; b < c->n_adopted; b++) {
         c->refs[b] = 1;
         q->blocks[b] = b;
     }
-    q->n_pos = n;
     q->is_long = is_long;
+    for (int i = 0; i < n_states; i++, state += c->state_floats) {
+        if (i < n_kept)
+            copy_state(c, kept_of(c, 0, i), state);
+        if (i == n_states - 1)
+            copy_state(c, state_of(c, 0, true), state);
+    }
+    cache_advance(c, 0, n);
 }
 
 /* A block of our own with the same contents; -1 when the pool is empty. */
@@ -136,15 +250,18 @@ static int block_copy(Cache *c, int id)
     return own;
 }
 
-void cache_truncate(Cache *c, int seq, int n)
+int cache_truncate(Cache *c, int seq, int n)
 {
     Sequence *q = &c->seqs[seq];
-    n = n < q->n_pos ? n : q->n_pos;
+    const float *state;
+    n = find_state(c, seq, n, &state);
+    if (n < q->n_pos && c->state_floats)
+        copy_state(c, state_of(c, seq, false), state);
     for (int b = kv_blocks_of(n); b < c->max_blocks && q->blocks[b] >= 0; b++) {
         c->refs[q->blocks[b]]--;
         q->blocks[b] = -1;
     }
-    q->n_pos = n;
+    return q->n_pos = n;
 }
 
 int cache_expect(Cache *c, int seq, int n)
@@ -164,18 +281,23 @@ int cache_fork(Cache *c, int dst, int src, int n)
         return 0;
     Sequence *to = &c->seqs[dst];
     const Sequence *from = &c->seqs[src];
+    const float *state;
     cache_truncate(c, dst, 0);
     to->is_long = from->is_long;
-    n = n < from->n_pos ? n : from->n_pos;
+    n = find_state(c, src, n, &state);
     for (int b = 0; b * KV_BLOCK < n; b++) {
         bool full = (b + 1) * KV_BLOCK <= n;
         to->blocks[b] = full ? from->blocks[b] : block_copy(c, from->blocks[b]);
-        if (to->blocks[b] < 0)
+        if (to->blocks[b] < 0) {
+            cache_truncate(c, dst, 0);
             return -1;
+        }
         if (full)
             c->refs[to->blocks[b]]++;
         to->n_pos = full ? (b + 1) * KV_BLOCK : n;
     }
+    if (c->state_floats)
+        take_state(c, dst, n, state);
     return 0;
 }
 

@@ -190,7 +190,8 @@ enum {
     MAX_CONTEXT = 1 << 28,
     MAX_LAYERS = 4096,
     MAX_REACH = 1 << 20,
-    MAX_EXPERTS = 4096
+    MAX_EXPERTS = 4096,
+    MAX_TAPS = 256
 };
 
 static void from_family(Config *c, const Family *f, Keys *k)
@@ -421,6 +422,33 @@ static Xielu read_xielu(Keys *k, int i, int n_layers)
     return a;
 }
 
+/* A layer without heads, whose FFN is as in others. */
+static void read_recurrent(const Config *c, Mixer mixer, Keys *k, int i)
+{
+    c->layers[i] = (LayerConfig){
+        .mixer = mixer,
+        .hidden_dim = key_layer_int(k, "feed_forward_length", i, c->n_layers, 1, MAX_DIM * 4, -1),
+        .conv_taps = key_int(k, "shortconv.l_cache", 2, MAX_TAPS, -1),
+        .conv_dim = c->dim,
+        .rope = -1,
+    };
+    if (c->act == ACT_XIELU)
+        c->layers[i].xielu = read_xielu(k, i, c->n_layers);
+}
+
+/* What layer i is: the key shortconv.layers of the architecture gpt says it, or there is a
+ * convention for layers without key/value heads. */
+static Mixer read_mixer(const Config *c, const Family *f, Keys *k, int i)
+{
+    int n = c->n_layers;
+    if (f->all_keys)
+        return key_present(k, "shortconv.layers") && key_layer(k, "shortconv.layers", i, n) != 0
+                 ? MIX_SHORT_CONV
+                 : MIX_ATTENTION;
+    return f->headless && key_layer(k, "attention.head_count_kv", i, n) == 0 ? f->headless
+                                                                             : MIX_ATTENTION;
+}
+
 /* Per-layer numbers; heads of layers that see everything and of windowed ones. */
 static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *whole,
                         const HeadWidths *windowed_heads)
@@ -438,6 +466,11 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
     bool rope = c->pos == POS_ROPE && (!f->rope_key || key_flag(k, "rope.scaling.finetuned", 1));
     for (int i = 0; i < n; i++) {
         LayerConfig *l = &c->layers[i];
+        Mixer mixer = read_mixer(c, f, k, i);
+        if (mixer != MIX_ATTENTION) {
+            read_recurrent(c, mixer, k, i);
+            continue;
+        }
         l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
         l->n_kv_heads = key_layer_int(k, "attention.head_count_kv", i, n, 1, MAX_HEADS, l->n_heads);
         l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
@@ -483,8 +516,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
 }
 
 /* Which layers have experts, and how wide these are. llama.cpp's architectures with experts that
- * are known here all take the softmax of the router's logits and do not divide the experts into
- * groups. */
+ * are known here take the softmax of the router's logits unless a key of theirs says otherwise, and
+ * do not divide the experts into groups. */
 static void read_experts(Config *c, const Family *f, Keys *k)
 {
     Experts *x = &c->experts;
@@ -508,9 +541,12 @@ static void read_experts(Config *c, const Family *f, Keys *k)
     if (x->beside && c->parallel)
         refuse(k, "key %s: got true with a parallel residual, want it sequential",
                key_name(k, "expert_beside_ffn", key));
-    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, 0);
-    if (gate > 1)
-        refuse(k, "key %s: got %d, want 1 (softmax)", key_name(k, "expert_gating_func", key), gate);
+    bool has_gates = f->gate_key || f->all_keys;
+    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, f->gate_key ? -1 : 0);
+    if (gate > 1 + has_gates)
+        refuse(k, "key %s: got %d, want 1 (softmax)%s", key_name(k, "expert_gating_func", key),
+               gate, has_gates ? " or 2 (sigmoid)" : "");
+    x->gate = gate == 2 ? GATE_SIGMOID : GATE_SOFTMAX;
     int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
     if (groups > 1)
         refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);

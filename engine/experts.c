@@ -1,7 +1,7 @@
 /* experts.c - mixtures of experts: each row goes through a few of many FFNs, which its router
  * chooses.
  *
- *   p = softmax([scale] W_router h [+ b])
+ *   p = softmax([scale] W_router h [+ b]), or of each the sigmoid
  *   chosen: the n_used experts of the largest p [+ bias]; of equal ones those of lower numbers
  *   weights = p of the chosen  [divided by their sum]  [times a scale of each expert]
  *   y = [shared expert(h) [* sigmoid(w h)] +] sum of weights * expert(h), experts ascending
@@ -44,30 +44,48 @@ static void choose(float *ranks, int n, int *chosen, int n_used)
     }
 }
 
+static void softmax(const Kernels *k, float *p, size_t n)
+{
+    float max = p[0];
+    for (size_t e = 1; e < n; e++)
+        max = p[e] > max ? p[e] : max;
+    float total = k->exp_sum(p, n, max);
+    for (size_t e = 0; e < n; e++)
+        p[e] /= total;
+}
+
+static void sigmoid(const Kernels *k, float *p, size_t n)
+{
+    for (size_t e = 0; e < n; e++)
+        p[e] = -p[e];
+    k->exp_sum(p, n, 0);
+    for (size_t e = 0; e < n; e++)
+        p[e] = 1 / (1 + p[e]);
+}
+
 /* A row's logits p (n) -> its experts and their weights; p becomes the probabilities. A row with a
  * number that is not finite gets experts all the same, and weights that are NaN. */
 static void choose_for_row(const Rows *r, float *p, float *ranks, int *chosen, float *weights)
 {
     const Experts *x = &r->c->experts;
     size_t n = (size_t)x->n;
-    float max = p[0] * x->logit_scale, sum = 0;
-    bool finite = largest_bits(p, n) < F32_INF_BITS;
-    for (size_t e = 0; e < n; e++) {
+    float sum = 0;
+    for (size_t e = 0; e < n; e++)
         p[e] *= x->logit_scale;
-        max = p[e] > max ? p[e] : max;
-    }
-    float total = r->s->k->exp_sum(p, n, max);
-    for (size_t e = 0; e < n; e++) {
-        p[e] /= total;
+    bool finite = largest_bits(p, n) < F32_INF_BITS;
+    if (x->gate == GATE_SOFTMAX)
+        softmax(r->s->k, p, n);
+    else
+        sigmoid(r->s->k, p, n);
+    for (size_t e = 0; e < n; e++)
         ranks[e] = r->l->choice_bias ? p[e] + r->l->choice_bias[e] : p[e];
-    }
     finite = finite && largest_bits(ranks, n) < F32_INF_BITS;
     if (!finite)
         memset(ranks, 0, n * sizeof *ranks);
     choose(ranks, x->n, chosen, x->n_used);
     for (int k = 0; k < x->n_used; k++)
         sum += weights[k] = finite ? p[chosen[k]] : NAN;
-    sum = sum < MIN_SUM ? MIN_SUM : sum;
+    sum = (sum < MIN_SUM ? MIN_SUM : sum) + x->sum_extra;
     for (int k = 0; k < x->n_used && x->renormalise; k++)
         weights[k] /= sum;
     for (int k = 0; k < x->n_used && r->l->expert_scale; k++)
@@ -83,12 +101,8 @@ static void choose_for_rows(void *context, int from, int to, int thread)
     for (size_t i = (size_t)from; i < (size_t)to; i++) {
         choose_for_row(r, g->probs + i * n, g->ranks + i * n, g->chosen + i * used,
                        g->weights + i * used);
-        if (r->l->shared_gate.w.data) { // sigmoid
-            float *z = &g->shared[i];
-            *z = -*z;
-            r->s->k->exp_sum(z, 1, 0);
-            *z = 1 / (1 + *z);
-        }
+        if (r->l->shared_gate.w.data)
+            sigmoid(r->s->k, &g->shared[i], 1);
     }
 }
 

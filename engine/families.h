@@ -32,7 +32,10 @@ typedef struct {
     int big_layers;            // a model of so many layers scales attention by
                                // (dim / n_heads)^-1/2 (Gemma 27B)
 
+    Mixer headless; // what layers are whose head_count_kv is 0; MIX_ATTENTION: there are none
+
     Presence experts;       // OPTIONAL: the key expert_count decides
+    bool gate_key;          // expert_gating_func is a key of its files
     Presence shared_expert; // REQUIRED: as wide as a dense FFN where its key is absent
     bool split_hidden;      // feed_forward_length is that of all used experts together, where
                             // expert_feed_forward_length is absent

@@ -6,6 +6,7 @@
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
  *           k and v go to the cache, queries far from the start are multiplied by [a factor]
  *       a = Wo attention(q)  [norm]
+ *       or, in a recurrent layer,  a = Wo recurrence(W h)  [norm]        (recurrent.c)
  *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
  *       [x += norm(W act(W_gate x) * p)]    p is the layer's own part of the token's embedding
@@ -406,7 +407,8 @@ static void project(Rows *r)
     threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }
 
-/* What attention adds to the residual stream -> s->attn_out (n, dim):
+/* What attention, or a recurrent layer in its place, adds to the residual stream -> s->attn_out
+ * (n, dim):
  *
  *   softmax(scale q.K^T + mask) V        (n, n_heads, value_dim), over every visible key
  *   Wo mixes the heads' results          (n, dim)
@@ -415,8 +417,14 @@ static void attend(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
-    attention(s, r->layer, r->from, r->n);
-    call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
+    if (r->lc->mixer == MIX_ATTENTION) {
+        attention(s, r->layer, r->from, r->n);
+        call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
+    } else {
+        const float *h = normed(s, &l->attn_norm, residual(r), r->n);
+        matmul(s, &(Product){&l->mix_in, h, r->n, s->mix_in, 0}, 1);
+        recurrent(s, r->layer, r->from, r->n);
+    }
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
@@ -677,7 +685,8 @@ static void run_graph(void *context)
     if (c->pos == POS_ROPE && !g->failed)
         threads_run(s->threads, s->n_rows, ROW_GRAIN, rope_angles, &(Rows){.s = s, .c = c});
     for (int i = 0; i < c->n_layers && !g->failed; i++) {
-        all_rows(g, i, project);
+        if (c->layers[i].mixer == MIX_ATTENTION)
+            all_rows(g, i, project);
         all_rows(g, i, mix);
         check_finite(g, "results", i);
         all_rows(g, i, show_layer);
@@ -700,6 +709,6 @@ int forward(Session *s, const Batch *b, Err *e)
     if (g.failed || threads_stopped(s->threads))
         return -1;
     for (int i = 0; i < s->n_spans; i++)
-        s->cache.seqs[s->spans[i].seq].n_pos = s->spans[i].pos + s->spans[i].n;
+        cache_advance(&s->cache, s->spans[i].seq, s->spans[i].pos + s->spans[i].n);
     return g.n_logits;
 }

@@ -81,6 +81,7 @@ static void plan(Session *s)
     s->q = arena_reserve(a, T * layers_max(c, q_width), f);
     s->k_new = arena_reserve(a, R * layers_max(c, k_width), f);
     s->v_new = arena_reserve(a, R * layers_max(c, v_width), f);
+    s->mix_in = arena_reserve(a, R * layers_max(c, mix_in_width), f);
     s->heads = arena_reserve(a, R * layers_max(c, heads_width), f);
     s->attn_out = arena_reserve(a, R * dim, f);
     s->hidden = arena_reserve(a, R * hidden, f);

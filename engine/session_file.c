@@ -88,9 +88,11 @@ static int check_file(SessionFile *f, int vocab_size, Err *e)
             return damaged("token", e);
     if (h->block_bytes > SIZE_MAX || h->block_bytes % 64
         || !size_mul((size_t)kv_blocks_of((int)h->n_pos), (size_t)h->block_bytes, &bytes)
-        || bytes != f->file.size - at)
+        || bytes > f->file.size - at || (f->file.size - at - bytes) % 64)
         return damaged("size", e);
     f->blocks = (char *)f->file.base + at;
+    f->states = f->blocks + bytes;
+    f->states_bytes = f->file.size - at - bytes;
     for (const char *p = (char *)f->file.base + sizeof *h + n_bytes; p < f->blocks; p++)
         if (*p)
             return damaged("padding", e);
@@ -127,6 +129,11 @@ static int check_suits(const SessionFile *f, const Model *m, const SessionParams
                        h->exact ? "with" : "without", p->exact ? "with" : "without");
     if (h->is_long > 1 || h->block_bytes != c.block_bytes)
         return damaged("cache", e);
+    if (cache_state_bytes(&c)
+            ? f->states_bytes / cache_state_bytes(&c) != (size_t)cache_n_states(&c, (int)h->n_pos)
+                  || f->states_bytes % cache_state_bytes(&c)
+            : f->states_bytes)
+        return damaged("size", e);
     return 0;
 }
 
@@ -152,7 +159,7 @@ void session_file_close(SessionFile *f)
 
 void session_file_attach(const SessionFile *f, Session *s)
 {
-    cache_adopt(&s->cache, f->blocks, (int)f->header.n_pos, f->header.is_long);
+    cache_adopt(&s->cache, f->blocks, f->states, (int)f->header.n_pos, f->header.is_long);
 }
 
 /* ---- writing --------------------------------------------------------------------------------- */
@@ -163,6 +170,7 @@ int session_file_write(OutFile *o, const Session *s, const Model *m, const Token
     const Cache *c = &s->cache;
     const Sequence *q = &c->seqs[0];
     size_t n_blocks = (size_t)kv_blocks_of(q->n_pos), at = 0;
+    int n_states = cache_n_states(c, q->n_pos);
     uint64_t lanes[8] = {0};
     char hex[SHA256_HEX + 1];
     SessionHeader h = {.version = SESSION_VERSION,
@@ -174,6 +182,8 @@ int session_file_write(OutFile *o, const Session *s, const Model *m, const Token
                        .block_bytes = c->block_bytes};
     for (size_t b = 0; b < n_blocks; b++)
         add_words(lanes, cache_block(c, 0, (int)b), c->block_bytes);
+    for (int i = 0; i < n_states; i++)
+        add_words(lanes, cache_nth_state(c, 0, i), cache_state_bytes(c));
     h.sum = sum_of(lanes);
     memcpy(h.magic, magic, sizeof magic);
     snprintf(h.kv, sizeof h.kv, "%s", kv_names[c->type]);
@@ -188,5 +198,7 @@ int session_file_write(OutFile *o, const Session *s, const Model *m, const Token
            && fwrite(zeros, 1, pad, o->f) == pad;
     for (size_t b = 0; ok && b < n_blocks; b++)
         ok = fwrite(cache_block(c, 0, (int)b), 1, c->block_bytes, o->f) == c->block_bytes;
+    for (int i = 0; ok && i < n_states; i++)
+        ok = fwrite(cache_nth_state(c, 0, i), cache_state_bytes(c), 1, o->f) == 1;
     return ok ? 0 : out_error(o, e);
 }

@@ -152,13 +152,10 @@ static void bind_matrices(Binder *b, Tensor *out, const char *name, size_t n, si
     out->rows = rows;
 }
 
-/* n floats of a tensor: the map's own where they are aligned floats, otherwise a converted copy
- * that the Model owns. */
-static const float *floats(Binder *b, const GgufTensor *t, size_t n)
+/* n floats that the Model owns. */
+static float *own_floats(Binder *b, size_t n)
 {
     Model *m = b->m;
-    if (t->type == TYPE_F32 && (uintptr_t)t->data % sizeof(float) == 0)
-        return t->data;
     float **owned = mem_grow(m->owned, m->n_owned + 1, sizeof *owned);
     float *copy = mem_alloc(n, sizeof *copy);
     if (owned)
@@ -169,8 +166,19 @@ static const float *floats(Binder *b, const GgufTensor *t, size_t n)
         err_set(b->e, EXIT_MEMORY, "out of memory for the weights");
         return NULL;
     }
-    kernels_at(0)->dequantize[t->type](t->data, copy, n);
     return m->owned[m->n_owned++] = copy;
+}
+
+/* n floats of a tensor: the map's own where they are aligned floats, otherwise a converted copy
+ * that the Model owns. */
+static const float *floats(Binder *b, const GgufTensor *t, size_t n)
+{
+    if (t->type == TYPE_F32 && (uintptr_t)t->data % sizeof(float) == 0)
+        return t->data;
+    float *copy = own_floats(b, n);
+    if (copy)
+        kernels_at(0)->dequantize[t->type](t->data, copy, n);
+    return copy;
 }
 
 static const float *bind_vector(Binder *b, const char *name, const char *suffix, size_t n,
@@ -245,6 +253,25 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     l->wq = (Linear){tensor_rows(&qkv, 0, nq), bias};
     l->wk = (Linear){tensor_rows(&qkv, nq, nk), bias ? bias + nq : NULL};
     l->wv = (Linear){tensor_rows(&qkv, nq + nk, nv), bias ? bias + nq + nk : NULL};
+}
+
+/* A short convolution; its weights (conv_dim, conv_taps) are turned, so that those of a row are
+ * neighbours. */
+static void bind_short_conv(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    size_t dim = (size_t)b->s->config.dim, width = (size_t)lc->conv_dim,
+           taps = (size_t)lc->conv_taps;
+    char full[NAME_SIZE];
+    bind_linear(b, &l->mix_in, "shortconv.in_proj", mix_in_width(lc), dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->wo, "shortconv.out_proj", dim, width, REQUIRED, ABSENT);
+    const GgufTensor *t = find(b, full_name(b, "shortconv.conv", "weight", full), width, taps,
+                               REQUIRED);
+    const float *w = t ? floats(b, t, width * taps) : NULL;
+    float *turned = w ? own_floats(b, width * taps) : NULL;
+    for (size_t i = 0; turned && i < width; i++)
+        for (size_t j = 0; j < taps; j++)
+            turned[j * width + i] = w[i * taps + j];
+    l->conv = turned;
 }
 
 static void bind_ffn(Binder *b, Layer *l, size_t hidden)
@@ -345,16 +372,11 @@ static const char *ffn_norm_name(Binder *b)
     return usual ? "ffn_norm" : "post_attention_norm";
 }
 
-static void bind_layer(Binder *b, int i)
+static void bind_attention(Binder *b, Layer *l, int i)
 {
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
-    Layer *l = &b->s->layers[i];
-    size_t dim = (size_t)c->dim;
     char full[NAME_SIZE];
-    b->layer = i;
-
-    bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
     bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim, c->qk_norm_weight);
@@ -369,7 +391,22 @@ static void bind_layer(Binder *b, int i)
     }
     if (c->sinks)
         l->sinks = bind_vector(b, "attn_sinks", "weight", (size_t)lc->n_heads, REQUIRED);
-    bind_linear(b, &l->wo, "attn_output", dim, heads_width(lc), REQUIRED, c->wo_bias);
+    bind_linear(b, &l->wo, "attn_output", (size_t)c->dim, heads_width(lc), REQUIRED, c->wo_bias);
+}
+
+static void bind_layer(Binder *b, int i)
+{
+    const Config *c = &b->s->config;
+    const LayerConfig *lc = &c->layers[i];
+    Layer *l = &b->s->layers[i];
+    size_t dim = (size_t)c->dim;
+    b->layer = i;
+
+    bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
+    if (lc->mixer == MIX_ATTENTION)
+        bind_attention(b, l, i);
+    else
+        bind_short_conv(b, l, lc);
     bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
     bind_norm(b, &l->ffn_norm, ffn_norm_name(b), dim,
               c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
@@ -413,6 +450,16 @@ static void bind_rope_factors(Binder *b)
              r[1].dim, r[0].dim);
 }
 
+/* LFM2's files call the norm before the output as others do that of the embeddings. */
+static const char *final_norm_name(Binder *b)
+{
+    char full[NAME_SIZE];
+    bool usual = b->s->config.embd_norm
+              || gguf_tensor(&b->m->file, full_name(b, "output_norm", "weight", full))
+              || !gguf_tensor(&b->m->file, full_name(b, "token_embd_norm", "weight", full));
+    return usual ? "output_norm" : "token_embd_norm";
+}
+
 int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
 {
     Binder binder = {m, s, prefix, used, -1, false, e}, *b = &binder;
@@ -432,7 +479,7 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
         bind_norm(b, &s->per_layer_norm, "per_layer_proj_norm", width, REQUIRED);
     }
     bind_norm(b, &s->embd_norm, "token_embd_norm", dim, c->embd_norm ? REQUIRED : ABSENT);
-    bind_norm(b, &s->final_norm, "output_norm", dim, c->final_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &s->final_norm, final_norm_name(b), dim, c->final_norm ? REQUIRED : ABSENT);
     if (!bind_matrix(b, &s->output.w, "output", vocab, dim, c->output_weight))
         s->output.w = s->token_embd;
     s->output.b = bind_vector(b, "output", "bias", vocab, c->output_bias);

@@ -98,6 +98,18 @@ def leading_dense(s: Spec) -> list[bool] | None:
     return layers and [i >= layers.index(True) for i in range(len(layers))]
 
 
+def short_conv_keys(s: Spec) -> Spec:
+    """Layers without key/value heads are short convolutions."""
+    layers, heads = s["shortconv.layers"], s["attention.head_count_kv"]
+    return {"attention.head_count_kv": [0 if conv else heads for conv in layers],
+            "shortconv.l_cache": s["shortconv.l_cache"]}
+
+
+def lfm2moe_keys(s: Spec) -> Spec:
+    return short_conv_keys(s) | expert_keys("expert_feed_forward_length", "expert_gating_func")(s) \
+        | {"leading_dense_block_count": (s["expert_layers"] or [True]).index(True)}
+
+
 def ernie_keys(s: Spec) -> Spec:
     shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
     return expert_keys("expert_feed_forward_length", "expert_shared_feed_forward_length")(s) | {
@@ -131,6 +143,7 @@ COHERE = {"norm.type": "layer", "residual": "parallel", "residual.shared_norm": 
 XIELU_KEYS = [f"xielu.{part}" for part in XIELU]
 YARN_BETAS = ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")
 PARTIAL = {"rope.dimension_count": ANY}
+LFM2_NORM = ((r"^output_norm\.", "token_embd_norm."),)
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
         {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}
@@ -255,6 +268,13 @@ CONVENTIONS: dict[str, Convention] = {
         | experts(True), tied="copy",
         keys=lambda s: window_keys(s) | expert_keys("expert_feed_forward_length")(s),
         names=FFN_NORM),
+    "lfm2": Convention(
+        {"attention.qk_norm": "head", "shortconv.layers": SET, "shortconv.l_cache": SET},
+        square=True, keys=short_conv_keys, names=LFM2_NORM),
+    "lfm2moe": Convention(
+        {"attention.qk_norm": "head", "shortconv.layers": SET, "shortconv.l_cache": SET,
+         "expert_gating_func": 2, "expert_choice_bias": True, "expert_layers": leading_dense}
+        | experts(True), square=True, keys=lfm2moe_keys, names=LFM2_NORM),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),

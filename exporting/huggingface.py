@@ -249,6 +249,35 @@ def gpt_oss(c: Config) -> Spec:
         "ffn.swiglu_limit": c.num("swiglu_limit")}
 
 
+def lfm2(c: Config) -> Spec:
+    c.refuse("conv_bias", (None, False), "biases of short convolutions are not supported")
+    n, types = c.int("num_hidden_layers"), c.get("layer_types")
+    if types is None:
+        full = c.get("full_attn_idxs")
+        types = ["full_attention" if full is None or i in full else "conv" for i in range(n)]
+    if not isinstance(types, list) or len(types) != n or set(types) - {"conv", "full_attention"}:
+        raise c.bad("layer_types", f"{n} of conv and full_attention")
+    width = c.int("intermediate_size")
+    if c.flag("block_auto_adjust_ff_dim"):
+        width, factor = int(2 * width / 3), c.num("block_ffn_dim_multiplier")
+        if factor is not None:
+            step = c.int("block_multiple_of")
+            width = step * -(-int(factor * width) // step)
+    return rope(c) | {
+        "attention.qk_norm": "head", "feed_forward_length": width,
+        "shortconv.layers": [t == "conv" for t in types] if "conv" in types else None,
+        "shortconv.l_cache": c.int("conv_L_cache") if "conv" in types else None}
+
+
+def lfm2_moe(c: Config) -> Spec:
+    c.refuse("routed_scaling_factor", (1.0, None), "only 1 is supported")
+    n, dense = c.int("num_hidden_layers"), c.get("num_dense_layers")
+    if type(dense) is not int or not 0 <= dense <= n:
+        raise c.bad("num_dense_layers", f"0 to {n}")
+    return lfm2(c) | experts(c, layers=[i >= dense for i in range(n)], expert_gating_func=2,
+                             expert_choice_bias=c.flag("use_expert_bias"))
+
+
 def qwen3_moe(c: Config) -> Spec:
     bias = c.flag("attention_bias")
     w = windows(c) if c.flag("use_sliding_window") else {}
@@ -691,6 +720,9 @@ DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
 GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
                   ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
 GPT_OSS = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),)
+LFM2 = (("model.embedding_norm", "output_norm"),
+        *((f"model.layers.{{}}.feed_forward.experts.{w}", f"blk.{{}}.ffn_{part}_exps")
+          for w, part in (("w1", "gate"), ("w2", "down"), ("w3", "up"))))
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
@@ -809,6 +841,15 @@ FAMILIES: dict[str, Family] = {
                           num_key_value_heads=4, rope_theta=2e6, no_rope_layer_interval=4,
                           max_position_embeddings=32768, tie_word_embeddings=True)),
     "granite": Family("granite", granite, defaults=defaults()),
+    "lfm2": Family("lfm2", lfm2, names=LFM2, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=128000, num_key_value_heads=8, rope_theta=1e6,
+        tie_word_embeddings=True, conv_L_cache=3, block_auto_adjust_ff_dim=True,
+        block_ffn_dim_multiplier=1.0, block_multiple_of=256)),
+    "lfm2_moe": Family("lfm2moe", lfm2_moe, names=LFM2, defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=128000, num_key_value_heads=8, rope_theta=1e6,
+        tie_word_embeddings=True, conv_L_cache=3, moe_intermediate_size=1792, num_dense_layers=2,
+        num_experts=32, num_experts_per_tok=4, use_expert_bias=True, norm_topk_prob=True,
+        routed_scaling_factor=1.0)),
     "falcon": Family("falcon", falcon, qkv="groups",
                      names=(("transformer.h.{}.post_attention_layernorm", "blk.{}.ffn_norm"),),
                      defaults=defaults(hidden_act="gelu", norm_eps=1e-5, multi_query=True,
@@ -906,6 +947,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
                       "moe_statics.e_score_correction.bias", name)
         name = re.sub(r"router\.scale$", "router.proj.scale", name)  # Gemma 4
         name = re.sub(r"router\.per_expert_scale$", "experts.down_proj.scale", name)
+        name = re.sub(r"\.expert_bias$", ".expert_bias.bias", name)  # LFM2
         stem, _, suffix = name.rpartition(".")
         stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
                       stem).replace("model.lm_head", "lm_head")
@@ -961,6 +1003,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     for name, recipe in found.items():  # vectors that are matrices of one row there
         if re.search(r"exp_probs_b\.bias$|ffn_gate_inp_shexp\.weight$", name):
             found[name] = recipe.then(lambda t: t.squeeze(0))
+        if name.endswith("shortconv.conv.weight"):  # one input channel of each
+            found[name] = recipe.then(lambda t: t.squeeze(1))
     if family.conv1d:
         for name, recipe in found.items():
             if re.search(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", name):

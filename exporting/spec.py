@@ -69,6 +69,8 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "attention.value_norm": (BOOL, None), "attention.keys_as_values": (BOOL, None),
     "layer_output_scale": (BOOL, None), "embedding_length_per_layer_input": (U32, None),
     "expert_beside_ffn": (BOOL, None),
+    "shortconv.layers": (BOOL, None), "shortconv.l_cache": (U32, None),
+    "expert_gating_func": (U32, None),
 }
 
 
@@ -112,6 +114,11 @@ def head_widths(s: Spec, layer: int) -> tuple[int, int]:
 def has_kv(s: Spec, layer: int) -> bool:
     """Whether a layer has keys and values of its own."""
     return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
+
+
+def is_short_conv(s: Spec, layer: int) -> bool:
+    """Whether a layer is a short convolution instead of attention."""
+    return bool(s["shortconv.layers"]) and s["shortconv.layers"][layer]
 
 
 def has_experts(s: Spec, layer: int) -> bool:
@@ -162,22 +169,9 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if bias:
             out[name + ".bias"] = (rows,)
 
-    if s["position"] == "learned":
-        out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
-    if s["norm.embedding"]:
-        norm("token_embd_norm")
-    if per_layer:
-        width = s["block_count"] * per_layer
-        out |= {"per_layer_token_embd.weight": (n_vocab, width),
-                "per_layer_model_proj.weight": (width, d)}
-        norm("per_layer_proj_norm", (per_layer,))
-    for i in range(s["block_count"]):
-        b = f"blk.{i}."
+    def attention(b: str, i: int) -> None:
         kd, vd = head_widths(s, i)
-        kv, ff = (of_layer(s, key, i) for key in ("attention.head_count_kv", "feed_forward_length"))
-        beside = has_experts(s, i) and s["expert_beside_ffn"]
-        if s["norm.pre"]:
-            norm(b + "attn_norm")
+        kv = of_layer(s, "attention.head_count_kv", i)
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
         if has_kv(s, i):
             linear(b + "attn_k", kv * kd, d, s["attention.bias"])
@@ -193,6 +187,27 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if s["attention.sinks"]:
             out[b + "attn_sinks.weight"] = (h,)
         linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
+
+    if s["position"] == "learned":
+        out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
+    if s["norm.embedding"]:
+        norm("token_embd_norm")
+    if per_layer:
+        width = s["block_count"] * per_layer
+        out |= {"per_layer_token_embd.weight": (n_vocab, width),
+                "per_layer_model_proj.weight": (width, d)}
+        norm("per_layer_proj_norm", (per_layer,))
+    for i in range(s["block_count"]):
+        b, ff = f"blk.{i}.", of_layer(s, "feed_forward_length", i)
+        beside = has_experts(s, i) and s["expert_beside_ffn"]
+        if s["norm.pre"]:
+            norm(b + "attn_norm")
+        if is_short_conv(s, i):
+            linear(b + "shortconv.in_proj", 3 * d, d, False)
+            out[b + "shortconv.conv.weight"] = (d, s["shortconv.l_cache"])
+            linear(b + "shortconv.out_proj", d, d, False)
+        else:
+            attention(b, i)
         if s["norm.post"]:
             norm(b + "post_attention_norm")
         if s["norm.pre"] and not s["residual.shared_norm"]:

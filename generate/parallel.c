@@ -68,11 +68,11 @@ static int blocks_needed(const Stream *s)
     return kv_blocks_of((int)most);
 }
 
-/* Keep the first n positions of a slot. */
+/* Keep the first n positions of a slot, or as many as the cache can. */
 static void slot_keep(Parallel *p, int slot, size_t n)
 {
-    cache_truncate(&p->session->cache, slot, (int)n);
-    p->slots[slot].held.n = n < p->slots[slot].held.n ? n : p->slots[slot].held.n;
+    size_t kept = (size_t)cache_truncate(&p->session->cache, slot, (int)n);
+    p->slots[slot].held.n = kept < p->slots[slot].held.n ? kept : p->slots[slot].held.n;
 }
 
 /* Drop what free slots hold, the longest unused first, but for slot `keep`, until there are `need`
@@ -159,8 +159,9 @@ static size_t take_over(Parallel *p, int slot, const Shared *shared)
     if (!shared->n || !mem_room(&held->ids, shared->n, &held->cap, sizeof *held->ids)
         || cache_fork(&p->session->cache, slot, shared->slot, (int)shared->n))
         return 0;
-    memcpy(held->ids, p->slots[shared->slot].held.ids, shared->n * sizeof *held->ids);
-    return held->n = shared->n;
+    held->n = (size_t)p->session->cache.seqs[slot].n_pos;
+    memcpy(held->ids, p->slots[shared->slot].held.ids, held->n * sizeof *held->ids);
+    return held->n;
 }
 
 bool parallel_add(Parallel *p, ParallelText *text)

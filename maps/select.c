@@ -86,11 +86,29 @@ static int choose_queries(Maps *m, int n, Err *e)
     return 0;
 }
 
+/* Recurrent layers have no maps: those that were named are an error, the others are left out. */
+static int leave_out_recurrent(Maps *m, const Config *c, Err *e)
+{
+    int n = 0;
+    for (int i = 0; i < m->n_layers; i++) {
+        int layer = m->layers[i];
+        if (c->layers[layer].mixer == MIX_ATTENTION)
+            m->layers[n++] = layer;
+        else if (m->o.layers)
+            return err_set(e, EXIT_USAGE,
+                           "--attn-layers: layer %d is a short convolution, which has no map; "
+                           "without the flag all layers that have one are taken",
+                           layer);
+    }
+    m->n_layers = n;
+    return n ? 0 : err_set(e, EXIT_USAGE, "attention maps: no layer of the model has any");
+}
+
 int maps_select(Maps *m, Err *e)
 {
     const Config *c = &m->model->decoder.config;
     m->layers = read_list("--attn-layers", m->o.layers, c->n_layers, &m->n_layers, e);
-    if (!m->layers)
+    if (!m->layers || leave_out_recurrent(m, c, e))
         return -1;
     int n_heads = c->layers[m->layers[0]].n_heads;
     for (int i = 1; i < m->n_layers; i++)

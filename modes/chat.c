@@ -143,8 +143,7 @@ static void keep_common(Chat *c)
 {
     const TokenList *text = &c->stream.text;
     size_t n = tokens_common(text->ids, text->n - 1, c->held.ids, c->held.n);
-    cache_truncate(&c->session.cache, 0, (int)n);
-    c->held.n = n;
+    c->held.n = (size_t)cache_truncate(&c->session.cache, 0, (int)n);
 }
 
 static void answer(void *context)

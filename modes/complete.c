@@ -46,11 +46,15 @@ static void describe(const Run *r, const SessionParams *p)
 {
     const Config *c = &r->engine.model.decoder.config;
     double kv = (double)r->session.cache.block_bytes / KV_BLOCK;
+    char state[40] = "";
+    if (r->session.cache.state_floats)
+        snprintf(state, sizeof state, "state %.1f KB, ",
+                 (double)cache_state_bytes(&r->session.cache) / 1e3);
     fprintf(stderr,
             "engine: kernels %s, %d threads, context %d of %d, "
-            "KV cache %s %.1f KB per token, seed %llu\n",
+            "KV cache %s %.1f KB per token, %sseed %llu\n",
             p->kernels->name, r->session.threads->n_threads, p->seq_len, c->seq_len,
-            kv_names[p->kv_type], kv / 1e3, (unsigned long long)r->params.sampling.seed);
+            kv_names[p->kv_type], kv / 1e3, state, (unsigned long long)r->params.sampling.seed);
 }
 
 /* Run the text's first n tokens through the model, but for those that were run; logits of the last

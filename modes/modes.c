@@ -81,6 +81,9 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
         return -1;
     const Model *m = &x->model;
     const Config *c = &m->decoder.config;
+    const LayerConfig *heads = c->layers; // of the first layer with attention
+    for (int i = 0; i < c->n_layers && heads->mixer != MIX_ATTENTION; i++)
+        heads = &c->layers[i];
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].file.size;
     if (o->verbose)
@@ -88,8 +91,7 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
                 "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
                 "%d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
                 c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
-                c->layers[0].n_heads, c->layers[0].n_kv_heads, c->vocab_size,
-                1e3 * (clock_seconds() - begin));
+                heads->n_heads, heads->n_kv_heads, c->vocab_size, 1e3 * (clock_seconds() - begin));
     if (free_memory && bytes > (double)free_memory)
         fprintf(stderr,
                 "%s: %s: %.1f GB are more than the %.1f GB of memory that are free; it is read "

@@ -30,6 +30,10 @@ HEADS = "*attn_q_norm.weight:2 *attn_k_norm.weight:2"
 EXPERTS = ("*ffn_gate_inp.weight:3,4 *ffn_gate_exps.weight:3,4,4 *ffn_up_exps.weight:3,4,4 "
            "*ffn_down_exps.weight:3,4,4 -*ffn_gate.weight -*ffn_up.weight -*ffn_down.weight")
 SHARED = "*ffn_gate_shexp.weight:2,4 *ffn_up_shexp.weight:2,4 *ffn_down_shexp.weight:4,2"
+# of the first layer in place of attention
+SHORT_CONV = ("blk.0.shortconv.in_proj.weight:12,4 blk.0.shortconv.conv.weight:4,3 "
+              "blk.0.shortconv.out_proj.weight:4,4 -blk.0.attn_q.weight -blk.0.attn_k.weight "
+              "-blk.0.attn_v.weight -blk.0.attn_output.weight")
 XIELU: Keys = {"xielu.alpha_p": [0.1, 0.2], "xielu.alpha_n": [0.3, 0.4], "xielu.beta": [0.5, 0.5],
                "xielu.eps": -1e-6}
 YARN: Keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
@@ -57,6 +61,16 @@ FAMILIES: list[tuple[str, Keys, str]] = [
      f"{EXPERTS} *ffn_gate_inp.bias:3 *ffn_gate_exps.bias:3,4 *ffn_up_exps.bias:3,4 "
      "*ffn_down_exps.bias:3,4 *attn_sinks.weight:2 *post_attention_norm.weight:4 "
      f"{QKV} {OUT} {ONE_NORM}"),
+    ("lfm2", {"attention.head_count_kv": [0, 1], "shortconv.l_cache": 3},
+     f"{SHORT_CONV} blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 "
+     "token_embd_norm.weight:4 -output_norm.weight"),
+    ("lfm2moe", {"attention.head_count_kv": [0, 1], "shortconv.l_cache": 3, "expert_count": 3,
+                 "expert_used_count": 2, "expert_gating_func": 2},
+     f"{SHORT_CONV} blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 {EXPERTS} "
+     "*exp_probs_b.bias:3 token_embd_norm.weight:4 -output_norm.weight"),
+    ("gpt", {"shortconv.layers": [True, False], "shortconv.l_cache": 3}, SHORT_CONV),
+    ("gpt", {"shortconv.layers": [True, True], "shortconv.l_cache": 3},
+     SHORT_CONV.replace("blk.0.", "*")),
     ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
     ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
     ("gemma4", {"attention.sliding_window": 3, "attention.sliding_window_pattern": [True, False],

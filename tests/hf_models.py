@@ -48,11 +48,17 @@ def tokenizer_json(n_vocab: int = 300, pattern: Any = None, normalizer: Any = No
     return json.loads(tok.to_str()) | extra
 
 
+FINAL_NORM = r"(final_layer_?norm|ln_f|norm_f|embedding_norm|\.norm)$"
+
+
 def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
     """Spread-out weights. `offset`: what the model itself adds to norm weights (Gemma)."""
     g = torch.Generator().manual_seed(seed)
     done: set[int] = set()
     with torch.no_grad():
+        for name, b in model.named_buffers():
+            if name.endswith("expert_bias"):
+                b.copy_(torch.randn(b.shape, generator=g) * 0.3)
         for name, p in model.named_parameters():
             if p.data_ptr() in done:
                 continue
@@ -118,8 +124,7 @@ class Case:
                 tied = out.weight.data_ptr() == m.get_input_embeddings().weight.data_ptr()
                 if tied:
                     norms = [mod for name, mod in m.named_modules() if hasattr(mod, "weight")
-                             and re.search(r"(final_layer_?norm|ln_f|norm_f|model\.norm|\.norm)$",
-                                           name) and mod.weight.ndim == 1]
+                             and re.search(FINAL_NORM, name) and mod.weight.ndim == 1]
                     norm = norms[-1]
                     norm.weight.copy_((norm.weight + self.offset) * scale - self.offset)
                     if getattr(norm, "bias", None) is not None:
@@ -353,6 +358,36 @@ CASES = [
               moe_num_shared_experts=0, moe_layer_interval=2), "gpt",
          {"bias for the choice": ("zero", r"e_score_correction_bias"),
           "dense layer": ("zero", r"layers.2.mlp.down_proj")}),
+    Case("lfm2", "Lfm2ForCausalLM",
+         base(num_hidden_layers=5, block_auto_adjust_ff_dim=False, norm_eps=1e-5,
+              tie_word_embeddings=True, layer_types=["conv", "conv", "full_attention", "conv",
+                                                     "full_attention"]), "lfm2",
+         {"convolution": ("zero", r"conv\.conv"), "q norm": ("one", r"q_layernorm"),
+          "k norm": ("one", r"k_layernorm"), "final norm": ("one", r"embedding_norm"),
+          "theta": dict(rope_parameters=rp(theta=500.0))}),
+    Case("lfm2-taps", "Lfm2ForCausalLM",
+         base(num_hidden_layers=4, intermediate_size=120, block_multiple_of=32,
+              block_ffn_dim_multiplier=1.1, conv_L_cache=5, tie_word_embeddings=False,
+              layer_types=["full_attention", "conv", "conv", "conv"]), "lfm2",
+         {"convolution": ("zero", r"conv\.conv"), "attention": ("zero", r"self_attn.out_proj")}),
+    Case("lfm2moe", "Lfm2MoeForCausalLM",
+         base(num_hidden_layers=5, num_experts=7, num_experts_per_tok=3, moe_intermediate_size=24,
+              num_dense_layers=2, tie_word_embeddings=True,
+              layer_types=["conv", "conv", "full_attention", "conv", "conv"]), "lfm2moe",
+         {"convolution": ("zero", r"conv\.conv"), "router": ("zero", r"feed_forward.gate.weight"),
+          "experts": ("zero", r"\.experts\.down_proj"), "dense": ("zero", r"1.feed_forward.w2"),
+          "bias for the choice": ("zero", r"expert_bias"),
+          "sum of weights": dict(norm_topk_prob=False), "number": dict(num_experts_per_tok=2)}),
+    Case("lfm2moe-plain", "Lfm2MoeForCausalLM",
+         base(num_hidden_layers=4, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=40,
+              num_dense_layers=0, use_expert_bias=False, norm_topk_prob=False,
+              tie_word_embeddings=False,
+              layer_types=["conv", "full_attention", "conv", "full_attention"]), "gpt",
+         {"sum of weights": dict(norm_topk_prob=True), "router": ("zero", r"gate.weight")}),
+    Case("lfm2-head-dim", "Lfm2ForCausalLM",
+         base(num_hidden_layers=3, block_auto_adjust_ff_dim=False, conv_L_cache=2, head_dim=20,
+              tie_word_embeddings=False, layer_types=["conv", "full_attention", "conv"]), "gpt",
+         {"convolution": ("zero", r"conv\.conv"), "k norm": ("one", r"k_layernorm")}),
     Case("gpt-oss", "GptOssForCausalLM",
          base(num_hidden_layers=4, num_local_experts=6, num_experts_per_tok=3, head_dim=20,
               sliding_window=9, max_position_embeddings=256, rope_parameters={

@@ -162,12 +162,18 @@ def routers(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], list[tup
 
     Gemma 4's returns probabilities for logits.
 
-    With them what the choice goes by: the probabilities, with Ernie's bias."""
+    With them what the choice goes by: the probabilities, with Ernie's or LFM2's bias."""
     layers, seen = [], []
 
-    def note(module: torch.nn.Module, _: object, out: tuple) -> None:
-        p = out[0] if type(module).__name__.startswith("Gemma4") else out[0].softmax(-1)
-        seen.append((*out, module.moe_statics(p) if hasattr(module, "moe_statics") else p))
+    def note(module: torch.nn.Module, inputs: tuple, out: tuple) -> None:
+        lfm2 = hasattr(module, "use_expert_bias")
+        p = (out[0] if type(module).__name__.startswith("Gemma4") else
+             out[0].sigmoid() if lfm2 else out[0].softmax(-1))
+        if hasattr(module, "moe_statics"):
+            p = module.moe_statics(p)
+        elif lfm2 and module.use_expert_bias:
+            p = p + inputs[1]
+        seen.append((*out, p))
 
     for name, module in model.named_modules():
         if type(module).__name__.endswith(("TopKRouter", "Gemma4TextRouter")):

@@ -220,7 +220,7 @@ def test_defaults_are_transformers(kind: str) -> None:
                 "gemma"):
         sizes["num_key_value_heads"] = 2
     elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
-                  "seed_oss", "ministral3", "gpt_oss"):
+                  "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
@@ -1008,7 +1008,8 @@ def test_limits_agree_with_config_c() -> None:
              "MAX_CONTEXT": ("context_length",),
              "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
              "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": (),
-             "MAX_EXPERTS": ("expert_count", "expert_used_count")}
+             "MAX_EXPERTS": ("expert_count", "expert_used_count"),
+             "MAX_TAPS": ("shortconv.l_cache",)}
     stated = {name: eval(value)
               for name, value in re.findall(r"^    (MAX_\w+) = (.*?),?(?: //.*)?$", text, re.M)}
     assert stated.keys() == names.keys()

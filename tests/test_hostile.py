@@ -205,6 +205,9 @@ def header(**changes: object) -> Image:
 EXPERTS = smallest_experts()
 GEMMA4, GEMMA4_EXPERTS = (model(*f) for f in FAMILIES if f[0] == "gemma4")
 GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
+LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
+LFM2_MOE = model(*next(f for f in FAMILIES if f[0] == "lfm2moe"))
+TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
 DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
 
 
@@ -533,6 +536,45 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
         model(*next(f for f in FAMILIES if "expert_beside_ffn" in f[1])).copy()
         .set("gpt.residual", STR, "parallel"),
         "expert_beside_ffn: got true with a parallel residual, want it sequential"),
+    # recurrent layers
+    "no taps": (LFM2.copy().drop(TAPS), "key lfm2.shortconv.l_cache: missing, want an integer"),
+    "1 tap": (LFM2.copy().set(TAPS, U32, 1), "shortconv.l_cache: got 1, want 2 to 256"),
+    "257 taps": (LFM2.copy().set(TAPS, U32, 257), "shortconv.l_cache: got 257, want 2 to 256"),
+    "taps 2^31": (LFM2.copy().set(TAPS, U32, 2**31), "shortconv.l_cache: got 2147483648"),
+    "taps as text": (LFM2.copy().set(TAPS, STR, "3"), "shortconv.l_cache: got a value of type 8"),
+    "4 taps of 3": (LFM2.copy().set(TAPS, U32, 4),
+                    "shortconv.conv.weight: got shape (4, 3), want (4, 4)"),
+    "taps transposed": (LFM2.copy().tensor(CONV, 3, 4),
+                        "shortconv.conv.weight: got shape (3, 4), want (4, 3)"),
+    "taps in three dimensions": (LFM2.copy().tensor(CONV, 4, 1, 3), "got shape (4, 1, 3)"),
+    "no convolution": (LFM2.copy().drop(CONV), "shortconv.conv.weight: missing, want shape (4, 3)"),
+    "two inputs of three": (LFM2.copy().tensor("blk.0.shortconv.in_proj.weight", 8, 4),
+                            "shortconv.in_proj.weight: got shape (8, 4), want (12, 4)"),
+    "no result": (LFM2.copy().drop("blk.0.shortconv.out_proj.weight"),
+                  "shortconv.out_proj.weight: missing, want shape (4, 4)"),
+    "attention in a convolution": (LFM2.copy().tensor("blk.0.attn_q.weight", 4, 4),
+                                   "blk.0.attn_q.weight: the architecture lfm2 has no place"),
+    "no attention": (LFM2.copy().array("lfm2.attention.head_count_kv", I32, [0, 0]),
+                     "blk.1.shortconv.in_proj.weight: missing"),
+    "kv heads -1": (LFM2.copy().array("lfm2.attention.head_count_kv", I32, [-1, 1]),
+                    "head_count_kv: got -1 for layer 0"),
+    "kv heads of 1 layer": (LFM2.copy().array("lfm2.attention.head_count_kv", I32, [0]),
+                            "head_count_kv: got 1 items, want a number or an array of 2"),
+    "two final norms": (LFM2.copy().tensor("output_norm.weight", 4),
+                        "token_embd_norm.weight: the architecture lfm2 has no place for it"),
+    "no final norm": (LFM2.copy().drop("token_embd_norm.weight"), "output_norm.weight: missing"),
+    "no gate function": (LFM2_MOE.copy().drop("lfm2moe.expert_gating_func"),
+                         "key lfm2moe.expert_gating_func: missing"),
+    "gate function 3": (LFM2_MOE.copy().set("lfm2moe.expert_gating_func", U32, 3),
+                        "expert_gating_func: got 3, want 1 (softmax) or 2 (sigmoid)"),
+    "gate function 2^31": (LFM2_MOE.copy().set("lfm2moe.expert_gating_func", U32, 2**31),
+                           "expert_gating_func: got 2147483648"),
+    "no bias for the choice": (LFM2_MOE.copy().drop("blk.1.exp_probs_b.bias"),
+                               "blk.1.exp_probs_b.bias: missing, want shape (3)"),
+    "bias for the choice of 2": (LFM2_MOE.copy().tensor("blk.0.exp_probs_b.bias", 2),
+                                 "exp_probs_b.bias: got shape (2), want (3)"),
+    "dense layers of two": (LFM2_MOE.copy().set("lfm2moe.leading_dense_block_count", U32, 1),
+                            "blk.0.ffn_down.weight: missing, want shape (4, 4)"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),

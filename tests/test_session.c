@@ -29,14 +29,16 @@ typedef struct {
     const char *name, *position;
     int heads, kv_heads, window; // window: of the first layer
     bool parallel;
+    int taps; // of a short convolution in place of the first layer's attention; 0: none
 } Variant;
 
 static const Variant variants[] = {
-    {"rope, grouped heads", "rope", 4, 2, 0, false},
-    {"rope, window 70, one key head", "rope", 3, 1, 70, true},
-    {"alibi", "alibi", 3, 3, 0, false},
-    {"learned, window 5", "learned", 4, 4, 5, false},
+    {"rope, grouped heads", "rope", 4, 2, 0, false, 0},
+    {"rope, window 70, one key head", "rope", 3, 1, 70, true, 0},
+    {"alibi", "alibi", 3, 3, 0, false, 0},
+    {"learned, window 5", "learned", 4, 4, 5, false, 0},
 };
+static const Variant recurrent_variant = {"short convolution", "rope", 4, 2, 0, false, 4};
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
@@ -149,6 +151,10 @@ static void add_keys(Parts *p, const Variant *v)
     add_key(p, "gpt.attention.max_alibi_bias", GGUF_F32, 0, &(float){8}, 4);
     add_key(p, "gpt.attention.sliding_window_pattern", GGUF_BOOL, LAYERS, (bool[LAYERS]){true},
             LAYERS);
+    if (v->taps) {
+        add_key(p, "gpt.shortconv.layers", GGUF_BOOL, LAYERS, (bool[LAYERS]){true}, LAYERS);
+        add_key(p, "gpt.shortconv.l_cache", GGUF_U32, 0, &v->taps, 4);
+    }
     char tokens[VOCAB][8 + 3];
     for (int i = 0; i < VOCAB; i++) {
         memcpy(tokens[i], &(uint64_t){3}, 8);
@@ -173,16 +179,21 @@ static void write_model(const Variant *v, const char *path)
     for (int i = 0; i < LAYERS; i++) {
         const struct {
             const char *name;
-            int rows, cols;
-        } parts[] = {{"attn_norm", 0, DIM},
-                     {"attn_q", v->heads * KEY, DIM},
-                     {"attn_k", v->kv_heads * KEY, DIM},
-                     {"attn_v", v->kv_heads * VALUE, DIM},
-                     {"attn_output", DIM, v->heads * VALUE},
-                     {"ffn_norm", 0, DIM},
-                     {"ffn_up", HIDDEN, DIM},
-                     {"ffn_down", DIM, HIDDEN}};
+            int rows, cols, recurrent; // 1: of a short convolution only, 0: of attention only
+        } parts[] = {{"attn_norm", 0, DIM, -1},
+                     {"attn_q", v->heads * KEY, DIM, 0},
+                     {"attn_k", v->kv_heads * KEY, DIM, 0},
+                     {"attn_v", v->kv_heads * VALUE, DIM, 0},
+                     {"attn_output", DIM, v->heads * VALUE, 0},
+                     {"shortconv.in_proj", 3 * DIM, DIM, 1},
+                     {"shortconv.conv", DIM, v->taps, 1},
+                     {"shortconv.out_proj", DIM, DIM, 1},
+                     {"ffn_norm", 0, DIM, -1},
+                     {"ffn_up", HIDDEN, DIM, -1},
+                     {"ffn_down", DIM, HIDDEN, -1}};
         for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
+            if (parts[j].recurrent == !(v->taps && i == 0))
+                continue;
             char name[64];
             snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[j].name);
             add_tensor(&p, name, parts[j].rows, parts[j].cols, 0.5f);
@@ -1000,6 +1011,99 @@ static void test_variant(int number)
 
 /* test_session [TABLE [HALF]]: where time is short, one kernel table with one cache type a variant,
  * and half of the variants, 0 or 1. */
+/* ---- recurrent layers ------------------------------------------------------------------------ */
+
+static int end_at_layer(void *context, const HookRows *rows)
+{
+    return rows->layer == *(const int *)context ? -1 : 0;
+}
+
+/* A state cannot be taken back: sequences are cut and forked where one was kept, every 64 positions
+ * here. */
+static void test_states(void)
+{
+    static const int points[] = {0, 1, 63, 64, 65, 128, 300, 512, 599, TEXT};
+    Session s;
+    Err e = {0};
+    open_session(&s, 3, 2);
+    CHECK(s.cache.state_step == KV_BLOCK, "states are kept every %d positions", s.cache.state_step);
+    check_run(&s, 0, 0, TEXT, TEXT, "at once");
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        int n = points[i], kept = n == TEXT ? n : n / KV_BLOCK * KV_BLOCK;
+        int got = cache_truncate(&s.cache, 0, n);
+        CHECK(got == kept && s.cache.seqs[0].n_pos == kept, "cut to %d: %d are left", n, got);
+        run(&s, 0, other, kept < TEXT ? 90 < TEXT - kept ? 90 : TEXT - kept : 0, 41, NULL);
+        CHECK(cache_truncate(&s.cache, 0, n) == kept, "cut again to %d", n);
+        check_run(&s, 0, kept, TEXT, 37, "after a cut");
+
+        run(&s, 1, other, 150, 150, NULL); // forking empties it
+        CHECK(!cache_fork(&s.cache, 1, 0, n) && s.cache.seqs[1].n_pos == kept, "fork at %d", n);
+        run(&s, 1, other, CONTEXT - kept < 70 ? CONTEXT - kept : 70, 70, NULL);
+        int at = kept % KV_BLOCK ? 0 : kept; // where the fork began
+        CHECK(cache_truncate(&s.cache, 1, kept) == at, "a fork cut at %d", kept);
+        check_run(&s, 1, at, at + 20, 20, "a fork after a cut");
+        CHECK(!cache_fork(&s.cache, 1, 0, n), "a second fork at %d", n);
+        check_run(&s, 1, kept, kept + 65 < TEXT ? kept + 65 : TEXT, 9, "a fork");
+        CHECK(cache_truncate(&s.cache, 1, kept ? kept - 1 : 0) == 0, "a fork cut before %d", kept);
+        check_run(&s, 1, 0, 70, 70, "a fork from the start");
+        check_blocks(&s, "recurrent");
+    }
+    int end_at = 1;
+    session_hook(&s, HOOK_LAYER, end_at_layer, &end_at);
+    cache_truncate(&s.cache, 0, 320);
+    CHECK(forward_tokens(&s, 0, other, 70, WANT_LAST, &e) == -1 && s.cache.seqs[0].n_pos == 320,
+          "a hook did not end it");
+    end_at = LAYERS;
+    check_run(&s, 0, 320, TEXT, 64, "after a call that failed");
+    session_free(&s);
+}
+
+/* Fewer rows at a time than a batch has, some fewer than the taps. */
+static void test_few_rows(void)
+{
+    for (int rows = 1; rows <= 5; rows += 2) {
+        Session s;
+        Err e = {0};
+        SessionParams p = {.seq_len = CONTEXT,
+                           .n_seqs = 1,
+                           .max_batch = TEXT,
+                           .max_rows = rows,
+                           .max_logits = TEXT,
+                           .threads = &team,
+                           .kv_type = kv_type,
+                           .kernels = kernels};
+        CHECK(!session_init(&s, &model.decoder, &p, &e), "%s", e.text);
+        check_run(&s, 0, 0, 130, 50, "few rows at a time");
+        cache_truncate(&s.cache, 0, 127);
+        check_run(&s, 0, 64, TEXT, TEXT, "few rows after a cut");
+        session_free(&s);
+    }
+}
+
+static void test_recurrent(void)
+{
+    char path[] = "/tmp/test_session.XXXXXX";
+    Err e = {0};
+    int fd = mkstemp(path);
+    write_model(&recurrent_variant, path);
+    CHECK(!model_open(&model, path, true, &e), "%s", e.text);
+    kernels = only ? only : kernels_at(0);
+    kv_type = KV_F16;
+    snprintf(label, sizeof label, "%s, %s", recurrent_variant.name, kernels->name);
+    Session s;
+    open_session(&s, 1, 1);
+    run(&s, 0, text, TEXT, TEXT, want);
+    session_free(&s);
+    test_chunks();
+    test_states();
+    test_few_rows();
+    test_neighbours((int[]){0, 100, 513}, (int[]){9, 5, 1});
+    test_neighbours((int[]){520, 513, 300}, (int[]){4, 4, 3});
+    model_close(&model);
+    close(fd);
+    unlink(path);
+}
+
 int main(int argc, char **argv)
 {
     Err e = {0};
@@ -1014,6 +1118,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < (int)(sizeof variants / sizeof *variants); i++)
         if (argc < 3 || i / 2 == atoi(argv[2]))
             test_variant(i);
+    if (argc < 3 || !atoi(argv[2]))
+        test_recurrent();
     free(want);
     return check_done("test_session");
 }

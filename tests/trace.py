@@ -60,10 +60,10 @@ def decoder_layers(model: torch.nn.Module) -> torch.nn.ModuleList:
 
 
 def sublayers(layer: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]:
-    """Attention and FFN, by the names that they have in the families."""
+    """Attention, or a recurrence in its place, and FFN, by their names in the families."""
     names = dict(layer.named_children())
     attention = next(m for n, m in names.items() if n in ("self_attn", "attn", "attention",
-                                                          "self_attention"))
+                                                          "self_attention", "conv"))
     return attention, next(m for n, m in names.items() if n in ("mlp", "ffn", "feed_forward"))
 
 
