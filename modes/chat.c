@@ -300,6 +300,10 @@ static int converse(Chat *c)
         if (stop_signal)
             continue;
         ssize_t n = getline(&line, &cap, stdin);
+        if (stop_signal) { // takes back a line that had no end yet
+            clearerr(stdin);
+            continue;
+        }
         if (n < 0)
             break;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))
