@@ -650,7 +650,7 @@ enum { MAP_ROWS = 64 };
  * for keys that are not visible. Runs on the calling thread, number `thread`. */
 void attention_weights(Session *s, int layer, int head, int first, int n, float *out, int n_keys,
                        int thread);
-/* The weight that a row of the running batch gave to a head's sink; 0 where the model has none. */
+/* The weight that a row of the running batch gave to a head's sink, in a model that has them. */
 float attention_sink(const Session *s, int layer, int head, int row);
 
 size_t attention_scratch(const Config *c);              // floats of scratch for one thread

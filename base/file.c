@@ -45,6 +45,11 @@ static int read_all(int fd, const atomic_int *stop, Buf *out, Err *e)
     return -1;
 }
 
+const char *file_shown(const char *path)
+{
+    return strcmp(path, "-") ? path : "standard input";
+}
+
 int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e)
 {
     bool is_stdin = !strcmp(path, "-");
@@ -53,7 +58,7 @@ int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e)
         ;
     int rc = fd < 0 ? err_errno(e, "cannot read") : read_all(fd, stop, out, e);
     if (rc)
-        err_prefix(e, is_stdin ? "standard input" : path);
+        err_prefix(e, file_shown(path));
     if (fd >= 0 && !is_stdin)
         close(fd);
     return rc;

@@ -14,6 +14,9 @@ enum { TEXT_MAX = INT32_MAX }; // bytes of all texts of a prompt
  * is ended. */
 typedef struct Held Held;
 
+/* The name of a file to read for messages: "-" is standard input. */
+const char *file_shown(const char *path);
+
 /* Append a whole file, "-" being standard input, to `out`, which may come to TEXT_MAX bytes (more
  * is EXIT_USAGE). *stop other than 0 ends it with -1. */
 int file_read(const char *path, const atomic_int *stop, Buf *out, Err *e);

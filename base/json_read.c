@@ -431,3 +431,8 @@ const JsonNode *json_member(const JsonDoc *d, const JsonNode *object, const char
                 found = m;
     return found;
 }
+
+const JsonNode *json_field(const JsonDoc *d, const char *key)
+{
+    return d ? json_member(d, d->nodes, key) : NULL;
+}

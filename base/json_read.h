@@ -58,6 +58,9 @@ const JsonNode *json_next(const JsonDoc *d, const JsonNode *container, const Jso
  * object. */
 const JsonNode *json_member(const JsonDoc *d, const JsonNode *object, const char *key);
 
+/* That of the whole text; NULL too without a document. */
+const JsonNode *json_field(const JsonDoc *d, const char *key);
+
 /* Whether the node is a whole number, however written (7, 7.0, 70e-1), from lo to hi; then *out is
  * exactly it, also where a double could not hold it. */
 bool json_integer(const JsonNode *n, int64_t lo, int64_t hi, int64_t *out);

@@ -503,6 +503,6 @@ float attention_sink(const Session *s, int layer, int head, int row)
 {
     const float *sinks = s->stack->layers[layer].sinks;
     const float *max_sum = s->softmax + ((size_t)row * (size_t)s->max_heads + (size_t)head) * 2;
-    float x = sinks ? sinks[head] : -INFINITY;
+    float x = sinks[head];
     return s->k->exp_sum(&x, 1, max_sum[0]) * (1 / max_sum[1]);
 }

@@ -675,6 +675,8 @@ class Family:
     qkv: str = ""
     table: str = ""  # the gguf package's name whose tensor names hold, if it is another one
     gate_up: bool = False  # gate and up are one matrix of a dense FFN
+    # experts are stored (in, out), with columns of gate and up in turn, and may be MXFP4
+    across: bool = False
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
     names: tuple[tuple[str, str], ...] = ()  # (transformers' name, ours) beyond the gguf package's
@@ -719,7 +721,7 @@ DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
               for part in ("gate", "up", "down"))
 GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
                   ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
-GPT_OSS = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),)
+AFTER_ATTENTION = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),)
 LFM2 = (("model.embedding_norm", "output_norm"),
         *((f"model.layers.{{}}.feed_forward.experts.{w}", f"blk.{{}}.ffn_{part}_exps")
           for w, part in (("w1", "gate"), ("w2", "down"), ("w3", "up"))))
@@ -746,7 +748,7 @@ FAMILIES: dict[str, Family] = {
         num_experts=8, num_experts_per_tok=2)),
     "granitemoeshared": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
         num_experts=8, num_experts_per_tok=2)),
-    "gpt_oss": Family("gpt-oss", gpt_oss, names=GPT_OSS, defaults=defaults(
+    "gpt_oss": Family("gpt-oss", gpt_oss, names=AFTER_ATTENTION, across=True, defaults=defaults(
         norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=8, head_dim=64,
         sliding_window=128, attention_bias=True, num_experts=128, num_experts_per_tok=4,
         swiglu_alpha=1.702, swiglu_limit=7.0, rope_theta=150000.0,
@@ -818,8 +820,7 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5": Family("ernie4_5", ernie, defaults=defaults(
         norm_eps=1e-5, num_key_value_heads=2, head_dim=128, rope_theta=500000.0,
         max_position_embeddings=131072, tie_word_embeddings=True)),
-    "seed_oss": Family("seed_oss", seed_oss, names=(
-        ("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),), defaults=defaults(
+    "seed_oss": Family("seed_oss", seed_oss, names=AFTER_ATTENTION, defaults=defaults(
         num_key_value_heads=8, head_dim=128, attention_bias=True, max_position_embeddings=524288)),
     "hunyuan_v1_dense": Family("hunyuan-dense", hunyuan, defaults=defaults(norm_eps=1e-5)),
     "nemotron": Family("nemotron", nemotron, norm_offset=1, defaults=defaults(
@@ -890,12 +891,11 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     if kind not in FAMILIES:
         raise ExportError(f"config.json: model_type {short(kind)} is not supported (known: "
                           f"{', '.join(FAMILIES)})")
-    packed = data.get("quantization_config")
-    if packed is not None and not (kind == "gpt_oss" and isinstance(packed, dict)
+    family, packed = FAMILIES[kind], data.get("quantization_config")
+    if packed is not None and not (family.across and isinstance(packed, dict)
                                    and packed.get("quant_method") == "mxfp4"):
         raise ExportError("config.json: quantization_config: quantised "
                           "checkpoints are not supported")
-    family = FAMILIES[kind]
     c = Config(data | {"model_type": kind}, family.defaults)
     try:
         spec = gpt_spec(**dims(c) | family.spec(c))
@@ -935,8 +935,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for i in range(spec["block_count"]):
             table.mapping[theirs.format(i)] = (gguf.MODEL_TENSOR.ATTN_NORM, ours.format(i))
     needed, found, unused = gpt_tensors(spec), {}, []
-    scales = {name for name in source.names() if name.endswith("_scales")} \
-        if family.arch == "gpt-oss" else set()
+    scales = {name for name in source.names() if family.across and name.endswith("_scales")}
     numbered: dict[str, dict[int, str]] = {}
 
     def ours(name: str) -> str | None:
@@ -959,9 +958,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         return None
 
     for name in source.names():
-        if spec["xielu.eps"] and NUMBERS.fullmatch(name):
-            continue
-        if name in scales:
+        if name in scales or (spec["xielu.eps"] and NUMBERS.fullmatch(name)):
             continue
         plain = name.removesuffix("_blocks")
         whole = Recipe((name,))
@@ -975,7 +972,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         elif m := GATE_UP.fullmatch(name):
             kind = "shexp" if str(m[2]).endswith("shared_mlp") else "exps"
             suffix = "bias" if m[3].endswith("bias") else "weight"
-            half = alternate if spec["attention.sinks"] else half_rows
+            half = alternate if family.across else half_rows
             for which, part in enumerate(("gate", "up")):
                 found[f"blk.{m[1]}.ffn_{part}_{kind}.{suffix}"] = whole.then(
                     partial(half, which=which))
@@ -996,7 +993,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         found[target] = Recipe(tuple(parts[i] for i in range(len(parts))),
                                lambda *ts: torch.stack(ts))
 
-    if family.arch == "gpt-oss":  # experts are stored (in, out)
+    if family.across:
         for name, recipe in found.items():
             if name.endswith("_exps.weight"):
                 found[name] = recipe.then(lambda t: t.mT)

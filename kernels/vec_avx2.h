@@ -155,16 +155,19 @@ INLINE I dot_end(I sum, Part part)
 #include "kernels/rows.inc"
 #include "kernels/vec_x86.inc"
 
+INLINE __m128i packed_u16(const Rows *r, size_t at)
+{
+    return _mm_set_epi64x((int64_t)four_u16(r, 1, at), (int64_t)four_u16(r, 0, at));
+}
+
 INLINE V rows_f16(const Rows *r, size_t at)
 {
-    return _mm256_cvtph_ps(_mm_set_epi64x((int64_t)four_u16(r, 1, at),
-                                          (int64_t)four_u16(r, 0, at)));
+    return _mm256_cvtph_ps(packed_u16(r, at));
 }
 
 INLINE I rows_u16(const Rows *r, size_t at)
 {
-    return (I)_mm256_cvtepu16_epi32(_mm_set_epi64x((int64_t)four_u16(r, 1, at),
-                                                   (int64_t)four_u16(r, 0, at)));
+    return (I)_mm256_cvtepu16_epi32(packed_u16(r, at));
 }
 
 INLINE I rows_u32(const Rows *r, size_t at)

@@ -137,20 +137,20 @@ INLINE Part dot_add(Part part, I w, Four x, int bits)
 #include "kernels/rows.inc"
 #include "kernels/vec_x86.inc"
 
+INLINE __m256i packed_u16(const Rows *r, size_t at)
+{
+    return _mm256_set_epi64x((int64_t)four_u16(r, 3, at), (int64_t)four_u16(r, 2, at),
+                             (int64_t)four_u16(r, 1, at), (int64_t)four_u16(r, 0, at));
+}
+
 INLINE V rows_f16(const Rows *r, size_t at)
 {
-    return _mm512_cvtph_ps(_mm256_set_epi64x((int64_t)four_u16(r, 3, at),
-                                             (int64_t)four_u16(r, 2, at),
-                                             (int64_t)four_u16(r, 1, at),
-                                             (int64_t)four_u16(r, 0, at)));
+    return _mm512_cvtph_ps(packed_u16(r, at));
 }
 
 INLINE I rows_u16(const Rows *r, size_t at)
 {
-    return (I)_mm512_cvtepu16_epi32(_mm256_set_epi64x((int64_t)four_u16(r, 3, at),
-                                                      (int64_t)four_u16(r, 2, at),
-                                                      (int64_t)four_u16(r, 1, at),
-                                                      (int64_t)four_u16(r, 0, at)));
+    return (I)_mm512_cvtepu16_epi32(packed_u16(r, at));
 }
 
 INLINE __m512i two_halves(__m256i low, __m256i high)

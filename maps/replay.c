@@ -149,6 +149,17 @@ static int run_map(Replay *r, int head, int n_heads, int map)
     return 0;
 }
 
+/* What the present layer's rows gave to the sinks. */
+static void keep_sinks(const Replay *r, const Session *s, int layer)
+{
+    const Maps *m = &r->job->maps;
+    size_t per_layer = (size_t)m->n_heads * (size_t)m->n_queries;
+    float *out = m->sink_mass + (size_t)r->layer_index * per_layer;
+    for (int h = 0; h < m->n_heads; h++)
+        for (int q = 0; q < m->n_queries; q++)
+            *out++ = attention_sink(s, layer, m->heads[h], m->first + q);
+}
+
 static int replay_layer(void *context, const HookRows *rows)
 {
     Replay *r = context;
@@ -160,12 +171,8 @@ static int replay_layer(void *context, const HookRows *rows)
         return 0;
     if (r->job->stats.on)
         stats_massive(&r->job->stats, r->layer_index, rows->s, m->n);
-    for (int h = 0; m->sink_mass && h < m->n_heads; h++)
-        for (int q = 0; q < m->n_queries; q++)
-            m->sink_mass[((size_t)r->layer_index * (size_t)m->n_heads + (size_t)h)
-                             * (size_t)m->n_queries
-                         + (size_t)q] = attention_sink(rows->s, rows->layer, m->heads[h],
-                                                       m->first + q);
+    if (m->sink_mass)
+        keep_sinks(r, rows->s, rows->layer);
     int rc = 0;
     if (m->o.reduce == REDUCE_NONE)
         for (int h = 0; !rc && h < m->n_heads; h++)

@@ -70,16 +70,10 @@ static bool is_number(Str name)
     return false;
 }
 
-/* A member of the line, NULL for none. */
-static const JsonNode *member(const JsonDoc *d, const char *name)
-{
-    return d ? json_member(d, d->nodes, name) : NULL;
-}
-
 static int read_numbers(const JsonDoc *d, Options *own, Err *e)
 {
     for (size_t i = 0; i < COUNT(numbers); i++) {
-        const JsonNode *n = member(d, numbers[i].member);
+        const JsonNode *n = json_field(d, numbers[i].member);
         const Option *o = options_find(numbers[i].flag);
         void *field = (char *)own + o->offset;
         int64_t whole;
@@ -116,7 +110,7 @@ static int add_stop(Generation *r, Str s, Err *e)
 /* "stop": a text or a list of them. */
 static int read_stops(const JsonDoc *d, Generation *r, Err *e)
 {
-    const JsonNode *n = member(d, "stop");
+    const JsonNode *n = json_field(d, "stop");
     r->n_stops = n ? 0 : -1;
     if (!n)
         return 0;
@@ -142,7 +136,7 @@ static uint64_t derive_seed(uint64_t base, Str name)
 static int read_seed(const BatchRun *b, const JsonDoc *d, Generation *r, Err *e)
 {
     char number[16];
-    const JsonNode *n = member(d, "seed");
+    const JsonNode *n = json_field(d, "seed");
     int64_t seed;
     Str name = r->base.id;
     if (n && !json_integer(n, 0, INT64_MAX, &seed))
@@ -179,10 +173,10 @@ static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenLis
                        Err *e)
 {
     const Requests *q = &b->q;
-    const JsonNode *prompt = r->is_json || !d ? member(d, "prompt") : d->nodes;
-    const JsonNode *ids = member(d, "ids"), *messages = member(d, "messages");
+    const JsonNode *prompt = r->is_json || !d ? json_field(d, "prompt") : d->nodes;
+    const JsonNode *ids = json_field(d, "ids"), *messages = json_field(d, "messages");
     for (size_t i = 0; i < COUNT(refused); i++)
-        if (member(d, refused[i]))
+        if (json_field(d, refused[i]))
             return err_set(e, EXIT_USAGE, "%s: want --score for it", refused[i]);
     if (r->is_json && !prompt + !ids + !messages != 2)
         return err_set(e, EXIT_USAGE, "want one of \"prompt\", \"messages\" and \"ids\"");
@@ -204,7 +198,7 @@ static int read_prompt(BatchRun *b, const JsonDoc *d, const Request *r, TokenLis
 /* "grammar", a text, or "json_schema", a schema. */
 static int read_constraint(Requests *q, const JsonDoc *d, Generation *r, Err *e)
 {
-    const JsonNode *grammar = member(d, "grammar"), *schema = member(d, "json_schema");
+    const JsonNode *grammar = json_field(d, "grammar"), *schema = json_field(d, "json_schema");
     if (!grammar && !schema)
         return 0;
     if (grammar && schema)
@@ -242,7 +236,7 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
     Options own = *q->o;
     TokenList ids = {0};
     Buf prompt = {0};
-    const JsonNode *echo = member(d, "echo");
+    const JsonNode *echo = json_field(d, "echo");
     r->echo = echo ? echo->type == JSON_TRUE : own.echo;
     if (echo && echo->type != JSON_TRUE && echo->type != JSON_FALSE)
         return err_set(e, EXIT_USAGE, "echo: want true or false");

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/file.h"
 #include "modes/chat_format.h"
 #include "modes/modes.h"
 #include "modes/prompt.h"
@@ -101,7 +102,7 @@ static int encode(Chat *c, TokenList *ids)
     rendered_free(&text);
     buf_free(&list);
     if (rc && c->o->messages)
-        err_prefix(c->e, strcmp(c->o->messages, "-") ? c->o->messages : "standard input");
+        err_prefix(c->e, file_shown(c->o->messages));
     return rc;
 }
 
@@ -298,6 +299,10 @@ static int converse(Chat *c)
         if (stop_signal)
             continue;
         ssize_t n = getline(&line, &cap, stdin);
+        if (stop_signal) { // takes back a line that had no end yet
+            clearerr(stdin);
+            continue;
+        }
         if (n < 0)
             break;
         while (n && (line[n - 1] == '\n' || line[n - 1] == '\r'))

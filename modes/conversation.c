@@ -37,22 +37,17 @@ void conversations_close(Conversations *c)
     chat_format_close(&c->format);
 }
 
-static const JsonNode *member(const JsonDoc *d, const char *name)
-{
-    return d ? json_member(d, d->nodes, name) : NULL;
-}
-
 /* A member that may be null, which says nothing. */
 static const JsonNode *value(const JsonDoc *d, const char *name)
 {
-    const JsonNode *n = member(d, name);
+    const JsonNode *n = json_field(d, name);
     return n && n->type == JSON_NULL ? NULL : n;
 }
 
 int conversations_wanted(const Conversations *c, const JsonDoc *d, Err *e)
 {
     static const char *const beside[] = {"tools", "chat_template_kwargs"};
-    if (member(d, "messages") || (c->o->chat && !member(d, "ids")))
+    if (json_field(d, "messages") || (c->o->chat && !json_field(d, "ids")))
         return 1;
     for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
         if (value(d, beside[i]))
@@ -74,7 +69,7 @@ static bool has_system(const JsonDoc *d, const JsonNode *list)
 /* The list of messages as JSON. */
 static int read_messages(const JsonDoc *d, Str said, const char *system, Buf *out, Err *e)
 {
-    const JsonNode *list = member(d, "messages");
+    const JsonNode *list = json_field(d, "messages");
     if (list && list->type != JSON_LIST)
         return err_set(e, EXIT_USAGE, "messages: want a list of messages");
     buf_text(out, "[");

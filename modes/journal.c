@@ -122,8 +122,7 @@ static int describe(Journal *j, const Options *o, const Engine *x, uint64_t seed
         const Option *row = &option_table[i];
         if (!is_recorded(row, o->mode))
             continue;
-        const char *last = strrchr(row->names, ' ');
-        add_value(json_key(&json, last ? last + 1 : row->names), row, o);
+        add_value(json_key(&json, options_main_name(row).ptr), row, o);
     }
     json_end(&json);
     buf_text(&j->about, "\n");

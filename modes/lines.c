@@ -8,13 +8,15 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/file.h"
+
 enum { READ_SIZE = 1 << 16, MAX_LINE = 1 << 29 };
 
 int lines_open(Lines *l, const char *path, const atomic_int *stop, Err *e)
 {
     bool standard = !strcmp(path, "-");
     struct stat st;
-    *l = (Lines){.fd = STDIN_FILENO, .path = standard ? "standard input" : path, .stop = stop};
+    *l = (Lines){.fd = STDIN_FILENO, .path = file_shown(path), .stop = stop};
     if (!standard)
         l->fd = open(path, O_RDONLY);
     if (l->fd < 0)

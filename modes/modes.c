@@ -29,7 +29,7 @@ int modes_read_json(const char *path, Buf *text, JsonDoc *d, Err *e)
     if (file_read(path, &stop_signal, text, e))
         return -1;
     Str whole = {text->ptr ? text->ptr : "", text->len};
-    return json_parse(d, whole, e) ? err_prefix(e, strcmp(path, "-") ? path : "standard input") : 0;
+    return json_parse(d, whole, e) ? err_prefix(e, file_shown(path)) : 0;
 }
 
 int modes_threads(const Options *o)

@@ -310,8 +310,7 @@ const Option *options_find(const char *name)
     return &option_table[i];
 }
 
-/* The name to show. */
-static Str main_name(const Option *o)
+Str options_main_name(const Option *o)
 {
     const char *last = strrchr(o->names, ' ');
     last = last ? last + 1 : o->names;
@@ -740,7 +739,7 @@ static int needs_mode(Str flag, unsigned modes, Err *e)
         with_input |= o->kind == OPT_INPUT ? o->modes : 0;
         if ((o->kind == OPT_INPUT && o->modes & modes)
             || (o->kind == OPT_MODE && o->modes & modes & ~with_input))
-            names[n++] = main_name(o);
+            names[n++] = options_main_name(o);
     }
     return needs(flag, names, n, e);
 }

@@ -125,6 +125,9 @@ bool options_takes_file(const Option *o);
 /* The row of a flag, by one of its names, which there must be. */
 const Option *options_find(const char *name);
 
+/* The name of a flag to show; it ends with a zero. */
+Str options_main_name(const Option *o);
+
 /* Name number i of a list of names between spaces, empty past the last. */
 Str options_name(const char *names, int i);
 

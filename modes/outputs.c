@@ -2,7 +2,6 @@
 #include "modes/outputs.h"
 
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/file.h"
 
@@ -22,19 +21,10 @@ static const char *file_of(const Options *o, const Option *row, int i)
     return text->is_file ? text->arg : "-";
 }
 
-static Str name_of(const Option *row)
-{
-    const char *last = strrchr(row->names, ' ');
-    last = last ? last + 1 : row->names;
-    return (Str){last, strlen(last)};
-}
-
 static bool is_model_file(const Gguf *g, const char *path)
 {
-    struct stat a, b;
     for (int i = 0; i < g->n_maps; i++)
-        if (!stat(path, &a) && !stat(g->maps[i].path, &b) && a.st_dev == b.st_dev
-            && a.st_ino == b.st_ino)
+        if (out_same(g->maps[i].path, path))
             return true;
     return false;
 }
@@ -48,7 +38,7 @@ const char *outputs_read_as(const Options *o, const Gguf *model, const char *pat
         for (int i = 0; !row->writes && (file = file_of(o, row, i)); i++)
             if (strcmp(file, "-") && out_same(file, path)
                 && !(path == o->save_session && file == o->load_session)) {
-                snprintf(out, 80, "the file of %s", name_of(row).ptr);
+                snprintf(out, 80, "the file of %s", options_main_name(row).ptr);
                 return out;
             }
     return NULL;
@@ -62,7 +52,7 @@ static int check_others(const Options *o, const Option *row, int i, const char *
         for (int k = 0; r->writes && (r < row || k < i) && (file = file_of(o, r, k)); k++)
             if (out_same(file, path) || (r == row && !strcmp(file, path)))
                 return err_set(e, EXIT_USAGE, "%s and %s: got one file for two results, want two",
-                               name_of(r).ptr, name_of(row).ptr);
+                               options_main_name(r).ptr, options_main_name(row).ptr);
     return 0;
 }
 
@@ -74,7 +64,8 @@ int outputs_check(const Options *o, const Gguf *model, Err *e)
         for (int i = 0; row->writes && (file = file_of(o, row, i)); i++) {
             what = strcmp(file, "-") ? outputs_read_as(o, model, file, out) : NULL;
             if (what)
-                return err_set(e, EXIT_USAGE, "%s: got %s, want another", name_of(row).ptr, what);
+                return err_set(e, EXIT_USAGE, "%s: got %s, want another",
+                               options_main_name(row).ptr, what);
             if (check_others(o, row, i, file, e))
                 return -1;
         }

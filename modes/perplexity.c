@@ -157,7 +157,7 @@ int perplexity_mode(const Options *o, Err *e)
     Engine x;
     if (modes_open(&x, o, true, e))
         return -1;
-    const char *name = strcmp(o->perplexity, "-") ? o->perplexity : "standard input";
+    const char *name = file_shown(o->perplexity);
     const Config *c = &x.model.decoder.config;
     const Tokenizer *t = x.model.tokenizer;
     int usual = c->seq_len < SCORE_WINDOW ? c->seq_len : SCORE_WINDOW;

@@ -1,6 +1,5 @@
 /* render.c - the mode --render: a conversation as the model's chat template writes it. */
-#include <string.h>
-
+#include "base/file.h"
 #include "base/json.h"
 #include "modes/chat_format.h"
 #include "modes/modes.h"
@@ -51,12 +50,12 @@ int render_mode(const Options *o, Err *e)
     Buf text = {0};
     JsonDoc messages = {0};
     Rendered rendered = {0};
-    const char *from = strcmp(o->messages, "-") ? o->messages : "standard input";
     if (gguf_open(&file, o->model, e))
         return -1;
     int rc = chat_format_open(&format, o, &file, e)
           || modes_read_json(o->messages, &text, &messages, e)
-          || (chat_format_render(&format, &messages, &rendered, e) && err_prefix(e, from))
+          || (chat_format_render(&format, &messages, &rendered, e)
+              && err_prefix(e, file_shown(o->messages)))
           || print_rendered(o, &file, &rendered, e);
     rendered_free(&rendered);
     json_doc_free(&messages);

@@ -83,7 +83,7 @@ static int add_prefix(const Requests *q, TokenList *out, Err *e)
 static int read_completion(const Requests *q, const JsonDoc *d, const JsonNode *n, Completion *c,
                            Err *e)
 {
-    bool after_ids = json_member(d, d->nodes, "ids") != NULL;
+    bool after_ids = json_field(d, "ids") != NULL;
     c->is_ids = n->type == JSON_LIST;
     if (!c->is_ids && (after_ids || n->type != JSON_STRING))
         return err_set(e, EXIT_USAGE,
@@ -107,8 +107,8 @@ static int make_completions(Scored *r, size_t n, Err *e)
 
 static int read_completions(const Requests *q, const JsonDoc *d, Scored *r, Err *e)
 {
-    const JsonNode *one = json_member(d, d->nodes, "completion");
-    const JsonNode *many = json_member(d, d->nodes, "completions");
+    const JsonNode *one = json_field(d, "completion");
+    const JsonNode *many = json_field(d, "completions");
     size_t n = 0, i = 0;
     if (!one == !many)
         return err_set(e, EXIT_USAGE, "want either \"completion\" or \"completions\"");
@@ -185,11 +185,10 @@ static int read_conversation(Requests *q, const JsonDoc *d, Scored *r, Err *e)
 
 static int read_object(Requests *q, const JsonDoc *d, Scored *r, Err *e)
 {
-    const JsonNode *text = json_member(d, d->nodes, "text");
-    const JsonNode *prompt = json_member(d, d->nodes, "prompt");
-    const JsonNode *ids = json_member(d, d->nodes, "ids");
-    bool completions = json_member(d, d->nodes, "completion")
-                    || json_member(d, d->nodes, "completions");
+    const JsonNode *text = json_field(d, "text");
+    const JsonNode *prompt = json_field(d, "prompt");
+    const JsonNode *ids = json_field(d, "ids");
+    bool completions = json_field(d, "completion") || json_field(d, "completions");
     int talk = conversations_wanted(&((ScoreRun *)(void *)q)->talks, d, e);
     if (talk < 0)
         return -1;

@@ -234,6 +234,11 @@ def test_interrupt(run_bin: Path, smollm2_path: Path) -> None:
     t.until("\n> ")
     os.kill(t.pid, signal.SIGINT)
     t.until("\n> ")
+    os.write(t.fd, b"half a line\x04")  # which is read, and waits for its end
+    t.until("half a line")
+    time.sleep(0.3)
+    os.kill(t.pid, signal.SIGINT)
+    t.until("\n> ")
     t.say("/reset")
     t.until("> ")
     os.write(t.fd, b"\x04")

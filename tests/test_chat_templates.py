@@ -75,7 +75,8 @@ def test_every_template(render: Render, model: Path, chat_templates: dict[str, s
                 counts["text"] += 1
             elif want.own:
                 message = want.replace("\n", "\\x0a")
-                same = (got.returncode, got.stderr.decode()) == (2, f"run: {message}\n")
+                source = got.args[got.args.index("--messages") + 1]
+                same = (got.returncode, got.stderr.decode()) == (2, f"run: {source}: {message}\n")
                 counts["own"] += 1
             else:
                 same = got.returncode in (2, 3) and not got.stdout

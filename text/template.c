@@ -14,7 +14,7 @@
 #include "text/value_print.h"
 
 enum { MAX_OUTPUT = 64 << 20, MAX_BYTES = 1 << 30 }; // of one rendering
-static const uint64_t USUAL_STEPS = 50u * 1000 * 1000;
+static const uint64_t USUAL_STEPS = 200u * 1000 * 1000;
 
 struct Template {
     Tree tree;
