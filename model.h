@@ -47,6 +47,7 @@ typedef struct {
     float beta_fast, beta_slow; // yarn
     int orig_seq_len;           // of yarn and longrope
     bool truncate;              // yarn's ramp begins and ends at whole pairs
+    float score_factor;         // multiplies scores, 1 but for yarn in DeepSeek's models
     bool use_factors;   // divide the frequencies by the tensors rope_freqs or rope_factors_*
     bool needs_factors; // rope_freqs must be there
 } Rope;
@@ -58,7 +59,9 @@ typedef enum { GATE_SOFTMAX, GATE_SIGMOID } Gate;
 
 /* Experts of the layers that have them: a router chooses some for each row (engine/experts.c). */
 typedef struct {
-    int n, n_used; // 0: all layers are dense
+    int n, n_used;               // 0: all layers are dense
+    int n_groups, n_groups_used; // of experts that follow one another: only those of the best
+                                 // groups are chosen from
     Gate gate;
     bool renormalise;     // the weights of the chosen are divided by their sum
     float sum_extra;      // and this is added to the sum first
@@ -67,7 +70,20 @@ typedef struct {
     bool shared_gate;     // the shared expert is multiplied by a sigmoid of its own
     bool beside;          // the dense FFN of such a layer stays, see Layer.dense_post_norm
     float logit_scale;    // multiplies the router's logits
+    float weight_scale;   // multiplies the weights of the chosen in the end
 } Experts;
+
+/* Latent attention (DeepSeek-V2): what all heads' keys and values are made of is one vector a row,
+ * its latent. Only latents are cached, as the keys of one head, each with a rotated part behind it;
+ * the beginning of such a key, the latent, is its value too. Each query head is multiplied by its
+ * key matrix beforehand, and its result by its value matrix afterwards. */
+typedef struct {
+    int rank;      // width of the latent, 0: attention without one
+    int q_rank;    // queries are made of so many numbers a row has been brought down to, 0: of the
+                   // row itself
+    int key_dim;   // of a query head before its key matrix, without the rotated part
+    int value_dim; // of a head's result after its value matrix
+} Latent;
 
 typedef struct {
     Mixer mixer;
@@ -77,7 +93,7 @@ typedef struct {
                              // 0 for none
     int expert_dim;          // of each expert, 0: a dense layer
     int key_dim, value_dim;  // widths of one head
-    bool values_in_keys;     // a head's value is the beginning of its key (latent attention)
+    bool values_in_keys;     // a head's value is the beginning of its key
     bool values_are_keys;    // a head's value is what its key is before its norm and rotation
     KvSource kv_source;
     int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
@@ -87,6 +103,7 @@ typedef struct {
     int rope;         // index into Config.ropes, -1 for none in this layer
     float attn_scale; // multiplies q.k
     Xielu xielu;      // with ACT_XIELU
+    Latent latent;    // key_dim is its rank and the rotated part, value_dim its rank
 } LayerConfig;
 
 typedef struct {
@@ -161,6 +178,25 @@ static inline size_t heads_width(const LayerConfig *l)
     return l->mixer == MIX_ATTENTION ? (size_t)l->n_heads * (size_t)l->value_dim
                                      : (size_t)l->conv_dim;
 }
+/* What Wo reads, and of latent attention the wider of a row's queries before their key matrices and
+ * its results after their value matrices. */
+static inline size_t wo_width(const LayerConfig *l)
+{
+    return l->latent.rank ? (size_t)l->n_heads * (size_t)l->latent.value_dim : heads_width(l);
+}
+static inline size_t head_key_width(const LayerConfig *l) // of a query before its key matrix
+{
+    return (size_t)(l->latent.key_dim + l->key_dim - l->latent.rank);
+}
+static inline size_t expanded_width(const LayerConfig *l)
+{
+    size_t queries = (size_t)l->n_heads * head_key_width(l), results = wo_width(l);
+    return !l->latent.rank ? 0 : queries > results ? queries : results;
+}
+static inline size_t q_latent_width(const LayerConfig *l)
+{
+    return (size_t)l->latent.q_rank;
+}
 static inline size_t mix_in_width(const LayerConfig *l)
 {
     return l->mixer == MIX_ATTENTION ? 0 : 3 * (size_t)l->conv_dim;
@@ -194,7 +230,8 @@ typedef struct {
     Type type;
     size_t rows, cols; // (d, n)
     size_t row_bytes;
-    size_t n_matrices; // (n_matrices, d, n); a product takes one
+    size_t n_matrices;   // (n_matrices, d, n); a product takes one
+    size_t matrix_bytes; // from one of them to the next
 } Tensor;
 
 /* A file's tensor of up to three dimensions, checked by gguf_open(), in place; a vector is a matrix
@@ -224,12 +261,19 @@ typedef struct {
     const float *sinks;  // (n_heads) scores of no key, or NULL
     Linear mix_in;       // (3 * conv_dim, dim) of a short convolution
     const float *conv;   // (conv_taps, conv_dim) its weights, of the newest row last
-    Linear wo;           // (dim, heads_width())
-    Norm attn_post_norm; // (dim)
-    Norm ffn_norm;       // (dim); off with a shared norm
-    Linear w_gate, w_up; // (hidden_dim, dim): the FFN, or the expert that all rows share
-    Linear w_down;       // (dim, hidden_dim)
-    Linear router;       // (n_experts, dim)
+    /* Of latent attention, which has no wk and wv. */
+    Linear q_down;             // (q_rank, dim); with it wq is (n_heads * head_key_width(), q_rank)
+    Norm q_latent_norm;        // (q_rank)
+    Linear kv_down;            // (rank + rotated part, dim)
+    Norm kv_latent_norm;       // (rank)
+    Tensor key_up, value_up;   // (n_heads, rank, latent.key_dim), (n_heads, latent.value_dim,
+                               // rank)
+    Linear wo;                 // (dim, wo_width())
+    Norm attn_post_norm;       // (dim)
+    Norm ffn_norm;             // (dim); off with a shared norm
+    Linear w_gate, w_up;       // (hidden_dim, dim): the FFN, or the expert that all rows share
+    Linear w_down;             // (dim, hidden_dim)
+    Linear router;             // (n_experts, dim)
     const float *choice_bias;  // (n_experts) or NULL
     Linear shared_gate;        // (1, dim) or absent
     Tensor gate_exps, up_exps; // (n_experts, expert_dim, dim); without up_exps those of gate_exps
@@ -475,7 +519,7 @@ typedef enum {
     HOOK_QUERIES,   // (n, n_heads, key_dim), normalised and rotated
     HOOK_KEYS,      // (n, n_kv_heads, key_dim), normalised and rotated, not yet in the cache
     HOOK_VALUES,    // (n, n_kv_heads, value_dim), not yet in the cache
-    HOOK_HEADS,     // (n, n_heads, value_dim) each head's result, before Wo
+    HOOK_HEADS,     // (n, wo_width()) each head's result, before Wo
     HOOK_ATTENTION, // (n, dim) what attention, or a recurrent layer in its place, is about to add
                     // to the residual stream; such a layer has none of the four before
     HOOK_FFN,       // (n, dim) what the FFN is about to add
@@ -548,21 +592,26 @@ struct Session {
     int n_hooks;
 
     /* Activations of one forward(): T = max_batch rows, R = max_rows at a time. */
-    int *pos;             // (T) position of each row
-    int *span_of;         // (T) and its span, an index into `spans`
-    SpanRows *spans;      // (n_seqs) the batch's spans
-    float *x, *xn;        // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
-    float *q;             // (T, n_heads * key_dim)
-    float *k_new, *v_new; // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
-    float *mix_in;        // (R, mix_in_width()) what a recurrent layer is given
-    float *heads;         // (R, heads_width()) attention's results, or a recurrent layer's
-    float *attn_out;      // (R, dim)
-    float *hidden, *gate; // (R, hidden_dim or per_layer_dim)
-    float *per_layer;     // (T, n_layers, per_layer_dim) what each layer gets of a row's token
-    Routing routing;      // of the last layer with experts
-    PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
-    uint16_t *x16;        // (packed_size) the same in bf16
-    size_t packed_size;   // R or max_logits rows of the widest input, or R * n_used of an expert's
+    int *pos;              // (T) position of each row
+    int *span_of;          // (T) and its span, an index into `spans`
+    SpanRows *spans;       // (n_seqs) the batch's spans
+    float *x, *xn;         // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
+    float *q;              // (T, n_heads * key_dim)
+    float *k_new, *v_new;  // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
+    float *mix_in;         // (R, mix_in_width()) what a recurrent layer is given
+    float *heads;          // (R, heads_width()) attention's results, or a recurrent layer's
+    float *q_latent;       // (R, q_rank)
+    float *expanded;       // (R, expanded_width()) queries before their key matrices, results after
+                           // their value matrices
+    Linear *head_matrices; // (max_heads) of latent attention
+    Product *head_products; // (max_heads)
+    float *attn_out;        // (R, dim)
+    float *hidden, *gate;   // (R, hidden_dim or per_layer_dim)
+    float *per_layer;       // (T, n_layers, per_layer_dim) what each layer gets of a row's token
+    Routing routing;        // of the last layer with experts
+    PackedBlock *x8;        // (packed_size / 32) matmul's inputs as bytes
+    uint16_t *x16;          // (packed_size) the same in bf16
+    size_t packed_size; // R or max_logits rows of the widest input, or R * n_used of an expert's
     float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);
                      // NULL without keep_softmax
     float *logits;   // (max_logits, vocab_size): of the rows that wanted them, in batch order
@@ -624,6 +673,10 @@ enum { PANEL_PAD = 16 };
 /* Several products as one parallel job. An x that consecutive products share is packed once;
  * together the different ones have at most Session.packed_size values. */
 void matmul(Session *s, Product *products, int n_products);
+
+/* The same where rows of x lie x_stride floats apart, and rows of y y_stride. */
+void matmul_strided(Session *s, Product *products, int n_products, size_t x_stride,
+                    size_t y_stride);
 size_t matmul_scratch(size_t widest_input); // floats of scratch for one thread
 
 /* Keys from .. to - 1. */

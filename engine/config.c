@@ -328,8 +328,14 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
         r->factor = 1;
     r->attn_factor = key_float(k, "rope.scaling.attn_factor", 1);
     float log_multiplier = key_float(k, "rope.scaling.yarn_log_multiplier", 0);
-    if (r->scaling == ROPE_YARN && r->factor > 1)
+    r->score_factor = 1;
+    if (r->scaling == ROPE_YARN && r->factor > 1 && f->latent && log_multiplier != 0) {
+        // llama.cpp's files have a tenth of mscale_all_dim; mscale, which they lack, is the same
+        r->attn_factor /= (float)(1 + 0.1 * log(r->factor));
+        r->score_factor = (float)pow(1 + log_multiplier * log(r->factor), 2);
+    } else if (r->scaling == ROPE_YARN && r->factor > 1) {
         r->attn_factor /= (float)(1 + 0.1 * log_multiplier * log(r->factor));
+    }
     r->beta_fast = key_float(k, "rope.scaling.yarn_beta_fast", 32);
     r->beta_slow = key_float(k, "rope.scaling.yarn_beta_slow", 1);
     r->truncate = key_flag(k, "rope.scaling.yarn_truncate", !f->yarn_untruncated);
@@ -357,9 +363,43 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
                                  f->local_rope_base > 0 ? f->local_rope_base : r->base);
     if (f->plain_local_rope || (f->plain_own_base && key_present(k, "rope.freq_base_swa"))) {
         c->ropes[1].scaling = ROPE_PLAIN;
-        c->ropes[1].factor = c->ropes[1].attn_factor = 1;
+        c->ropes[1].factor = c->ropes[1].attn_factor = c->ropes[1].score_factor = 1;
         c->ropes[1].use_factors = false;
     }
+}
+
+/* Latent attention, and what it caches as keys and values. Older files of DeepSeek's models have
+ * the widths of heads as they are before and after their matrices, key_length and value_length,
+ * newer ones those of the cache, with key_length_mla and value_length_mla beside them. */
+static Latent read_latent(const Config *c, const Family *f, Keys *k, HeadWidths *w,
+                          HeadWidths *windowed)
+{
+    char key[160];
+    Latent x = {
+        .rank = key_int(k, "attention.kv_lora_rank", f->latent, MAX_HEAD_DIM, f->latent ? -1 : 0)};
+    if (!x.rank)
+        return x;
+    bool cached = f->all_keys || key_present(k, "attention.key_length_mla");
+    int turning = c->ropes[0].dim;
+    int head = cached ? key_int(k, "attention.key_length_mla", 1, MAX_HEAD_DIM, -1) : w->key_dim;
+    x.value_dim = cached ? key_int(k, "attention.value_length_mla", 1, MAX_HEAD_DIM, -1)
+                         : w->value_dim;
+    x.q_rank = key_int(k, "attention.q_lora_rank", 0, MAX_DIM, 0);
+    x.key_dim = head - turning;
+    if (x.key_dim < 1)
+        refuse(k, "key %s: got %d, want fewer than the %d values of a head",
+               key_name(k, "rope.dimension_count", key), turning, head);
+    if (cached && (w->key_dim != x.rank + turning || w->value_dim != x.rank))
+        refuse(k, "attention: got keys of %d and values of %d, want %d and %d by its rank",
+               w->key_dim, w->value_dim, x.rank + turning, x.rank);
+    if (memcmp(w, windowed, sizeof *w) != 0 || c->ropes[1].dim != turning)
+        refuse(k, "key %s: got %d with other widths in windowed layers, want the same",
+               key_name(k, "attention.kv_lora_rank", key), x.rank);
+    *w = *windowed = (HeadWidths){x.rank + turning, x.rank};
+    if (c->pos != POS_ROPE || c->qk_norm != QK_NORM_NONE || c->value_norm || c->clamp_qkv != 0)
+        refuse(k, "key %s: got %d without rope, or with norms or a clamp of heads, want none",
+               key_name(k, "attention.kv_lora_rank", key), x.rank);
+    return x;
 }
 
 /* The layer whose keys and values layer i attends to. The last `n_shared` layers have none of their
@@ -381,6 +421,8 @@ static void share_kv(Config *c, Keys *k)
     int n_shared = key_int(k, "attention.shared_kv_layers", 0, c->n_layers - 1, 0);
     for (int i = 0; i < c->n_layers && !k->failed; i++) {
         LayerConfig *l = &c->layers[i];
+        if (n_shared && l->latent.rank)
+            refuse(k, "layer %d: got shared keys with latent attention, want its own", i);
         l->kv_layer = kv_layer(c, i, n_shared);
         const LayerConfig *from = l->kv_layer < 0 ? NULL : &c->layers[l->kv_layer];
         if (!from || from->n_kv_heads != l->n_kv_heads || from->key_dim != l->key_dim
@@ -451,7 +493,7 @@ static Mixer read_mixer(const Config *c, const Family *f, Keys *k, int i)
 
 /* Per-layer numbers; heads of layers that see everything and of windowed ones. */
 static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *whole,
-                        const HeadWidths *windowed_heads)
+                        const HeadWidths *windowed_heads, const Latent *latent)
 {
     int n = c->n_layers;
     bool pattern_array = false;
@@ -486,7 +528,10 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         l->window = windowed ? window : 0;
         l->key_dim = windowed ? windowed_heads->key_dim : whole->key_dim;
         l->value_dim = windowed ? windowed_heads->value_dim : whole->value_dim;
-        l->values_in_keys = f->all_keys && key_flag(k, "attention.values_in_keys", 0);
+        l->latent = *latent;
+        l->n_kv_heads = latent->rank ? 1 : l->n_kv_heads;
+        l->values_in_keys = latent->rank
+                         || (f->all_keys && key_flag(k, "attention.values_in_keys", 0));
         if (l->values_in_keys && l->value_dim > l->key_dim)
             refuse(k, "layer %d: got values of %d in keys of %d, want no more", i, l->value_dim,
                    l->key_dim);
@@ -504,8 +549,11 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         c->n_ropes = l->rope + 1 > c->n_ropes ? l->rope + 1 : c->n_ropes;
 
         double own = key_layer(k, "attention.scale", i, n);
-        int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1) : l->key_dim;
+        int width = f->big_layers == n ? c->dim / (l->n_heads > 0 ? l->n_heads : 1)
+                                       : (int)head_key_width(l);
         float usual = f->attn_scale > 0 ? f->attn_scale : 1.0f / sqrtf((float)width);
+        if (l->rope >= 0)
+            usual *= c->ropes[l->rope].score_factor;
         l->attn_scale = isnan(own) || own == 0 ? usual : (float)own;
         if (c->act == ACT_XIELU)
             l->xielu = read_xielu(k, i, n);
@@ -515,9 +563,38 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
     share_kv(c, k);
 }
 
+/* Groups of experts: a choice is limited to some of them. */
+static void read_groups(Experts *x, Keys *k)
+{
+    char key[160];
+    int least = x->gate == GATE_SIGMOID ? 2 : 1; // see group_worth()
+    x->n_groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
+    if (x->n_groups <= 1 || k->failed)
+        return;
+    if (x->n % x->n_groups || x->n / x->n_groups < least)
+        refuse(k, "key %s: got %d groups of %d experts, want a divisor, and groups of %d or more",
+               key_name(k, "expert_group_count", key), x->n_groups, x->n, least);
+    x->n_groups_used = key_int(k, "expert_group_used_count", 1, x->n_groups, -1);
+    if (!k->failed && x->n_used > x->n_groups_used * (x->n / x->n_groups))
+        refuse(k, "key %s: got %d, want groups with %d experts or more",
+               key_name(k, "expert_group_used_count", key), x->n_groups_used, x->n_used);
+}
+
+/* Whether some layer's choice of experts has a bias. */
+static bool has_choice_bias(const Config *c, const Keys *k)
+{
+    char name[40];
+    for (int i = 0; i < c->n_layers; i++) {
+        snprintf(name, sizeof name, "blk.%d.exp_probs_b.bias", i);
+        if (gguf_tensor(k->g, name))
+            return true;
+    }
+    return false;
+}
+
 /* Which layers have experts, and how wide these are. llama.cpp's architectures with experts that
- * are known here take the softmax of the router's logits unless a key of theirs says otherwise, and
- * do not divide the experts into groups. */
+ * are known here take the softmax of the router's logits unless a key of theirs, or a bias for the
+ * choice, says otherwise. */
 static void read_experts(Config *c, const Family *f, Keys *k)
 {
     Experts *x = &c->experts;
@@ -542,17 +619,21 @@ static void read_experts(Config *c, const Family *f, Keys *k)
         refuse(k, "key %s: got true with a parallel residual, want it sequential",
                key_name(k, "expert_beside_ffn", key));
     bool has_gates = f->gate_key || f->all_keys;
-    int gate = key_int(k, "expert_gating_func", 0, INT_MAX, f->gate_key ? -1 : 0);
+    int gate = key_int(k, "expert_gating_func", 0, INT_MAX,
+                       !f->gate_key            ? 0
+                       : !f->gate_by_bias      ? -1
+                       : has_choice_bias(c, k) ? 2
+                                               : 1);
     if (gate > 1 + has_gates)
         refuse(k, "key %s: got %d, want 1 (softmax)%s", key_name(k, "expert_gating_func", key),
                gate, has_gates ? " or 2 (sigmoid)" : "");
     x->gate = gate == 2 ? GATE_SIGMOID : GATE_SOFTMAX;
-    int groups = key_int(k, "expert_group_count", 0, INT_MAX, 0);
-    if (groups > 1)
-        refuse(k, "key %s: got %d, want no groups", key_name(k, "expert_group_count", key), groups);
-    float scale = key_scale(k, "expert_weights_scale", 1);
-    if (scale != 1)
-        refuse(k, "key %s: got %g, want 1", key_name(k, "expert_weights_scale", key), scale);
+    read_groups(x, k);
+    x->weight_scale = key_scale(k, "expert_weights_scale", 1);
+    if (!isfinite(x->weight_scale))
+        refuse(k, "key %s: got %g, want a finite number", key_name(k, "expert_weights_scale", key),
+               x->weight_scale);
+    int n_shared = f->shared_count ? key_int(k, "expert_shared_count", 0, MAX_EXPERTS, 0) : 0;
     int n = c->n_layers, n_dense = key_int(k, "leading_dense_block_count", 0, n, 0);
     int step = key_int(k, "interleave_moe_layer_step", 1, n, 1);
     for (int i = 0; i < n && !k->failed; i++) {
@@ -563,7 +644,11 @@ static void read_experts(Config *c, const Family *f, Keys *k)
         l->expert_dim = key_layer_int(k, "expert_feed_forward_length", i, n, 1, MAX_DIM * 4, usual);
         if (x->beside)
             continue;
-        l->hidden_dim = key_int(k, "expert_shared_feed_forward_length", 0, MAX_DIM * 4, 0);
+        if ((double)n_shared * l->expert_dim > MAX_DIM * 4)
+            refuse(k, "layer %d: got %d shared experts of %d, want at most %d values together", i,
+                   n_shared, l->expert_dim, MAX_DIM * 4);
+        l->hidden_dim = key_int(k, "expert_shared_feed_forward_length", 0, MAX_DIM * 4,
+                                k->failed ? 0 : n_shared * l->expert_dim);
         if (!l->hidden_dim && f->shared_expert == REQUIRED)
             l->hidden_dim = whole;
         if (c->ffn_bias == REQUIRED)
@@ -652,7 +737,10 @@ int config_read(Config *c, const Gguf *g, Err *e)
     c->temperature = key_float(&k, "attention.temperature_scale", 0);
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k, &whole, &windowed);
-    read_layers(c, f, &k, &whole, &windowed);
+    Latent latent = {0};
+    if (f->latent || f->all_keys)
+        latent = read_latent(c, f, &k, &whole, &windowed);
+    read_layers(c, f, &k, &whole, &windowed, &latent);
     read_experts(c, f, &k);
     if (f->per_layer_inputs || f->all_keys)
         c->per_layer_dim = key_int(&k, "embedding_length_per_layer_input", 0, MAX_DIM, 0);

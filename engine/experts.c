@@ -2,8 +2,9 @@
  * chooses.
  *
  *   p = softmax([scale] W_router h [+ b]), or of each the sigmoid
- *   chosen: the n_used experts of the largest p [+ bias]; of equal ones those of lower numbers
- *   weights = p of the chosen  [divided by their sum]  [times a scale of each expert]
+ *   chosen: the n_used experts of the largest p [+ bias] [in the best groups of experts]; of equal
+ *           ones those of lower numbers
+ *   weights = p of the chosen  [divided by their sum]  [times a scale]  [and one of each expert]
  *   y = [shared expert(h) [* sigmoid(w h)] +] sum of weights * expert(h), experts ascending
  *
  * Rows are copied so that those of one expert lie together, and are multiplied as in any product.
@@ -41,6 +42,41 @@ static void choose(float *ranks, int n, int *chosen, int n_used)
         for (; at > 0 && chosen[at - 1] > best; at--)
             chosen[at] = chosen[at - 1];
         chosen[at] = best;
+    }
+}
+
+/* What a group of n experts is worth: its largest rank, or with GATE_SIGMOID the sum of the two
+ * largest. So do transformers' DeepSeek-V2 and V3, and the files' keys tell no more than the gate.
+ */
+static float group_worth(const float *ranks, int n, Gate gate)
+{
+    float best = -INFINITY, second = -INFINITY;
+    for (int e = 0; e < n; e++)
+        if (ranks[e] > best) {
+            second = best;
+            best = ranks[e];
+        } else if (ranks[e] > second) {
+            second = ranks[e];
+        }
+    return gate == GATE_SIGMOID ? best + second : best;
+}
+
+/* Leave only the experts of the best groups to be chosen from; of equal groups the first. */
+static void limit_groups(const Experts *x, float *ranks /* (n) */)
+{
+    int size = x->n / x->n_groups, left = x->n_groups - x->n_groups_used;
+    for (; left > 0; left--) {
+        int worst = -1;
+        float least = INFINITY;
+        for (int g = 0; g < x->n_groups; g++) {
+            float worth = group_worth(ranks + g * size, size, x->gate);
+            if (worth > -INFINITY && worth <= least) {
+                least = worth;
+                worst = g;
+            }
+        }
+        for (int e = 0; e < size && worst >= 0; e++)
+            ranks[worst * size + e] = -INFINITY;
     }
 }
 
@@ -82,12 +118,16 @@ static void choose_for_row(const Rows *r, float *p, float *ranks, int *chosen, f
     finite = finite && largest_bits(ranks, n) < F32_INF_BITS;
     if (!finite)
         memset(ranks, 0, n * sizeof *ranks);
+    if (x->n_groups > 1)
+        limit_groups(x, ranks);
     choose(ranks, x->n, chosen, x->n_used);
     for (int k = 0; k < x->n_used; k++)
         sum += weights[k] = finite ? p[chosen[k]] : NAN;
     sum = (sum < MIN_SUM ? MIN_SUM : sum) + x->sum_extra;
     for (int k = 0; k < x->n_used && x->renormalise; k++)
         weights[k] /= sum;
+    for (int k = 0; k < x->n_used && x->weight_scale != 1; k++)
+        weights[k] *= x->weight_scale;
     for (int k = 0; k < x->n_used && r->l->expert_scale; k++)
         weights[k] *= r->l->expert_scale[chosen[k]];
 }

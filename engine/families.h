@@ -32,10 +32,14 @@ typedef struct {
     int big_layers;            // a model of so many layers scales attention by
                                // (dim / n_heads)^-1/2 (Gemma 27B)
 
+    bool latent; // kv_lora_rank is a key of its files, and yarn's scales are DeepSeek's
+
     Mixer headless; // what layers are whose head_count_kv is 0; MIX_ATTENTION: there are none
 
     Presence experts;       // OPTIONAL: the key expert_count decides
     bool gate_key;          // expert_gating_func is a key of its files
+    bool gate_by_bias;      // without the key the gate is a sigmoid where there is a choice bias
+    bool shared_count;      // expert_shared_count says how many experts wide the shared one is
     Presence shared_expert; // REQUIRED: as wide as a dense FFN where its key is absent
     bool split_hidden;      // feed_forward_length is that of all used experts together, where
                             // expert_feed_forward_length is absent

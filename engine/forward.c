@@ -315,6 +315,31 @@ static void heat_queries(const Rows *r, float *q /* (n_heads, key_dim) */, int p
         q[j] *= factor;
 }
 
+/* The norms of latents have an epsilon of their own in transformers, whatever the configuration's.
+ */
+static const float LATENT_EPS = 1e-6f;
+
+/* Finish the query and the key of row i: the rotated part of each query head goes behind what its
+ * key matrix has made of the rest, and the latent is normalised. */
+static void prepare_latent(const Rows *r, int i)
+{
+    const LayerConfig *lc = r->lc;
+    Session *s = r->s;
+    int t = r->from + i, rank = lc->latent.rank, turning = lc->key_dim - rank;
+    size_t key_dim = (size_t)lc->key_dim, width = head_key_width(lc), heads = (size_t)lc->n_heads;
+    float *q = s->q + (size_t)t * q_width(lc) + rank, *k = s->k_new + (size_t)i * key_dim;
+    const float *from = s->expanded + (size_t)i * heads * width + lc->latent.key_dim;
+    for (size_t h = 0; h < heads; h++)
+        memcpy(q + h * key_dim, from + h * width, (size_t)turning * sizeof *q);
+    s->k->norm[NORM_RMS](k, k, r->l->kv_latent_norm.w, r->l->kv_latent_norm.b, (size_t)rank,
+                         LATENT_EPS);
+    if (lc->rope < 0)
+        return;
+    const float *angles = angles_at(s, lc->rope, t);
+    rope_rotate(q, angles, lc->n_heads, lc->key_dim, turning, r->c->rope_pairing);
+    rope_rotate(k + rank, angles, 1, turning, turning, r->c->rope_pairing);
+}
+
 static void prepare_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -323,10 +348,13 @@ static void prepare_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int i = from; i < to; i++) {
         int t = r->from + i;
-        prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
+        if (r->lc->latent.rank)
+            prepare_latent(r, i);
+        else
+            prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
         if (r->c->temperature != 0)
             heat_queries(r, s->q + (size_t)t * nq, s->pos[t]);
-        if (!has_own_kv(r->c, r->layer))
+        if (!has_own_kv(r->c, r->layer) || r->lc->latent.rank)
             continue;
         float *k = s->k_new + (size_t)i * nk, *v = s->v_new + (size_t)i * nv;
         if (r->lc->values_are_keys)
@@ -368,6 +396,54 @@ static void prepare_and_store(void *context, int from, int to, int thread)
     store_rows(context, from, to, thread);
 }
 
+static void norm_q_latents(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    const Norm *norm = &r->l->q_latent_norm;
+    size_t width = q_latent_width(r->lc);
+    (void)thread;
+    for (int i = from; i < to; i++) {
+        float *x = r->s->q_latent + (size_t)i * width;
+        r->s->k->norm[NORM_RMS](x, x, norm->w, norm->b, width, LATENT_EPS);
+    }
+}
+
+/* Each head's part of rows x (n, n_heads, x_width), the beginning of it, times the head's matrix ->
+ * the beginning of its part of y (n, n_heads, y_width). */
+static void multiply_heads(Rows *r, const Tensor *matrices, const float *x, size_t x_width,
+                           float *y, size_t y_width)
+{
+    Session *s = r->s;
+    size_t heads = (size_t)r->lc->n_heads;
+    for (size_t h = 0; h < heads; h++) {
+        s->head_matrices[h] = (Linear){.w = tensor_view(matrices, h)};
+        s->head_products[h] = (Product){&s->head_matrices[h], x + h * x_width, r->n,
+                                        y + h * y_width, 0};
+    }
+    matmul_strided(s, s->head_products, (int)heads, heads * x_width, heads * y_width);
+}
+
+/* The queries and the one key of latent attention, but for what prepare_latent() does:
+ *
+ *   q = Wq h, or Wq norm(q_down h)       (n, n_heads, latent.key_dim + rotated part) in s->expanded
+ *   q = key_up q, for each head          (n, n_heads, rank + rotated part)
+ *   k = kv_down h                        (n, rank + rotated part) */
+static void project_latent(Rows *r, const float *h, float *q)
+{
+    Session *s = r->s;
+    const Layer *l = r->l;
+    Product queries = {&l->wq, h, r->n, s->expanded, 0}, key = {&l->kv_down, h, r->n, s->k_new, 0};
+    if (r->lc->latent.q_rank) {
+        matmul(s, (Product[]){{&l->q_down, h, r->n, s->q_latent, 0}, key}, 2);
+        threads_run(s->threads, r->n, ROW_GRAIN, norm_q_latents, r);
+        queries.x = s->q_latent;
+        matmul(s, &queries, 1);
+    } else {
+        matmul(s, (Product[]){queries, key}, 2);
+    }
+    multiply_heads(r, &l->key_up, s->expanded, head_key_width(r->lc), q, (size_t)r->lc->key_dim);
+}
+
 /* The first half of a layer, for all rows of the batch before any attends:
  *
  *   h = norm(x)                          (n, dim)
@@ -375,6 +451,8 @@ static void prepare_and_store(void *context, int from, int to, int thread)
  *   k = Wk h, v = Wv h                   (n, n_kv_heads, key_dim), (n, n_kv_heads, value_dim)
  *   normalise and rotate q and k         q waits in s->q; k and v go to the cache
  *                                        (v may be normalised too, and may be what Wk gives)
+ *
+ *   or project_latent()
  *
  * Several query heads may share a key/value head (grouped heads), and a layer may have no keys and
  * values of its own but attend to those of an earlier one, or of another text. */
@@ -386,13 +464,16 @@ static void project(Rows *r)
     bool has_own = has_own_kv(r->c, r->layer);
     float *q = s->q + (size_t)r->from * nq;
     const float *h = normed(s, &l->attn_norm, residual(r), r->n);
-    matmul(s,
-           (Product[]){{&l->wq, h, r->n, q, 0},
-                       {&l->wk, h, r->n, s->k_new, 0},
-                       {&l->wv, h, r->n, s->v_new, 0}},
-           !has_own                                          ? 1
-           : r->lc->values_in_keys || r->lc->values_are_keys ? 2
-                                                             : 3);
+    if (r->lc->latent.rank)
+        project_latent(r, h, q);
+    else
+        matmul(s,
+               (Product[]){{&l->wq, h, r->n, q, 0},
+                           {&l->wk, h, r->n, s->k_new, 0},
+                           {&l->wv, h, r->n, s->v_new, 0}},
+               !has_own                                          ? 1
+               : r->lc->values_in_keys || r->lc->values_are_keys ? 2
+                                                                 : 3);
     if (!has_hook(s, HOOK_QUERIES) && !has_hook(s, HOOK_KEYS) && !has_hook(s, HOOK_VALUES)) {
         threads_run(s->threads, r->n, ROW_GRAIN, prepare_and_store, r);
         return;
@@ -411,21 +492,28 @@ static void project(Rows *r)
  * (n, dim):
  *
  *   softmax(scale q.K^T + mask) V        (n, n_heads, value_dim), over every visible key
+ *   of latents: value_up times that      (n, n_heads, latent.value_dim), for each head
  *   Wo mixes the heads' results          (n, dim)
  */
 static void attend(Rows *r)
 {
     Session *s = r->s;
     const Layer *l = r->l;
+    float *results = s->heads;
     if (r->lc->mixer == MIX_ATTENTION) {
         attention(s, r->layer, r->from, r->n);
-        call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
+        if (r->lc->latent.rank) {
+            multiply_heads(r, &l->value_up, s->heads, (size_t)r->lc->latent.rank, s->expanded,
+                           (size_t)r->lc->latent.value_dim);
+            results = s->expanded;
+        }
+        call_hooks(r, HOOK_HEADS, results, wo_width(r->lc));
     } else {
         const float *h = normed(s, &l->attn_norm, residual(r), r->n);
         matmul(s, &(Product){&l->mix_in, h, r->n, s->mix_in, 0}, 1);
         recurrent(s, r->layer, r->from, r->n);
     }
-    matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
+    matmul(s, &(Product){&l->wo, results, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on && !r->c->norm_residual)
         norm_rows(s, &l->attn_post_norm, s->attn_out, s->attn_out, r->n, r->c->dim);
     call_hooks(r, HOOK_ATTENTION, s->attn_out, (size_t)r->c->dim);

@@ -15,7 +15,8 @@
 typedef struct {
     Session *s;
     const Product *products;
-    size_t height; // rows of a panel
+    size_t height;             // rows of a panel
+    size_t x_stride, y_stride; // floats from one row to the next, 0: as wide as the rows are
 } Job;
 
 static size_t panels(const Job *j, const Product *p)
@@ -38,17 +39,18 @@ static void multiply(const Job *j, const Product *p, size_t row, size_t n, float
 {
     const Session *s = j->s;
     const Tensor *w = &p->w->w;
-    size_t cols = w->cols, rows = w->rows, n_rows = (size_t)p->n_rows, ld = cols;
+    size_t cols = w->cols, n_rows = (size_t)p->n_rows, ld = cols;
+    size_t ldx = j->x_stride ? j->x_stride : cols, ldy = j->y_stride ? j->y_stride : w->rows;
     const char *src = (const char *)w->data + row * w->row_bytes;
     const float *panel = (const float *)(const void *)src;
     bool aligned = (uintptr_t)src % sizeof(float) == 0;
     float *y = p->y + row;
     if (as_bytes(s, w)) {
         const PackedBlock *x8 = s->x8 + p->packed_at / 32;
-        s->k->gemm_q8[w->type](n, n_rows, cols, src, w->row_bytes, x8, y, rows, scratch);
+        s->k->gemm_q8[w->type](n, n_rows, cols, src, w->row_bytes, x8, y, ldy, scratch);
     } else if (as_bf16(s, w)) {
         const uint16_t *x16 = s->x16 + p->packed_at;
-        s->k->bf16->gemm(n, n_rows, cols, src, w->row_bytes, x16, y, rows, scratch);
+        s->k->bf16->gemm(n, n_rows, cols, src, w->row_bytes, x16, y, ldy, scratch);
     } else if (n_rows == 1 && s->k->gemv[w->type] && aligned) {
         s->k->gemv[w->type](n, cols, src, w->row_bytes, p->x, y);
     } else {
@@ -58,11 +60,11 @@ static void multiply(const Job *j, const Product *p, size_t row, size_t n, float
                 s->k->dequantize[w->type](src + r * w->row_bytes, scratch + r * ld, cols);
             panel = scratch;
         }
-        s->k->gemm(n, n_rows, cols, panel, ld, p->x, cols, y, rows);
+        s->k->gemm(n, n_rows, cols, panel, ld, p->x, ldx, y, ldy);
     }
     for (size_t t = 0; p->w->b && t < n_rows; t++)
         for (size_t r = 0; r < n; r++)
-            y[t * rows + r] += p->w->b[row + r];
+            y[t * ldy + r] += p->w->b[row + r];
 }
 
 static void multiply_panels(void *context, int from, int to, int thread)
@@ -87,6 +89,7 @@ static void multiply_panels(void *context, int from, int to, int thread)
 typedef struct {
     const Session *s;
     const Product *first;
+    size_t x_stride; // as of a Job
     bool bytes, bf16;
 } Pack;
 
@@ -94,24 +97,31 @@ static void pack_rows(void *context, int from, int to, int thread)
 {
     const Pack *p = context;
     const Session *s = p->s;
-    size_t cols = p->first->w->w.cols, at = (size_t)from * cols, n = (size_t)(to - from) * cols;
-    const float *x = p->first->x + at;
+    size_t cols = p->first->w->w.cols, stride = p->x_stride ? p->x_stride : cols;
     (void)thread;
-    at += p->first->packed_at;
-    if (p->bytes)
-        s->k->pack_activations(x, s->x8 + at / 32, n);
-    if (p->bf16)
-        s->k->bf16->round(x, s->x16 + at, n);
+    for (size_t i = (size_t)from; i < (size_t)to; i++) {
+        const float *x = p->first->x + i * stride;
+        size_t at = p->first->packed_at + i * cols;
+        if (p->bytes)
+            s->k->pack_activations(x, s->x8 + at / 32, cols);
+        if (p->bf16)
+            s->k->bf16->round(x, s->x16 + at, cols);
+    }
 }
 
 void matmul(Session *s, Product *products, int n_products)
 {
-    Job j = {s, products, GEMM_ROWS};
+    matmul_strided(s, products, n_products, 0, 0);
+}
+
+void matmul_strided(Session *s, Product *products, int n_products, size_t x_stride, size_t y_stride)
+{
+    Job j = {s, products, GEMM_ROWS, x_stride, y_stride};
     size_t n_panels = 0, packed = 0;
     bool packs = false;
     int most_rows = 0;
     for (int i = 0; i < n_products;) { // products of one x, which is packed once
-        Pack p = {.s = s, .first = &products[i]};
+        Pack p = {.s = s, .first = &products[i], .x_stride = x_stride};
         size_t at = packed;
         for (; i < n_products && products[i].x == p.first->x; i++) {
             assert(products[i].w->w.n_matrices == 1);

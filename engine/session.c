@@ -32,7 +32,9 @@ static size_t max_size(size_t a, size_t b)
 /* Values of the widest input of a product. */
 static size_t widest_input(const Config *c)
 {
-    return max_size(max_size((size_t)c->dim, layers_max(c, heads_width)),
+    return max_size(max_size((size_t)c->dim, max_size(layers_max(c, heads_width),
+                                                      max_size(layers_max(c, q_latent_width),
+                                                               layers_max(c, expanded_width)))),
                     max_size(max_size(layers_max(c, ffn_width), layers_max(c, expert_width)),
                              (size_t)c->per_layer_dim));
 }
@@ -83,6 +85,12 @@ static void plan(Session *s)
     s->v_new = arena_reserve(a, R * layers_max(c, v_width), f);
     s->mix_in = arena_reserve(a, R * layers_max(c, mix_in_width), f);
     s->heads = arena_reserve(a, R * layers_max(c, heads_width), f);
+    s->q_latent = arena_reserve(a, R * layers_max(c, q_latent_width), f);
+    s->expanded = arena_reserve(a, R * layers_max(c, expanded_width), f);
+    if (layers_max(c, expanded_width)) {
+        s->head_matrices = arena_reserve(a, heads, sizeof *s->head_matrices);
+        s->head_products = arena_reserve(a, heads, sizeof *s->head_products);
+    }
     s->attn_out = arena_reserve(a, R * dim, f);
     s->hidden = arena_reserve(a, R * hidden, f);
     s->gate = arena_reserve(a, R * hidden, f);

@@ -99,21 +99,23 @@ Tensor tensor_of(const GgufTensor *t)
 {
     const TypeInfo *ti = type_info(t->type);
     int n = t->n_dims;
-    size_t cols = t->shape[n - 1];
+    size_t cols = t->shape[n - 1], rows = n > 1 ? t->shape[n - 2] : 1,
+           row_bytes = cols / ti->block * ti->bytes;
     assert(n <= 3);
     return (Tensor){.data = t->data,
                     .type = (Type)t->type,
-                    .rows = n > 1 ? t->shape[n - 2] : 1,
+                    .rows = rows,
                     .cols = cols,
-                    .row_bytes = cols / ti->block * ti->bytes,
-                    .n_matrices = n > 2 ? t->shape[0] : 1};
+                    .row_bytes = row_bytes,
+                    .n_matrices = n > 2 ? t->shape[0] : 1,
+                    .matrix_bytes = rows * row_bytes};
 }
 
 Tensor tensor_view(const Tensor *t, size_t i)
 {
     Tensor view = *t;
     assert(i < t->n_matrices);
-    view.data = (const char *)t->data + i * t->rows * t->row_bytes;
+    view.data = (const char *)t->data + i * t->matrix_bytes;
     view.n_matrices = 1;
     return view;
 }
@@ -150,6 +152,7 @@ static void bind_matrices(Binder *b, Tensor *out, const char *name, size_t n, si
     *out = tensor_of(t);
     out->n_matrices = n; // the tensor of one expert has two dimensions, or one
     out->rows = rows;
+    out->matrix_bytes = rows * out->row_bytes;
 }
 
 /* n floats that the Model owns. */
@@ -253,6 +256,76 @@ static void bind_qkv(Binder *b, Layer *l, int i)
     l->wq = (Linear){tensor_rows(&qkv, 0, nq), bias};
     l->wk = (Linear){tensor_rows(&qkv, nq, nk), bias ? bias + nq : NULL};
     l->wv = (Linear){tensor_rows(&qkv, nq + nk, nv), bias ? bias + nq + nk : NULL};
+}
+
+/* The matrices (rows, cols) of `t`, each turned to (cols, rows) and kept in a type of floats: its
+ * own or, of quantised ones, f16, whose rounding is a sixteenth of Q8_0's and less of all others'.
+ */
+static Tensor turned_matrices(Binder *b, const Tensor *t)
+{
+    bool is_float = type_info(t->type)->block == 1;
+    Type type = is_float ? t->type : TYPE_F16;
+    size_t item = type_info(type)->bytes, n = t->n_matrices * t->rows * t->cols;
+    Tensor out = {.type = type, .rows = t->cols, .cols = t->rows, .n_matrices = t->n_matrices};
+    float *row = mem_alloc(2 * t->cols, sizeof *row), *copy = own_floats(b, (n * item + 3) / 4);
+    if (!row && copy) {
+        b->failed = true;
+        err_set(b->e, EXIT_MEMORY, "out of memory for the weights");
+    }
+    out.data = copy;
+    out.row_bytes = out.cols * item;
+    out.matrix_bytes = out.rows * out.row_bytes;
+    for (size_t i = 0; row && copy && i < t->n_matrices * t->rows; i++) {
+        const char *from = (const char *)t->data + i / t->rows * t->matrix_bytes
+                         + i % t->rows * t->row_bytes;
+        char *to = (char *)copy + i / t->rows * out.matrix_bytes + i % t->rows * item;
+        if (!is_float) {
+            kernels_at(0)->dequantize[t->type](from, row, t->cols);
+            from = (const char *)(row + t->cols);
+            kernels_at(0)->f32_to_f16(row, (uint16_t *)(row + t->cols), t->cols);
+        }
+        for (size_t j = 0; j < t->cols; j++)
+            memcpy(to + j * out.row_bytes, from + j * item, item);
+    }
+    free(row);
+    return out;
+}
+
+/* Latent attention. Older files have the rows of a head's key and value matrices in one, attn_kv_b
+ * (n_heads * (key_dim + value_dim), rank). There the key matrices are turned, and copied for it. */
+static void bind_latent(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    const Config *c = &b->s->config;
+    const Latent *x = &lc->latent;
+    size_t dim = (size_t)c->dim, heads = (size_t)lc->n_heads, rank = (size_t)x->rank,
+           key = (size_t)x->key_dim, value = (size_t)x->value_dim,
+           queries = heads * head_key_width(lc), q_rank = (size_t)x->q_rank;
+    char full[NAME_SIZE];
+    if (q_rank) {
+        bind_linear(b, &l->q_down, "attn_q_a", q_rank, dim, REQUIRED, c->qkv_bias);
+        bind_norm(b, &l->q_latent_norm, "attn_q_a_norm", q_rank, REQUIRED);
+        bind_linear(b, &l->wq, "attn_q_b", queries, q_rank, REQUIRED, ABSENT);
+    } else {
+        bind_linear(b, &l->wq, "attn_q", queries, dim, REQUIRED, ABSENT);
+    }
+    bind_linear(b, &l->kv_down, "attn_kv_a_mqa", k_width(lc), dim, REQUIRED, c->qkv_bias);
+    bind_norm(b, &l->kv_latent_norm, "attn_kv_a_norm", rank, REQUIRED);
+    if (!gguf_tensor(&b->m->file, full_name(b, "attn_kv_b", "weight", full))) {
+        bind_matrices(b, &l->key_up, "attn_k_b", heads, rank, key);
+        bind_matrices(b, &l->value_up, "attn_v_b", heads, value, rank);
+        return;
+    }
+    const GgufTensor *t = find(b, full, heads * (key + value), rank, REQUIRED);
+    if (!t)
+        return;
+    Tensor keys = tensor_of(t);
+    keys.n_matrices = heads;
+    keys.rows = key;
+    keys.matrix_bytes = (key + value) * keys.row_bytes;
+    l->value_up = keys;
+    l->value_up.rows = value;
+    l->value_up.data = (const char *)keys.data + key * keys.row_bytes;
+    l->key_up = turned_matrices(b, &keys);
 }
 
 /* A short convolution; its weights (conv_dim, conv_taps) are turned, so that those of a row are
@@ -377,7 +450,10 @@ static void bind_attention(Binder *b, Layer *l, int i)
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
     char full[NAME_SIZE];
-    bind_qkv(b, l, i);
+    if (lc->latent.rank)
+        bind_latent(b, l, lc);
+    else
+        bind_qkv(b, l, i);
     if (c->qk_norm != QK_NORM_NONE) {
         bind_qk_norm(b, &l->q_norm, "attn_q_norm", lc->n_heads, lc->key_dim, c->qk_norm_weight);
         bind_qk_norm(b, &l->k_norm, "attn_k_norm", lc->n_kv_heads, lc->key_dim,
@@ -391,7 +467,7 @@ static void bind_attention(Binder *b, Layer *l, int i)
     }
     if (c->sinks)
         l->sinks = bind_vector(b, "attn_sinks", "weight", (size_t)lc->n_heads, REQUIRED);
-    bind_linear(b, &l->wo, "attn_output", (size_t)c->dim, heads_width(lc), REQUIRED, c->wo_bias);
+    bind_linear(b, &l->wo, "attn_output", (size_t)c->dim, wo_width(lc), REQUIRED, c->wo_bias);
 }
 
 static void bind_layer(Binder *b, int i)

@@ -62,7 +62,7 @@ ALIASES = {  # the spellings of one field, in the order tried
                  "norm_epsilon"),
     "rope_theta": ("rope_theta", "rotary_emb_base"),
     "partial_rotary_factor": ("partial_rotary_factor", "rotary_pct", "rope_pct"),
-    "num_experts": ("num_experts", "num_local_experts", "moe_num_experts"),
+    "num_experts": ("num_experts", "num_local_experts", "moe_num_experts", "n_routed_experts"),
     "num_experts_per_tok": ("num_experts_per_tok", "moe_k", "top_k_experts"),
     "hidden_act": ("hidden_act", "activation_function", "activation"),
 }

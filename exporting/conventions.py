@@ -4,6 +4,7 @@ A model that fits is written with that architecture's keys and tensors, so that 
 it. What does not fit is export.py's to write as `gpt`."""
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,7 @@ class Convention:
     pairing: str = "half"
     fused: tuple[str, ...] = ()  # qkv, gate_up, gate_up_exps: in one tensor
     square: bool = False  # n_heads * head_dim must be dim
+    latent: bool = False  # keys and values may differ in width
     tied: str = "any"  # "must", or "copy": a tied output is written out
     factors: tuple[str, ...] = ()  # rope factor tensors it reads
     keys: Callable[[Spec], Spec] = lambda s: {}  # keys of its own
@@ -96,6 +98,41 @@ def leading_dense(s: Spec) -> list[bool] | None:
     """Layers without experts come first."""
     layers = s["expert_layers"]
     return layers and [i >= layers.index(True) for i in range(len(layers))]
+
+
+def leading_dense_key(s: Spec) -> Spec:
+    layers = [bool(s["expert_count"])] * s["block_count"]
+    return {"leading_dense_block_count":
+            [*(s["expert_layers"] or layers), True].index(True)}
+
+
+def latent_scale(s: Spec) -> float | None:
+    """By what yarn with mscale_all_dim multiplies scores is free, and nothing else."""
+    return s["attention.scale"] if s["rope.scaling.type"] == "yarn" else None
+
+
+def latent_yarn(s: Spec) -> float | None:
+    """Where scores are multiplied, cos and sin are not.
+
+    mscale is mscale_all_dim in such files."""
+    if s["attention.scale"] is None:
+        return None
+    return 1 / (0.1 * math.log(s["rope.scaling.factor"]) + 1)
+
+
+def latent_keys(s: Spec) -> Spec:
+    scale, yarn = s["attention.scale"], {}
+    if scale is not None:
+        root = math.sqrt(scale * math.sqrt(s["attention.key_length_mla"]))
+        yarn = {"rope.scaling.attn_factor": None, "rope.scaling.yarn_log_multiplier":
+                (root - 1) / math.log(s["rope.scaling.factor"])}
+    shared = s["expert_shared_feed_forward_length"]
+    return yarn | leading_dense_key(s) | expert_keys(
+        "expert_feed_forward_length", "expert_gating_func", "expert_weights_norm",
+        "expert_group_count", "expert_group_used_count", "expert_weights_scale")(s) | {
+        "expert_shared_count": (shared or 0) // (s["expert_feed_forward_length"] or 1)} | {
+        k: s[k] for k in ("attention.kv_lora_rank", "attention.q_lora_rank",
+                          "attention.key_length_mla", "attention.value_length_mla", *YARN_BETAS)}
 
 
 def short_conv_keys(s: Spec) -> Spec:
@@ -275,6 +312,19 @@ CONVENTIONS: dict[str, Convention] = {
         {"attention.qk_norm": "head", "shortconv.layers": SET, "shortconv.l_cache": SET,
          "expert_gating_func": 2, "expert_choice_bias": True, "expert_layers": leading_dense}
         | experts(True), square=True, keys=lfm2moe_keys, names=LFM2_NORM),
+    "deepseek2": Convention(
+        {"attention.kv_lora_rank": SET, "attention.q_lora_rank": ANY,
+         "attention.key_length_mla": SET, "attention.value_length_mla": SET,
+         "attention.scale": latent_scale, "rope.pairing": "interleaved",
+         "rope.dimension_count":
+             lambda s: s["attention.key_length"] - s["attention.kv_lora_rank"],
+         "rope.scaling.attn_factor": latent_yarn,
+         "expert_count": SET, "expert_used_count": SET, "expert_feed_forward_length": SET,
+         "expert_shared_feed_forward_length": SET, "expert_gating_func": ANY,
+         "expert_weights_norm": ANY, "expert_choice_bias": ANY, "expert_layers": leading_dense}
+        | {k: ANY for k in ("expert_group_count", "expert_group_used_count",
+                            "expert_weights_scale", *YARN_BETAS)},
+        "interleaved", latent=True, keys=latent_keys),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),
@@ -309,7 +359,7 @@ def misfit(conv: Convention, s: Spec) -> str | None:
             continue
         return f"{key} = {short(s[key])}"
     h, kd, vd = s["attention.head_count"], s["attention.key_length"], s["attention.value_length"]
-    if kd != vd or (conv.square and h * kd != s["embedding_length"]):
+    if (kd != vd and not conv.latent) or (conv.square and h * kd != s["embedding_length"]):
         return f"attention.key_length = {kd} with value_length = {vd}"
     if conv.tied == "must" and not s["tied"]:
         return "tied = False"

@@ -17,7 +17,7 @@ import torch
 from exporting.config import Config, ExportError, read_json, short
 from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, alternate,
                             check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
-                            has_kv, product, split_blocks, split_groups, split_rows)
+                            has_kv, latent_part, product, split_blocks, split_groups, split_rows)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -276,6 +276,57 @@ def lfm2_moe(c: Config) -> Spec:
         raise c.bad("num_dense_layers", f"0 to {n}")
     return lfm2(c) | experts(c, layers=[i >= dense for i in range(n)], expert_gating_func=2,
                              expert_choice_bias=c.flag("use_expert_bias"))
+
+
+def latent_rope(c: Config, head: int) -> Spec:
+    """Rope of latent attention, and the scale of scores that goes with yarn there."""
+    p = c.get("rope_scaling") or c.get("rope_parameters") or {}
+    p = Config({**p}, {"rope_type": p.get("type", "default")})
+    out, scale = rope_spec(c, c.int("qk_rope_head_dim")), {}
+    kind, all_dim, factor = p.get("rope_type"), p.num("mscale_all_dim"), p.num("factor", 1.0)
+    if kind == "yarn":  # it may be left out
+        factor = out["rope.scaling.factor"]
+    if kind != "default" and all_dim and factor > 1:
+        scale = {"attention.scale": (0.1 * all_dim * math.log(factor) + 1) ** 2 / head ** 0.5}
+    return out | scale
+
+
+def deepseek(c: Config) -> Spec:
+    """DeepSeek-V2 and V3, and GLM-4.7-Flash: latent attention, and experts in later layers."""
+    kind, n = c.get("model_type"), c.int("num_hidden_layers")
+    c.refuse("mlp_bias", (None, False), "biases of experts are not supported")
+    rank, turning = c.int("kv_lora_rank"), c.int("qk_rope_head_dim")
+    head, bias = c.int("qk_nope_head_dim") + turning, c.flag("attention_bias")
+    layers = c.get("mlp_layer_types") if kind == "glm4_moe_lite" else None
+    first = 1 if kind == "glm4_moe_lite" else c.get("first_k_dense_replace") or 0
+    if type(first) is not int or not 0 <= first:
+        raise c.bad("first_k_dense_replace", "0 or more")
+    if layers is None:
+        layers = ["dense" if i < first else "sparse" for i in range(n)]
+    if not isinstance(layers, list) or len(layers) != n or set(layers) - {"dense", "sparse"}:
+        raise c.bad("mlp_layer_types", f"{n} of dense and sparse")
+    v2, scale = kind == "deepseek_v2", c.num("routed_scaling_factor", 1.0)
+    if v2:
+        c.refuse("topk_method", ("greedy", "group_limited_greedy"), "not supported")
+    grouped = not v2 or c.get("topk_method") == "group_limited_greedy"
+    groups = c.int("n_group") if grouped else 1
+    shared = c.int("n_shared_experts") * c.int("moe_intermediate_size")
+    return latent_rope(c, head) | experts(
+        c, renormalised=False if v2 else None, shared=shared,
+        layers=[kind == "sparse" for kind in layers], expert_gating_func=1 if v2 else 2,
+        expert_choice_bias=None if v2 else True,
+        expert_weights_scale=scale if scale != 1 else None,
+        expert_group_count=groups if groups > 1 else None,
+        expert_group_used_count=c.int("topk_group") if groups > 1 else None) | {
+        "attention.head_count_kv": 1, "attention.key_length": rank + turning,
+        "attention.value_length": rank, "attention.kv_lora_rank": rank,
+        "attention.q_lora_rank":
+            None if c.get("q_lora_rank") is None else c.int("q_lora_rank"),
+        "attention.key_length_mla": head, "attention.value_length_mla": c.int("v_head_dim"),
+        "attention.bias": bias, "attention.output_bias": bias,
+        "rope.pairing":
+            "half" if c.get("rope_interleave") is False else "interleaved",
+        "ffn.activation": c.activation()}
 
 
 def qwen3_moe(c: Config) -> Spec:
@@ -680,6 +731,7 @@ class Family:
     conv1d: bool = False  # weights stored (in, out)
     norm_offset: float = 0.0  # added to norm weights
     names: tuple[tuple[str, str], ...] = ()  # (transformers' name, ours) beyond the gguf package's
+    extra_layers: bool = False  # after the last one, to predict further tokens: left out
     # where the config class's default matters
     defaults: dict[str, Any] = field(default_factory=dict)
 
@@ -725,6 +777,8 @@ AFTER_ATTENTION = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm
 LFM2 = (("model.embedding_norm", "output_norm"),
         *((f"model.layers.{{}}.feed_forward.experts.{w}", f"blk.{{}}.ffn_{part}_exps")
           for w, part in (("w1", "gate"), ("w2", "down"), ("w3", "up"))))
+DEEPSEEK = defaults(kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64, qk_nope_head_dim=128,
+                    v_head_dim=128, first_k_dense_replace=0, head_dim=64)
 FAMILIES: dict[str, Family] = {
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
@@ -748,6 +802,17 @@ FAMILIES: dict[str, Family] = {
         num_experts=8, num_experts_per_tok=2)),
     "granitemoeshared": Family("granitemoe", granite_moe, names=GRANITE_ROUTER, defaults=defaults(
         num_experts=8, num_experts_per_tok=2)),
+    "deepseek_v2": Family("deepseek2", deepseek, extra_layers=True, defaults=DEEPSEEK | dict(
+        n_shared_experts=2, num_experts=64, moe_intermediate_size=1407, topk_method="greedy")),
+    "deepseek_v3": Family("deepseek2", deepseek, extra_layers=True, defaults=DEEPSEEK | dict(
+        max_position_embeddings=4096, first_k_dense_replace=3, n_shared_experts=1,
+        num_experts=256, num_experts_per_tok=8, moe_intermediate_size=2048, n_group=8, topk_group=4,
+        routed_scaling_factor=2.5, norm_topk_prob=True)),
+    "glm4_moe_lite": Family("deepseek2", deepseek, extra_layers=True, defaults=DEEPSEEK | dict(
+        norm_eps=1e-5, max_position_embeddings=202752, q_lora_rank=768, qk_nope_head_dim=192,
+        v_head_dim=256, n_shared_experts=1, num_experts=64, num_experts_per_tok=4,
+        moe_intermediate_size=1536, n_group=1, topk_group=1, routed_scaling_factor=1.8,
+        norm_topk_prob=True)),
     "gpt_oss": Family("gpt-oss", gpt_oss, names=AFTER_ATTENTION, across=True, defaults=defaults(
         norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=8, head_dim=64,
         sliding_window=128, attention_bias=True, num_experts=128, num_experts_per_tok=4,
@@ -944,6 +1009,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         name = re.sub(r"experts\.down_proj_bias$", "experts.down_proj.bias", name)
         name = re.sub(r"(gate\.)?moe_statics\.e_score_correction_bias$",  # Ernie
                       "moe_statics.e_score_correction.bias", name)
+        name = re.sub(r"e_score_correction_bias$", "e_score_correction.bias", name)  # DeepSeek
         name = re.sub(r"router\.scale$", "router.proj.scale", name)  # Gemma 4
         name = re.sub(r"router\.per_expert_scale$", "experts.down_proj.scale", name)
         name = re.sub(r"\.expert_bias$", ".expert_bias.bias", name)  # LFM2
@@ -964,7 +1030,9 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         whole = Recipe((name,))
         if f"{plain}_scales" in scales:
             whole, name = Recipe((name, f"{plain}_scales"), from_mxfp4, packed=True), plain
-        if BUFFERS.search(name) or OTHER_PARTS.search(name):
+        beyond = re.match(r"model\.layers\.(\d+)\.", name) if family.extra_layers else None
+        if BUFFERS.search(name) or OTHER_PARTS.search(name) or (
+                beyond and int(beyond[1]) >= spec["block_count"]):
             unused.append(name)
         elif m := NUMBERED.fullmatch(name):
             stem, number, rest = (part for part in m.groups() if part is not None)
@@ -1036,6 +1104,12 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
                       "groups": partial(split_groups, kv=kv, per_kv=h // kv, dim=kd, which=which),
                       "blocks": partial(split_blocks, which=which)}[family.qkv]
                 found[name.replace("attn_qkv", f"attn_{part}")] = recipe.then(op)
+        if name.endswith("attn_kv_b.weight"):
+            recipe = found.pop(name)
+            key = spec["attention.key_length_mla"] - kd + spec["attention.kv_lora_rank"]
+            for which, part in enumerate("kv"):
+                found[name.replace("kv_b", f"{part}_b")] = recipe.then(
+                    partial(latent_part, heads=h, key=key, which=which))
         if family.gate_up and name.endswith("ffn_up.weight"):
             recipe = found.pop(name)
             for which, part in enumerate(("ffn_gate", "ffn_up")):

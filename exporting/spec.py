@@ -71,6 +71,10 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_beside_ffn": (BOOL, None),
     "shortconv.layers": (BOOL, None), "shortconv.l_cache": (U32, None),
     "expert_gating_func": (U32, None),
+    "expert_group_count": (U32, None), "expert_group_used_count": (U32, None),
+    "expert_weights_scale": (F32, None),
+    "attention.kv_lora_rank": (U32, None), "attention.q_lora_rank": (U32, None),
+    "attention.key_length_mla": (U32, None), "attention.value_length_mla": (U32, None),
 }
 
 
@@ -169,6 +173,20 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if bias:
             out[name + ".bias"] = (rows,)
 
+    def latent_attention(b: str) -> None:
+        rank, q_rank = s["attention.kv_lora_rank"], s["attention.q_lora_rank"]
+        kd, vd = s["attention.key_length_mla"], s["attention.value_length_mla"]
+        turning = s["attention.key_length"] - rank
+        if q_rank:
+            linear(b + "attn_q_a", q_rank, d, s["attention.bias"])
+            norm(b + "attn_q_a_norm", (q_rank,))
+        linear(b + ("attn_q_b" if q_rank else "attn_q"), h * kd, q_rank or d, False)
+        linear(b + "attn_kv_a_mqa", rank + turning, d, s["attention.bias"])
+        norm(b + "attn_kv_a_norm", (rank,))
+        out[b + "attn_k_b.weight"] = (h, rank, kd - turning)
+        out[b + "attn_v_b.weight"] = (h, vd, rank)
+        linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
+
     def attention(b: str, i: int) -> None:
         kd, vd = head_widths(s, i)
         kv = of_layer(s, "attention.head_count_kv", i)
@@ -206,6 +224,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
             linear(b + "shortconv.in_proj", 3 * d, d, False)
             out[b + "shortconv.conv.weight"] = (d, s["shortconv.l_cache"])
             linear(b + "shortconv.out_proj", d, d, False)
+        elif s["attention.kv_lora_rank"]:
+            latent_attention(b)
         else:
             attention(b, i)
         if s["norm.post"]:
@@ -297,6 +317,14 @@ def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tenso
     A group is per_kv query heads, a key head and a value head."""
     g = t.reshape(kv, per_kv + 2, dim, *t.shape[1:])
     return (g[:, :-2], g[:, -2], g[:, -1])[which].reshape(-1, *t.shape[1:])
+
+
+def latent_part(t: Tensor, heads: int, key: int, which: int) -> Tensor:
+    """The key or value matrices (`which`) of a fused one of latent attention.
+
+    A head's rows are `key` of its keys, then those of its values; key matrices are turned."""
+    t = t.reshape(heads, -1, t.shape[1])
+    return t[:, key:] if which else t[:, :key].mT
 
 
 def split_blocks(t: Tensor, which: int) -> Tensor:

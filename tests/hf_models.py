@@ -57,7 +57,7 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
     done: set[int] = set()
     with torch.no_grad():
         for name, b in model.named_buffers():
-            if name.endswith("expert_bias"):
+            if name.endswith(("expert_bias", "e_score_correction_bias")):
                 b.copy_(torch.randn(b.shape, generator=g) * 0.3)
         for name, p in model.named_parameters():
             if p.data_ptr() in done:
@@ -182,6 +182,26 @@ def gemma4_base(**kw: Any) -> dict[str, Any]:
                     "sliding_attention": rp(theta=300.0), "full_attention": rp(
                         "proportional", 500.0, partial_rotary_factor=0.5)},
                 layer_types=["sliding_attention", "full_attention"] * 3) | kw
+
+
+DEEPSEEK_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 6.0,
+                 "beta_slow": 4.0, "mscale": 0.707, "mscale_all_dim": 0.707,
+                 "original_max_position_embeddings": 64}
+
+
+def deepseek_base(**kw: Any) -> dict[str, Any]:
+    """Latents of 24 numbers, 8 rotated ones, and heads of 10 more and of 14."""
+    return base(num_key_value_heads=4, q_lora_rank=20, kv_lora_rank=24, qk_rope_head_dim=8,
+                qk_nope_head_dim=10, v_head_dim=14, n_routed_experts=8, num_experts_per_tok=3,
+                moe_intermediate_size=24, n_shared_experts=1, first_k_dense_replace=1,
+                routed_scaling_factor=1.7) | kw
+
+
+def latent_eps(model: torch.nn.Module) -> None:
+    """The norms of latents with the epsilon of the others."""
+    for layer in model.model.layers:
+        for name in ("q_a_layernorm", "kv_a_layernorm"):
+            getattr(layer.self_attn, name).variance_epsilon = model.config.rms_norm_eps
 
 
 def plain_values(model: torch.nn.Module) -> None:
@@ -388,6 +408,46 @@ CASES = [
          base(num_hidden_layers=3, block_auto_adjust_ff_dim=False, conv_L_cache=2, head_dim=20,
               tie_word_embeddings=False, layer_types=["conv", "full_attention", "conv"]), "gpt",
          {"convolution": ("zero", r"conv\.conv"), "k norm": ("one", r"k_layernorm")}),
+    Case("deepseek2", "DeepseekV2ForCausalLM", deepseek_base(
+             q_lora_rank=None, n_shared_experts=2, routed_scaling_factor=1.0),
+         "deepseek2",
+         {"norm of latents": ("one", "kv_a_layernorm"), "theta": dict(rope_parameters=rp(theta=300.0)),
+          "shared": ("zero", r"shared_experts.down_proj"), "router": ("zero", r"mlp.gate.weight"),
+          "experts": ("zero", r"\.experts\.down_proj"),
+          "dense layer": ("zero", r"layers.0.mlp.down_proj"),
+          "number": dict(num_experts_per_tok=2)}),
+    Case("deepseek2-yarn", "DeepseekV2ForCausalLM", deepseek_base(
+             topk_method="group_limited_greedy", n_group=4, topk_group=2, first_k_dense_replace=0,
+             norm_topk_prob=True,  # which its router ignores
+             rms_norm_eps=1e-3, rope_parameters=DEEPSEEK_YARN), "deepseek2",
+         {"norm of latents": ("one", "kv_a_layernorm"), "norm of q latents": ("one", "q_a_layernorm"),
+          "eps of latents": latent_eps,
+          "groups": dict(topk_method="greedy"), "groups used": dict(topk_group=3),
+          "scale": dict(routed_scaling_factor=1.0),
+          "rope scaling": dict(rope_parameters=rp(theta=500.0)),
+          "betas": dict(rope_parameters={**DEEPSEEK_YARN, "beta_fast": 32, "beta_slow": 1}),
+          "scale of scores": dict(rope_parameters={**DEEPSEEK_YARN, "mscale_all_dim": 0})},
+         length=60, seed=2),
+    Case("deepseek2-mscale", "DeepseekV2ForCausalLM", deepseek_base(
+             attention_bias=True, rope_parameters={**DEEPSEEK_YARN, "mscale": 1.0}), "gpt",
+         {"mscale": dict(rope_parameters=DEEPSEEK_YARN), "bias": BIAS}, length=60, seed=1),
+    Case("deepseek3", "DeepseekV3ForCausalLM", deepseek_base(
+             n_group=4, topk_group=2, norm_topk_prob=True, rope_parameters={
+                 **DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}), "deepseek2",
+         {"bias for the choice": ("zero", "e_score_correction_bias"),
+          "groups": dict(topk_group=4), "sum of weights": dict(norm_topk_prob=False),
+          "scale": dict(routed_scaling_factor=1.0), "shared": ("zero", r"shared_experts.down_proj"),
+          "scale of scores": dict(rope_parameters={**DEEPSEEK_YARN, "mscale_all_dim": 0})}),
+    Case("deepseek3-halves", "DeepseekV3ForCausalLM", deepseek_base(
+             n_group=1, topk_group=1, rope_interleave=False, norm_topk_prob=False), "gpt",
+         {"pairing": dict(rope_interleave=True), "sum of weights": dict(norm_topk_prob=True)}),
+    Case("glm4-moe-lite", "Glm4MoeLiteForCausalLM", deepseek_base(
+             num_hidden_layers=4, num_attention_heads=5, num_key_value_heads=5, rms_norm_eps=1e-3,
+             norm_topk_prob=True, tie_word_embeddings=True, first_k_dense_replace=2,
+             mlp_layer_types=["dense", "dense", "sparse", "sparse"]), "deepseek2",
+         {"bias for the choice": ("zero", "e_score_correction_bias"), "eps of latents": latent_eps,
+          "dense layers": ("zero", r"layers.[01].mlp.down_proj"),
+          "scale": dict(routed_scaling_factor=1.0), "sum of weights": dict(norm_topk_prob=False)}),
     Case("gpt-oss", "GptOssForCausalLM",
          base(num_hidden_layers=4, num_local_experts=6, num_experts_per_tok=3, head_dim=20,
               sliding_window=9, max_position_embeddings=256, rope_parameters={

@@ -147,7 +147,8 @@ def test_equal_experts(run_bin: Path, tmp_path: Path) -> None:
 # ---- --dump-routing and -v -----------------------------------------------------------------------
 
 EXACT = ["--exact", "--kv", "f32", "--temp", 0, "--ignore-eos"]
-MIXTURES = [c for c in hf.CASES if re.search("Mixtral|Moe", c.cls) or c.name == "gemma4-experts"]
+MIXTURES = [c for c in hf.CASES
+            if re.search("Mixtral|Moe|Deepseek", c.cls) or c.name == "gemma4-experts"]
 TOLERANCE = 1e-4
 
 
@@ -162,21 +163,29 @@ def routers(model: torch.nn.Module, ids: list[int]) -> tuple[list[int], list[tup
 
     Gemma 4's returns probabilities for logits.
 
-    With them what the choice goes by: the probabilities, with Ernie's or LFM2's bias."""
+    With them what the choice goes by: the probabilities, with a bias, in the best groups."""
     layers, seen = [], []
 
     def note(module: torch.nn.Module, inputs: tuple, out: tuple) -> None:
-        lfm2 = hasattr(module, "use_expert_bias")
+        lfm2, bias = hasattr(module, "use_expert_bias"), getattr(module, "e_score_correction_bias",
+                                                                 None)
         p = (out[0] if type(module).__name__.startswith("Gemma4") else
-             out[0].sigmoid() if lfm2 else out[0].softmax(-1))
+             out[0].sigmoid() if lfm2 or bias is not None else out[0].softmax(-1))
         if hasattr(module, "moe_statics"):
             p = module.moe_statics(p)
         elif lfm2 and module.use_expert_bias:
             p = p + inputs[1]
+        if bias is not None:
+            p = p + bias
+        if getattr(module, "topk_method", bias is not None) not in (False, "greedy"):
+            groups = p.view(len(p), module.num_group, -1)
+            worth = groups.topk(1 if bias is None else 2).values.sum(-1)
+            least = worth.topk(module.topk_group).values[:, -1:]
+            p = groups.masked_fill((worth < least)[..., None], -1.0).flatten(1)
         seen.append((*out, p))
 
     for name, module in model.named_modules():
-        if type(module).__name__.endswith(("TopKRouter", "Gemma4TextRouter")):
+        if type(module).__name__.lower().endswith(("topkrouter", "gemma4textrouter")):
             layers.append(int(re.search(r"layers\.(\d+)\.", name)[1]))
             module.register_forward_hook(note)
     with torch.no_grad():
