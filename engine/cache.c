@@ -338,25 +338,42 @@ static HeadBlock head_block(const Cache *c, int layer, int kv_head, int seq, int
     return (HeadBlock){keys, values, scales, scales + KV_BLOCK};
 }
 
-/* A block's keys (key_dim, KV_BLOCK) as f32. */
-static void read_keys(const Cache *c, const LayerConfig *l, const HeadBlock *h, float *keys)
+/* Values first .. first + n - 1 of a block's keys (n, KV_BLOCK) as f32. */
+static void read_keys(const Cache *c, const HeadBlock *h, size_t first, size_t n, float *keys)
 {
-    size_t n = (size_t)l->key_dim * KV_BLOCK;
-    const int8_t *k = h->keys;
+    static const size_t item[] = {[KV_F16] = 2, [KV_F32] = 4, [KV_Q8] = 1};
+    const void *from = (const char *)h->keys + first * KV_BLOCK * item[c->type];
+    const int8_t *k = from;
     if (c->type != KV_Q8)
-        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h->keys, keys, n);
+        c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](from, keys, n * KV_BLOCK);
     else
-        for (size_t i = 0; i < n; i++)
+        for (size_t i = 0; i < n * KV_BLOCK; i++)
             keys[i] = (float)k[i]
-                    * h->key_scales[i / KV_BLOCK / KV_GROUP * KV_BLOCK + i % KV_BLOCK];
+                    * h->key_scales[(first + i / KV_BLOCK) / KV_GROUP * KV_BLOCK + i % KV_BLOCK];
 }
 
-/* The values (KV_BLOCK, value_dim) that are the beginnings of f32 keys (key_dim, KV_BLOCK). */
-static void values_of_keys(const LayerConfig *l, const float *keys, float *values)
+/* The block's first n values that are the beginnings of its keys, turned: f32 (n, value_dim), or
+ * with `pairs` bf16 (n / 2 rounded up, value_dim, 2), whose odd last one has a 0 beside it. A float
+ * of `out` holds a pair. */
+static void values_of_keys(const Cache *c, const LayerConfig *l, const HeadBlock *h, size_t n,
+                           bool pairs, float *out)
 {
-    for (size_t t = 0; t < KV_BLOCK; t++)
-        for (size_t i = 0; i < (size_t)l->value_dim; i++)
-            *values++ = keys[i * KV_BLOCK + t];
+    enum { AT_A_TIME = 16 };
+    float keys[AT_A_TIME * KV_BLOCK], rounded[AT_A_TIME * KV_BLOCK / 2];
+    size_t width = (size_t)l->value_dim, row = pairs ? KV_BLOCK / 2 : KV_BLOCK,
+           n_rows = pairs ? (n + 1) / 2 : n;
+    const float *from = pairs ? rounded : keys;
+    for (size_t first = 0; first < width; first += AT_A_TIME) {
+        size_t some = width - first < AT_A_TIME ? width - first : AT_A_TIME;
+        read_keys(c, h, first, some, keys);
+        for (size_t i = 0; n % 2 && i < some; i++)
+            keys[i * KV_BLOCK + n] = 0;
+        if (pairs)
+            c->k->bf16->round(keys, (uint16_t *)rounded, some * KV_BLOCK);
+        for (size_t t = 0; t < n_rows; t++)
+            for (size_t i = 0; i < some; i++)
+                out[t * width + first + i] = from[i * row + t];
+    }
 }
 
 void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, float *keys,
@@ -366,9 +383,9 @@ void cache_read(const Cache *c, int layer, int kv_head, int seq, int block, floa
     size_t value_dim = (size_t)l->value_dim, n = KV_BLOCK * value_dim;
     HeadBlock h = head_block(c, layer, kv_head, seq, block);
     const int8_t *v = h.values;
-    read_keys(c, l, &h, keys);
+    read_keys(c, &h, 0, (size_t)l->key_dim, keys);
     if (l->values_in_keys)
-        values_of_keys(l, keys, values);
+        values_of_keys(c, l, &h, KV_BLOCK, false, values);
     else if (c->type != KV_Q8)
         c->k->dequantize[c->type == KV_F32 ? TYPE_F32 : TYPE_F16](h.values, values, n);
     else
@@ -485,12 +502,12 @@ void kv_tile_query(KvTile *t, int row, const float *q)
 }
 
 /* y (rows, width) += a (rows, n) b (n, width); a is f32, or bf16 with pairs. */
-static void add_product(const KvTile *t, size_t n, size_t width, const void *a, size_t lda,
-                        const void *b, size_t ldb, float *y, size_t ldy)
+static void add_product(const KvTile *t, KvFormat format, size_t n, size_t width, const void *a,
+                        size_t lda, const void *b, size_t ldb, float *y, size_t ldy)
 {
     const Kernels *k = t->cache->k;
     size_t rows = (size_t)t->rows;
-    switch (t->format) {
+    switch (format) {
     case KV_AS_BF16_PAIRS: k->bf16->gemm_add(rows, n, width, a, lda, b, ldb, y, ldy); break;
     case KV_AS_F16: k->gemm_add_f16(rows, n, width, a, lda, b, ldb, y, ldy); break;
     case KV_AS_BYTES: k->gemm_add_i8(rows, n, width, a, lda, b, ldb, y, ldy); break;
@@ -524,7 +541,7 @@ static void add_queries(const KvTile *t, size_t i, size_t n, size_t width, const
     static const size_t item[] = {
         [KV_AS_F16] = 2, [KV_AS_F32] = 4, [KV_AS_BYTES] = 1, [KV_AS_BF16_PAIRS] = 2};
     size_t query_item = t->format == KV_AS_BF16_PAIRS ? sizeof(uint16_t) : sizeof(float);
-    add_product(t, n, width, (const char *)t->q + i * query_item, query_stride(t),
+    add_product(t, t->format, n, width, (const char *)t->q + i * query_item, query_stride(t),
                 (const char *)keys + i * KV_BLOCK * item[t->format], KV_BLOCK, y, KV_BLOCK);
 }
 
@@ -559,19 +576,20 @@ void kv_tile_add_values(KvTile *t, int block, int n_keys, float *weights, float 
     size_t rows = (size_t)t->rows, n = (size_t)n_keys, value_dim = (size_t)t->value_dim;
     HeadBlock h = head_block(t->cache, t->layer, t->kv_head, t->seq, block);
     const LayerConfig *l = &t->cache->config->layers[t->layer];
-    if (l->values_in_keys) { // exactly as they are read: f32, whatever the tile's form
-        read_keys(t->cache, l, &h, t->keys);
-        values_of_keys(l, t->keys, t->values);
-        k->gemm_add(rows, n, value_dim, weights, KV_BLOCK, t->values, value_dim, out, value_dim);
-        return;
+    KvFormat format = t->format;
+    const void *values = t->values, *a = weights;
+    if (l->values_in_keys) {
+        format = format == KV_AS_BF16_PAIRS ? format : KV_AS_F32;
+        values_of_keys(t->cache, l, &h, n, format == KV_AS_BF16_PAIRS, t->values);
+    } else {
+        values = convert(t, h.values, t->values, n, value_dim);
     }
-    const void *values = convert(t, h.values, t->values, n, value_dim), *a = weights;
-    if (t->cache->type == KV_Q8) // fold each value's scale into its weight
+    if (t->cache->type == KV_Q8 && !l->values_in_keys) // fold each value's scale into its weight
         for (size_t r = 0; r < rows; r++)
             k->mul(weights + r * KV_BLOCK, h.value_scales, n);
-    if (t->format == KV_AS_BF16_PAIRS) {
+    if (format == KV_AS_BF16_PAIRS) {
         k->bf16->round(weights, (uint16_t *)t->part, rows * KV_BLOCK);
         a = t->part;
     }
-    add_product(t, n, value_dim, a, KV_BLOCK, values, value_dim, out, value_dim);
+    add_product(t, format, n, value_dim, a, KV_BLOCK, values, value_dim, out, value_dim);
 }

@@ -4,8 +4,8 @@
  * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token types
  * and the routers of experts stay as they are. The matrix that makes the logits (output, or
  * token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give more bits to
- * fused queries, keys and values and to ffn_down in the layers of has_more(), and Q6_K to the
- * values of attention in all layers. mxfp4 is for the matrices of experts, the others get Q8_0.
+ * fused queries, keys and values and to ffn_down, that of experts too, in the layers of has_more(),
+ * and Q6_K to the values of attention in all layers. mxfp4 is for the matrices of experts, the others get Q8_0.
  * Rows that are no multiple of 256 values cannot have a K type and get the next larger type of 32,
  * rows that are no multiple of 32 get F16. These are llama.cpp's choices, so that a type's name
  * means the same in both, but for the values: it leaves some of them as small as the rest, and
@@ -200,6 +200,12 @@ static bool has_more(Where where, int layer, int n, bool fused)
     return where == FIRST && layer < (fused ? 4 : n / 8);
 }
 
+/* Of a dense FFN, of experts, or of one that all rows share. */
+static bool is_ffn_down(Str name)
+{
+    return has(name, "ffn_down") || has(name, "ffn_down_exps") || has(name, "ffn_down_shexp");
+}
+
 static Type type_by_policy(const Work *w, Str name)
 {
     const Mix *m = w->mix;
@@ -209,9 +215,10 @@ static Type type_by_policy(const Work *w, Str name)
         return has_part(name, (Str){"_exps.", 6}, false) ? m->type : m->more;
     if (str_eq(name, w->tied ? "token_embd.weight" : "output.weight"))
         return type_info(m->type)->block == 1 || m->type == TYPE_Q8_0 ? m->type : TYPE_Q6_K;
-    if (m->where != NOWHERE && has(name, "attn_v"))
+    if (m->where != NOWHERE
+        && (has(name, "attn_v") || has(name, "attn_v_b") || has(name, "attn_kv_b")))
         return TYPE_Q6_K;
-    return layer >= 0 && (fused || has(name, "ffn_down"))
+    return layer >= 0 && (fused || is_ffn_down(name))
                 && has_more(m->where, layer, w->n_layers, fused)
              ? m->more
              : m->type;

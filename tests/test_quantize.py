@@ -262,7 +262,8 @@ def layered(n_layers: int, tied: bool, width: int = 256) -> Image:
     for i in range(n_layers):
         names |= {f"blk.{i}.{part}.weight"
                   for part in ("attn_q", "attn_v", "attn_qkv", "attn_v_norm", "ffn_down", "ffn_up",
-                               "ffn_gate_inp")}
+                               "ffn_gate_inp", "ffn_down_exps", "ffn_down_shexp", "ffn_up_exps",
+                               "attn_k_b", "attn_v_b", "attn_kv_b")}
     zeros = np.zeros((2, width), np.float32)
     return model({name: zeros for name in sorted(names)}
                  | {"output_norm.weight": np.ones(width, np.float32),
@@ -281,17 +282,20 @@ def test_policy(run_bin: Path, tmp_path: Path, kind: str, base: str, more: str, 
     """llama.cpp's choices of types for a model of 24 layers.
 
     Its llama_model_quantize agreed on SmolLM2 and Gemma 3, tensor by tensor, but for attn_v, which
-    our mixes keep in Q6_K everywhere."""
+    our mixes keep in Q6_K everywhere, as what latent attention has in its place."""
     got = types(quantize(run_bin, write(tmp_path / "m", layered(24, tied)), kind))
     head = "Q8_0" if kind == "q8_0" else "Q6_K"
     want = {name: "F32" for name in got} | {"token_embd.weight": head if tied
                                             else base} | ({} if tied else {"output.weight": head})
     for i in range(24):
-        want |= {f"blk.{i}.attn_q.weight": base, f"blk.{i}.ffn_up.weight": base,
-                 f"blk.{i}.ffn_down.weight": more if i in where else base}
+        want |= {f"blk.{i}.{part}.weight": base
+                 for part in ("attn_q", "attn_k_b", "ffn_up", "ffn_up_exps")}
+        want |= {f"blk.{i}.ffn_down{kind}.weight": more if i in where else base
+                 for kind in ("", "_exps", "_shexp")}
         want[f"blk.{i}.attn_qkv.weight"] = more if i in where or (kind == "q4_k_s"
                                                                   and i == 3) else base
-        want[f"blk.{i}.attn_v.weight"] = "Q6_K" if where else base
+        want |= {f"blk.{i}.{part}.weight": "Q6_K" if where else base
+                 for part in ("attn_v", "attn_v_b", "attn_kv_b")}
     assert got == want
 
 
