@@ -173,7 +173,7 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         if bias:
             out[name + ".bias"] = (rows,)
 
-    def latent_attention(b: str) -> None:
+    def latents(b: str) -> None:
         rank, q_rank = s["attention.kv_lora_rank"], s["attention.q_lora_rank"]
         kd, vd = s["attention.key_length_mla"], s["attention.value_length_mla"]
         turning = s["attention.key_length"] - rank
@@ -185,9 +185,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         norm(b + "attn_kv_a_norm", (rank,))
         out[b + "attn_k_b.weight"] = (h, rank, kd - turning)
         out[b + "attn_v_b.weight"] = (h, vd, rank)
-        linear(b + "attn_output", d, h * vd, s["attention.output_bias"])
 
-    def attention(b: str, i: int) -> None:
+    def heads(b: str, i: int) -> None:
         kd, vd = head_widths(s, i)
         kv = of_layer(s, "attention.head_count_kv", i)
         linear(b + "attn_q", h * kd, d, s["attention.bias"])
@@ -200,6 +199,14 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
                 shape = {"head": (kd,), "heads": (heads, kd),
                          "full": (heads * kd,)}[s["attention.qk_norm"]]
                 norm(b + name, shape, s["attention.qk_norm_bias"])
+
+    def attention(b: str, i: int) -> None:
+        latent = s["attention.kv_lora_rank"]
+        vd = s["attention.value_length_mla"] if latent else head_widths(s, i)[1]
+        if latent:
+            latents(b)
+        else:
+            heads(b, i)
         if s["position"] == "relative":
             out[b + "attn_rel_b.weight"] = (h, 2 * s["position.reach"] + 1)
         if s["attention.sinks"]:
@@ -224,8 +231,6 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
             linear(b + "shortconv.in_proj", 3 * d, d, False)
             out[b + "shortconv.conv.weight"] = (d, s["shortconv.l_cache"])
             linear(b + "shortconv.out_proj", d, d, False)
-        elif s["attention.kv_lora_rank"]:
-            latent_attention(b)
         else:
             attention(b, i)
         if s["norm.post"]:

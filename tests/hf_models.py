@@ -936,7 +936,37 @@ def gpt_forward(s: dict[str, Any], w: dict[str, Tensor], ids: list[int], maps: l
                 t = norm(t, b + norm_name).reshape(n, count, width).transpose(0, 1)
             return t
 
-        q = heads("attn_q", h, kd, "attn_q_norm")
+        def latents() -> tuple[Tensor, Tensor, Tensor]:
+            """Queries, keys and values of each head, (h, T, width)."""
+            def latent_norm(x: Tensor, name: str) -> Tensor:
+                return x * (x.pow(2).mean(-1, keepdim=True) + 1e-6).rsqrt() * w[name + ".weight"]
+
+            rank, turning = s["attention.kv_lora_rank"], kd - s["attention.kv_lora_rank"]
+            cos, sin = rope_angles(s | {"rope.dimension_count": turning}, w, positions,
+                                   "rope.freq_base")
+
+            def rotated(t: Tensor) -> Tensor:  # the last part of each head
+                return torch.cat([t[..., :-turning], rotate(t[..., -turning:], cos, sin,
+                                                            s["rope.pairing"])], -1)
+            if s["attention.q_lora_rank"]:
+                q = latent_norm(linear(a, b + "attn_q_a"), b + "attn_q_a_norm")
+                q = linear(q, b + "attn_q_b")
+            else:
+                q = linear(a, b + "attn_q")
+            c, pe = linear(a, b + "attn_kv_a_mqa").split([rank, turning], -1)
+            c = latent_norm(c, b + "attn_kv_a_norm")
+            k = c @ w[b + "attn_k_b.weight"]  # (h, T, width)
+            k = torch.cat([k, pe.expand(h, n, turning)], -1)
+            return (rotated(q.view(n, h, -1).transpose(0, 1)), rotated(k),
+                    c @ w[b + "attn_v_b.weight"].mT)
+
+        is_latent = bool(s["attention.kv_lora_rank"])
+        if is_latent:
+            q, k, v = latents()
+            kd, vd, own = q.shape[2], v.shape[2], False
+            last[bool(swa)] = k, v
+        else:
+            q = heads("attn_q", h, kd, "attn_q_norm")
         if s["attention.temperature_scale"]:
             beyond = positions // (s["rope.scaling.original_context_length"] or s["context_length"])
             q = q * (1 + s["attention.temperature_scale"] * torch.log(1.0 + beyond))[:, None]
@@ -1023,11 +1053,19 @@ def experts(s: dict[str, Any], w: dict[str, Tensor], b: str, h: Tensor, ffn: Any
             routed: Tensor | None = None) -> Tensor:
     """A layer's mixture of experts, one row after the other. `routed` is what the router reads."""
     p = ((h if routed is None else routed) @ w[b + "ffn_gate_inp.weight"].T
-         + w.get(b + "ffn_gate_inp.bias", 0.0)).softmax(-1)
+         + w.get(b + "ffn_gate_inp.bias", 0.0))
+    p = p.sigmoid() if s["expert_gating_func"] == 2 else p.softmax(-1)
     out = torch.zeros_like(h)
     for t, row in enumerate(p):
-        chosen = (row + w.get(b + "exp_probs_b.bias", 0.0)).topk(s["expert_used_count"]).indices
+        ranks = row + w.get(b + "exp_probs_b.bias", 0.0)
+        if s["expert_group_count"]:
+            groups = ranks.view(s["expert_group_count"], -1).clone()
+            best = groups.topk(s["expert_gating_func"] or 1).values.sum(-1)
+            groups[best.argsort(descending=True)[s["expert_group_used_count"]:]] = -torch.inf
+            ranks = groups.flatten()
+        chosen = ranks.topk(s["expert_used_count"]).indices
         total = row[chosen].sum() if s["expert_weights_norm"] else 1.0
+        total = total / (s["expert_weights_scale"] or 1.0)
         for e in chosen.tolist():
             scale = w[b + "ffn_down_exps.scale"][e] if routed is not None else 1.0
             out[t] += row[e] / total * scale * ffn(h[t], "_exps", e)
@@ -1176,6 +1214,28 @@ GPT_CASES = [
             {"norm of values": {"attention.value_norm": False},
              "scale of layers": {"layer_output_scale": False},
              "inputs": {"embedding_length_per_layer_input": None}}),
+    GptCase("latent",
+            {"attention.head_count_kv": 1, "attention.key_length": 27, "attention.value_length": 21,
+             "attention.kv_lora_rank": 21, "attention.key_length_mla": 17,
+             "attention.value_length_mla": 13, "rope.dimension_count": 6, "attention.bias": True,
+             "attention.output_bias": True, "attention.sinks": True, "attention.sliding_window": 9,
+             "attention.sliding_window_pattern": [True, False, True], "attention.scale": 0.4,
+             "expert_count": 12, "expert_used_count": 3, "expert_feed_forward_length": 33,
+             "expert_group_count": 4, "expert_group_used_count": 2, "expert_weights_scale": 1.9,
+             "expert_weights_norm": False},
+            {"window": {"attention.sliding_window": 20}, "sinks": {"attention.sinks": False},
+             "scale of scores": {"attention.scale": None},
+             "groups": {"expert_group_used_count": 4}, "scale": {"expert_weights_scale": 1.0}}),
+    GptCase("latent-q",
+            {"attention.head_count_kv": 1, "attention.key_length": 27, "attention.value_length": 21,
+             "attention.kv_lora_rank": 21, "attention.q_lora_rank": 19,
+             "attention.key_length_mla": 17, "attention.value_length_mla": 13,
+             "rope.dimension_count": 6, "rope.pairing": "interleaved", "norm.epsilon": 1e-2,
+             "expert_count": 12, "expert_used_count": 3, "expert_feed_forward_length": 33,
+             "expert_gating_func": 2, "expert_choice_bias": True, "expert_group_count": 3,
+             "expert_group_used_count": 2, "expert_weights_norm": True},
+            {"pairing": {"rope.pairing": "half"}, "groups": {"expert_group_used_count": 3},
+             "gate": {"expert_gating_func": 1}}),
     GptCase("experts-beside",
             {"expert_count": 5, "expert_used_count": 2, "expert_feed_forward_length": 33,
              "expert_beside_ffn": True, "expert_weights_norm": False, "norm.type": "layer",

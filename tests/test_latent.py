@@ -143,7 +143,7 @@ def test_same_bytes_with_every_table(table: str, model_of, run_bin: Path, tmp_pa
                for b, t in ((512, 1), (1, 2), (33, 2))]
         assert len({(text, x.tobytes()) for text, x in got}) == 1
         usual = logits(run_bin, path, tmp_path)
-        assert (got[0][1][:len(usual)] - usual).std() < 0.1
+        assert (got[0][1][:len(usual)] - usual).std() < 0.4  # of unrelated ones: 2.4
 
 
 @pytest.mark.parametrize("kv, limit", [("f16", 0.002), ("q8", 0.05)])
