@@ -120,19 +120,24 @@ def latent_yarn(s: Spec) -> float | None:
     return 1 / (0.1 * math.log(s["rope.scaling.factor"]) + 1)
 
 
+def deepseek_keys(s: Spec) -> Spec:
+    """Keys of experts in groups, beside shared ones that are counted."""
+    shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
+    return leading_dense_key(s) | expert_keys(
+        "expert_feed_forward_length", "expert_gating_func", "expert_weights_norm",
+        "expert_group_count", "expert_group_used_count", "expert_weights_scale")(s) | {
+        "expert_shared_count": (shared or 0) // (width or 1)}
+
+
 def latent_keys(s: Spec) -> Spec:
     scale, yarn = s["attention.scale"], {}
     if scale is not None:
         root = math.sqrt(scale * math.sqrt(s["attention.key_length_mla"]))
         yarn = {"rope.scaling.attn_factor": None, "rope.scaling.yarn_log_multiplier":
                 (root - 1) / math.log(s["rope.scaling.factor"])}
-    shared = s["expert_shared_feed_forward_length"]
-    return yarn | leading_dense_key(s) | expert_keys(
-        "expert_feed_forward_length", "expert_gating_func", "expert_weights_norm",
-        "expert_group_count", "expert_group_used_count", "expert_weights_scale")(s) | {
-        "expert_shared_count": (shared or 0) // (s["expert_feed_forward_length"] or 1)} | {
-        k: s[k] for k in ("attention.kv_lora_rank", "attention.q_lora_rank",
-                          "attention.key_length_mla", "attention.value_length_mla", *YARN_BETAS)}
+    return yarn | deepseek_keys(s) | {k: s[k] for k in (
+        "attention.kv_lora_rank", "attention.q_lora_rank", "attention.key_length_mla",
+        "attention.value_length_mla", *YARN_BETAS)}
 
 
 def short_conv_keys(s: Spec) -> Spec:
@@ -180,6 +185,12 @@ COHERE = {"norm.type": "layer", "residual": "parallel", "residual.shared_norm": 
 XIELU_KEYS = [f"xielu.{part}" for part in XIELU]
 YARN_BETAS = ("rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow")
 PARTIAL = {"rope.dimension_count": ANY}
+DEEPSEEK = {"expert_layers": leading_dense,
+            **{k: SET for k in ("expert_count", "expert_used_count", "expert_feed_forward_length",
+                                "expert_shared_feed_forward_length")},
+            **{k: ANY for k in ("expert_gating_func", "expert_weights_norm", "expert_choice_bias",
+                                "expert_group_count", "expert_group_used_count",
+                                "expert_weights_scale")}}
 LFM2_NORM = ((r"^output_norm\.", "token_embd_norm."),)
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
@@ -318,13 +329,12 @@ CONVENTIONS: dict[str, Convention] = {
          "attention.scale": latent_scale, "rope.pairing": "interleaved",
          "rope.dimension_count":
              lambda s: s["attention.key_length"] - s["attention.kv_lora_rank"],
-         "rope.scaling.attn_factor": latent_yarn,
-         "expert_count": SET, "expert_used_count": SET, "expert_feed_forward_length": SET,
-         "expert_shared_feed_forward_length": SET, "expert_gating_func": ANY,
-         "expert_weights_norm": ANY, "expert_choice_bias": ANY, "expert_layers": leading_dense}
-        | {k: ANY for k in ("expert_group_count", "expert_group_used_count",
-                            "expert_weights_scale", *YARN_BETAS)},
+         "rope.scaling.attn_factor": latent_yarn} | DEEPSEEK | {k: ANY for k in YARN_BETAS},
         "interleaved", latent=True, keys=latent_keys),
+    "glm4moe": Convention(
+        {"attention.bias": ANY, "attention.qk_norm": ("none", "head")} | PARTIAL | DEEPSEEK
+        | {"expert_gating_func": 2, "expert_choice_bias": True}, keys=deepseek_keys,
+        names=FFN_NORM),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),

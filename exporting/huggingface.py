@@ -291,15 +291,13 @@ def latent_rope(c: Config, head: int) -> Spec:
     return out | scale
 
 
-def deepseek(c: Config) -> Spec:
-    """DeepSeek-V2 and V3, and GLM-4.7-Flash: latent attention, and experts in later layers."""
+def deepseek_experts(c: Config) -> Spec:
+    """Experts of later layers, in groups, and shared ones that are one wider FFN."""
     kind, n = c.get("model_type"), c.int("num_hidden_layers")
     c.refuse("mlp_bias", (None, False), "biases of experts are not supported")
-    rank, turning = c.int("kv_lora_rank"), c.int("qk_rope_head_dim")
-    head, bias = c.int("qk_nope_head_dim") + turning, c.flag("attention_bias")
     layers = c.get("mlp_layer_types") if kind == "glm4_moe_lite" else None
     first = 1 if kind == "glm4_moe_lite" else c.get("first_k_dense_replace") or 0
-    if type(first) is not int or not 0 <= first:
+    if type(first) is not int or first < 0:
         raise c.bad("first_k_dense_replace", "0 or more")
     if layers is None:
         layers = ["dense" if i < first else "sparse" for i in range(n)]
@@ -310,14 +308,21 @@ def deepseek(c: Config) -> Spec:
         c.refuse("topk_method", ("greedy", "group_limited_greedy"), "not supported")
     grouped = not v2 or c.get("topk_method") == "group_limited_greedy"
     groups = c.int("n_group") if grouped else 1
-    shared = c.int("n_shared_experts") * c.int("moe_intermediate_size")
-    return latent_rope(c, head) | experts(
-        c, renormalised=False if v2 else None, shared=shared,
+    return experts(
+        c, renormalised=False if v2 else None,  # V2's router does not look at norm_topk_prob
+        shared=c.int("n_shared_experts") * c.int("moe_intermediate_size"),
         layers=[kind == "sparse" for kind in layers], expert_gating_func=1 if v2 else 2,
         expert_choice_bias=None if v2 else True,
         expert_weights_scale=scale if scale != 1 else None,
         expert_group_count=groups if groups > 1 else None,
-        expert_group_used_count=c.int("topk_group") if groups > 1 else None) | {
+        expert_group_used_count=c.int("topk_group") if groups > 1 else None)
+
+
+def deepseek(c: Config) -> Spec:
+    """DeepSeek-V2 and V3, and GLM-4.7-Flash: latent attention."""
+    rank, turning = c.int("kv_lora_rank"), c.int("qk_rope_head_dim")
+    head, bias = c.int("qk_nope_head_dim") + turning, c.flag("attention_bias")
+    return latent_rope(c, head) | deepseek_experts(c) | {
         "attention.head_count_kv": 1, "attention.key_length": rank + turning,
         "attention.value_length": rank, "attention.kv_lora_rank": rank,
         "attention.q_lora_rank":
@@ -327,6 +332,12 @@ def deepseek(c: Config) -> Spec:
         "rope.pairing":
             "half" if c.get("rope_interleave") is False else "interleaved",
         "ffn.activation": c.activation()}
+
+
+def glm4_moe(c: Config) -> Spec:
+    return rope(c) | deepseek_experts(c) | {
+        "attention.bias": c.flag("attention_bias"), "ffn.activation": c.activation(),
+        "attention.qk_norm": "head" if c.flag("use_qk_norm") else "none"}
 
 
 def qwen3_moe(c: Config) -> Spec:
@@ -813,6 +824,11 @@ FAMILIES: dict[str, Family] = {
         v_head_dim=256, n_shared_experts=1, num_experts=64, num_experts_per_tok=4,
         moe_intermediate_size=1536, n_group=1, topk_group=1, routed_scaling_factor=1.8,
         norm_topk_prob=True)),
+    "glm4_moe": Family("glm4moe", glm4_moe, extra_layers=True, names=AFTER_ATTENTION + DENSE,
+                       defaults=defaults(
+        norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=8, n_shared_experts=1,
+        partial_rotary_factor=0.5, num_experts=128, num_experts_per_tok=8, n_group=1, topk_group=1,
+        moe_intermediate_size=1408, norm_topk_prob=True, first_k_dense_replace=1)),
     "gpt_oss": Family("gpt-oss", gpt_oss, names=AFTER_ATTENTION, across=True, defaults=defaults(
         norm_eps=1e-5, max_position_embeddings=131072, num_key_value_heads=8, head_dim=64,
         sliding_window=128, attention_bias=True, num_experts=128, num_experts_per_tok=4,
