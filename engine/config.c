@@ -379,6 +379,10 @@ static Latent read_latent(const Config *c, const Family *f, Keys *k, HeadWidths 
         .rank = key_int(k, "attention.kv_lora_rank", f->latent, MAX_HEAD_DIM, f->latent ? -1 : 0)};
     if (!x.rank)
         return x;
+    key_name(k, "attention.kv_lora_rank", key);
+    if (c->pos != POS_ROPE || c->qk_norm != QK_NORM_NONE || c->value_norm || c->clamp_qkv != 0)
+        refuse(k, "key %s: got %d without rope, or with norms or a clamp of heads, want none", key,
+               x.rank);
     bool cached = f->all_keys || key_present(k, "attention.key_length_mla");
     int turning = c->ropes[0].dim;
     int head = cached ? key_int(k, "attention.key_length_mla", 1, MAX_HEAD_DIM, -1) : w->key_dim;
@@ -386,19 +390,16 @@ static Latent read_latent(const Config *c, const Family *f, Keys *k, HeadWidths 
                          : w->value_dim;
     x.q_rank = key_int(k, "attention.q_lora_rank", 0, MAX_DIM, 0);
     x.key_dim = head - turning;
+    if (cached && (w->key_dim != x.rank + turning || w->value_dim != x.rank))
+        refuse(k, "key %s: got %d with keys of %d and values of %d, want %d and %d", key, x.rank,
+               w->key_dim, w->value_dim, x.rank + turning, x.rank);
+    if (memcmp(w, windowed, sizeof *w) != 0 || c->ropes[1].dim != turning)
+        refuse(k, "key %s: got %d with other widths in windowed layers, want the same", key,
+               x.rank);
     if (x.key_dim < 1)
         refuse(k, "key %s: got %d, want fewer than the %d values of a head",
                key_name(k, "rope.dimension_count", key), turning, head);
-    if (cached && (w->key_dim != x.rank + turning || w->value_dim != x.rank))
-        refuse(k, "attention: got keys of %d and values of %d, want %d and %d by its rank",
-               w->key_dim, w->value_dim, x.rank + turning, x.rank);
-    if (memcmp(w, windowed, sizeof *w) != 0 || c->ropes[1].dim != turning)
-        refuse(k, "key %s: got %d with other widths in windowed layers, want the same",
-               key_name(k, "attention.kv_lora_rank", key), x.rank);
     *w = *windowed = (HeadWidths){x.rank + turning, x.rank};
-    if (c->pos != POS_ROPE || c->qk_norm != QK_NORM_NONE || c->value_norm || c->clamp_qkv != 0)
-        refuse(k, "key %s: got %d without rope, or with norms or a clamp of heads, want none",
-               key_name(k, "attention.kv_lora_rank", key), x.rank);
     return x;
 }
 

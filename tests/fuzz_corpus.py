@@ -45,6 +45,17 @@ BESIDE = ("*ffn_gate_inp.weight:3,4 *ffn_gate_inp.scale:4 *ffn_down_exps.weight:
 PER_LAYER = ("per_layer_token_embd.weight:7,4 per_layer_model_proj.weight:4,4 "
              "per_layer_proj_norm.weight:2 *inp_gate.weight:2,4 *proj.weight:4,2 "
              "*post_norm.weight:4 *layer_output_scale.weight:1")
+# latents of 3 numbers, 2 rotated ones, and heads of 1 more and of 2
+LATENT = ("*attn_q.weight:6,4 *attn_kv_a_mqa.weight:5,4 *attn_kv_a_norm.weight:3 "
+          "*attn_k_b.weight:2,3,1 *attn_v_b.weight:2,2,3 -*attn_k.weight -*attn_v.weight")
+LATENT_KEYS: Keys = {"attention.kv_lora_rank": 3, "attention.key_length": 5,
+                     "attention.value_length": 3, "attention.key_length_mla": 3,
+                     "attention.value_length_mla": 2, "rope.dimension_count": 2}
+GROUPS: Keys = {"expert_count": 4, "expert_used_count": 2, "expert_group_count": 2,
+                "expert_group_used_count": 1, "expert_weights_scale": 1.5}
+GROUPED = ("ffn_gate_inp.weight:4,4 ffn_gate_exps.weight:4,4,4 ffn_up_exps.weight:4,4,4 "
+           "ffn_down_exps.weight:4,4,4 exp_probs_b.bias:4 -ffn_gate.weight -ffn_up.weight "
+           "-ffn_down.weight")
 PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 
 # How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
@@ -68,6 +79,20 @@ FAMILIES: list[tuple[str, Keys, str]] = [
                  "expert_used_count": 2, "expert_gating_func": 2},
      f"{SHORT_CONV} blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 {EXPERTS} "
      "*exp_probs_b.bias:3 token_embd_norm.weight:4 -output_norm.weight"),
+    ("deepseek2", LATENT_KEYS | GROUPS | {"leading_dense_block_count": 1, "expert_shared_count": 1},
+     f"{LATENT} blk.1.ffn_gate_shexp.weight:4,4 blk.1.ffn_up_shexp.weight:4,4 "
+     "blk.1.ffn_down_shexp.weight:4,4 "
+     + " ".join(w.replace("-", "-blk.1.") if w[0] == "-" else "blk.1." + w
+                for w in GROUPED.split())),
+    ("deepseek2", YARN | {  # the old form
+        "attention.head_count_kv": 2, "attention.key_length": 3, "attention.value_length": 2,
+        "attention.kv_lora_rank": 3, "attention.q_lora_rank": 3, "rope.dimension_count": 2},
+     f"{LATENT} -*attn_q.weight -*attn_k_b.weight -*attn_v_b.weight *attn_q_a.weight:3,4 "
+     "*attn_q_a_norm.weight:3 *attn_q_b.weight:6,3 *attn_kv_b.weight:6,3"),
+    ("gpt", LATENT_KEYS | GROUPS | {"expert_feed_forward_length": 4, "expert_gating_func": 2,
+                                    "expert_choice_bias": True, "attention.sinks": True},
+     f"{LATENT} *attn_sinks.weight:2 "
+     + " ".join(w.replace("-", "-*") if w[0] == "-" else "*" + w for w in GROUPED.split())),
     ("gpt", {"shortconv.layers": [True, False], "shortconv.l_cache": 3}, SHORT_CONV),
     ("gpt", {"shortconv.layers": [True, True], "shortconv.l_cache": 3},
      SHORT_CONV.replace("blk.0.", "*")),

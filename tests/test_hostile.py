@@ -208,6 +208,8 @@ GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
 LFM2_MOE = model(*next(f for f in FAMILIES if f[0] == "lfm2moe"))
 TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
+DEEPSEEK, OLD_DEEPSEEK = (model(*f) for f in FAMILIES if f[0] == "deepseek2")
+LATENT = model(*next(f for f in FAMILIES if f[0] == "gpt" and "attention.kv_lora_rank" in f[1]))
 DENSE = {f[0]: f for f in FAMILIES if f[0] in ("apertus", "cohere2", "mistral3", "seed_oss")}
 
 
@@ -217,6 +219,10 @@ def dense(arch: str, name: str, kind: int, v: object) -> Image:
 
 def expert(name: str, kind: int, v: object) -> Image:
     return EXPERTS.copy().set(f"llama.expert_{name}", kind, v)
+
+
+def latent(name: str, kind: int, v: object) -> Image:
+    return DEEPSEEK.copy().set(f"deepseek2.{name}", kind, v)
 
 
 def raw_key(name: str, body: bytes) -> Image:
@@ -407,10 +413,14 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "some of 3 experts": (EXPERTS.copy().drop("llama.expert_used_count"),
                           "expert_used_count: missing"),
     "sigmoid": (expert("gating_func", U32, 2), "expert_gating_func: got 2, want 1 (softmax)"),
-    "groups": (expert("group_count", U32, 3), "expert_group_count: got 3, want no groups"),
+    "groups": (expert("group_count", U32, 3), "expert_group_used_count: missing"),
     "groups 2^31": (expert("group_count", U32, 2**31), "expert_group_count: got 2147483648"),
-    "scale 2": (expert("weights_scale", F32, 2.0), "expert_weights_scale: got 2, want 1"),
-    "scale NaN of experts": (expert("weights_scale", F32, math.nan), "expert_weights_scale: got"),
+    "2 groups of 3": (expert("group_count", U32, 2),
+                      "expert_group_count: got 2 groups of 3 experts, want a divisor"),
+    "scale infinite of experts": (expert("weights_scale", F32, math.inf),
+                                  "expert_weights_scale: got inf, want a finite number"),
+    "scale NaN of experts": (expert("weights_scale", F32, math.nan),
+                             "expert_weights_scale: got nan, want a finite number"),
     "width 0": (expert("feed_forward_length", U32, 0), "expert_feed_forward_length: got 0"),
     "width 5": (expert("feed_forward_length", U32, 5),
                 "ffn_down_exps.weight: got shape (3, 4, 4), want (3, 4, 5)"),
@@ -536,6 +546,71 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
         model(*next(f for f in FAMILIES if "expert_beside_ffn" in f[1])).copy()
         .set("gpt.residual", STR, "parallel"),
         "expert_beside_ffn: got true with a parallel residual, want it sequential"),
+    # latent attention
+    "rank 0": (latent("attention.kv_lora_rank", U32, 0), "kv_lora_rank: got 0, want 1 to 8192"),
+    "no rank": (DEEPSEEK.copy().drop("deepseek2.attention.kv_lora_rank"),
+                "attention.kv_lora_rank: missing, want an integer"),
+    "rank 2^31": (latent("attention.kv_lora_rank", U32, 2**31), "kv_lora_rank: got 2147483648"),
+    "rank 4": (latent("attention.kv_lora_rank", U32, 4),
+               "kv_lora_rank: got 4 with keys of 5 and values of 3, want 6 and 4"),
+    "q rank 2^31": (latent("attention.q_lora_rank", U32, 2**31), "q_lora_rank: got 2147483648"),
+    "q rank 2": (latent("attention.q_lora_rank", U32, 2), "blk.0.attn_q_a.weight: missing"),
+    "q rank 0 of 3": (OLD_DEEPSEEK.copy().set("deepseek2.attention.q_lora_rank", U32, 0),
+                      "blk.0.attn_q.weight: missing, want shape (6, 4)"),
+    "all values rotated": (latent("attention.key_length_mla", U32, 2),
+                           "rope.dimension_count: got 2, want fewer than the 2 values of a head"),
+    "key length 2^31 of latents": (latent("attention.key_length_mla", U32, 2**31),
+                                   "key_length_mla: got 2147483648"),
+    "no value length": (DEEPSEEK.copy().drop("deepseek2.attention.value_length_mla"),
+                        "value_length_mla: missing, want an integer"),
+    "value length 0": (latent("attention.value_length_mla", U32, 0), "value_length_mla: got 0"),
+    "windowed width": (latent("attention.key_length_swa", U32, 4),
+                       "kv_lora_rank: got 3 with other widths in windowed layers"),
+    "windowed rope": (LATENT.copy().set("gpt.rope.dimension_count_swa", U32, 4),
+                      "kv_lora_rank: got 3 with other widths in windowed layers"),
+    "3 rotated values": (latent("rope.dimension_count", U32, 3), "got 3, want an even number"),
+    "shared latents": (latent("attention.shared_kv_layers", U32, 1),
+                       "layer 0: got shared keys with latent attention, want its own"),
+    "clamped latents": (latent("attention.clamp_kqv", F32, 1.0), "or with norms or a clamp"),
+    "latents without rope": (LATENT.copy().set("gpt.position", STR, "none"),
+                             "kv_lora_rank: got 3 without rope"),
+    "normed heads of latents": (LATENT.copy().set("gpt.attention.qk_norm", STR, "head"),
+                                "kv_lora_rank: got 3 without rope, or with norms"),
+    "key matrices turned": (DEEPSEEK.copy().tensor("blk.0.attn_k_b.weight", 2, 1, 3),
+                            "attn_k_b.weight: got shape (2, 1, 3), want (2, 3, 1)"),
+    "key matrices in two dimensions": (DEEPSEEK.copy().tensor("blk.0.attn_k_b.weight", 6, 1),
+                                       "attn_k_b.weight: got shape (6, 1), want (2, 3, 1)"),
+    "one value matrix": (DEEPSEEK.copy().tensor("blk.1.attn_v_b.weight", 1, 2, 3),
+                         "blk.1.attn_v_b.weight: got shape (2, 3), want (2, 2, 3)"),
+    "no value matrices": (DEEPSEEK.copy().drop("blk.0.attn_v_b.weight"),
+                          "attn_v_b.weight: missing, want shape (2, 2, 3)"),
+    "both forms": (DEEPSEEK.copy().tensor("blk.0.attn_kv_b.weight", 6, 3),
+                   "blk.0.attn_k_b.weight: the architecture deepseek2 has no place for it"),
+    "narrow attn_kv_b": (OLD_DEEPSEEK.copy().tensor("blk.0.attn_kv_b.weight", 6, 2),
+                         "attn_kv_b.weight: got shape (6, 2), want (6, 3)"),
+    "low attn_kv_b": (OLD_DEEPSEEK.copy().tensor("blk.1.attn_kv_b.weight", 5, 3),
+                      "attn_kv_b.weight: got shape (5, 3), want (6, 3)"),
+    "no norm of latents": (DEEPSEEK.copy().drop("blk.0.attn_kv_a_norm.weight"),
+                           "attn_kv_a_norm.weight: missing, want shape (3)"),
+    "groups of latents": (latent("expert_group_count", U32, 3),
+                          "expert_group_count: got 3 groups of 4 experts, want a divisor"),
+    "groups of one": (latent("expert_group_count", U32, 4),
+                      "expert_group_count: got 4 groups of 4 experts, want a divisor, and groups of "
+                      "2"),
+    "no group used": (latent("expert_group_used_count", U32, 0),
+                      "expert_group_used_count: got 0, want 1 to 2"),
+    "3 of 2 groups": (latent("expert_group_used_count", U32, 3),
+                      "expert_group_used_count: got 3, want 1 to 2"),
+    "3 experts of a group of 2": (latent("expert_used_count", U32, 3),
+                                  "expert_group_used_count: got 1, want groups with 3 experts"),
+    "shared experts 2^31": (latent("expert_shared_count", U32, 2**31),
+                            "expert_shared_count: got 2147483648"),
+    "shared experts 4096": (latent("expert_shared_count", U32, 4096),
+                            "ffn_up_shexp.weight: got shape (4, 4), want (16384, 4)"),
+    "no shared experts": (latent("expert_shared_count", U32, 0),
+                          "_shexp.weight: the architecture deepseek2 has no place for it"),
+    "gate function 4": (latent("expert_gating_func", U32, 4),
+                        "expert_gating_func: got 4, want 1 (softmax) or 2 (sigmoid)"),
     # recurrent layers
     "no taps": (LFM2.copy().drop(TAPS), "key lfm2.shortconv.l_cache: missing, want an integer"),
     "1 tap": (LFM2.copy().set(TAPS, U32, 1), "shortconv.l_cache: got 1, want 2 to 256"),
