@@ -5,11 +5,11 @@
  * and the routers of experts stay as they are. The matrix that makes the logits (output, or
  * token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give more bits to
  * fused queries, keys and values and to ffn_down, that of experts too, in the layers of has_more(),
- * and Q6_K to the values of attention in all layers. mxfp4 is for the matrices of experts, the others get Q8_0.
- * Rows that are no multiple of 256 values cannot have a K type and get the next larger type of 32,
- * rows that are no multiple of 32 get F16. These are llama.cpp's choices, so that a type's name
- * means the same in both, but for the values: it leaves some of them as small as the rest, and
- * nowhere does a bit buy as much (examples/heads.md, section 3).
+ * and Q6_K to the values of attention in all layers. mxfp4 is for the matrices of experts, the
+ * others get Q8_0. Rows that are no multiple of 256 values cannot have a K type and get the next
+ * larger type of 32, rows that are no multiple of 32 get F16. These are llama.cpp's choices, so
+ * that a type's name means the same in both, but for the values: it leaves some of them as small as
+ * the rest, and nowhere does a bit buy as much (examples/heads.md, section 3).
  *
  * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values:
  * the bytes do not depend on the threads, and little of a file is in memory at a time.

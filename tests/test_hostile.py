@@ -595,8 +595,7 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "groups of latents": (latent("expert_group_count", U32, 3),
                           "expert_group_count: got 3 groups of 4 experts, want a divisor"),
     "groups of one": (latent("expert_group_count", U32, 4),
-                      "expert_group_count: got 4 groups of 4 experts, want a divisor, and groups of "
-                      "2"),
+                      "got 4 groups of 4 experts, want a divisor, and groups of 2"),
     "no group used": (latent("expert_group_used_count", U32, 0),
                       "expert_group_used_count: got 0, want 1 to 2"),
     "3 of 2 groups": (latent("expert_group_used_count", U32, 3),

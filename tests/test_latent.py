@@ -1,5 +1,5 @@
-"""Latent attention: the same bytes however the rows go through, both forms of its files, and folders
-as they are published.
+"""Latent attention: the same bytes however the rows go through, both forms of its files, and
+folders as they are published.
 
 That logits and maps are right is for test_parity.py, test_dump.py and test_converter.py, the choice
 of experts for test_experts.py."""
@@ -176,7 +176,7 @@ def test_old_form(name: str, dtype: type, model_of, run_bin: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_k"])
 def test_old_form_quantised(kind: str, model_of, run_bin: Path, tmp_path: Path) -> None:
-    """The key matrices of a quantised attn_kv_b are turned, which blocks cannot be: they become f16.
+    """The key matrices of a quantised attn_kv_b are turned, which blocks cannot be: they are f16.
 
     Against the same numbers in f32 that moves the logits by f16's rounding, at most 2^-11 of each
     weight: 2e-3 was seen. Without the key matrices they move by 5."""
