@@ -5,6 +5,8 @@
  */
 #include "text/wordpiece.h"
 
+#include <string.h>
+
 #include "base/utf8.h"
 #include "text/nfc.h"
 #include "text/unicode.h"
@@ -28,10 +30,13 @@ static int no_memory(Err *e)
 /* The longest piece that the word goes on with at byte `at`: its length, 0 for none. */
 static size_t longest_piece(const Words *w, size_t at, int *id)
 {
+    const char *rest = w->word.ptr + at;
     size_t least = at ? 1 : MARK_LEN + 1, n = w->word.len - at;
     n = n < w->pieces->max_len ? n : w->pieces->max_len;
+    if (at && n >= MARK_LEN && !memcmp(rest, SPACE_MARK, MARK_LEN))
+        return 0; // that would find pieces that begin words
     for (; n >= least; n--)
-        if ((*id = pieces_find_text(w->pieces, w->word.ptr + at, n)) >= 0)
+        if ((*id = pieces_find_text(w->pieces, rest, n)) >= 0)
             return n;
     return 0;
 }
