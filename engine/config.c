@@ -253,6 +253,8 @@ static void from_keys(Config *c, Keys *k)
     c->post_norm = key_flag(k, "norm.post", -1);
     c->norm_residual = key_flag(k, "norm.residual", 0);
     c->embd_norm = key_flag(k, "norm.embedding", -1);
+    c->plain_first = key_flag(k, "norm.plain_first", 0);
+    c->token_types = key_int(k, "token_types", 0, MAX_DIM, 0) ? REQUIRED : ABSENT;
     c->final_norm = key_flag(k, "norm.final", -1);
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
