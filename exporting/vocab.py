@@ -37,7 +37,8 @@ PRE_NAMES = {
 class Vocab:
     """A tokenizer in GGUF's terms.
 
-    `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" or "bert" (WordPiece)."""
+    `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" or "bert"
+    (WordPiece)."""
     model: str = ""
     tokens: list[str] = field(default_factory=list)
     types: list[int] = field(default_factory=list)

@@ -159,10 +159,9 @@ const Option option_table[] = {
 
     {.help = "Embeddings"},
     {"--embed", NULL, E, OPT_MODE,
-     .help = "print a vector a text, of -i, --lines or --jsonl, or write them with -o FILE.npy"},
+     .help = "print a vector for each text of -i, --lines or --jsonl; -o FILE.npy writes them"},
     {"--pooling", "HOW", E, OPT_CHOICE, AT(pooling), .choices = pooling_names,
-     .help =
-         "what is made of the tokens' last hidden states, by default as the model's file says: "},
+     .help = "what is made of the last hidden states: "},
     {"--no-normalize", NULL, E, OPT_FLAG, AT(no_normalize),
      .help = "leave vectors as long as they are"},
     {"--truncate", NULL, E, OPT_FLAG, AT(truncate),
@@ -743,19 +742,20 @@ static int needs(Str flag, const Str *names, int n, Err *e)
     return err_set(e, EXIT_USAGE, "%.*s needs %s", (int)flag.len, flag.ptr, list);
 }
 
-/* The flags that choose one of `modes`: a form of input where it does, without the modes that take
- * one. */
+/* The flags that choose one of `modes`: a form of input where it does by itself, without the other
+ * modes that take one. */
 static int needs_mode(Str flag, unsigned modes, Err *e)
 {
     Str names[N_MODES];
-    unsigned with_input = 0;
+    unsigned taken = 0; // modes that take an input which is listed
     int n = 0;
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
-        with_input |= o->kind == OPT_INPUT ? o->modes : 0;
-        if ((o->kind == OPT_INPUT && o->modes & modes)
-            || (o->kind == OPT_MODE && o->modes & modes & ~with_input))
+        bool listed = chooses_mode(o) && modes & ~taken & 1u << own_mode(o);
+        if (listed)
             names[n++] = options_main_name(o);
+        if (listed && o->kind == OPT_INPUT)
+            taken |= o->modes & ~(1u << own_mode(o)); // the other form is listed too
     }
     return needs(flag, names, n, e);
 }

@@ -29,7 +29,9 @@ def tokenizer_json(n_vocab: int = N_VOCAB) -> dict[str, Any]:
 
 @dataclass
 class Encoder:
-    """One tiny model. A drop is a dict of config changes, or ("zero"|"one", regex of parameters)."""
+    """One tiny model.
+
+    A drop is a dict of config changes, or ("zero"|"one", regex of parameter names)."""
     name: str
     cls: str
     config: dict[str, Any]

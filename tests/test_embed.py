@@ -153,8 +153,8 @@ def test_pooling_of_sentence_transformers(how: str, flag: str, built, run_bin: P
                {"path": "2_Normalize", "type": "sentence_transformers.models.Normalize"}]
     (folder / "1_Pooling").mkdir()
     pooling = folder / "1_Pooling" / "config.json"
-    for modes, fine in (({flag: True}, True), ({flag: True, "pooling_mode_mean_tokens": True}, False),
-                        ({"pooling_mode_max_tokens": True}, False), ({}, False)):
+    for modes, fine in (({flag: True}, True), ({"pooling_mode_max_tokens": True}, False),
+                        ({}, False), ({flag: True, "pooling_mode_mean_tokens": True}, False)):
         (folder / "modules.json").write_text(json.dumps(modules))
         pooling.write_text(json.dumps(modes))
         if not fine:

@@ -267,8 +267,8 @@ static int open_model(Vocab *v, const Gguf *g, const char *default_pre, unsigned
         i++;
     if (i == COUNT(models) || models[i].refused)
         return err_set(e, EXIT_MODEL,
-                       "key tokenizer.ggml.model: got \"%s\" (%s), want gpt2, llama, gemma4 or "
-                       "bert",
+                       "key tokenizer.ggml.model: got \"%s\" (%s), "
+                       "want gpt2, llama, gemma4 or bert",
                        str_escape(model, shown, sizeof shown),
                        i == COUNT(models) ? "unknown to us" : models[i].refused);
     v->by_score = models[i].by_score;
