@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 import encoders
 import export
+import gguf_files
 import hf_models as hf
 from command import error_of, run, text_of
 from conftest import CACHE, download
@@ -278,6 +279,82 @@ def test_refused(built, run_bin: Path, tiny_model: Path, tmp_path: Path) -> None
     assert source.read_bytes() == b"a\n"
     assert "the text is empty" in error_of(run_bin, tiny_model, "--embed", "--no-bos", "-i", "",
                                            code=2)
+
+
+def gelu(x: np.ndarray) -> np.ndarray:
+    return torch.nn.functional.gelu(torch.from_numpy(x)).numpy()
+
+
+def jina(w: dict[str, np.ndarray], ids: list[int], n_heads: int, alibi: float) -> np.ndarray:
+    """Jina's BERT of version 2, for which transformers has no class.
+
+    It has ALiBi on both sides (its slopes are powers of 2^(-8/n)), norms over all heads' queries
+    and keys, and a GELU gate in ffn_up."""
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-12)
+        return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x: np.ndarray, name: str) -> np.ndarray:
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", np.float64(0))
+
+    x = norm(w["token_embd.weight"][ids] + w["token_types.weight"][0], "token_embd_norm")
+    n, dim = x.shape
+    distance = np.abs(np.arange(n)[:, None] - np.arange(n))
+    slopes = alibi * 2.0 ** (-8 / n_heads * np.arange(1, n_heads + 1))
+    for i in range(2):
+        b = f"blk.{i}."
+        q, k = (norm(linear(x, f"{b}attn_{p}"), f"{b}attn_{p}_norm") for p in "qk")
+        q, k, v = (t.reshape(n, n_heads, -1).transpose(1, 0, 2)
+                   for t in (q, k, linear(x, f"{b}attn_v")))
+        scores = q @ k.transpose(0, 2, 1) / np.sqrt(dim // n_heads)
+        p = np.exp(scores - slopes[:, None, None] * distance)
+        heads = (p / p.sum(-1, keepdims=True) @ v).transpose(1, 0, 2).reshape(n, dim)
+        x = norm(x + linear(heads, f"{b}attn_output"), f"{b}attn_output_norm")
+        gate, up = np.split(linear(x, f"{b}ffn_up"), 2, -1)
+        x = norm(x + linear(gelu(gate) * up, f"{b}ffn_down"), f"{b}layer_output_norm")
+    return x
+
+
+@pytest.mark.parametrize("without", ["", "attn_q_norm", "attn_k_norm", "alibi", "token_types"])
+def test_jina(without: str, run_bin: Path, tmp_path: Path) -> None:
+    """Against the published formulas, which without one of their parts say something else."""
+    rng, d, ff, n_vocab, n_heads = np.random.default_rng(3), 32, 48, 60, 4
+    shapes = {"token_embd.weight": (n_vocab, d), "token_types.weight": (2, d),
+              "token_embd_norm": (d,)}
+    for i in range(2):
+        shapes |= {f"blk.{i}.attn_{p}.weight": (d, d) for p in ("q", "k", "v", "output")}
+        shapes |= {f"blk.{i}.attn_{p}.bias": (d,) for p in ("q", "k", "v", "output")}
+        shapes |= {f"blk.{i}.ffn_up.weight": (2 * ff, d), f"blk.{i}.ffn_down.weight": (d, ff),
+                   f"blk.{i}.ffn_down.bias": (d,)}
+        shapes |= {f"blk.{i}.{name}": (d,) for name in (
+            "attn_q_norm", "attn_k_norm", "attn_output_norm", "layer_output_norm")}
+    w: dict[str, np.ndarray] = {}
+    for name, shape in shapes.items():
+        if name.endswith("norm"):
+            w[f"{name}.weight"] = rng.uniform(0.5, 1.5, d)
+            w[f"{name}.bias"] = rng.normal(0, 0.3, d)
+        else:
+            w[name] = rng.normal(0, 0.3 if len(shape) == 1 else shape[-1]**-0.5, shape)
+    w["token_embd.weight"] *= d**0.5
+    w = {name: t.astype(np.float32) for name, t in w.items()}
+    keys = {f"jina-bert-v2.{name}": v for name, v in {
+        "embedding_length": d, "block_count": 2, "context_length": 256, "feed_forward_length": ff,
+        "attention.head_count": n_heads, "attention.layer_norm_epsilon": 1e-12,
+        "attention.causal": False, "pooling_type": 1}.items()}
+    tokens = {"tokenizer.ggml.model": "bert", "tokenizer.ggml.tokens": [
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"\u2581{i}" for i in range(n_vocab - 4))]}
+    path = gguf_files.write(tmp_path / "jina.gguf", "jina-bert-v2", keys | tokens, w)
+    ids = [2, *rng.integers(4, n_vocab, 150).tolist(), 3]
+    got = text_of(run_bin, path, "--embed", "--jsonl", "-", "--pooling", "none", "--no-normalize",
+                  *EXACT, stdin=json.dumps({"ids": ids}).encode())
+    exact = {name: t.astype(np.float64) for name, t in w.items()}
+    if without in ("attn_q_norm", "attn_k_norm"):
+        exact[f"blk.0.{without}.weight"][:] = 1
+    elif without == "token_types":
+        exact["token_types.weight"][:] = 0
+    want = jina(exact, ids, n_heads, without != "alibi")
+    far = np.abs(np.array(json.loads(got)["embedding"]) - want).max()
+    assert far > 20 * TOLERANCE if without else far < TOLERANCE
 
 
 MINILM = "sentence-transformers__all-MiniLM-L6-v2"
