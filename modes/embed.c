@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "base/npy.h"
+#include "maps/job.h"
 #include "modes/prompt.h"
 #include "modes/requests.h"
 
@@ -29,6 +30,8 @@ typedef struct {
     Span *spans;      // (n_seqs) of the next pass
     Embedded **texts; // (n_seqs) whose they are
     int n_rows;       // of it
+    MapJob *maps;     // of the one text, or NULL
+    TokenList ids;    // of that text
     OutFile out;      // lines of numbers
     NpyFile npy;      // or a matrix
     bool is_npy;
@@ -180,6 +183,12 @@ static int pass(Requests *q)
     EmbedRun *x = run_of(q);
     if (forward(&q->session, &(Batch){x->spans, q->n_running}, q->e) < 0)
         return -1;
+    const TokenList *ids = &x->texts[0]->ids;
+    for (size_t i = 0; x->maps && i < ids->n; i++) // the line is gone when the maps are written
+        if (tokens_add(&x->ids, ids->ids[i], q->e))
+            return -1;
+    if (x->maps && maps_live(x->maps) && maps_live_rows(x->maps, ids->ids, (int)ids->n, q->e))
+        return -1;
     const float *h = output_hidden(&q->session);
     for (int i = 0; i < q->n_running; i++) {
         Embedded *r = x->texts[i];
@@ -275,31 +284,71 @@ static const RequestKind numbers = {.size = sizeof(Embedded),
                                     .put = put,
                                     .free = free_line};
 
-/* The session: the rows of a pass are -b, or those of a text that fills the context. */
-static int open_session(EmbedRun *x)
+/* What the flags and the file say of texts and their vectors. */
+static void choose(EmbedRun *x)
 {
     Requests *q = &x->q;
-    const Stack *s = model_stack(&q->engine.model);
-    const Config *c = &s->config;
-    SessionParams p = q->engine.params;
-    q->seq_len = q->o->seq_len              ? q->o->seq_len
-               : c->seq_len < USUAL_CONTEXT ? c->seq_len
-                                            : USUAL_CONTEXT;
-    p.max_rows = q->o->batch;
-    p.max_batch = q->o->batch > q->seq_len ? q->o->batch : q->seq_len;
-    modes_sizes(&p, q->seq_len, p.max_batch, 1);
-    p.n_seqs = 1 + (p.max_batch - 1) / ROWS_PER_TEXT;
-    p.n_blocks = p.n_seqs + kv_blocks_of(p.max_batch);
-    modes_note_context(q->o, c, q->seq_len);
+    const Config *c = &model_stack(&q->engine.model)->config;
+    q->seq_len = modes_context(q->o, c);
     x->dim = (size_t)c->dim;
     x->pooling = q->o->pooling ? (Pooling)(q->o->pooling - 1) : c->pooling;
     if (!q->o->pooling && x->pooling == POOL_NONE)
         x->pooling = c->encoder ? POOL_MEAN : POOL_LAST;
+    modes_note_context(q->o, c, q->seq_len);
+}
+
+/* The session: the rows of a pass are -b, or those of a text that fills the context; those of the
+ * one text where its maps are wanted. */
+static int open_session(EmbedRun *x)
+{
+    Requests *q = &x->q;
+    SessionParams p = q->engine.params;
+    int n_text = q->first ? (int)text_of(q->first)->ids.n : q->seq_len;
+    p.max_rows = q->o->batch;
+    p.max_batch = !q->first && q->o->batch > n_text ? q->o->batch : n_text;
+    modes_sizes(&p, x->maps ? n_text : q->seq_len, p.max_batch, 1);
+    p.n_seqs = q->first ? 1 : 1 + (p.max_batch - 1) / ROWS_PER_TEXT;
+    p.n_blocks = p.n_seqs + kv_blocks_of(p.max_batch);
+    p.keep_softmax = x->maps && maps_live(x->maps);
     x->spans = mem_zalloc((size_t)p.n_seqs, sizeof *x->spans);
     x->texts = mem_zalloc((size_t)p.n_seqs, sizeof *x->texts);
     if (!x->spans || !x->texts)
         return err_set(q->e, EXIT_MEMORY, "out of memory for the session");
-    return session_init(&q->session, s, &p, q->e);
+    return session_init(&q->session, model_stack(&q->engine.model), &p, q->e)
+                || (p.keep_softmax && maps_live_watch(x->maps, &q->session, q->e))
+             ? -1
+             : 0;
+}
+
+/* The text of -i and -f, with what is wanted of its maps. */
+static int open_text(EmbedRun *x)
+{
+    Requests *q = &x->q;
+    const MapOptions *o = &q->o->maps;
+    bool wanted = o->n_files || o->n_stats;
+    if (!q->lines.at_end)
+        return !wanted
+                 ? 0
+                 : err_set(q->e, EXIT_USAGE, "attention maps are of one text, want it in -i or -f");
+    if (read_prompt(q))
+        return -1;
+    int n = (int)text_of(q->first)->ids.n;
+    x->maps = wanted ? maps_open(o, &q->engine.model, q->o->model, n, n, q->e) : NULL;
+    return wanted && !x->maps ? -1 : 0;
+}
+
+/* What of the maps is not written yet. */
+static int finish_maps(EmbedRun *x)
+{
+    Requests *q = &x->q;
+    const TokenList *ids = &x->ids;
+    SessionParams p = q->engine.params;
+    p.seq_len = (int)ids->n;
+    return !x->maps ? 0
+         : (maps_wants_replay(x->maps) && maps_replay(x->maps, p, ids->ids, (int)ids->n, q->e))
+                   || maps_finish(x->maps, ids->ids, (int)ids->n, q->e)
+             ? -1
+             : 0;
 }
 
 static int open_output(EmbedRun *x)
@@ -337,14 +386,19 @@ int embed_mode(const Options *o, Err *e)
     x.is_npy = len > 4 && !strcmp(o->output + len - 4, ".npy");
     if (o->resume && (x.is_npy || !o->jsonl))
         return err_set(e, EXIT_USAGE, "--resume: want --jsonl and an -o that is not .npy");
-    int rc = requests_open(q, o, o->jsonl && !x.is_npy ? &objects : &numbers, &seed, e)
-          || open_session(&x) || open_output(&x) || requests_begin(q)
-          || (q->lines.at_end && read_prompt(q));
+    int rc = requests_open(q, o, o->jsonl && !x.is_npy ? &objects : &numbers, &seed, e);
+    if (!rc) {
+        choose(&x);
+        rc = open_text(&x) || open_session(&x) || open_output(&x) || requests_begin(q);
+    }
     if (!rc)
         requests_run(q);
-    rc = close_output(&x, rc || q->rc);
+    rc = rc || q->rc || finish_maps(&x);
+    rc = close_output(&x, rc);
     if (!rc && o->verbose)
         tell_speed(q);
+    maps_close(x.maps);
+    tokens_free(&x.ids);
     free(x.spans);
     free(x.texts);
     return requests_close(q, rc);
