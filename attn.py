@@ -236,7 +236,8 @@ def read_jsonl(path: Path) -> Maps:
         for n, raw in enumerate(f, 1):
             try:
                 rows.append(jsonl_line(raw, rows[-1][0]["pos"] if rows else -1))
-                if any(rows[-1][0][k] != rows[0][0][k] for k in ("reduce", "layers", "heads", "kind")):
+                if any(rows[-1][0][k] != rows[0][0][k]
+                       for k in ("reduce", "layers", "heads", "kind")):
                     raise ValueError("other layers, heads or reduce than before")
             except (ValueError, *BROKEN) as e:
                 raise ValueError(f"line {n}: {why(e)}") from None
@@ -252,7 +253,8 @@ def read_jsonl(path: Path) -> Maps:
             "token_bytes": [line["bytes"] for line in lines]} if len(rows) == T else {}
     return Maps(attn, tokens, n_prompt=n_prompt if n_prompt - 1 in (-1, *queries) else None,
                 layers=first["layers"], heads=first["heads"], queries=queries,
-                reduce=first["reduce"], kind=first["kind"], step=max(r[2] for r in rows), **more)
+                reduce=first["reduce"], kind=first["kind"], step=max(r[2] for r in rows),
+                **more)
 
 
 CSV_COLUMNS = ["layer", "head", "query", "key", "query_token", "key_token", "weight"]
@@ -328,8 +330,8 @@ RUN = re.compile(r"M(\d{1,7}) (\d{1,7})h(\d{1,7})v1h-\d{1,7}z")  # column, row, 
 def read_svg(path: Path) -> Maps:
     """Weights are levels / 255.
 
-    Every cell up to the row's own token is drawn, so a row's width tells its position; of an encoder
-    all are, and the position of the first row is an attribute."""
+    Every cell up to the row's own token is drawn, so a row's width tells its position; of an
+    encoder all are, and the position of the first row is an attribute."""
     data, panels, kind, first = path.read_bytes(), [], None, 0
     if b"<!ENTITY" in data:
         raise ValueError("has entities, which are not read")
@@ -541,9 +543,9 @@ def stats(maps: Maps) -> dict[str, np.ndarray]:
 
     Only those that follow from the maps. NaN where no row counts; `induction` is NaN where the file
     has no tokens. A row is taken to see all keys up to its own, that of an encoder all keys: files
-    do not tell of sliding windows, in which --attn-stats counts fewer (rows, entropy_rel). Sources: Clark et al. 2019
-    (entropy), Vig and Belinkov 2019 (distance), Xiao et al. 2023 (sink), Voita et al. 2019
-    (max_weight), TransformerLens (induction)."""
+    do not tell of sliding windows, in which --attn-stats counts fewer (rows, entropy_rel). Sources:
+    Clark et al. 2019 (entropy), Vig and Belinkov 2019 (distance), Xiao et al. 2023 (sink), Voita et
+    al. 2019 (max_weight), TransformerLens (induction)."""
     pos, T, text = maps.positions, maps.attn.shape[3], maps.text
     names = ("rows", "entropy", "entropy_rel", "distance", "sink", "self", "previous", "max_weight",
              "sink_rows", "induction")

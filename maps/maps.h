@@ -49,7 +49,8 @@ static inline const Config *map_config(const Maps *m)
     return &model_stack(m->model)->config;
 }
 
-/* What files call the maps of an encoder, whose queries see later keys too; NULL for a decoder's. */
+/* What files call the maps of an encoder, whose queries see later keys too; NULL for a decoder's.
+ */
 static inline const char *map_kind(const Maps *m)
 {
     return map_config(m)->encoder ? "encoder" : NULL;

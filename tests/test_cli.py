@@ -936,10 +936,11 @@ TAKES = {  # flag: the modes that take it, and a value
          "-c": ("gclspe", "64"), "-b": ("gclspbe", "3"), "-t": ("gclspbqe", "1"),
          "--kv": ("gclspbe", "f32"),
          "--exact": ("gclspbe", None),
-         "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
+         "--dump-attn": ("ge", "a.csv"), "--attn-stats": ("ge", "b.csv"),
+         "--attn-layers": ("ge", "0"),
          "--dump-routing": ("g", "r.csv"),
-         "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
-         "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
+         "--attn-heads": ("ge", "0"), "--attn-queries": ("ge", "all"),
+         "--attn-reduce": ("ge", "mean"), "--attn-dtype": ("ge", "f16"), "--attn-top": ("ge", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
@@ -999,7 +1000,9 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
             more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
-                     "d.npz"] if mode == "g" and key.startswith("--attn") else []
+                     "d.npz"] if mode in "ge" and key.startswith("--attn") else []
+            if mode == "e" and ("--attn" in key or key == "--dump-attn"):  # maps are of one text
+                base, more = base[:1], [*more, "-i", "the"]
             if mode == "s" and key in CHAT:  # these are for messages
                 base = [base[0], "--jsonl", "lines"]
             if mode == "l" and key in CHAT:  # with --lines these need --chat, and that a template

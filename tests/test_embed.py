@@ -2,10 +2,12 @@
 them against numpy, the same bytes however texts are packed, and every form of input and output."""
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
+import attn
 import encoders
 import export
 import gguf_files
@@ -271,6 +274,10 @@ def test_refused(built, run_bin: Path, tiny_model: Path, tmp_path: Path) -> None
     assert "learned" in error_of(run_bin, path, "--embed", "-c", 200, "-i", "a", code=2)
     assert "--resume: want --jsonl" in error_of(run_bin, path, "--embed", "--lines", "/dev/null",
                                                 "-o", tmp_path / "x", "--resume", code=2)
+    for source in ("--lines", "--jsonl"):
+        assert error_of(run_bin, path, "--embed", source, "/dev/null", "--dump-attn",
+                        tmp_path / "m.npz", code=2) == (
+            "attention maps are of one text, want it in -i or -f")
     assert "two inputs" in error_of(run_bin, path, "--embed", "--lines", "/dev/null", "--jsonl",
                                     "/dev/null", code=2)
     source = tmp_path / "same.npy"
@@ -279,6 +286,68 @@ def test_refused(built, run_bin: Path, tiny_model: Path, tmp_path: Path) -> None
     assert source.read_bytes() == b"a\n"
     assert "the text is empty" in error_of(run_bin, tiny_model, "--embed", "--no-bos", "-i", "",
                                            code=2)
+
+
+# ---- maps ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list(ENCODERS))
+def test_maps(name: str, built, run_bin: Path, tmp_path: Path) -> None:
+    """Of every layer and head, later keys too, against transformers' eager attention."""
+    b = built(name)
+    path = tmp_path / "maps.npz"
+    text_of(run_bin, b.path, "--embed", "-i", hf.PROMPT, "--dump-attn", path, *EXACT)
+    maps = attn.load(path)
+    with torch.no_grad():
+        out = b.model(input_ids=torch.tensor([b.ids(hf.PROMPT)]), output_attentions=True)
+    want = np.stack([a[0].numpy() for a in out.attentions])
+    assert maps.attn.shape == want.shape and np.abs(maps.attn - want).max() < 1e-4
+    assert maps.kind == "encoder" and maps.token_ids == b.ids(hf.PROMPT)
+    assert np.abs(np.triu(want, 1)).max() > 0.05  # there is something to see
+    if name == "modern-bert":
+        window = ENCODERS[name].config["local_attention"] // 2
+        distance = np.abs(np.subtract.outer(*[np.arange(want.shape[-1])] * 2))
+        assert (maps.attn[1][:, distance > window] == 0).all() and maps.attn[1].any()
+
+
+@pytest.mark.parametrize("more", [[], ["--attn-queries", "5-9"], ["--attn-top", "3"],
+                                  ["--attn-reduce", "mean"], ["--attn-layers", "1"],
+                                  ["--attn-reduce", "rollout"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["bert", "modern-bert"])
+def test_forms_of_maps(name: str, more: list[str], built, run_bin: Path, tmp_path: Path) -> None:
+    """Each format holds the same, as far as it can, and attn.py reads it."""
+    names = [tmp_path / f"m.{ending}" for ending in ("npz", "npy", "csv", "jsonl", "svg", "html")]
+    stats = tmp_path / "stats.csv"
+    flags = [x for n in names for x in ("--dump-attn", n)]
+    vector = text_of(run_bin, built(name).path, "--embed", "-i", hf.PROMPT, *flags, *more,
+                     "--attn-stats", stats, "-b", 8)
+    assert vector == text_of(run_bin, built(name).path, "--embed", "-i", hf.PROMPT)
+    whole = attn.load(names[0])
+    for path in names[1:]:
+        maps = attn.load(path)
+        partial = path.suffix == ".npy" and "--attn-queries" in more
+        assert partial or maps.kind == "encoder", path
+        step = max(maps.step, 1e-7)
+        assert np.abs(maps.attn - whole.attn).max() <= step, path
+        assert maps.queries in (None, whole.queries)
+    if not more or name == "bert" and "--attn-layers" in more:
+        rows = list(csv.DictReader(stats.read_text().splitlines()))
+        for column, want in attn.stats(whole).items():
+            if name == "bert" or column not in ("rows", "entropy_rel"):  # windows see fewer keys
+                got = np.array([float(row[column]) for row in rows])
+                assert np.abs(got - want.reshape(-1)).max() < 1e-5, column
+
+
+def test_two_encoders(built, run_bin: Path, tmp_path: Path) -> None:
+    """attn.py compares all keys of two runs, and no encoder with a decoder."""
+    a, b = tmp_path / "a.npz", tmp_path / "b.npz"
+    for path, more in ((a, []), (b, EXACT)):
+        text_of(run_bin, built("bert").path, "--embed", "-i", hf.PROMPT, "--dump-attn", path, *more)
+    d = attn.diff(attn.load(a), attn.load(b))
+    assert len(d.rows) == attn.load(a).attn.shape[2] and (d.js < 1e-3).all() and d.js.max() > 0
+    causal = replace(attn.load(b), kind=None, attn=np.tril(attn.load(b).attn))
+    with pytest.raises(ValueError, match="one file is of an encoder, the other is not"):
+        attn.diff(attn.load(a), causal)
 
 
 def gelu(x: np.ndarray) -> np.ndarray:
