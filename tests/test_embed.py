@@ -319,9 +319,10 @@ def test_forms_of_maps(name: str, more: list[str], built, run_bin: Path, tmp_pat
     names = [tmp_path / f"m.{ending}" for ending in ("npz", "npy", "csv", "jsonl", "svg", "html")]
     stats = tmp_path / "stats.csv"
     flags = [x for n in names for x in ("--dump-attn", n)]
-    vector = text_of(run_bin, built(name).path, "--embed", "-i", hf.PROMPT, *flags, *more,
+    text = hf.PROMPT * 3  # more rows than are computed at a time
+    vector = text_of(run_bin, built(name).path, "--embed", "-i", text, *flags, *more,
                      "--attn-stats", stats, "-b", 8)
-    assert vector == text_of(run_bin, built(name).path, "--embed", "-i", hf.PROMPT)
+    assert vector == text_of(run_bin, built(name).path, "--embed", "-i", text)
     whole = attn.load(names[0])
     for path in names[1:]:
         maps = attn.load(path)

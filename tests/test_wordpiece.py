@@ -11,6 +11,7 @@ from test_tokenizers import drive  # noqa: F401: a fixture
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # (lower case, strip accents): None is what BertNormalizer takes where it is not said
+NEWER = "\u1c8a\u0264\U00010d70\U00010d85"  # whose capitals this Python does not know
 KINDS = {"uncased": (True, None), "cased": (False, None), "accents": (True, False),
          "stripped": (False, True)}
 
@@ -22,7 +23,7 @@ def train(lowercase, strip_accents):
     tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tok.decoder = decoders.WordPiece()
     # with U+2581 in it files would not say which pieces begin words
-    corpus = (x.replace("\u2581", "") for x in t.corpus())
+    corpus = [x.replace("\u2581", "") for x in t.corpus()] + [" ".join(NEWER)] * 99
     tok.train_from_iterator(corpus, trainers.WordPieceTrainer(
         vocab_size=6000, show_progress=False, special_tokens=SPECIAL, limit_alphabet=1500))
     tok.post_processor = processors.TemplateProcessing(
@@ -62,7 +63,7 @@ def hard_texts():
     assigned = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     return [*t.TEXTS, *("".join(map(chr, rng.choices(assigned, k=40))) for _ in range(100)),
             *(" ".join(map(chr, assigned[i:i + 256])) for i in range(0, 0x20000, 256)),
-            "a" * 99, "a" * 100, "a" * 101, "é" * 100, "e\u0301" * 60, "中文字a中b", "don't [MASK] x",
+            "\u1c89 \ua7cb \U00010d50 \U00010d65 " + NEWER, "a" * 99, "a" * 100, "a" * 101, "é" * 100, "e\u0301" * 60, "中文字a中b", "don't [MASK] x",
             "ΑΣ ΣΑΣ İ ẞ ǅ", "x" * 5000 + " y"]
 
 
