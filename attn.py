@@ -71,6 +71,7 @@ class Maps:
     heads: list[int] | None = None
     queries: list[int] | None = None  # (queries,) positions of the rows
     reduce: str | None = None  # a key of REDUCED
+    kind: str | None = None  # "encoder": queries see later keys, too; None: they do not
     sink_mass: np.ndarray | None = None  # (layers, heads, queries) what went to learned sinks
     step: float = 0.0  # how far a weight may be from the engine's
 
@@ -84,6 +85,11 @@ class Maps:
         if self.attn.shape[2] != self.attn.shape[3]:
             raise ValueError("the file does not say which tokens its rows are")
         return np.arange(self.attn.shape[3])
+
+    @property
+    def n_keys(self) -> np.ndarray:
+        """How many keys each row has, (queries,)."""
+        return row_lengths(self.positions, self.attn.shape[3], self.kind)
 
     @property
     def text(self) -> Sequence[int | str] | None:
@@ -118,6 +124,10 @@ class Maps:
         return out
 
 
+def row_lengths(positions: np.ndarray, n_tokens: int, kind: str | None) -> np.ndarray:
+    return np.full_like(positions, n_tokens) if kind else positions + 1
+
+
 # ---- reading -------------------------------------------------------------------------------------
 
 def npy_size(f: Any, size: int) -> None:
@@ -135,12 +145,16 @@ def npy_size(f: Any, size: int) -> None:
 def read_npy(path: Path, mmap: bool = False) -> Maps:
     with open(path, "rb") as f:
         npy_size(f, os.fstat(f.fileno()).st_size)
-    return Maps(np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False))
+    attn = np.load(path, mmap_mode="r" if mmap else None, allow_pickle=False)
+    square = attn.ndim == 4 and attn.shape[2] == attn.shape[3] > 1
+    # it has nothing but the weights: where the first row sees later keys, so do all
+    return Maps(attn, kind="encoder" if square and np.any(attn[:, :, 0, 1:]) else None)
 
 
 NPZ = {"tokens": ("U", 1), "token_ids": ("i", 1), "token_bytes": ("u", 1),
        "token_offsets": ("i", 1), "n_prompt": ("i", 0),
-       "layers": ("i", 1), "heads": ("i", 1), "queries": ("i", 1), "reduce": ("U", 0)}  # kind, axes
+       "layers": ("i", 1), "heads": ("i", 1), "queries": ("i", 1), "reduce": ("U", 0),
+       "kind": ("U", 0)}  # numpy's kind, axes
 
 
 def read_npz(path: Path) -> Maps:
@@ -180,9 +194,10 @@ def left_out(smallest: np.ndarray, total: np.ndarray, reduce: str) -> np.ndarray
 
 
 def jsonl_line(raw: bytes, last: int) -> tuple[dict[str, Any], np.ndarray, float]:
-    """One line: its fields, its weights (layers, heads, pos + 1), and the error of --attn-top.
+    """One line: its fields, its weights (layers, heads, keys), and the error of --attn-top.
 
-    The error is the largest that a weight which was left out can be."""
+    The keys are pos + 1, those of an encoder as many as there are weights. The error is the largest
+    that a weight which was left out can be."""
     if not raw.endswith(b"\n"):
         raise ValueError("is cut off")
     line = json.loads(raw)
@@ -194,19 +209,23 @@ def jsonl_line(raw: bytes, last: int) -> tuple[dict[str, Any], np.ndarray, float
         raise ValueError(f"pos {pos} is not in order, or id, token or prompt is of another type")
     line["bytes"], step = bytes.fromhex(line["bytes"]), 0.0
     weights = np.array(line.pop("attn"), np.float32)
+    n_keys = pos + 1
+    if line.setdefault("kind", None) and weights.ndim == 3:
+        n_keys = max(n_keys, 1 + int(np.max(line["keys"], initial=-1)) if "keys" in line
+                     else weights.shape[2])
     if "keys" in line:
         keys, some = np.array(line.pop("keys")), weights
         if (keys.dtype.kind != "i" or keys.shape != some.shape or not (keys >= 0).all()
                 or (np.diff(np.sort(keys)) == 0).any()):
             raise ValueError("keys do not fit")
-        weights = np.zeros((*some.shape[:2], pos + 1), np.float32)
+        weights = np.zeros((*some.shape[:2], n_keys), np.float32)
         np.put_along_axis(weights, keys, some, -1)
         step = float(left_out(some.min(-1), some.sum(-1),
-                              line["reduce"]).max()) if some.shape[2] <= pos else 0.0
+                              line["reduce"]).max()) if some.shape[2] < n_keys else 0.0
     shape = tuple(1 if word else len(numbers(line[k], k))
                   for k, word in zip(("layers", "heads"), words))
-    if weights.shape != (*shape, pos + 1):
-        raise ValueError(f"attn has shape {weights.shape}, want {(*shape, pos + 1)}")
+    if weights.shape != (*shape, n_keys):
+        raise ValueError(f"attn has shape {weights.shape}, want {(*shape, n_keys)}")
     return line, weights, step
 
 
@@ -217,23 +236,25 @@ def read_jsonl(path: Path) -> Maps:
         for n, raw in enumerate(f, 1):
             try:
                 rows.append(jsonl_line(raw, rows[-1][0]["pos"] if rows else -1))
-                if any(rows[-1][0][k] != rows[0][0][k] for k in ("reduce", "layers", "heads")):
+                if any(rows[-1][0][k] != rows[0][0][k]
+                       for k in ("reduce", "layers", "heads", "kind")):
                     raise ValueError("other layers, heads or reduce than before")
             except (ValueError, *BROKEN) as e:
                 raise ValueError(f"line {n}: {why(e)}") from None
     if not rows:
         raise ValueError("has no rows")
     lines, queries = [r[0] for r in rows], [r[0]["pos"] for r in rows]
-    first, T = lines[0], queries[-1] + 1
+    first, T = lines[0], max(queries[-1] + 1, *(r[1].shape[2] for r in rows))
     attn, tokens = np.zeros((*rows[0][1].shape[:2], len(rows), T), np.float32), [""] * T
     for i, (line, weights, _) in enumerate(rows):
-        attn[:, :, i, :line["pos"] + 1], tokens[line["pos"]] = weights, line["token"]
+        attn[:, :, i, :weights.shape[2]], tokens[line["pos"]] = weights, line["token"]
     n_prompt = next((line["pos"] for line in lines if not line["prompt"]), T)
     more = {"token_ids": [line["id"] for line in lines],
             "token_bytes": [line["bytes"] for line in lines]} if len(rows) == T else {}
     return Maps(attn, tokens, n_prompt=n_prompt if n_prompt - 1 in (-1, *queries) else None,
                 layers=first["layers"], heads=first["heads"], queries=queries,
-                reduce=first["reduce"], step=max(r[2] for r in rows), **more)
+                reduce=first["reduce"], kind=first["kind"], step=max(r[2] for r in rows),
+                **more)
 
 
 CSV_COLUMNS = ["layer", "head", "query", "key", "query_token", "key_token", "weight"]
@@ -254,7 +275,8 @@ def axes(*found: Sequence[str]) -> dict[str, Any]:
 def read_csv(path: Path) -> Maps:
     """One line per weight.
 
-    Every row of query q must have min(K, q + 1) keys with one K: less is a file cut off."""
+    Every row of query q must have min(K, q + 1) keys with one K, that of an encoder min(K, T): less
+    is a file cut off."""
     # indices of layer and head, query, key
     at, weights, tokens = [array("q") for _ in range(4)], array("f"), {}
     names: list[dict[str, int]] = [{}, {}]
@@ -263,13 +285,17 @@ def read_csv(path: Path) -> Maps:
             raise ValueError("is cut off")
     with open(path, encoding="utf-8", newline="") as f:
         reader = csv.reader(f, strict=True)
-        if next(reader, None) != CSV_COLUMNS:
+        columns, kind = next(reader, None), None
+        if columns not in (CSV_COLUMNS, [*CSV_COLUMNS, "kind"]):
             raise ValueError(f"its first line is not {','.join(CSV_COLUMNS)}")
         for n, row in enumerate(reader, 2):
             try:
-                layer, head, q, k, q_token, k_token, weight = row
-                query, key = int(q), int(k)
-                if not 0 <= key <= query < MAX_TOKENS:
+                layer, head, q, k, q_token, k_token, weight, *rest = row
+                query, key, kind = int(q), int(k), rest[0] if rest else None
+                if len(row) != len(columns) or (kind and kind != "encoder"):
+                    raise ValueError(f"{len(row)} fields, kind {kind}")
+                if not (0 <= query < MAX_TOKENS and 0 <= key < MAX_TOKENS) or (
+                        key > query and not kind):
                     raise ValueError(f"query {query}, key {key}")
                 if (tokens.setdefault(query, q_token) != q_token
                         or tokens.setdefault(key, k_token) != k_token):
@@ -289,12 +315,13 @@ def read_csv(path: Path) -> Maps:
     counts = (attn >= 0).sum(-1)
     if counts.sum() != len(weights):
         raise ValueError("a weight is there twice, or is not a weight")
-    if (counts != np.minimum(counts.max(), queries + 1)).any():
+    lengths = row_lengths(queries, attn.shape[3], kind)
+    if (counts != np.minimum(counts.max(), lengths)).any():
         raise ValueError("rows lack keys: the file is cut off")
     smallest, attn = np.where(attn < 0, 2, attn).min(-1), np.maximum(attn, 0)
-    step = left_out(smallest, attn.sum(-1), held["reduce"])[counts < queries + 1].max(initial=0)
+    step = left_out(smallest, attn.sum(-1), held["reduce"])[counts < lengths].max(initial=0)
     return Maps(attn, [tokens.get(i, "") for i in range(attn.shape[3])], queries=queries.tolist(),
-                step=float(step), **held)
+                kind=kind, step=float(step), **held)
 
 
 RUN = re.compile(r"M(\d{1,7}) (\d{1,7})h(\d{1,7})v1h-\d{1,7}z")  # column, row, cells
@@ -303,13 +330,15 @@ RUN = re.compile(r"M(\d{1,7}) (\d{1,7})h(\d{1,7})v1h-\d{1,7}z")  # column, row, 
 def read_svg(path: Path) -> Maps:
     """Weights are levels / 255.
 
-    Every cell up to the row's own token is drawn, so a row's width tells its position."""
-    data, panels = path.read_bytes(), []
+    Every cell up to the row's own token is drawn, so a row's width tells its position; of an
+    encoder all are, and the position of the first row is an attribute."""
+    data, panels, kind, first = path.read_bytes(), [], None, 0
     if b"<!ENTITY" in data:
         raise ValueError("has entities, which are not read")
     for g in ET.fromstring(data).iterfind(".//{*}g"):
         if g.get("class") == "map":
             rect, runs = g.find(".//{*}rect"), []
+            kind, first = g.get("data-kind"), int(g.get("data-first-query", 0))
             for p in g.iterfind(".//{*}path[@data-level]"):
                 if RUN.sub("", p.attrib["d"]) or not 0 <= int(p.attrib["data-level"]) <= 255:
                     raise ValueError("a path is not made of runs of cells, "
@@ -327,15 +356,15 @@ def read_svg(path: Path) -> Maps:
     for level, panel in zip(levels, panels):
         for x, y, n, value in panel[4]:
             level[y, x:x + n] = value
-    queries = (levels[0] >= 0).sum(-1) - 1
-    if ((levels >= 0) != (np.arange(T) <= queries[:, None])).any():
+    queries = np.arange(first, first + rows) if kind else (levels[0] >= 0).sum(-1) - 1
+    if ((levels >= 0) != (np.arange(T) < row_lengths(queries, T, kind)[:, None])).any():
         raise ValueError("cells are missing")
     attn = (np.maximum(levels, 0) / 255).reshape(len(names[0]), len(names[1]), rows, T)
-    return Maps(attn, queries=queries.tolist(), step=0.5 / 255, **axes(*names))
+    return Maps(attn, queries=queries.tolist(), kind=kind, step=0.5 / 255, **axes(*names))
 
 
-def decode(data: bytes, queries: np.ndarray, n_tokens: int) -> np.ndarray:
-    """One map of the viewer, (queries, T) float32.
+def decode(data: bytes, lengths: np.ndarray, n_tokens: int) -> np.ndarray:
+    """One map of the viewer, (queries, T) float32, from rows of these lengths.
 
     A byte c stands for the weight (c / 255)^2; after a byte 0 a LEB128 number says how many keys to
     skip."""
@@ -352,8 +381,7 @@ def decode(data: bytes, queries: np.ndarray, n_tokens: int) -> np.ndarray:
         going[going] = b[at[going]] >= 128
         at, shift = at + 1, shift + 7
     counts[zero] = run
-    ends, lengths = np.cumsum(counts), queries + 1
-    row_ends = np.cumsum(lengths)
+    ends, row_ends = np.cumsum(counts), np.cumsum(lengths)
     if (run < 1).any() or (ends[-1] if b.size else 0) != row_ends[-1]:
         raise ValueError(f"a map has {ends[-1] if b.size else 0} weights, want {row_ends[-1]}")
     starts = ends[zero] - run
@@ -363,7 +391,7 @@ def decode(data: bytes, queries: np.ndarray, n_tokens: int) -> np.ndarray:
     literal = (counts == 1) & (b > 0)  # run lengths have count 0, their markers are 0
     i = ends[literal] - 1
     row = np.searchsorted(row_ends, i, "right")
-    out = np.zeros((queries.size, n_tokens), np.float32)
+    out = np.zeros((lengths.size, n_tokens), np.float32)
     out[row, i - (row_ends - lengths)[row]] = (b[literal] / 255) ** 2
     return out
 
@@ -387,7 +415,8 @@ def read_html(path: Path) -> Maps:
              for names in (meta["layers"], meta["heads"])]
     held = axes(*names)
     queries = np.arange(first, first + n_rows)
-    maps = [decode(base64.b64decode(m, validate=False), queries, len(tokens))
+    lengths = row_lengths(queries, len(tokens), kind := meta.get("kind"))
+    maps = [decode(base64.b64decode(m, validate=False), lengths, len(tokens))
             for m in re.findall(r'<script type="text/plain" class="attn">([^<]*)</script>', text)]
     shape = (len(names[0]), len(names[1]))
     if not len(maps) == len(floors) == math.prod(shape) > 0 or meta["reduce"] != held["reduce"]:
@@ -395,7 +424,7 @@ def read_html(path: Path) -> Maps:
                          f"{math.prod(shape)} of {held['reduce']}")
     step = max(1 - (254.5 / 255) ** 2, ((max(floors) - 0.5) / 255) ** 2)
     return Maps(np.stack(maps).reshape(*shape, n_rows, len(tokens)), tokens, ids,
-                n_prompt=meta["n_prompt"], queries=queries.tolist(), step=step, **held)
+                n_prompt=meta["n_prompt"], queries=queries.tolist(), kind=kind, step=step, **held)
 
 
 READERS = {".npz": read_npz, ".npy": read_npy, ".jsonl": read_jsonl, ".csv": read_csv,
@@ -414,6 +443,8 @@ def check(maps: Maps, values: bool = True) -> Maps:
                          "floats (layers, heads, queries, T)")
     if maps.reduce is not None and maps.reduce not in REDUCED:
         raise ValueError(f"reduce is {maps.reduce!r}")
+    if maps.kind not in (None, "encoder"):
+        raise ValueError(f"kind is {maps.kind!r}, want encoder")
     if attn.dtype == np.float16:
         maps.step = max(maps.step, 2.0**-12)
     T = attn.shape[3]
@@ -438,7 +469,7 @@ def check(maps: Maps, values: bool = True) -> Maps:
     if values:
         maps.attn = attn = attn.astype(np.float32, copy=False)
         known = q is not None or attn.shape[2] == T
-        later = (np.arange(T) > maps.positions[:, None]
+        later = (np.arange(T) >= maps.n_keys[:, None]
                  if known else np.zeros((attn.shape[2], T), bool))
         for layer in attn:
             if not (layer.min() >= 0 and layer.max() <= 1.01):  # NaN, too
@@ -488,7 +519,7 @@ def save(maps: Maps, path: str | os.PathLike[str]) -> None:
 
     Arrays that are None are left out. The file gets its name when it is complete."""
     types = {"token_ids": "i4", "n_prompt": "i8", "layers": "i4", "heads": "i4", "queries": "i4",
-             "reduce": "U", "tokens": "U"}
+             "reduce": "U", "kind": "U", "tokens": "U"}
     arrays = {k: np.array(v, types[k])
               for k, v in vars(maps).items() if k in types and v is not None}
     if maps.token_bytes is not None:
@@ -511,15 +542,15 @@ def stats(maps: Maps) -> dict[str, np.ndarray]:
     """The statistics of docs/attention.md: column -> (layers, heads) float64.
 
     Only those that follow from the maps. NaN where no row counts; `induction` is NaN where the file
-    has no tokens. A row is taken to see all keys up to its own: files do not tell of sliding
-    windows, in which --attn-stats counts fewer (rows, entropy_rel). Sources: Clark et al. 2019
-    (entropy), Vig and Belinkov 2019 (distance), Xiao et al. 2023 (sink), Voita et al. 2019
-    (max_weight), TransformerLens (induction)."""
+    has no tokens. A row is taken to see all keys up to its own, that of an encoder all keys: files
+    do not tell of sliding windows, in which --attn-stats counts fewer (rows, entropy_rel). Sources:
+    Clark et al. 2019 (entropy), Vig and Belinkov 2019 (distance), Xiao et al. 2023 (sink), Voita et
+    al. 2019 (max_weight), TransformerLens (induction)."""
     pos, T, text = maps.positions, maps.attn.shape[3], maps.text
     names = ("rows", "entropy", "entropy_rel", "distance", "sink", "self", "previous", "max_weight",
              "sink_rows", "induction")
     out = {name: np.full(maps.attn.shape[:2], np.nan) for name in names}
-    use = pos >= 1
+    use, n_keys = maps.n_keys >= 2, maps.n_keys
     q, rows = pos[use], np.arange(int(use.sum()))
     out["rows"][:] = rows.size
     if text is not None:
@@ -535,11 +566,11 @@ def stats(maps: Maps) -> dict[str, np.ndarray]:
         w = w[:, use]
         entropy = -(w * np.log(np.where(w > 0, w, 1))).sum(-1)
         out["entropy"][i] = entropy.mean(-1)
-        out["entropy_rel"][i] = (entropy / np.log(q + 1)).mean(-1)
-        out["distance"][i] = (w * (q[:, None] - np.arange(T))).sum(-1).mean(-1)
+        out["entropy_rel"][i] = (entropy / np.log(n_keys[use])).mean(-1)
+        out["distance"][i] = (w * np.abs(q[:, None] - np.arange(T))).sum(-1).mean(-1)
         out["sink"][i] = w[:, :, 0].mean(-1)
         out["self"][i] = w[:, rows, q].mean(-1)
-        out["previous"][i] = w[:, rows, q - 1].mean(-1)
+        out["previous"][i] = np.where(q > 0, w[:, rows, q - 1], 0).mean(-1)
         out["max_weight"][i] = w.max(-1).mean(-1)
         out["sink_rows"][i] = (w[:, :, 0] >= w.max(-1)).mean(-1)
     return out
@@ -649,16 +680,20 @@ def diff(a: Maps, b: Maps) -> Diff:
         x, y = a.names(axis), b.names(axis)
         names.append(both := [v for v in x if v in y])
         at.append(([x.index(v) for v in both], [y.index(v) for v in both]))
+    if a.kind != b.kind:
+        raise ValueError("one file is of an encoder, the other is not")
     pairs = align(a, b)
     row_a, row_b = ({int(p): i for i, p in enumerate(m.positions)} for m in (a, b))
     rows = [(n, row_a[p], row_b[q])
-            for n, (p, q) in enumerate(pairs.tolist()) if n and p in row_a and q in row_b]
+            for n, (p, q) in enumerate(pairs.tolist())
+            if (n or (a.kind and len(pairs) > 1)) and p in row_a and q in row_b]
     if not names[0] or not names[1] or not rows:
         raise ValueError("the files share no " + ("layer" if not names[0] else "head"
                                                   if not names[1] else "rows of the same text"))
     out = np.full((3, len(names[0]), len(names[1]), len(rows)), np.nan)
     received, seen = np.zeros((len(pairs), 2)), np.zeros((len(pairs), 1))
     for i, (n, ra, rb) in enumerate(rows):
+        n = len(pairs) - 1 if a.kind else n  # the last key that both rows see
         x, y = (m.attn[:, :, r][np.ix_(at[0][side], at[1][side], pairs[:n + 1, side])]
                 .astype(np.float64) for side, m, r in ((0, a, ra), (1, b, rb)))
         sx, sy = x.sum(-1, keepdims=True), y.sum(-1, keepdims=True)
@@ -721,7 +756,7 @@ def heatmap(maps: Maps, layer: int | None, head: int | None, target: Any, vmax: 
         width, height = (min(max(2.5 + 0.17 * n, 4.0), 16.0) for n in (T, pos.size))
         figure = Figure((width + 1, height), dpi=120, layout="constrained")
         ax = figure.add_subplot()
-    image = ax.imshow(np.ma.masked_array(maps.attn[l, h], np.arange(T) > pos[:, None]),
+    image = ax.imshow(np.ma.masked_array(maps.attn[l, h], np.arange(T) >= maps.n_keys[:, None]),
                       cmap="viridis", vmin=0, vmax=vmax, interpolation="nearest",
                       aspect="auto" if pos.size != T else "equal")
     ax.figure.colorbar(image, ax=ax, label="weight")
@@ -770,6 +805,7 @@ def info(maps: Maps, path: Path) -> str:
             ("heads", known if maps.heads is None else spans(maps.heads)),
             ("rows", known if maps.queries is None else spans(maps.queries)),
             ("reduce", maps.reduce or known),
+            *([("kind", maps.kind)] if maps.kind else []),
             ("prompt", known if maps.n_prompt is None else f"{maps.n_prompt} tokens"),
             ("weights", f"within {maps.step:.2g} of the engine's" if maps.step else "exact"),
             ("text", known if maps.tokens is None else printable("".join(maps.tokens)))]

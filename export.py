@@ -107,6 +107,10 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         w.add_array("tokenizer.attnc.pre_patterns", list(v.patterns))
         w.add_string("tokenizer.attnc.normalizer", "nfc" if v.nfc else "none")
         w.add_bool("tokenizer.attnc.ignore_merges", v.ignore_merges)
+    elif v.model == "bert":
+        w.add_tokenizer_pre("default")
+        w.add_key_value("tokenizer.ggml.normalizer.lowercase", v.lowercase, V.BOOL)
+        w.add_key_value("tokenizer.ggml.normalizer.strip_accents", v.strip_accents, V.BOOL)
     else:
         w.add_tokenizer_pre("gemma4" if v.model == "gemma4" else "default")
         w.add_token_scores(v.scores)
@@ -119,7 +123,10 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
     w.add_token_list(v.tokens)
     w.add_token_types(v.types)
     w.add_token_merges(v.merges)
-    adders = {"bos": w.add_bos_token_id, "eos": w.add_eos_token_id, "unk": w.add_unk_token_id,
+    if v.model == "bert":
+        w.add_uint32("tokenizer.ggml.cls_token_id", v.ids["bos"])
+    adders = {"sep": w.add_sep_token_id, "mask": w.add_mask_token_id,
+              "bos": w.add_bos_token_id, "eos": w.add_eos_token_id, "unk": w.add_unk_token_id,
               "pad": w.add_pad_token_id, "eot": w.add_eot_token_id, "eom": w.add_eom_token_id}
     for name, i in v.ids.items():
         adders[name](i)
@@ -144,7 +151,7 @@ def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
     Norms, biases, routers and position tables stay f32; widths that are no multiple of the block
     fall back to f16."""
     if len(shape) == 1 or name.endswith("bias") or "norm" in name or \
-            name.startswith("position_embd") or "ffn_gate_inp" in name:
+            name.startswith(("position_embd", "token_types")) or "ffn_gate_inp" in name:
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
 
@@ -171,6 +178,8 @@ def export(model: Model, out: Path, dtype: str | None) -> str:
     if dtype == "q8_0":
         w.add_quantization_version(gguf.GGML_QUANT_VERSION)
     write_keys(w, arch, keys)
+    if model.spec["token_types"]:
+        w.add_token_type_count(model.spec["token_types"])
     write_vocab(w, model.vocab)
     plan = []
     for name in order:

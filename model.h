@@ -28,7 +28,10 @@ typedef enum { POS_NONE, POS_ROPE, POS_LEARNED } PosType;
 typedef enum { BIAS_NONE, BIAS_ALIBI, BIAS_TABLE } BiasType; // what a distance adds to a score
 typedef enum { ROPE_INTERLEAVED, ROPE_HALF } RopePairing;    // pairs (2i, 2i+1) or (i, i + dim/2)
 typedef enum { ROPE_PLAIN, ROPE_LINEAR, ROPE_YARN, ROPE_LONGROPE } RopeScaling;
-typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_NONE } Mask;
+typedef enum { MASK_CAUSAL, MASK_WINDOW, MASK_AROUND, MASK_NONE } Mask;
+
+/* What is made of a text's last hidden states where one vector is wanted. */
+typedef enum { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_LAST } Pooling;
 
 /* How a layer's rows learn of the rows before them: by attention to their keys and values, or by a
  * state that is handed from row to row (engine/recurrent.c). */
@@ -96,11 +99,12 @@ typedef struct {
     bool values_in_keys;     // a head's value is the beginning of its key
     bool values_are_keys;    // a head's value is what its key is before its norm and rotation
     KvSource kv_source;
-    int kv_layer;     // the layer there: itself or an earlier one; of a memory any with heads
-                      // of the same number and widths
-    Mask mask;        // MASK_NONE with a memory, whose positions are another text's
-    int window;       // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p
-    int rope;         // index into Config.ropes, -1 for none in this layer
+    int kv_layer; // the layer there: itself or an earlier one; of a memory any with heads
+                  // of the same number and widths
+    Mask mask;    // MASK_NONE in encoders, and with a memory, whose positions are another text's
+    int window;   // with MASK_WINDOW: a query at position p sees keys p - window + 1 .. p; with
+                  // MASK_AROUND: p - window .. p + window
+    int rope;     // index into Config.ropes, -1 for none in this layer
     float attn_scale; // multiplies q.k
     Xielu xielu;      // with ACT_XIELU
     Latent latent;    // key_dim is its rank and the rotated part, value_dim its rank
@@ -109,6 +113,8 @@ typedef struct {
 typedef struct {
     char arch[64];
     int dim, n_layers, vocab_size, seq_len; // seq_len: the context the model was made for
+    bool encoder;    // each row sees later ones too: a text is one span of one forward()
+    Pooling pooling; // POOL_NONE where the file does not say it
 
     NormType norm;
     float norm_eps;
@@ -117,6 +123,7 @@ typedef struct {
     bool pre_norm, post_norm; // around attention and FFN; post: before the residual is added
     bool norm_residual;       // post_norm: after the residual was added, to the sum
     bool embd_norm, final_norm;
+    bool plain_first;        // layer 0 may have no attn_norm
     QkNorm qk_norm;          // of type `norm`
     bool qk_norm_after_rope; // and not before it
     Presence qk_norm_weight, qk_norm_bias;
@@ -132,9 +139,10 @@ typedef struct {
 
     bool seq_limit; // texts end at seq_len: after it positions would mean something else
     PosType pos;
-    int pos_offset;    // row of position 0 in the learned table
-    float temperature; // a query at position p is multiplied by 1 + this ln(1 + floor(p / L)), L
-                       // the rope's orig_seq_len; 0: it is not
+    int pos_offset;       // row of position 0 in the learned table
+    Presence token_types; // a table whose row 0 is added to each embedding
+    float temperature;    // a query at position p is multiplied by 1 + this ln(1 + floor(p / L)), L
+                          // the rope's orig_seq_len; 0: it is not
     RopePairing rope_pairing;
     Rope ropes[MAX_ROPES];
     int n_ropes; // how many of them the layers use
@@ -296,6 +304,7 @@ typedef struct {
     Config config;
     Tensor token_embd;            // (vocab_size, dim)
     Tensor pos_embd;              // (rows, dim) or absent
+    const float *token_type;      // (dim) or NULL
     Tensor per_layer_embd;        // (vocab_size, n_layers * per_layer_dim) or absent
     Linear per_layer_proj;        // (n_layers * per_layer_dim, dim) or absent
     Norm per_layer_norm;          // (per_layer_dim)
@@ -307,9 +316,9 @@ typedef struct {
 
 typedef struct {
     Gguf file;
-    Tokenizer *tokenizer; // NULL where the file has none, see model_open()
-    Stack decoder;
-    float **owned; // vectors that were converted to float
+    Tokenizer *tokenizer;   // NULL where the file has none, see model_open()
+    Stack encoder, decoder; // either may be absent: without layers
+    float **owned;          // vectors that were converted to float
     size_t n_owned;
     size_t n_params;
 } Model;
@@ -318,6 +327,12 @@ typedef struct {
  * with nothing left open. */
 int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e);
 void model_close(Model *m);
+
+/* What a text goes into: the encoder where there is one, else the decoder. */
+static inline const Stack *model_stack(const Model *m)
+{
+    return m->encoder.layers ? &m->encoder : &m->decoder;
+}
 
 /* The tokenizer of a file, which need not have tensors or be of an architecture that the engine
  * runs: tokenizer_open() with what the architecture's row in families.c says. */
@@ -663,6 +678,10 @@ static inline int forward_span(Session *s, const Span *span, Err *e)
 /* Logits of n rows x (n, dim) of the residual stream, n <= max_logits -> s->logits. x is only read.
  * Inside the team of threads. */
 void output_logits(Session *s, const float *x, int n);
+
+/* The last hidden states of the rows of the forward() that has just run: normed in place, so to be
+ * called once -> (n_rows, dim). */
+float *output_hidden(Session *s);
 
 /* ---- the parts of forward, one file each ----------------------------------------------------- */
 

@@ -86,13 +86,14 @@ static void hold_standard_files(void)
 }
 
 static int (*const modes[N_MODES])(const Options *o, Err *e) = {
-    [MODE_GENERATE] = complete_mode, [MODE_BATCH] = batch_mode,
-    [MODE_SCORE] = score_mode,       [MODE_TOKENIZE] = tokenize_mode,
-    [MODE_INFO] = info_mode,         [MODE_RENDER] = render_mode,
-    [MODE_CHAT] = chat_mode,         [MODE_PERPLEXITY] = perplexity_mode,
-    [MODE_BENCH] = bench_mode,       [MODE_QUANTIZE] = quantize_mode,
-    [MODE_HELP] = help_mode,         [MODE_VERSION] = version_mode,
-    [MODE_MAN] = man_mode,           [MODE_COMPLETION] = completion_mode,
+    [MODE_GENERATE] = complete_mode,     [MODE_BATCH] = batch_mode,
+    [MODE_SCORE] = score_mode,           [MODE_EMBED] = embed_mode,
+    [MODE_TOKENIZE] = tokenize_mode,     [MODE_INFO] = info_mode,
+    [MODE_RENDER] = render_mode,         [MODE_CHAT] = chat_mode,
+    [MODE_PERPLEXITY] = perplexity_mode, [MODE_BENCH] = bench_mode,
+    [MODE_QUANTIZE] = quantize_mode,     [MODE_HELP] = help_mode,
+    [MODE_VERSION] = version_mode,       [MODE_MAN] = man_mode,
+    [MODE_COMPLETION] = completion_mode,
 };
 
 int main(int argc, char **argv)

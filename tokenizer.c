@@ -14,6 +14,7 @@
 #include "text/added.h"
 #include "text/bpe.h"
 #include "text/nfc.h"
+#include "text/wordpiece.h"
 
 /* What encoding needs and decoding does not. */
 typedef struct {
@@ -115,6 +116,7 @@ enum { SEARCH_STEPS = 100000000, SEARCH_STEPS_PER_BYTE = 1000 };
 typedef struct {
     const Vocab *vocab;
     const Added *added;
+    const Pieces *pieces;
     Bpe *bpe;
     Cutter *cutter; // NULL until it is needed
     TokenList *out;
@@ -288,10 +290,21 @@ static int encode_metaspace(Encoder *c, const char *text, size_t from, size_t to
     return 0;
 }
 
+/* The text from `from` to `to`, between parsed tokens, WordPiece. */
+static int encode_words(Encoder *c, const char *text, size_t from, size_t to)
+{
+    return wordpiece_encode(c->pieces, text + from, to - from, c->out, c->e);
+}
+
 /* Ids of a text without what is added before and after. */
 static int encode_text(Encoder *c, const char *text, size_t len)
 {
     const Vocab *v = c->vocab;
+    int (*encode)(Encoder *c, const char *text, size_t from,
+                  size_t to) = v->byte_level  ? encode_bytes
+                             : v->wordpiece   ? encode_words
+                             : v->marks_early ? encode_normalized
+                                              : encode_metaspace;
     Search s = {.pass = &c->added->raw,
                 .special = &c->raw,
                 .text = text,
@@ -300,11 +313,7 @@ static int encode_text(Encoder *c, const char *text, size_t len)
     for (size_t i = 0; i < len; i = s.at) {
         const AddedToken *found;
         size_t end = search_next(&s, &found);
-        int rc = end == i ? 0
-               : v->byte_level
-                   ? encode_bytes(c, text, i, end)
-                   : (v->marks_early ? encode_normalized : encode_metaspace)(c, text, i, end);
-        if (rc || (found && add_parsed(c, found->id)))
+        if ((end > i && encode(c, text, i, end)) || (found && add_parsed(c, found->id)))
             return -1;
     }
     return 0;
@@ -322,6 +331,7 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
     Special special = {.parts = parts, .n = n_parts};
     Encoder c = {.vocab = v,
                  .added = &t->tables->added,
+                 .pieces = &t->tables->pieces,
                  .bpe = bpe_open(&t->tables->pieces, len, out, e),
                  .out = out,
                  .len = len,

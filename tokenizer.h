@@ -1,8 +1,8 @@
 /* tokenizer.h - text to token ids and back, from the tokenizer.* keys of a GGUF file.
  *
- * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama") and SentencePiece-like
- * BPE with a merge list ("gemma4"). Unigram, WordPiece, RWKV and others are refused by name. How a
- * text is cut before byte-level BPE (tokenizer.ggml.pre) is pretokenize.h's business.
+ * Byte-level BPE (tokenizer.ggml.model "gpt2"), SentencePiece BPE ("llama"), SentencePiece-like BPE
+ * with a merge list ("gemma4") and WordPiece ("bert"). Unigram, RWKV and others are refused by
+ * name. How a text is cut before byte-level BPE (tokenizer.ggml.pre) is pretokenize.h's business.
  */
 #ifndef TOKENIZER_H
 #define TOKENIZER_H

@@ -15,6 +15,7 @@
  */
 #include <assert.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
@@ -27,8 +28,10 @@ enum {
 
 KeyRange visible(const LayerConfig *l, int pos, int n_keys)
 {
-    int from = l->mask == MASK_WINDOW ? pos - l->window + 1 : 0;
-    int to = l->mask == MASK_NONE ? n_keys : pos + 1;
+    int from = l->mask == MASK_WINDOW ? pos - l->window + 1
+             : l->mask == MASK_AROUND ? pos - l->window
+                                      : 0;
+    int to = l->mask == MASK_NONE ? n_keys : l->mask == MASK_AROUND ? pos + l->window + 1 : pos + 1;
     return (KeyRange){from > 0 ? from : 0, to < n_keys ? to : n_keys};
 }
 
@@ -148,7 +151,7 @@ static float cap_and_bias(const Tile *t, int r, int first_key)
     if (bias == BIAS_ALIBI) {
         float slope = s->alibi_slopes[t->layer * s->max_heads + head];
         for (int j = 0; j < KV_BLOCK; j++)
-            x[j] += slope * (float)(distance + j);
+            x[j] -= slope * (float)abs(distance + j);
     } else if (bias == BIAS_TABLE) {
         int reach = c->bias_reach;
         const float *row = s->stack->layers[t->layer].bias + head * (2 * reach + 1) + reach;

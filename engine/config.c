@@ -201,6 +201,8 @@ static void from_family(Config *c, const Family *f, Keys *k)
                                                 : "attention.layer_norm_epsilon",
                             NAN);
     c->output_weight = OPTIONAL;
+    if (f->gate_tensor)
+        c->fused_gate_up = !gguf_tensor(k->g, "blk.0.ffn_gate.weight");
     if (f->parallel_key)
         c->parallel = key_flag(k, "use_parallel_residual", 1);
     if (f->parallel_without_ffn_norm)
@@ -251,6 +253,8 @@ static void from_keys(Config *c, Keys *k)
     c->post_norm = key_flag(k, "norm.post", -1);
     c->norm_residual = key_flag(k, "norm.residual", 0);
     c->embd_norm = key_flag(k, "norm.embedding", -1);
+    c->plain_first = key_flag(k, "norm.plain_first", 0);
+    c->token_types = key_int(k, "token_types", 0, MAX_DIM, 0) ? REQUIRED : ABSENT;
     c->final_norm = key_flag(k, "norm.final", -1);
     c->qk_norm = (QkNorm)key_choice(k, "attention.qk_norm", qk_norms, -1);
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
@@ -510,6 +514,8 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
     for (int i = 0; i < n; i++) {
         LayerConfig *l = &c->layers[i];
         Mixer mixer = read_mixer(c, f, k, i);
+        if (mixer != MIX_ATTENTION && c->encoder)
+            refuse(k, "layer %d: got a recurrent layer, want attention in an encoder", i);
         if (mixer != MIX_ATTENTION) {
             read_recurrent(c, mixer, k, i);
             continue;
@@ -524,9 +530,10 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         if (windowed && pattern_array)
             windowed = key_layer(k, "attention.sliding_window_pattern", i, n) != 0;
         else if (windowed && period)
-            windowed = i % period < period - 1;
-        l->mask = windowed ? MASK_WINDOW : MASK_CAUSAL;
-        l->window = windowed ? window : 0;
+            windowed = f->global_first ? i % period > 0 : i % period < period - 1;
+        l->mask = windowed ? (c->encoder ? MASK_AROUND : MASK_WINDOW)
+                           : (c->encoder ? MASK_NONE : MASK_CAUSAL);
+        l->window = !windowed ? 0 : c->encoder ? window / 2 : window;
         l->key_dim = windowed ? windowed_heads->key_dim : whole->key_dim;
         l->value_dim = windowed ? windowed_heads->value_dim : whole->value_dim;
         l->latent = *latent;
@@ -671,8 +678,6 @@ static void refuse_keys(Keys *k)
         if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0))
             refuse(k, "key %s.%s: %s are not supported yet", k->arch, without[i].name,
                    without[i].what);
-    if (!key_flag(k, "attention.causal", 1))
-        refuse(k, "key %s.attention.causal: encoders are not supported yet", k->arch);
 }
 
 /* The vocabulary's size is the embedding's number of rows. */
@@ -736,6 +741,13 @@ int config_read(Config *c, const Gguf *g, Err *e)
     c->logit_soft_cap = key_float(&k, "final_logit_softcapping", c->logit_soft_cap);
     c->clamp_qkv = key_float(&k, "attention.clamp_kqv", 0);
     c->temperature = key_float(&k, "attention.temperature_scale", 0);
+    c->encoder = !key_flag(&k, "attention.causal", !f->config.encoder);
+    int pooling = key_int(&k, "pooling_type", 0, 4, c->pooling);
+    if (pooling > POOL_LAST)
+        refuse(&k, "key %s.pooling_type: got %d (rank), want 0 to %d", k.arch, pooling, POOL_LAST);
+    c->pooling = (Pooling)pooling;
+    if (f->config.encoder && !c->encoder)
+        refuse(&k, "key %s.attention.causal: got true, want false", k.arch);
     if (c->pos == POS_ROPE && !k.failed)
         read_rope(c, f, &k, &whole, &windowed);
     Latent latent = {0};

@@ -15,6 +15,8 @@
 #define PRE_NORM .norm_affine = true, .pre_norm = true, .final_norm = true
 #define POST_NORM .norm_affine = true, .post_norm = true, .final_norm = true
 #define LAYER_NORM PRE_NORM, .norm = NORM_LAYER
+#define ENCODER .encoder = true, .norm = NORM_LAYER, .norm_affine = true, .embd_norm = true
+#define POST_RESIDUAL .norm_bias = REQUIRED, .post_norm = true, .norm_residual = true
 #define BIASES(some) .qkv_bias = some, .wo_bias = some, .ffn_bias = some
 #define ROPE(how) .pos = POS_ROPE, .rope_pairing = how
 
@@ -167,6 +169,22 @@ static const Family families[] = {
                                .qk_norm_weight = OPTIONAL, .qk_norm_bias = OPTIONAL,
                                BIASES(OPTIONAL), .act = ACT_GELU,
                                .bias = BIAS_ALIBI}}, // alibi_max is a key; 0: learned positions
+    {.name = "bert", .config = {ENCODER, POST_RESIDUAL, BIASES(OPTIONAL), .act = ACT_GELU,
+                                .pos = POS_LEARNED, .token_types = OPTIONAL}},
+    {.name = "nomic-bert", .config = {ENCODER, POST_RESIDUAL, .qkv_bias = OPTIONAL,
+                                      .wo_bias = OPTIONAL, .gated = true, ROPE(ROPE_HALF),
+                                      .token_types = OPTIONAL}},
+    {.name = "jina-bert-v2", .config = {ENCODER, POST_RESIDUAL, BIASES(OPTIONAL),
+                                        .qk_norm = QK_NORM_FULL, .qk_norm_weight = OPTIONAL,
+                                        .qk_norm_bias = OPTIONAL, .act = ACT_GELU, .gated = true,
+                                        .bias = BIAS_ALIBI, .alibi_max = 8,
+                                        .token_types = OPTIONAL},
+     .gate_tensor = true},
+    {.name = "modern-bert", .config = {ENCODER, .pre_norm = true, .plain_first = true,
+                                       .final_norm = true, .act = ACT_GELU, .gated = true,
+                                       .fused_gate_up = true, ROPE(ROPE_HALF),
+                                       .pooling = POOL_MEAN},
+     .window_period = 3, .global_first = true},
     {.name = "gpt", .all_keys = true, .plain_own_base = true, .experts = OPTIONAL},
 };
 // clang-format on

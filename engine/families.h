@@ -9,6 +9,7 @@ typedef struct {
     Config config; // what the family fixes; keys of the file add the rest (config.c)
 
     bool all_keys;     // no convention: every choice is a key, and `config` says nothing
+    bool gate_tensor;  // a file without ffn_gate has it in ffn_up
     bool parallel_key; // the key use_parallel_residual decides about `parallel`
     bool parallel_without_ffn_norm; // a file without ffn_norm has the parallel form
     bool embd_scale_sqrt_dim;       // embeddings are multiplied by sqrt(dim)
@@ -18,6 +19,7 @@ typedef struct {
     int logit_width;           // and logits divided by dim / this
     int window, window_period; // default window (-1: its key is required); every window_period-th
                                // layer is global (0: none)
+    bool global_first;         // layer 0 is the first of these
     float attn_scale;          // multiplies q.k, 0: key_dim^-1/2
     bool needs_rope_freqs;     // see Rope.needs_factors
     bool keys_as_values;       // a layer without attn_v takes its keys for values

@@ -1,6 +1,6 @@
 /* forward.c - the decoder graph: token ids in, logits out.
  *
- *   x = embedding(token) * scale [+ position row] [norm]
+ *   x = embedding(token) * scale [+ position row] [+ row of token type 0] [norm]
  *   for each layer:
  *       h = norm(x)
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
@@ -148,7 +148,8 @@ static void add_table_row(const Session *s, const Tensor *table, size_t index, f
 }
 
 /* Each token's row of the embedding table, or the vector that the caller gave -> s->x (T, dim). A
- * model with learned positions adds a row for each position. */
+ * model with learned positions adds a row for each position, one with token types that of type 0.
+ */
 static void embed_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -172,6 +173,8 @@ static void embed_rows(void *context, int from, int to, int thread)
         if (learned->data)
             add_table_row(s, learned, (size_t)(s->pos[t] + r->c->pos_offset), x,
                           s->xn + (size_t)i * dim);
+        for (size_t j = 0; j < dim && s->stack->token_type; j++)
+            x[j] += s->stack->token_type[j];
     }
 }
 
@@ -640,6 +643,20 @@ void output_logits(Session *s, const float *x, int n)
         s->k->soft_cap(s->logits, size, c->logit_soft_cap);
 }
 
+static void norm_hidden(void *context)
+{
+    Session *s = context;
+    const Norm *norm = &s->stack->final_norm;
+    if (norm->on)
+        norm_rows(s, norm, s->x, s->x, s->n_rows, s->stack->config.dim);
+}
+
+float *output_hidden(Session *s)
+{
+    threads_team(s->threads, norm_hidden, s);
+    return s->x;
+}
+
 static bool wants_logits(const Span *span, int i)
 {
     if (span->wanted)
@@ -696,6 +713,11 @@ static int check_batch(Session *s, const Batch *b, Err *e)
         for (int k = 0; k < i; k++)
             if (s->spans[k].seq == span->seq)
                 return err_set(e, EXIT_USAGE, "batch: sequence %d is in two spans", span->seq);
+        if (s->stack->config.encoder && s->cache.seqs[span->seq].n_pos)
+            return err_set(e, EXIT_USAGE,
+                           "batch: sequence %d goes on, want all of it in one pass: "
+                           "its rows see later ones",
+                           span->seq);
         s->spans[i] = (SpanRows){
             .seq = span->seq, .pos = s->cache.seqs[span->seq].n_pos, .row = n_rows, .n = span->n};
         for (int t = 0; t < span->n; t++, n_rows++) {

@@ -434,15 +434,14 @@ static void bind_per_layer(Binder *b, Layer *l)
     bind_norm(b, &l->per_layer_post_norm, "post_norm", dim, REQUIRED);
 }
 
-/* In some of llama.cpp's architectures the norm before the FFN is called as that after attention.
- */
-static const char *ffn_norm_name(Binder *b)
+/* Some of llama.cpp's architectures call a tensor differently: the name that the file has, `usual`
+ * where it has both or neither. */
+static const char *name_of(Binder *b, const char *usual, const char *other)
 {
     char full[NAME_SIZE];
-    bool usual = b->s->config.post_norm
-              || gguf_tensor(&b->m->file, full_name(b, "ffn_norm", "weight", full))
-              || !gguf_tensor(&b->m->file, full_name(b, "post_attention_norm", "weight", full));
-    return usual ? "ffn_norm" : "post_attention_norm";
+    bool has_usual = gguf_tensor(&b->m->file, full_name(b, usual, "weight", full));
+    return !has_usual && gguf_tensor(&b->m->file, full_name(b, other, "weight", full)) ? other
+                                                                                       : usual;
 }
 
 static void bind_attention(Binder *b, Layer *l, int i)
@@ -478,13 +477,18 @@ static void bind_layer(Binder *b, int i)
     size_t dim = (size_t)c->dim;
     b->layer = i;
 
-    bind_norm(b, &l->attn_norm, "attn_norm", dim, c->pre_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &l->attn_norm, "attn_norm", dim,
+              !c->pre_norm               ? ABSENT
+              : c->plain_first && i == 0 ? OPTIONAL
+                                         : REQUIRED);
     if (lc->mixer == MIX_ATTENTION)
         bind_attention(b, l, i);
     else
         bind_short_conv(b, l, lc);
-    bind_norm(b, &l->attn_post_norm, "post_attention_norm", dim, c->post_norm ? REQUIRED : ABSENT);
-    bind_norm(b, &l->ffn_norm, ffn_norm_name(b), dim,
+    bind_norm(b, &l->attn_post_norm, name_of(b, "post_attention_norm", "attn_output_norm"), dim,
+              c->post_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &l->ffn_norm,
+              c->post_norm ? "ffn_norm" : name_of(b, "ffn_norm", "post_attention_norm"), dim,
               c->pre_norm && !c->shared_norm ? REQUIRED : ABSENT);
     if (lc->expert_dim)
         bind_experts(b, l, lc);
@@ -495,7 +499,8 @@ static void bind_layer(Binder *b, int i)
     if (c->per_layer_dim)
         bind_per_layer(b, l);
     l->out_scale = bind_vector(b, "layer_output_scale", "weight", 1, c->out_scale);
-    bind_norm(b, &l->ffn_post_norm, "post_ffw_norm", dim, c->post_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &l->ffn_post_norm, name_of(b, "post_ffw_norm", "layer_output_norm"), dim,
+              c->post_norm ? REQUIRED : ABSENT);
     if (c->attn_norm_2) { // Falcon 40B: this one feeds attention, attn_norm the FFN
         Norm second = {0};
         bind_norm(b, &second, "attn_norm_2", dim, OPTIONAL);
@@ -526,14 +531,19 @@ static void bind_rope_factors(Binder *b)
              r[1].dim, r[0].dim);
 }
 
-/* LFM2's files call the norm before the output as others do that of the embeddings. */
-static const char *final_norm_name(Binder *b)
+/* Row 0 of the table of token types. */
+static void bind_token_type(Binder *b)
 {
-    char full[NAME_SIZE];
-    bool usual = b->s->config.embd_norm
-              || gguf_tensor(&b->m->file, full_name(b, "output_norm", "weight", full))
-              || !gguf_tensor(&b->m->file, full_name(b, "token_embd_norm", "weight", full));
-    return usual ? "output_norm" : "token_embd_norm";
+    const GgufTensor *t = gguf_tensor(&b->m->file, "token_types.weight");
+    size_t rows = t && t->n_dims > 1 ? t->shape[t->n_dims - 2] : 1;
+    Tensor table = {0};
+    if (!bind_matrix(b, &table, "token_types", rows, (size_t)b->s->config.dim,
+                     b->s->config.token_types))
+        return;
+    float *row = own_floats(b, table.cols);
+    if (row)
+        kernels_at(0)->dequantize[table.type](table.data, row, table.cols);
+    b->s->token_type = row;
 }
 
 int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
@@ -548,6 +558,7 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
     if (c->pos == POS_LEARNED)
         bind_matrix(b, &s->pos_embd, "position_embd", (size_t)c->seq_len + (size_t)c->pos_offset,
                     dim, REQUIRED);
+    bind_token_type(b);
     if (c->per_layer_dim) {
         size_t width = (size_t)c->per_layer_dim, all = (size_t)c->n_layers * width;
         bind_matrix(b, &s->per_layer_embd, "per_layer_token_embd", vocab, all, REQUIRED);
@@ -555,7 +566,9 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
         bind_norm(b, &s->per_layer_norm, "per_layer_proj_norm", width, REQUIRED);
     }
     bind_norm(b, &s->embd_norm, "token_embd_norm", dim, c->embd_norm ? REQUIRED : ABSENT);
-    bind_norm(b, &s->final_norm, final_norm_name(b), dim, c->final_norm ? REQUIRED : ABSENT);
+    bind_norm(b, &s->final_norm, // LFM2's files call it as others do that of the embeddings
+              c->embd_norm ? "output_norm" : name_of(b, "output_norm", "token_embd_norm"), dim,
+              c->final_norm ? REQUIRED : ABSENT);
     if (!bind_matrix(b, &s->output.w, "output", vocab, dim, c->output_weight))
         s->output.w = s->token_embd;
     s->output.b = bind_vector(b, "output", "bias", vocab, c->output_bias);
@@ -574,7 +587,7 @@ static int check_used(Model *m, const bool *used, Err *e)
         const GgufTensor *t = &m->file.tensors[i];
         if (!used[i])
             return err_set(e, EXIT_MODEL, "tensor %s: the architecture %s has no place for it",
-                           str_escape(t->name, shown, sizeof shown), m->decoder.config.arch);
+                           str_escape(t->name, shown, sizeof shown), model_stack(m)->config.arch);
         m->n_params += t->shape[0] * t->shape[1] * t->shape[2] * t->shape[3];
     }
     return 0;
@@ -583,7 +596,7 @@ static int check_used(Model *m, const bool *used, Err *e)
 /* The tokenizer, unless the file has none and none is needed. Each token must have an embedding. */
 static int open_tokenizer(Model *m, bool needed, Err *e)
 {
-    int n_rows = m->decoder.config.vocab_size;
+    int n_rows = model_stack(m)->config.vocab_size;
     if (!needed && !gguf_key(&m->file, "tokenizer.ggml.model"))
         return 0;
     m->tokenizer = model_tokenizer(&m->file, e);
@@ -604,10 +617,13 @@ int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e)
     if (gguf_open(&m->file, path, e))
         return -1;
     bool *used = NULL;
-    int rc = config_read(&m->decoder.config, &m->file, e);
+    Config config;
+    int rc = config_read(&config, &m->file, e);
+    Stack *s = config.encoder ? &m->encoder : &m->decoder;
+    s->config = config;
     if (!rc && !(used = mem_zalloc(m->file.n_tensors, sizeof *used)))
         rc = err_set(e, EXIT_MEMORY, "out of memory for %zu tensors", m->file.n_tensors);
-    rc = rc || stack_bind(m, &m->decoder, "", used, e) || check_used(m, used, e)
+    rc = rc || stack_bind(m, s, "", used, e) || check_used(m, used, e)
       || open_tokenizer(m, needs_tokenizer, e);
     free(used);
     if (!rc)
@@ -623,8 +639,10 @@ void model_close(Model *m)
     for (size_t i = 0; i < m->n_owned; i++)
         free(m->owned[i]);
     free(m->owned);
-    free(m->decoder.layers);
-    config_free(&m->decoder.config);
+    for (Stack *s = &m->encoder; s; s = s == &m->encoder ? &m->decoder : NULL) {
+        free(s->layers);
+        config_free(&s->config);
+    }
     gguf_close(&m->file);
     *m = (Model){0};
 }

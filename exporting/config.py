@@ -39,7 +39,7 @@ LIMITS = {  # key: its name in config.json, the most that config.c takes (it set
     "attention.key_length": ("head_dim", 8192), "attention.value_length": ("head_dim", 8192),
     "embedding_length_per_layer_input": ("hidden_size_per_layer_input", 2**18),
     "attention.sliding_window": ("sliding_window", 2**28),
-    "shortconv.l_cache": ("conv_L_cache", 256),
+    "shortconv.l_cache": ("conv_L_cache", 256), "token_types": ("type_vocab_size", 2**20),
     "expert_count": ("num_experts", 4096), "expert_used_count": ("num_experts_per_tok", 4096),
     "expert_feed_forward_length": ("moe_intermediate_size", 2**20),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", 2**20),
@@ -49,12 +49,12 @@ MAX_VOCAB = LIMITS["vocab_size"][1]
 MOST = dict(LIMITS.values())
 
 ALIASES = {  # the spellings of one field, in the order tried
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "n_embed", "dim"),
     "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
     "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
     "num_key_value_heads": ("num_key_value_heads", "num_kv_heads", "n_head_kv"),
     "intermediate_size": ("block_ff_dim", "intermediate_size", "n_inner", "ffn_hidden_size",
-                          "ffn_dim"),
+                          "ffn_dim", "hidden_dim"),
     "tie_word_embeddings": ("tie_embedding", "tie_word_embeddings"),
     "max_position_embeddings": ("max_position_embeddings", "n_positions", "max_seq_len",
                                 "seq_length"),

@@ -176,6 +176,14 @@ def gemma4_keys(s: Spec) -> Spec:
         expert_keys("expert_feed_forward_length")(s)
 
 
+def encoder_keys(s: Spec) -> Spec:
+    return {k: s[k] for k in ("attention.causal", "pooling_type")}
+
+
+ENCODER = {"norm.type": "layer", "norm.bias": True, "norm.embedding": True, "token_types": ANY,
+           "attention.causal": False, "pooling_type": ANY, "tied": True}
+POST_RESIDUAL = {"norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False}
+POST_NAMES = ((r"post_attention_norm", "attn_output_norm"), (r"post_ffw_norm", "layer_output_norm"))
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
 LAYERED = LAYER_NORM | UNGATED
@@ -220,6 +228,18 @@ CONVENTIONS: dict[str, Convention] = {
         "rope.freq_base_swa": ANY, "final_logit_softcapping": ANY},
         keys=lambda s: window_keys(s) | {
             k: s[k] for k in ("rope.freq_base_swa", "final_logit_softcapping")}),
+    "bert": Convention(ENCODER | POST_RESIDUAL | ALL_BIAS | UNGATED | {
+        "position": "learned", "ffn.activation": "gelu"}, square=True, keys=encoder_keys,
+        names=POST_NAMES),
+    "nomic-bert": Convention(ENCODER | POST_RESIDUAL, fused=("qkv",), square=True,
+                             keys=encoder_keys, names=POST_NAMES),
+    "modern-bert": Convention(ENCODER | {
+        "ffn.activation": "gelu", "norm.bias": False, "norm.plain_first": True,
+        "attention.sliding_window": SET, "rope.freq_base_swa": ANY,
+        "attention.sliding_window_pattern": lambda s: [i % 3 > 0
+                                                       for i in range(s["block_count"])]},
+        fused=("qkv", "gate_up"), square=True, keys=lambda s: encoder_keys(s) | {
+            k: s[k] for k in ("attention.sliding_window", "rope.freq_base_swa")}),
     "gemma4": Convention(GEMMA_IMPLIES | experts(True, optional=True, own_width=True) | {
         "norm.post": True, "attention.qk_norm": "head", "attention.value_norm": True,
         "attention.scale": 1.0, "attention.keys_as_values": ANY, "layer_output_scale": True,

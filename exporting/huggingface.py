@@ -4,6 +4,7 @@ A row leads from config.json to a Spec and from tensor names to Recipes. vocab.p
 tokenizer, weights.py the shards of weights."""
 from __future__ import annotations
 
+import json
 import math
 import re
 from dataclasses import dataclass, field
@@ -725,6 +726,100 @@ def mpt(c: Config) -> Spec:
         "feed_forward_length": c.int("expansion_ratio") * c.int("hidden_size")}
 
 
+# ---- encoders ------------------------------------------------------------------------------------
+
+POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # pooling_type
+
+
+def sentence_pooling(folder: Path) -> int | None:
+    """What a folder of sentence-transformers says of pooling; other parts than that and a division
+    by the length are refused."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return None
+    try:
+        modules = json.loads(path.read_text(encoding="utf-8"))
+        types = {m["type"].rpartition(".")[2]: m["path"] for m in modules}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as e:
+        raise ExportError(f"{path}: not a list of modules: {short(str(e))}") from e
+    if other := [t for t in types if t not in ("Transformer", "Pooling", "Normalize")]:
+        raise ExportError(f"{path}: a module {short(other[0])} is not supported")
+    if "Pooling" not in types:
+        return None
+    path = folder / str(types["Pooling"]) / "config.json"
+    c = Config(read_json(path), {}, str(path))
+    on = [name for name, flag in (("mean", "mean_tokens"), ("cls", "cls_token"),
+                                  ("lasttoken", "lasttoken"), ("other", "max_tokens"),
+                                  ("other", "mean_sqrt_len_tokens"),
+                                  ("other", "weightedmean_tokens"))
+          if c.flag(f"pooling_mode_{flag}")] or [str(c.get("pooling_mode"))]
+    if len(on) != 1 or on[0] not in POOLING:
+        raise ExportError(f"{path}: want one of mean, cls and last token")
+    return POOLING[on[0]]
+
+
+def encoder(c: Config) -> Spec:
+    c.refuse("is_decoder", (None, False), "only encoders are supported")
+    c.refuse("add_cross_attention", (None, False), "not supported")
+    c.refuse("position_embedding_type", (None, "absolute", "rotary"), "not supported")
+    types = c.get("type_vocab_size") or None
+    return mha(c) | LAYER_NORM | {
+        "attention.causal": False, "pooling_type": c.get("_pooling"), "norm.embedding": True,
+        "token_types": types and c.int("type_vocab_size"), "ffn.activation": c.activation(),
+        "tied": True}  # there are no logits
+
+
+def bert(c: Config) -> Spec:
+    c.refuse("embedding_size", (None, c.get("hidden_size")), "embeddings of another width")
+    return encoder(c) | UNGATED | ALL_BIAS | {
+        "norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False,
+        "position": "learned"}
+
+
+def roberta(c: Config) -> Spec:
+    """Rows of the position table up to that of padding are not used."""
+    return bert(c) | {"context_length": c.int("max_position_embeddings") - roberta_offset(c)}
+
+
+def roberta_offset(c: Config) -> int:
+    pad = c.get("pad_token_id")
+    if type(pad) is not int or not 0 <= pad < c.int("max_position_embeddings") - 1:
+        raise c.bad("pad_token_id", "a token")
+    return pad + 1
+
+
+def nomic_bert(c: Config) -> Spec:
+    for flag in ("prenorm", "qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias", "moe_every_n_layers"):
+        c.refuse(flag, (None, False, 0), "not supported")
+    if c.get("rotary_emb_fraction") not in (None, 1, 1.0):
+        raise c.bad("rotary_emb_fraction", "1")
+    if c.get("hidden_act") == "swiglu":  # in its first folders
+        c = Config(c.data | {"hidden_act": "silu"}, c.defaults)
+    return rope(c) | encoder(c) | {
+        "norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False}
+
+
+def modern_bert(c: Config) -> Spec:
+    n, every, types = (c.int("num_hidden_layers"), c.get("global_attn_every_n_layers"),
+                       c.get("layer_types"))
+    if types is None and type(every) is int and every > 0:
+        types = ["sliding_attention" if i % every else "full_attention" for i in range(n)]
+    if not isinstance(types, list) or len(types) != n or \
+            set(types) - {"sliding_attention", "full_attention"}:
+        raise c.bad("layer_types", f"{n} of sliding_attention and full_attention")
+    bases = {f"{kind}_rope_theta": c.num(f"{kind}_rope_theta") for kind in ("global", "local")}
+    nested = c.get("rope_parameters") if not all(bases.values()) else {
+        "full_attention": {"rope_theta": bases["global_rope_theta"]},
+        "sliding_attention": {"rope_theta": bases["local_rope_theta"]}}
+    c = Config(c.data | {"rope_parameters": nested, "rope_theta": None}, c.defaults)
+    attn = c.flag("attention_bias")
+    return rope(c) | encoder(c) | local_base(c, 10000.0) | {
+        "norm.bias": c.flag("norm_bias"), "norm.plain_first": True, "attention.bias": attn,
+        "attention.output_bias": attn, "ffn.bias": c.flag("mlp_bias"),
+        "attention.sliding_window": c.int("local_attention"),
+        "attention.sliding_window_pattern": [t == "sliding_attention" for t in types]}
+
+
 @dataclass(frozen=True)
 class Family:
     """One transformers model_type."""
@@ -790,7 +885,54 @@ LFM2 = (("model.embedding_norm", "output_norm"),
           for w, part in (("w1", "gate"), ("w2", "down"), ("w3", "up"))))
 DEEPSEEK = defaults(kv_lora_rank=512, q_lora_rank=1536, qk_rope_head_dim=64, qk_nope_head_dim=128,
                     v_head_dim=128, first_k_dense_replace=0, head_dim=64)
+BERT_LAYER = (("attention.self.query", "attn_q"), ("attention.self.key", "attn_k"),
+              ("attention.self.value", "attn_v"), ("attention.output.dense", "attn_output"),
+              ("attention.output.LayerNorm", "post_attention_norm"),
+              ("intermediate.dense", "ffn_up"), ("output.dense", "ffn_down"),
+              ("output.LayerNorm", "post_ffw_norm"))
+DISTIL_LAYER = (("attention.q_lin", "attn_q"), ("attention.k_lin", "attn_k"),
+                ("attention.v_lin", "attn_v"), ("attention.out_lin", "attn_output"),
+                ("sa_layer_norm", "post_attention_norm"), ("ffn.lin1", "ffn_up"),
+                ("ffn.lin2", "ffn_down"), ("output_layer_norm", "post_ffw_norm"))
+NOMIC_LAYER = (("attn.Wqkv", "attn_qkv"), ("attn.out_proj", "attn_output"),
+               ("norm1", "post_attention_norm"), ("mlp.fc11", "ffn_up"), ("mlp.fc12", "ffn_gate"),
+               ("mlp.fc2", "ffn_down"), ("norm2", "post_ffw_norm"))
+MODERN_LAYER = (("attn_norm", "attn_norm"), ("attn.Wqkv", "attn_qkv"), ("attn.Wo", "attn_output"),
+                ("mlp_norm", "ffn_norm"), ("mlp.Wi", "ffn_up"), ("mlp.Wo", "ffn_down"))
+
+
+def encoder_names(prefixes: tuple[str, ...], layers: str,
+                  table: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    names = [(f"embeddings.{theirs}", ours) for theirs, ours in (
+        ("word_embeddings", "token_embd"), ("tok_embeddings", "token_embd"),
+        ("position_embeddings", "position_embd"), ("token_type_embeddings", "token_types"),
+        ("LayerNorm", "token_embd_norm"), ("norm", "token_embd_norm"))]
+    names += [("final_norm", "output_norm"), ("emb_ln", "token_embd_norm")]
+    names += [(f"{layers}.{{}}.{theirs}", f"blk.{{}}.{ours}") for theirs, ours in table]
+    return tuple((p + theirs, ours) for p in ("", *prefixes) for theirs, ours in names)
+
+
+BERT_DEFAULTS = defaults(hidden_act="gelu", norm_eps=1e-12, max_position_embeddings=512,
+                         type_vocab_size=2, pad_token_id=0, num_hidden_layers=12,
+                         num_attention_heads=12, hidden_size=768, intermediate_size=3072)
 FAMILIES: dict[str, Family] = {
+    "bert": Family("bert", bert, names=encoder_names(("bert.",), "encoder.layer", BERT_LAYER),
+                   defaults=BERT_DEFAULTS),
+    "electra": Family("bert", bert, names=encoder_names(
+        ("electra.",), "encoder.layer", BERT_LAYER), defaults=BERT_DEFAULTS),
+    "roberta": Family("bert", roberta, names=encoder_names(
+        ("roberta.",), "encoder.layer", BERT_LAYER), defaults=BERT_DEFAULTS | dict(pad_token_id=1)),
+    "distilbert": Family("bert", bert, names=encoder_names(
+        ("distilbert.",), "transformer.layer", DISTIL_LAYER),
+        defaults=BERT_DEFAULTS | dict(type_vocab_size=0)),
+    "nomic_bert": Family("nomic-bert", nomic_bert, qkv="rows", names=encoder_names(
+        ("bert.",), "encoder.layers", NOMIC_LAYER), defaults=BERT_DEFAULTS | dict(
+            hidden_act="silu", max_position_embeddings=2048, rope_theta=1000.0)),
+    "modernbert": Family("modern-bert", modern_bert, qkv="rows", gate_up=True, names=encoder_names(
+        ("model.",), "layers", MODERN_LAYER), defaults=defaults(
+            hidden_act="gelu", norm_eps=1e-5, max_position_embeddings=8192, local_attention=128,
+            global_attn_every_n_layers=3, num_hidden_layers=22, num_attention_heads=12,
+            hidden_size=768, intermediate_size=1152)),
     "llama": Family("llama", llama, defaults=defaults()),
     "mistral": Family("llama", mistral,
                       defaults=defaults(sliding_window=4096, num_key_value_heads=8,
@@ -948,6 +1090,10 @@ NUMBERED = re.compile(r"(.*layernorm)\.norms\.(\d+)(\.weight)|(.*\.experts)\.(\d
 GATE_UP = re.compile(
     r".*\.layers\.(\d+)\.(?:(.*)\.)?(experts\.gate_up_proj(?:_bias)?|input_linear\.weight)")
 NUMBERS = re.compile(r".*\.layers\.(\d+)\.mlp\.act_fn\.(\w+)")  # of Apertus's activation
+# heads of encoders: of masked tokens, the next sentence, classes, spans
+HEADS = re.compile(r"(^|\.)(cls|pooler|lm_head|predictions|vocab_\w+|head|decoder|classifier|"
+                   r"pre_classifier|qa_outputs|discriminator_predictions|generator_predictions|"
+                   r"generator_lm_head)(\.|$)")
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|audio_tower|"
                          r"embed_vision|embed_audio|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
@@ -977,7 +1123,7 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
                                    and packed.get("quant_method") == "mxfp4"):
         raise ExportError("config.json: quantization_config: quantised "
                           "checkpoints are not supported")
-    c = Config(data | {"model_type": kind}, family.defaults)
+    c = Config(data | {"model_type": kind, "_pooling": sentence_pooling(folder)}, family.defaults)
     try:
         spec = gpt_spec(**dims(c) | family.spec(c))
     except (TypeError, AttributeError, KeyError, ValueError, OverflowError, ZeroDivisionError) as e:
@@ -1047,7 +1193,8 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         if f"{plain}_scales" in scales:
             whole, name = Recipe((name, f"{plain}_scales"), from_mxfp4, packed=True), plain
         beyond = re.match(r"model\.layers\.(\d+)\.", name) if family.extra_layers else None
-        if BUFFERS.search(name) or OTHER_PARTS.search(name) or (
+        head = spec["attention.causal"] is False and HEADS.search(name)
+        if BUFFERS.search(name) or OTHER_PARTS.search(name) or head or (
                 beyond and int(beyond[1]) >= spec["block_count"]):
             unused.append(name)
         elif m := NUMBERED.fullmatch(name):
@@ -1090,6 +1237,11 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         for name, recipe in found.items():
             if re.search(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", name):
                 found[name] = recipe.then(lambda t: t.T)
+    if spec["position"] == "learned" and (embd := found.get("position_embd.weight")):
+        rows = spec["context_length"] + spec["position.offset"]
+        extra_rows = source.meta(embd.sources[0]).shape[0] - rows
+        if spec["attention.causal"] is False and extra_rows > 0:  # RoBERTa
+            found["position_embd.weight"] = embd.then(lambda t: t[extra_rows:])
     if family.norm_offset:
         for name, recipe in found.items():
             if name.endswith("norm.weight"):

@@ -75,6 +75,8 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "expert_weights_scale": (F32, None),
     "attention.kv_lora_rank": (U32, None), "attention.q_lora_rank": (U32, None),
     "attention.key_length_mla": (U32, None), "attention.value_length_mla": (U32, None),
+    "attention.causal": (BOOL, None), "pooling_type": (U32, None), "token_types": (U32, None),
+    "norm.plain_first": (BOOL, None),
 }
 
 
@@ -215,6 +217,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
 
     if s["position"] == "learned":
         out["position_embd.weight"] = (s["context_length"] + s["position.offset"], d)
+    if s["token_types"]:
+        out["token_types.weight"] = (s["token_types"], d)
     if s["norm.embedding"]:
         norm("token_embd_norm")
     if per_layer:
@@ -225,7 +229,7 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     for i in range(s["block_count"]):
         b, ff = f"blk.{i}.", of_layer(s, "feed_forward_length", i)
         beside = has_experts(s, i) and s["expert_beside_ffn"]
-        if s["norm.pre"]:
+        if s["norm.pre"] and not (s["norm.plain_first"] and i == 0):
             norm(b + "attn_norm")
         if is_short_conv(s, i):
             linear(b + "shortconv.in_proj", 3 * d, d, False)

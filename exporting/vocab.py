@@ -37,7 +37,8 @@ PRE_NAMES = {
 class Vocab:
     """A tokenizer in GGUF's terms.
 
-    `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE) or "gemma4"."""
+    `model` is "gpt2" (byte-level BPE), "llama" (SentencePiece BPE), "gemma4" or "bert"
+    (WordPiece)."""
     model: str = ""
     tokens: list[str] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
@@ -46,7 +47,9 @@ class Vocab:
     patterns: tuple[str, ...] = ()
     nfc: bool = False
     ignore_merges: bool = False
-    ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad, eot, eom
+    lowercase: bool = False  # these two: "bert" only
+    strip_accents: bool = False
+    ids: dict[str, int] = field(default_factory=dict)  # bos, eos, unk, pad, eot, eom, sep, mask
     ends: list[int] = field(default_factory=list)  # all tokens that end a text, where several do
     add_bos: bool = False
     add_eos: bool = False
@@ -244,6 +247,46 @@ def bpe_vocab_of(tok: dict[str, Any], path: Path) -> Vocab:
     return v
 
 
+def is_wordpiece(tok: dict[str, Any]) -> bool:
+    return isinstance(tok.get("model"), dict) and tok["model"].get("type") == "WordPiece"
+
+
+def wordpiece_vocab(tok: dict[str, Any], path: Path) -> Vocab:
+    """BERT's: pieces as llama.cpp writes them, U+2581 before those that begin a word."""
+    with known_json(path):
+        model, norm, v = tok["model"], tok.get("normalizer") or {}, Vocab("bert")
+        for what, want in (("continuing_subword_prefix", "##"), ("max_input_chars_per_word", 100)):
+            if model.get(what, want) != want:
+                raise ExportError(f"{path}: {what} {short(model[what])} is not supported")
+        if norm.get("type") != "BertNormalizer" or not (
+                norm.get("clean_text", True) and norm.get("handle_chinese_chars", True)):
+            raise ExportError(f"{path}: normalizer {short(norm, 120)} is not supported with "
+                              "WordPiece")
+        if (tok.get("pre_tokenizer") or {}).get("type") != "BertPreTokenizer":
+            raise ExportError(f"{path}: pre_tokenizer {short(tok.get('pre_tokenizer'))} is not "
+                              "supported with WordPiece")
+        v.lowercase = bool(norm.get("lowercase", True))
+        strip = norm.get("strip_accents")
+        v.strip_accents = v.lowercase if strip is None else bool(strip)
+        special = {t["content"] for t in tok.get("added_tokens") or []}
+        for text, i in model["vocab"].items():
+            if type(i) is not int or not 0 <= i < MAX_VOCAB:
+                raise ExportError(f"{path}: token {short(text)} has id {short(i)}")
+            piece = text[2:] if text.startswith("##") else SPACE + text
+            if text.removeprefix("##").startswith(SPACE):
+                raise ExportError(f"{path}: token {short(text)} begins with U+2581")
+            v.put(i, text if text in special else piece, NORMAL)
+        add_tokens(v, tok.get("added_tokens"), path)
+        for name, text in (("unk", model.get("unk_token", "[UNK]")), ("mask", "[MASK]")):
+            if (i := v.find(text)) is not None:
+                v.ids[name] = i
+        template(v, tok.get("post_processor"), path)
+        if not {"bos", "eos", "unk"} <= v.ids.keys():
+            raise ExportError(f"{path}: WordPiece without [UNK], [CLS] and [SEP] is not supported")
+        v.ids["sep"] = v.ids["eos"]
+        return v
+
+
 def byte_alphabet() -> dict[int, str]:
     """GPT-2's printable stand-ins for the 256 bytes."""
     keep = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
@@ -356,6 +399,10 @@ def template(v: Vocab, post: Any, path: Path) -> None:
     for step in steps_of(post, "processors"):
         if step.get("type") == "ByteLevel":
             continue
+        if step.get("type") in ("BertProcessing", "RobertaProcessing"):
+            step = {"type": "TemplateProcessing", "single": [
+                {"SpecialToken": {"id": step["cls"][0]}}, {"Sequence": {}},
+                {"SpecialToken": {"id": step["sep"][0]}}]}
         if step.get("type") != "TemplateProcessing":
             raise ExportError(f"{path}: post_processor {short(step.get('type'))} is not supported")
         single = step.get("single") or []
@@ -550,7 +597,8 @@ def read_vocab(path: Path, folder: Path | None, n_vocab: int, c: Config,
     elif path.name.endswith(".pkl"):
         v = char_vocab(path)
     else:
-        v = bpe_vocab(read_json(path), path)
+        tok = read_json(path)
+        v = (wordpiece_vocab if is_wordpiece(tok) else bpe_vocab)(tok, path)
     if path.suffix in (".json", ".model"):
         by_template = (home / "tokenizer.json").is_file()
         special_tokens(v, home, folder or home, c, n_vocab, by_template)

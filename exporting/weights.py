@@ -184,4 +184,4 @@ def adapter(folder: Path) -> str | None:
 
 # names of tensors that hold no weights
 BUFFERS = re.compile(r"(rotary_emb\.inv_freq|\.(attn|attention)\.(masked_)?bias|"
-                     r"attn\.embed_positions|freqs_(cis|cos|sin))$")
+                     r"attn\.embed_positions|embeddings\.position_ids|freqs_(cis|cos|sin))$")

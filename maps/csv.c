@@ -49,7 +49,10 @@ static int csv_start(MapFile *f, const char *columns, Err *e)
 
 static int csv_begin(MapFile *f, Err *e)
 {
-    return csv_start(f, "layer,head,query,key,query_token,key_token,weight\n", e);
+    return csv_start(f,
+                     map_kind(f->maps) ? "layer,head,query,key,query_token,key_token,weight,kind\n"
+                                       : "layer,head,query,key,query_token,key_token,weight\n",
+                     e);
 }
 
 static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float *w, Buf *out)
@@ -70,7 +73,9 @@ static void csv_tile(const MapFile *f, int map, int row, int n_rows, const float
             buf_add(out, t->text.ptr + t->at[q], t->at[q + 1] - t->at[q]);
             buf_add(out, ",", 1);
             buf_add(out, t->text.ptr + t->at[k], t->at[k + 1] - t->at[k]);
-            buf_add(out, line, (size_t)snprintf(line, sizeof line, ",%.9g\n", (double)w[k]));
+            buf_add(out, line,
+                    (size_t)snprintf(line, sizeof line, ",%.9g%s%s\n", (double)w[k],
+                                     map_kind(m) ? "," : "", map_kind(m) ? map_kind(m) : ""));
         }
     }
     free(keys);

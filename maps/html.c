@@ -244,6 +244,8 @@ static void add_meta(const MapFile *f, Buf *out)
     json_int(line_key(&j, "n_queries"), m->n_queries);
     add_choice(line_key(&j, "layers"), m, m->o.reduce >= REDUCE_MEAN, m->layers, m->n_layers);
     add_choice(line_key(&j, "heads"), m, m->o.reduce != REDUCE_NONE, m->heads, m->n_heads);
+    if (map_kind(m))
+        json_text(line_key(&j, "kind"), map_kind(m));
     json_text(line_key(&j, "reduce"), map_reduce_names[m->o.reduce]);
     json_list(line_key(&j, "floors"));
     for (size_t i = 0; i < p->floors.len; i++)

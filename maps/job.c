@@ -75,7 +75,7 @@ MapJob *maps_open(const MapOptions *o, const Model *model, const char *model_pat
     j->wants_stats = o->n_stats > 0;
     int rc = o->n_files || o->n_stats ? maps_select(&j->maps, e) : 0;
     if (!rc && o->n_routing)
-        rc = routes_init(&j->routes, &model->decoder.config, e);
+        rc = routes_init(&j->routes, map_config(&j->maps), e);
     maps_set_text(&j->maps, NULL, n);
     for (int i = 0; !rc && i < o->n_files; i++) {
         rc = mapfile_open(&j->files[i], o->files[i], &j->maps, &j->stats, NULL, e);

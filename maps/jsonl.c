@@ -76,6 +76,8 @@ static int jsonl_line(MapFile *f, int pos, int id, const float *w, size_t stride
     Buf out = {0};
     Json j = {.out = &out};
     begin_line(&j, m, pos, id);
+    if (map_kind(m))
+        json_text(json_key(&j, "kind"), map_kind(m));
     json_text(json_key(&j, "reduce"), map_reduce_names[m->o.reduce]);
     json_ints(json_key(&j, "layers"), m->layers, m->n_layers);
     json_ints(json_key(&j, "heads"), m->heads, m->n_heads);

@@ -56,8 +56,12 @@ static void live_heads(void *context, int from, int to, int thread)
     int n_keys = l->pos + l->n_rows;
     size_t size = (size_t)l->n_rows * (size_t)n_keys;
     for (int h = from; h < to; h++)
-        attention_weights(s, l->layer, j->maps.heads[h], 0, l->n_rows, j->heads + (size_t)h * size,
-                          n_keys, thread);
+        for (int row = 0, n; row < l->n_rows; row += n) {
+            n = l->n_rows - row < MAP_ROWS ? l->n_rows - row : MAP_ROWS;
+            attention_weights(s, l->layer, j->maps.heads[h], row, n,
+                              j->heads + (size_t)h * size + (size_t)row * (size_t)n_keys, n_keys,
+                              thread);
+        }
 }
 
 static int live_layer(void *context, const HookRows *rows)

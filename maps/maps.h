@@ -46,7 +46,14 @@ typedef struct {
 
 static inline const Config *map_config(const Maps *m)
 {
-    return &m->model->decoder.config;
+    return &model_stack(m->model)->config;
+}
+
+/* What files call the maps of an encoder, whose queries see later keys too; NULL for a decoder's.
+ */
+static inline const char *map_kind(const Maps *m)
+{
+    return map_config(m)->encoder ? "encoder" : NULL;
 }
 
 static inline int map_layers(const Maps *m)
@@ -81,7 +88,7 @@ void map_token_bytes(const Maps *m, int id, Buf *out);
 void map_label(const Maps *m, int map, char *out, size_t size);
 
 /* How many keys the row of the query at position pos has in files: the last one that any selected
- * layer lets it see, and those before. */
+ * layer lets it see, and those before; in an encoder all. */
 int map_keys(const Maps *m, int pos);
 
 /* Weights of all maps, for the sizes of files: all of them, and those of map_keys(). */

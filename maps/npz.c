@@ -199,6 +199,8 @@ static int npz_finish(MapFile *f, Err *e)
     int32_t *queries = mem_alloc(n_queries, sizeof *queries);
     const char *reduce = map_reduce_names[m->o.reduce];
     Buf word = {.ptr = (char *)reduce, .len = strlen(reduce)};
+    const char *kind = map_kind(m);
+    Buf kind_word = {.ptr = (char *)kind, .len = kind ? strlen(kind) : 0};
     size_t n_layers = (size_t)m->n_layers, n_heads = (size_t)m->n_heads;
     errno = ENOMEM;
     for (size_t i = 0; queries && i < n_queries; i++)
@@ -208,6 +210,9 @@ static int npz_finish(MapFile *f, Err *e)
                   || npz_array(z, "heads.npy", "<i4", &n_heads, 1, m->heads, n_heads * 4)
                   || npz_array(z, "queries.npy", "<i4", &n_queries, 1, queries, n_queries * 4)
                   || npz_strings(z, "reduce.npy", &word, (size_t[]){0, word.len}, 1, NULL, 0)
+                  || (kind
+                      && npz_strings(z, "kind.npy", &kind_word, (size_t[]){0, kind_word.len}, 1,
+                                     NULL, 0))
                   || npz_sinks(z, m) || npz_close(z)
                ? out_error(&f->out, e)
                : 0;

@@ -166,7 +166,7 @@ static int replay_layer(void *context, const HookRows *rows)
     const Maps *m = &r->job->maps;
     if (r->progress)
         fprintf(stderr, "\rattention maps: layer %d of %d", rows->layer + 1,
-                m->model->decoder.config.n_layers);
+                map_config(m)->n_layers);
     if (r->layer_index == m->n_layers || m->layers[r->layer_index] != rows->layer)
         return 0;
     if (r->job->stats.on)
@@ -276,7 +276,7 @@ int maps_replay(MapJob *j, SessionParams p, const int *ids, int n, Err *e)
     p.max_logits = 1;
     p.n_seqs = 1;
     p.keep_softmax = true;
-    if (session_init(&s, &j->maps.model->decoder, &p, e))
+    if (session_init(&s, model_stack(j->maps.model), &p, e))
         return -1;
     Replay r = {.job = j, .s = &s, .e = e, .progress = isatty(STDERR_FILENO)};
     Body b = {&r, 0};

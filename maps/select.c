@@ -106,7 +106,7 @@ static int leave_out_recurrent(Maps *m, const Config *c, Err *e)
 
 int maps_select(Maps *m, Err *e)
 {
-    const Config *c = &m->model->decoder.config;
+    const Config *c = map_config(m);
     m->layers = read_list("--attn-layers", m->o.layers, c->n_layers, &m->n_layers, e);
     if (!m->layers || leave_out_recurrent(m, c, e))
         return -1;
@@ -142,7 +142,7 @@ double map_n_weights(const Maps *m)
 
 int map_keys(const Maps *m, int pos)
 {
-    int end = 0;
+    int end = map_config(m)->encoder ? m->n : 0;
     for (int i = 0; i < m->n_layers; i++) {
         KeyRange keys = visible(&map_config(m)->layers[m->layers[i]], pos, m->n);
         end = keys.to > end ? keys.to : end;

@@ -71,7 +71,7 @@ void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out
     for (int k = keys.from; k < keys.to; k++) {
         double x = w[k];
         entropy -= x != 0 ? x * log(x) : 0; // a NaN stays one
-        distance += x * (pos - k);
+        distance += x * abs(pos - k);
         weight += x;
         largest = w[k] > w[largest] ? k : largest;
         if (k > 0 && k <= pos
@@ -87,7 +87,7 @@ void stats_row(const Maps *m, int layer, int pos, const float *w, HeadStats *out
     out->distance = distance;
     out->sink = w[0];
     out->self = w[pos];
-    out->previous = w[pos - 1];
+    out->previous = pos > 0 ? w[pos - 1] : 0;
     out->max_weight = w[largest];
     out->sink_rows = isnan(weight) ? NAN : largest == 0;
 }

@@ -129,13 +129,17 @@ static void svg_begin_map(Svg *s, const Maps *m, int map)
     char label[64], *comma;
     map_label(m, map, label, sizeof label);
     comma = strchr(label, ',');
+    char kind[64] = "";
+    if (map_kind(m))
+        snprintf(kind, sizeof kind, "data-kind=\"%s\" data-first-query=\"%d\" ", map_kind(m),
+                 m->first);
     *comma = 0;
     comma[strlen(comma + 1)] = 0; // the last comma
     add_format(out,
-               "<g class=\"map\" data-layer=\"%s\" data-head=\"%s\" "
+               "<g class=\"map\" data-layer=\"%s\" data-head=\"%s\" %s"
                "transform=\"translate(%d %d)\">\n"
                "<text y=\"-8\" font-size=\"11\">layer %s, head %s</text>\n",
-               label, comma + 1, x, y, label, comma + 1);
+               label, comma + 1, kind, x, y, label, comma + 1);
     for (int axis = 0; axis < 2; axis++) // keys below, queries on the left
         for (int i = 0; i < (axis ? m->n_queries : m->n); i += s->step) {
             double at = (i + 0.5) * cell + FONT * 0.35;

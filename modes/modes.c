@@ -80,7 +80,11 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
     if (!x->params.kernels || model_open(&x->model, o->model, needs_tokenizer, e))
         return -1;
     const Model *m = &x->model;
-    const Config *c = &m->decoder.config;
+    const Config *c = &model_stack(m)->config;
+    if (!m->decoder.layers && o->mode != MODE_EMBED)
+        return err_set(e, EXIT_USAGE,
+                       "%s: %s is an encoder, which makes no text; --embed gives vectors", o->model,
+                       c->arch);
     const LayerConfig *heads = c->layers; // of the first layer with attention
     for (int i = 0; i < c->n_layers && heads->mixer != MIX_ATTENTION; i++)
         heads = &c->layers[i];

@@ -14,6 +14,7 @@
 int complete_mode(const Options *o, Err *e); // the prompt and what the model makes of it
 int batch_mode(const Options *o, Err *e);    // many prompts, a JSON object for each
 int score_mode(const Options *o, Err *e); // how likely given texts are, a JSON object for each line
+int embed_mode(const Options *o, Err *e); // a vector for each text
 int tokenize_mode(const Options *o, Err *e);
 int info_mode(const Options *o, Err *e);
 int render_mode(const Options *o, Err *e);

@@ -19,6 +19,7 @@ enum {
     G = 1 << MODE_GENERATE,
     L = 1 << MODE_BATCH,
     S = 1 << MODE_SCORE,
+    E = 1 << MODE_EMBED,
     T = 1 << MODE_TOKENIZE,
     I = 1 << MODE_INFO,
     R = 1 << MODE_RENDER,
@@ -30,7 +31,8 @@ enum {
 };
 
 static const char *const shells[] = {"bash", "zsh", "fish", NULL}; // by Options.shell
-static const char *const dtype_names[] = {"f32", "f16", NULL};     // by MapOptions.half
+static const char *const pooling_names[] = {"model", "none", "mean", "cls", "last", NULL};
+static const char *const dtype_names[] = {"f32", "f16", NULL}; // by MapOptions.half
 static const char *const logits_endings[] = {".npy", NULL};
 static const char *const stats_endings[] = {".csv", ".json", NULL};
 
@@ -44,18 +46,19 @@ _Static_assert(sizeof(KvType) == sizeof(int) && sizeof(MapReduce) == sizeof(int)
 
 const Option option_table[] = {
     {.help = "Prompt"},
-    {"-i -p --prompt", "TEXT", G | C | T, OPT_TEXTS, AT(parts), .count = AT(n_parts),
+    {"-i -p --prompt", "TEXT", G | E | C | T, OPT_TEXTS, AT(parts), .count = AT(n_parts),
      .help = "prompt; several -i and -f are joined in order"},
-    {"-f --file", "FILE", G | C | T, OPT_FILES, AT(parts), .count = AT(n_parts),
+    {"-f --file", "FILE", G | E | C | T, OPT_FILES, AT(parts), .count = AT(n_parts),
      .help = "prompt from a file or - (standard input), but for a newline at the prompt's end"},
-    {"--keep-newline", NULL, G | C | T, OPT_FLAG, AT(keep_newline), .help = "keep that newline"},
-    {"-e --escape", NULL, G | L | C | T, OPT_FLAG, AT(escape),
+    {"--keep-newline", NULL, G | E | C | T, OPT_FLAG, AT(keep_newline),
+     .help = "keep that newline"},
+    {"-e --escape", NULL, G | L | E | C | T, OPT_FLAG, AT(escape),
      .help = "read \\n, \\t, \\\\, \\xHH and \\uHHHH in -i and --stop"},
-    {"--special", NULL, G | L | C | T, OPT_FLAG, AT(special),
+    {"--special", NULL, G | L | E | C | T, OPT_FLAG, AT(special),
      .help = "read control tokens such as <|im_end|> in -i, and print them"},
-    {"--special-files", NULL, G | L | S | T | P, OPT_FLAG, AT(special_files),
+    {"--special-files", NULL, G | L | S | E | T | P, OPT_FLAG, AT(special_files),
      .help = "read control tokens in files and standard input"},
-    {"--no-bos", NULL, G | L | S | T | P, OPT_FLAG, AT(no_bos),
+    {"--no-bos", NULL, G | L | S | E | T | P, OPT_FLAG, AT(no_bos),
      .help = "do not begin with the begin-of-text token"},
 
     {.help = "Generation"},
@@ -103,54 +106,67 @@ const Option option_table[] = {
      .help = "seed of the sampler; without, or with -1, a random one that -v shows"},
 
     {.help = "Engine"},
-    {"-c --ctx-size", "N", G | L | S | C | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
+    {"-c --ctx-size", "N", G | L | S | E | C | P, OPT_INT, AT(seq_len), .min = 1, .max = MANY,
      .help = "context; by default the model's, at most " DIGITS(USUAL_CONTEXT) ", grown to the "
                                                                                "prompt and -n"},
-    {"-b --batch-size", "N", G | L | S | C | P | B, OPT_INT, AT(batch), .min = 1, .max = 1 << 16,
-     .initial = 512, .help = "prompt tokens of one pass"},
-    {"-t --threads", "N", G | L | S | C | P | B | Q, OPT_INT, AT(n_threads), .min = 1, .max = 1024,
+    {"-b --batch-size", "N", G | L | S | E | C | P | B, OPT_INT, AT(batch), .min = 1,
+     .max = 1 << 16, .initial = 512, .help = "prompt tokens of one pass"},
+    {"-t --threads", "N", G | L | S | E | C | P | B | Q, OPT_INT, AT(n_threads), .min = 1,
+     .max = 1024,
      .help = "threads; by default OMP_NUM_THREADS, else the physical cores we may use"},
-    {"--kv", "TYPE", G | L | S | C | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
+    {"--kv", "TYPE", G | L | S | E | C | P | B, OPT_CHOICE, AT(kv_type), .choices = kv_names,
      .help = "type of the cached keys and values, q8 half the size of f16: "},
-    {"--exact", NULL, G | L | S | C | P | B, OPT_FLAG, AT(exact),
+    {"--exact", NULL, G | L | S | E | C | P | B, OPT_FLAG, AT(exact),
      .help = "multiply with float activations, not with bytes or BF16"},
 
     {.help = "Attention"},
-    {"--dump-attn", "FILE", G, OPT_NAMES, AT(maps.files), .count = AT(maps.n_files), .writes = true,
+    {"--dump-attn", "FILE", G | E, OPT_NAMES, AT(maps.files), .count = AT(maps.n_files),
+     .writes = true,
      .help = "write the attention maps: .npz .npy .jsonl .csv .svg .html; may be repeated"},
-    {"--attn-stats", "FILE", G, OPT_NAMES, AT(maps.stats), .count = AT(maps.n_stats),
+    {"--attn-stats", "FILE", G | E, OPT_NAMES, AT(maps.stats), .count = AT(maps.n_stats),
      .choices = stats_endings, .writes = true,
      .help = "write statistics of every head: .csv, .json, or - for a table; may be repeated"},
     {"--dump-routing", "FILE", G, OPT_NAMES, AT(maps.routing), .count = AT(maps.n_routing),
      .writes = true,
      .help = "write each token's experts and their weights: .npz .jsonl .csv; may be repeated"},
-    {"--attn-layers", "LIST", G, OPT_TEXT, AT(maps.layers), .needs = ANY_MAP,
+    {"--attn-layers", "LIST", G | E, OPT_TEXT, AT(maps.layers), .needs = ANY_MAP,
      .help = "only these layers: 0,3-5,-1"},
-    {"--attn-heads", "LIST", G, OPT_TEXT, AT(maps.heads), .needs = ANY_MAP,
+    {"--attn-heads", "LIST", G | E, OPT_TEXT, AT(maps.heads), .needs = ANY_MAP,
      .help = "only these heads"},
-    {"--attn-queries", "WHICH", G, OPT_TEXT, AT(maps.queries), .needs = ANY_MAP,
+    {"--attn-queries", "WHICH", G | E, OPT_TEXT, AT(maps.queries), .needs = ANY_MAP,
      .help = "only these rows: all, prompt, generated or positions A-B"},
-    {"--attn-reduce", "HOW", G, OPT_CHOICE, AT(maps.reduce), .choices = map_reduce_names,
+    {"--attn-reduce", "HOW", G | E, OPT_CHOICE, AT(maps.reduce), .choices = map_reduce_names,
      .needs = "--dump-attn", .help = "join the maps: "},
-    {"--attn-dtype", "TYPE", G, OPT_CHOICE, AT(maps.half), .choices = dtype_names,
+    {"--attn-dtype", "TYPE", G | E, OPT_CHOICE, AT(maps.half), .choices = dtype_names,
      .needs = "--dump-attn", .help = "numbers in .npz and .npy: "},
-    {"--attn-top", "K", G, OPT_INT, AT(maps.top), .max = MANY, .needs = "--dump-attn",
+    {"--attn-top", "K", G | E, OPT_INT, AT(maps.top), .max = MANY, .needs = "--dump-attn",
      .help = "only the K largest weights of a row in .csv and .jsonl, 0 is all"},
 
     {.help = "Many prompts"},
-    {"--jsonl", "FILE", L | S, OPT_INPUT, AT(jsonl),
+    {"--jsonl", "FILE", L | S | E, OPT_INPUT, AT(jsonl),
      .help = "a prompt a line, as JSON, - is standard input; a JSON object a line comes out"},
-    {"--lines", "FILE", L | S, OPT_INPUT, AT(lines), .help = "the same for lines of plain text"},
-    {"--first-line", "N", L | S, OPT_INT, AT(first_line), .min = 1, .max = 1 << 30, .initial = 1,
-     .help = "number of the first line, of an input that is a part of another"},
+    {"--lines", "FILE", L | S | E, OPT_INPUT, AT(lines),
+     .help = "the same for lines of plain text"},
+    {"--first-line", "N", L | S | E, OPT_INT, AT(first_line), .min = 1, .max = 1 << 30,
+     .initial = 1, .help = "number of the first line, of an input that is a part of another"},
     {"--score", NULL, S, OPT_MODE, .needs = "--jsonl --lines",
      .help = "generate nothing: log-probabilities of a line's completions, or of its text"},
     {"--parallel", "N", L | S, OPT_INT, AT(parallel), .min = 1, .max = 4096,
      .help = "texts at once; by default what the processor and half of the free memory allow"},
-    {"--unordered", NULL, L | S, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
-    {"--resume", NULL, L | S, OPT_FLAG, AT(resume), .needs = "-o",
+    {"--unordered", NULL, L | S | E, OPT_FLAG, AT(unordered), .help = "write lines as they finish"},
+    {"--resume", NULL, L | S | E, OPT_FLAG, AT(resume), .needs = "-o",
      .help = "go on with the file of -o where a run was broken off; FILE.run says how it was made"},
     {"--timings", NULL, L, OPT_FLAG, AT(timings), .help = "add the times to every line"},
+
+    {.help = "Embeddings"},
+    {"--embed", NULL, E, OPT_MODE,
+     .help = "print a vector for each text of -i, --lines or --jsonl; -o FILE.npy writes them"},
+    {"--pooling", "HOW", E, OPT_CHOICE, AT(pooling), .choices = pooling_names,
+     .help = "what is made of the last hidden states: "},
+    {"--no-normalize", NULL, E, OPT_FLAG, AT(no_normalize),
+     .help = "leave vectors as long as they are"},
+    {"--truncate", NULL, E, OPT_FLAG, AT(truncate),
+     .help = "cut texts that are longer than the context, which are an error otherwise"},
 
     {.help = "Chat"},
     {"--conversation --chat", NULL, L | C, OPT_MODE,
@@ -193,17 +209,17 @@ const Option option_table[] = {
     {"--quantize-type", "NAME=TYPE", Q, OPT_NAMES, AT(quantize_types),
      .count = AT(n_quantize_types),
      .help = "another type for some of them: attn_v=q8_0 or blk.3=f16; may be repeated"},
-    {"-o --output", "FILE", L | S | Q, OPT_PATH, AT(output), .writes = true,
+    {"-o --output", "FILE", L | S | E | Q, OPT_PATH, AT(output), .writes = true,
      .help = "file to write, of --quantize, --jsonl and --lines; - is standard output"},
 
     {.help = "Output"},
-    {"--json", NULL, G | C | T | I | R | P | B, OPT_FLAG, AT(json),
+    {"--json", NULL, G | E | C | T | I | R | P | B, OPT_FLAG, AT(json),
      .help = "print one JSON object: text, ids, why it ended, seed, times; or what the mode finds"},
     {"--logprobs", "K", G | L, OPT_INT, AT(logprobs), .max = 1000, .initial = -1,
      .help = "log-probabilities of every token and the K likeliest: in --json, or a line a token"},
     {"--logits", "FILE.npy", G, OPT_PATH, AT(logits), .choices = logits_endings, .writes = true,
      .help = "write the logits of every position that was run: (T, vocab) float32"},
-    {"-v --verbose", NULL, G | L | S | C | P | B | Q, OPT_FLAG, AT(verbose),
+    {"-v --verbose", NULL, G | L | S | E | C | P | B | Q, OPT_FLAG, AT(verbose),
      .help = "model, seed, speed and why the text ended, on standard error"},
 
     {.help = "Help"},
@@ -727,19 +743,20 @@ static int needs(Str flag, const Str *names, int n, Err *e)
     return err_set(e, EXIT_USAGE, "%.*s needs %s", (int)flag.len, flag.ptr, list);
 }
 
-/* The flags that choose one of `modes`: a form of input where it does, without the modes that take
- * one. */
+/* The flags that choose one of `modes`: a form of input where it does by itself, without the other
+ * modes that take one. */
 static int needs_mode(Str flag, unsigned modes, Err *e)
 {
     Str names[N_MODES];
-    unsigned with_input = 0;
+    unsigned taken = 0; // modes that take an input which is listed
     int n = 0;
     for (int i = 0; i < N_OPTIONS; i++) {
         const Option *o = &option_table[i];
-        with_input |= o->kind == OPT_INPUT ? o->modes : 0;
-        if ((o->kind == OPT_INPUT && o->modes & modes)
-            || (o->kind == OPT_MODE && o->modes & modes & ~with_input))
+        bool listed = chooses_mode(o) && modes & ~taken & 1u << own_mode(o);
+        if (listed)
             names[n++] = options_main_name(o);
+        if (listed && o->kind == OPT_INPUT)
+            taken |= o->modes & ~(1u << own_mode(o)); // the other form is listed too
     }
     return needs(flag, names, n, e);
 }

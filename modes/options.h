@@ -18,6 +18,7 @@ typedef enum {
     MODE_GENERATE,
     MODE_BATCH,
     MODE_SCORE,
+    MODE_EMBED,
     MODE_TOKENIZE,
     MODE_INFO,
     MODE_RENDER,
@@ -49,10 +50,12 @@ typedef struct {
     int samples;               // texts of one prompt
     bool chat;                 // prompts are what a user says, also with MODE_BATCH
     const char *system;        // text, with MODE_CHAT and MODE_BATCH
-    const char *jsonl, *lines; // file of prompts, with MODE_BATCH and MODE_SCORE
+    const char *jsonl, *lines; // file of texts, with MODE_BATCH, MODE_SCORE and MODE_EMBED
     int first_line;            // number of their first line
     int parallel;              // texts at once; 0: chosen from the machine
     bool unordered, timings, resume;
+    int pooling; // with MODE_EMBED: 0 for the model's own, else 1 + a Pooling
+    bool no_normalize, truncate;
     int n_predict; // -1: until an end token or a full context
     int seq_len;   // 0: chosen from the model and the prompt
     int n_threads; // 0: chosen from the machine

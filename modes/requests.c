@@ -24,7 +24,7 @@ bool requests_is_one_of(Str name, const char *const *names, size_t n)
 int requests_read_ids(const Requests *q, const JsonDoc *d, const JsonNode *list, const char *name,
                       TokenList *out, Err *e)
 {
-    int vocab = q->engine.model.decoder.config.vocab_size;
+    int vocab = model_stack(&q->engine.model)->config.vocab_size;
     int64_t id;
     if (list->type != JSON_LIST)
         return err_set(e, EXIT_USAGE, "%s: want a list of token ids", name);
@@ -108,13 +108,18 @@ static int take_line(Requests *q, Str line)
     return 0;
 }
 
+static int n_running(const Requests *q)
+{
+    return q->kind->pass ? q->n_running : q->texts.n_running;
+}
+
 /* Read the lines that are there, as far as they have room; wait for one when nothing runs. */
 static int read_lines(Requests *q)
 {
     Str line;
     int rc = 1;
     while (rc > 0 && q->n_open < WINDOW && !stop_signal && !q->lines.at_end) {
-        bool idle = !q->texts.n_running && !q->n_open;
+        bool idle = !n_running(q) && !q->n_open;
         rc = lines_next(&q->lines, idle, &line, q->e);
         if (rc > 0 && journal_line(&q->journal, q->lines.n, line) && take_line(q, line))
             return -1;
@@ -180,6 +185,17 @@ static int write_request(Requests *q, const Request *r)
     return rc;
 }
 
+static int put_request(Requests *q, const Request *r)
+{
+    char name[32];
+    q->n_done++;
+    if (!r->err.code)
+        return q->kind->put(q, r);
+    *q->e = r->err;
+    snprintf(name, sizeof name, "line %d", r->line);
+    return r->line ? err_prefix(q->e, name) : -1;
+}
+
 /* Write what is done: the first lines or, unordered, any. */
 static int write_done(Requests *q)
 {
@@ -193,7 +209,7 @@ static int write_done(Requests *q)
         }
         if (q->waiting == r)
             q->waiting = r->next;
-        if (write_request(q, r))
+        if (q->kind->put ? put_request(q, r) : write_request(q, r))
             return -1;
         *at = r->next;
         if (!*at)
@@ -210,7 +226,7 @@ static void show_progress(const Requests *q)
 {
     double seconds = clock_seconds() - q->begin, all = lines_expect(&q->lines);
     int n = q->n_done - q->journal.n_done; // in this run
-    fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s", q->n_done, q->texts.n_running,
+    fprintf(stderr, "\r%d lines done, %d under way, %.1f tokens/s", q->n_done, n_running(q),
             (double)q->n_tokens / seconds);
     if (all >= q->n_done && n) {
         int left = (int)fmin((all - q->n_done) * seconds / n, 1e6);
@@ -227,8 +243,8 @@ static void run_lines(void *context)
         q->rc = read_lines(q);
         if (!q->rc)
             admit(q);
-        if (!q->rc && q->texts.n_running && parallel_step(&q->texts, q->e))
-            q->rc = -1;
+        if (!q->rc && n_running(q))
+            q->rc = q->kind->pass ? q->kind->pass(q) : parallel_step(&q->texts, q->e);
         if (!q->rc)
             q->rc = write_done(q);
         if (q->progress)
@@ -261,6 +277,8 @@ static int prepare_output(Requests *q, uint64_t *seed)
     q->out_path = standard ? "standard output" : path;
     if (outputs_check(q->o, model, q->e))
         return -1;
+    if (q->kind->put)
+        return 0;
     if (standard || out_is_direct(path))
         return q->o->resume ? err_set(q->e, EXIT_USAGE,
                                       "--resume: -o: got a stream, want a file, which keeps the "
@@ -319,7 +337,7 @@ int requests_open(Requests *q, const Options *o, const RequestKind *kind, uint64
 {
     *q = (Requests){.o = o, .kind = kind, .e = e};
     q->end = &q->first;
-    q->lines.at_end = o->mode == MODE_GENERATE;
+    q->lines.at_end = !o->jsonl && !o->lines;
     if (o->jsonl && o->lines)
         return err_set(e, EXIT_USAGE, "--jsonl and --lines: got two inputs, want one");
     if (modes_open(&q->engine, o, true, e)
@@ -358,13 +376,17 @@ int requests_start(Requests *q, int seq_len, int max_logits)
     p.max_batch = o->batch > p.n_seqs ? o->batch : p.n_seqs;
     p.max_logits = !max_logits ? p.n_seqs : max_logits < p.max_batch ? max_logits : p.max_batch;
     modes_note_context(o, &q->engine.model.decoder.config, seq_len);
-    q->progress = isatty(STDERR_FILENO) && !(isatty(STDOUT_FILENO) && !o->output);
-    q->begin = clock_seconds();
     return session_init(&q->session, &q->engine.model.decoder, &p, q->e)
-                || parallel_init(&q->texts, &q->session, text_done, q, q->e)
-                || (q->journal.resumed && catch_up(q)) || open_output(q)
+                || parallel_init(&q->texts, &q->session, text_done, q, q->e) || requests_begin(q)
              ? -1
              : 0;
+}
+
+int requests_begin(Requests *q)
+{
+    q->progress = isatty(STDERR_FILENO) && !(isatty(STDOUT_FILENO) && !q->o->output);
+    q->begin = clock_seconds();
+    return (q->journal.resumed && catch_up(q)) || (!q->kind->put && open_output(q)) ? -1 : 0;
 }
 
 int requests_close(Requests *q, int rc)

@@ -49,8 +49,15 @@ typedef struct {
     bool (*start)(Requests *q, Request *r);
     void (*text_done)(Requests *q, ParallelText *text);
 
-    void (*write)(Requests *q, const Request *r, Json *j); // members of the result
-    void (*free)(Requests *q, Request *r);                 // its own; the struct stays
+    /* Run what start() let in, q->n_running texts. NULL: these are in the pool, whose step it is.
+     */
+    int (*pass)(Requests *q);
+
+    /* Put a line into an output of the mode's own, in its order; one with an error ends the run.
+     * NULL: it becomes a JSON object of -o or standard output, with the members of write(). */
+    int (*put)(Requests *q, const Request *r);
+    void (*write)(Requests *q, const Request *r, Json *j);
+    void (*free)(Requests *q, Request *r); // its own; the struct stays
 } RequestKind;
 
 struct Requests {
@@ -66,6 +73,7 @@ struct Requests {
     Request *first, **end; // in the order of the input
     Request *waiting;      // the first that waits
     int n_open;            // lines that are not written
+    int n_running;         // texts that pass() will run
     int n_done, n_failed;
     size_t n_tokens; // of texts that are done, without their prompts
     double begin;
@@ -83,6 +91,9 @@ int requests_open(Requests *q, const Options *o, const RequestKind *kind, uint64
 /* The session and the pool, and the output, for texts of at most seq_len tokens; max_logits: rows
  * of a pass with logits, 0 for one a text. 0, or -1 and an Err. */
 int requests_start(Requests *q, int seq_len, int max_logits);
+
+/* The same without session and pool, for a kind that has pass(). */
+int requests_begin(Requests *q);
 
 /* A new request for a line or a sample, with a copy of `json`; NULL when out of memory. */
 Request *requests_new(const Requests *q, int line, Str json);

@@ -56,6 +56,9 @@ GROUPS: Keys = {"expert_count": 4, "expert_used_count": 2, "expert_group_count":
 GROUPED = ("ffn_gate_inp.weight:4,4 ffn_gate_exps.weight:4,4,4 ffn_up_exps.weight:4,4,4 "
            "ffn_down_exps.weight:4,4,4 exp_probs_b.bias:4 -ffn_gate.weight -ffn_up.weight "
            "-ffn_down.weight")
+ENCODER = ("token_embd_norm.weight:4 token_embd_norm.bias:4 *attn_output_norm.weight:4 "
+           "*attn_output_norm.bias:4 *layer_output_norm.weight:4 *layer_output_norm.bias:4 "
+           "token_types.weight:2,4 -*attn_norm.weight -*ffn_norm.weight -output_norm.weight")
 PLAIN, ONE_NORM = "-*ffn_gate.weight", "-*ffn_norm.weight"
 
 # How the tensors of a family, with these keys, differ from llama's: NAME:SHAPE is there, -NAME is
@@ -166,6 +169,15 @@ FAMILIES: list[tuple[str, Keys, str]] = [
              "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0,
              "attention.clamp_kqv": 1.0},
      "*attn_q.weight:8,4 *attn_k.weight:4,4 *attn_v.weight:4,4 *attn_output.weight:4,8"),
+    ("bert", {"attention.causal": False, "pooling_type": 1},
+     f"{ENCODER} position_embd.weight:16,4 {QKV} {OUT} {FFN} {PLAIN}"),
+    ("nomic-bert", {}, ENCODER),
+    ("jina-bert-v2", {}, f"{ENCODER} *attn_q_norm.weight:4 *attn_q_norm.bias:4 *ffn_up.weight:8,4 "
+     f"{PLAIN}"),
+    ("modern-bert", {"attention.sliding_window": 4, "rope.freq_base_swa": 50.0},
+     "token_embd_norm.weight:4 -blk.0.attn_norm.weight *ffn_up.weight:8,4 -*ffn_gate.weight"),
+    ("gpt", {"attention.causal": False, "token_types": 3, "norm.plain_first": True},
+     "token_types.weight:3,4 -blk.0.attn_norm.weight"),
     ("gpt", {"rope.scaling.type": "longrope", "rope.scaling.original_context_length": 8,
              "rope.scaling.attn_factor": 1.1},
      "rope_factors_short.weight:1 rope_factors_long.weight:1"),
@@ -231,6 +243,12 @@ BYTE_LEVEL = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "gpt-2",
 SHORT = BYTE_LEVEL | {"tokenizer.ggml.tokens": ["<|bos|>", "<|end|>", "<mask>", "t", "h", "e", "th",
                                                 "the", "a", "aa", "aaaa", "1", "\u0120"],
                       "tokenizer.ggml.token_type": [3, 3, 4] + [1] * 10}
+PIECES = {"tokenizer.ggml.model": "bert",
+          "tokenizer.ggml.tokens": ["[UNK]", "[CLS]", "[SEP]", "\u2581the", "\u2581a", "he", "a",
+                                    "\u2581e", "\u2581<", "\u4e2d"],
+          "tokenizer.ggml.token_type": [3, 3, 3, 1, 1, 1, 1, 1, 1, 1],
+          "tokenizer.ggml.unknown_token_id": 0, "tokenizer.ggml.cls_token_id": 1,
+          "tokenizer.ggml.seperator_token_id": 2}
 TEXT = "<|bos|>the <mask> hehaaaaa 12\u00e9\u1100\u1161 <|end|>\n  a"
 PATTERNS = [[], [r"\p{N}{1,3}"], [r"(?i:'s|'t)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"],
             [r"(a+)+b", r"(?=a)(?>a*?)|[^a-c\d]{2,}+"], [r"^\b.$|\Ba\z", r"\u0061|\n|\A(?:x|y)*"]]
@@ -246,6 +264,9 @@ def tokenizers() -> Iterable[bytes]:
     out += [(SHORT | {"tokenizer.ggml.pre": rule}, TEXT)
             for rule in ("llama-bpe", "qwen2", "smollm", "tekken", "deepseek-llm", "gpt-4o")]
     out += [(SHORT | {"tokenizer.attnc.pre_patterns": p}, TEXT) for p in PATTERNS]
+    out += [(PIECES | keys, TEXT + " \u00e9\u4e2d\u0130 a\u0301" + "a" * 120)
+            for keys in ({}, {"tokenizer.ggml.normalizer.lowercase": False},
+                         {"tokenizer.ggml.normalizer.strip_accents": False})]
     nfc = {"tokenizer.attnc.normalizer": "nfc", "tokenizer.attnc.ignore_merges": True}
     out.append((SHORT | nfc, "e\u0301\u1100\u1161\u11a8a\u0316"))
     out += [(spm | {"tokenizer.attnc.space_prefix": way, "tokenizer.attnc.normalized_tokens": [1],

@@ -57,8 +57,8 @@ static inline int hostile_next(const char *path)
     return ok ? 1 : -1;
 }
 
-/* A prompt is encoded, run and continued by a few tokens. 0, or -1 and the Err that ./run would
- * show. */
+/* A prompt is encoded, run and, by a decoder, continued by a few tokens. 0, or -1 and the Err that
+ * ./run would show. */
 static inline int hostile_use(const Model *m, Err *e)
 {
     static const SamplerParams params = {.temp = 0.8f,
@@ -87,12 +87,16 @@ static inline int hostile_use(const Model *m, Err *e)
     p.max_batch = (int)ids.n;
     p.seq_len = (int)ids.n + GENERATED;
     if (!rc)
-        rc = session_init(&s, &m->decoder, &p, e)
-                  || sampler_init(&sampler, m->decoder.config.vocab_size, p.kernels, e)
+        rc = session_init(&s, model_stack(m), &p, e)
+                  || sampler_init(&sampler, model_stack(m)->config.vocab_size, p.kernels, e)
                ? -1
                : 0;
     decoder_init(&d, m->tokenizer, true, true);
-    for (int i = 0; i < GENERATED && !rc; i++) {
+    if (!rc && m->encoder.layers) {
+        rc = forward_span(&s, &(Span){.n = (int)ids.n, .tokens = ids.ids}, e) < 0 ? -1 : 0;
+        output_hidden(&s);
+    }
+    for (int i = 0; i < GENERATED && !rc && m->decoder.layers; i++) {
         Span rows = {.n = i ? 1 : (int)ids.n, .tokens = i ? ids.ids + ids.n - 1 : ids.ids};
         rc = forward_span(&s, &rows, e) < 0 ? -1 : 0;
         int id = rc ? -1 : sampler_pick(&sampler, &params, &random, ids.ids, ids.n, s.logits);

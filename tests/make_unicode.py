@@ -17,6 +17,7 @@ NAMES = ["Lu", "Ll", "Lt", "Lm", "Lo", "Mn", "Mc", "Me", "Nd", "Nl", "No", "Pc",
          "Pi", "Pf", "Po", "Sm", "Sc", "Sk", "So", "Zs", "Zl", "Zp", "Cc", "Cw", "Cf", "Cs", "Co",
          "Cn"]
 WORD = 32  # added for what [\w] matches; Oniguruma's \w alone matches a little more
+BERT = 64  # times: 1 for what BERT's normaliser drops, 2 for its accents, 3 for its punctuation
 ALL = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
 TEXT = "".join(map(chr, ALL))
 BLOCK = 128
@@ -47,7 +48,38 @@ def categories():
     assert space == {c for c in ALL if NAMES[cat[c]] in ("Zs", "Zl", "Zp", "Cw")}
     for c in members(r"[\w]"):
         cat[c] |= WORD
+    for c, kind in bert_classes().items():
+        cat[c] += BERT * kind
     return cat
+
+
+def bert_normalizer(**wanted):
+    off = dict.fromkeys(("clean_text", "handle_chinese_chars", "strip_accents", "lowercase"), False)
+    return normalizers.BertNormalizer(**off | wanted).normalize_str
+
+
+def bert_classes():
+    clean, strip = bert_normalizer(clean_text=True), bert_normalizer(strip_accents=True)
+    split, out = pre_tokenizers.BertPreTokenizer().pre_tokenize_str, {}
+    for c in ALL:
+        if not clean(chr(c)):
+            out[c] = 1
+        elif strip("a" + chr(c)) == "a":
+            out[c] = 2
+        elif len(split(f"a{chr(c)}b")) == 3:
+            out[c] = 3
+    # What wordpiece.c takes for white space; fails if an update of tokenizers changes it.
+    space = {c for c in ALL if clean(chr(c)) == " "}
+    assert space == members(r"[\p{Zs}\p{Zl}\p{Zp}\t\n\r]")
+    return out
+
+
+def newer_lower():
+    """Runs of what tokenizers brings to lower case and this Python, which is older, does not."""
+    lower = bert_normalizer(lowercase=True)
+    new = {c: lower(chr(c)) for c in ALL if lower(chr(c)) != chr(c).lower()}
+    assert all(chr(c).lower() == chr(c) and len(to) == 1 for c, to in new.items())
+    return case_runs({c: ord(to) for c, to in new.items()})
 
 
 def nfc_data():
@@ -143,7 +175,8 @@ def main():
           f"{tokenizers.__version__}; do not edit.\n"
           " *\n"
           " * unicode_category: the general category of a code point, numbered as in pattern.c, +\n"
-          " * 32 for a word character (Unicode 16.0).\n"
+          " * 32 for a word character (Unicode 16.0), + 64 times what BERT's normaliser, which\n"
+          " * knows Unicode 8.0, takes it for: 1 to be dropped, 2 an accent, 3 punctuation.\n"
           " * unicode_ccc: its canonical combining class, or 255 for a starter that NFC may\n"
           " * change or join to the one before it.\n"
           " * unicode_pairs: {code point, first, second or 0, composes} sorted by code point\n"
@@ -153,7 +186,8 @@ def main():
           " * unicode_cases: {first, last, step, difference} of the code points that upper, lower\n"
           " * and title case change, title case where it is not upper case; unicode_case_starts:\n"
           " * where each of the three begins; unicode_case_special: {case, code point, up to\n"
-          f" * 3 characters}} (Unicode {unicodedata.unidata_version}).\n"
+          f" * 3 characters}} (Unicode {unicodedata.unidata_version}); unicode_newer_lower: rows\n"
+          " * for the lower case of characters that are newer.\n"
           " * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
@@ -168,6 +202,7 @@ def main():
     starts = [sum(map(len, runs[:i])) for i in range(4)]
     array("uint16_t", "unicode_case_starts", starts)
     table("uint32_t", "unicode_case_special", special)
+    table("int32_t", "unicode_newer_lower", newer_lower())
 
 
 if __name__ == "__main__":

@@ -279,7 +279,7 @@ def test_viewer_codes(tmp_path: Path) -> None:
     codes = np.round(255 * np.sqrt(w[0].astype(float)))
     for floor in (1, 40):
         want = np.where(codes >= floor, (codes / 255) ** 2, 0)
-        assert np.abs(attn.decode(encode_map(w[0], queries.tolist(), floor), queries, 400)
+        assert np.abs(attn.decode(encode_map(w[0], queries.tolist(), floor), queries + 1, 400)
                       - want).max() < 1e-7
     m = sample()
     got = attn.load(written(m, tmp_path, ".html", floor=40))
@@ -288,7 +288,7 @@ def test_viewer_codes(tmp_path: Path) -> None:
     for bad in (b"\xff\0", b"\xff\xff\0\0\x01", b"\xff\0\x80", b"\xff\0\x03\xff",
                 b"\xff\0\0\xff\xff", b"\xff\xff", b"\xff\xff\xff\xff", b"", b"\0\x03"):
         with pytest.raises(ValueError):
-            attn.decode(bad, np.arange(2), 2)
+            attn.decode(bad, np.arange(1, 3), 2)
 
 
 def test_save(tmp_path: Path) -> None:

@@ -916,6 +916,7 @@ def test_an_ignored_signal_stays_ignored(run_bin: Path, long_model: Path) -> Non
 # ---- modes and flags -----------------------------------------------------------------------------
 
 MODES = {"g": [], "l": ["--lines", "short"], "s": ["--score", "--lines", "short"],
+         "e": ["--embed", "--lines", "short"],
          "c": ["--chat", "--chat-template", "form"],
          "r": ["--render", "--messages", "talk", "--chat-template", "form"],
          "t": ["--tokenize"], "n": ["--info"],
@@ -923,41 +924,44 @@ MODES = {"g": [], "l": ["--lines", "short"], "s": ["--score", "--lines", "short"
          "b": ["--bench", "--pp", "2", "--tg", "1", "--runs", "1"],
          "q": ["--quantize", "f16", "-o", "out"]}
 TAKES = {  # flag: the modes that take it, and a value
-         "-i": ("gct", "the"), "-f": ("gct", "text"), "--keep-newline": ("gct", None),
-         "-e": ("gclt", None), "--special": ("gclt", None),
-         "--special-files": ("glstp", None), "--no-bos": ("glstp", None),
+         "-i": ("gcte", "the"), "-f": ("gcte", "text"), "--keep-newline": ("gcte", None),
+         "-e": ("gclte", None), "--special": ("gclte", None),
+         "--special-files": ("glstpe", None), "--no-bos": ("glstpe", None),
          "-n": ("gcl", "2"), "--stop": ("gcl", "x"), "--ignore-eos": ("gcl", None),
          "--echo": ("gl", None), "--save-session": ("g", "s.kv"), "--load-session": ("g", "l.kv"),
          "--temp": ("gcl", "1"), "--top-k": ("gcl", "3"), "--top-p": ("gcl", "0.5"),
          "--min-p": ("gcl", "0.1"), "--repeat-penalty": ("gcl", "1.5"),
          "--presence-penalty": ("gcl", "1"), "--frequency-penalty": ("gcl", "1"),
          "--repeat-last-n": ("gcl", "3"), "--logit-bias": ("gcl", "5+1"), "-s": ("gcl", "1"),
-         "-c": ("gclsp", "64"), "-b": ("gclspb", "3"), "-t": ("gclspbq", "1"),
-         "--kv": ("gclspb", "f32"),
-         "--exact": ("gclspb", None),
-         "--dump-attn": ("g", "a.csv"), "--attn-stats": ("g", "b.csv"), "--attn-layers": ("g", "0"),
+         "-c": ("gclspe", "64"), "-b": ("gclspbe", "3"), "-t": ("gclspbqe", "1"),
+         "--kv": ("gclspbe", "f32"),
+         "--exact": ("gclspbe", None),
+         "--dump-attn": ("ge", "a.csv"), "--attn-stats": ("ge", "b.csv"),
+         "--attn-layers": ("ge", "0"),
          "--dump-routing": ("g", "r.csv"),
-         "--attn-heads": ("g", "0"), "--attn-queries": ("g", "all"),
-         "--attn-reduce": ("g", "mean"), "--attn-dtype": ("g", "f16"), "--attn-top": ("g", "3"),
+         "--attn-heads": ("ge", "0"), "--attn-queries": ("ge", "all"),
+         "--attn-reduce": ("ge", "mean"), "--attn-dtype": ("ge", "f16"), "--attn-top": ("ge", "3"),
          "--tokenize": ("t", None), "--perplexity": ("p", "text"), "--bench": ("b", None),
          "--quantize": ("q", "f16"),
          "--pp": ("b", "3"), "--tg": ("b", "2"), "--depth": ("b", "1"), "--runs": ("b", "2"),
-         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lsq", "out"),
-         "--json": ("gctnrpb", None), "--info": ("n", None),
+         "--quantize-type": ("q", "attn_v=f32"), "-o": ("lsqe", "out"),
+         "--json": ("gctnrpbe", None), "--info": ("n", None),
          "--logprobs": ("gl", "2"), "--samples": ("g", "1"),
-         "--jsonl": ("ls", "lines"), "--lines": ("ls", "short"), "--score": ("s", None),
-         "--first-line": ("ls", "7"), "--parallel": ("ls", "2"), "--unordered": ("ls", None),
-         "--timings": ("l", None), "--resume": ("ls", None),
+         "--jsonl": ("lse", "lines"), "--lines": ("lse", "short"), "--score": ("s", None),
+         "--embed": ("e", None), "--pooling": ("e", "mean"), "--no-normalize": ("e", None),
+         "--truncate": ("e", None),
+         "--first-line": ("lse", "7"), "--parallel": ("ls", "2"), "--unordered": ("lse", None),
+         "--timings": ("l", None), "--resume": ("lse", None),
          "--grammar": ("gcl", 'root ::= "x"'), "--grammar-file": ("gcl", "gbnf"),
          "--json-schema": ("gcl", "{}"), "--json-schema-file": ("gcl", "schema"),
          "--chat": ("cl", None), "--system": ("cls", "x"),
          "--render": ("r", None), "--messages": ("rc", "talk"), "--tools": ("rcls", "tools"),
          "--chat-template": ("rcls", "form"), "--chat-template-kwargs": ("rcls", "{}"),
          "--no-generation-prompt": ("r", None),
-         "--logits": ("g", "c.npy"), "-v": ("gclspbq", None),
+         "--logits": ("g", "c.npy"), "-v": ("gclspbqe", None),
          }
-CHOOSE = ("--score", "--chat", "--render", "--tokenize", "--info", "--perplexity", "--bench",
-          "--quantize")
+CHOOSE = ("--score", "--embed", "--chat", "--render", "--tokenize", "--info", "--perplexity",
+          "--bench", "--quantize")
 CHAT = ("--chat", "--system", "--tools", "--chat-template", "--chat-template-kwargs")
 INPUTS = ("--jsonl", "--lines")  # forms of input: they choose a mode only alone
 ALONE = ["--help", "--version", "--man", "--completion=bash"]  # they need no model
@@ -990,19 +994,23 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
         modes, value = TAKES[key]
         assert bool(arg) == (value is not None), names
         for mode, base in MODES.items():
-            if (key in base or (mode in "lsc" and key in INPUTS)
+            if (key in base or (mode in "lsce" and key in INPUTS)
                     or (mode == "g" and key == "--chat")):  # it takes what generation does
                 continue
             more = ["-i", "the"] if mode in "gtc" and key not in ("-i", "-f") else []
             more += ["-n", "1"] if mode in "glc" and key != "-n" else []
             more += ["--dump-attn", "d.csv", "--dump-attn",
-                     "d.npz"] if mode == "g" and key.startswith("--attn") else []
+                     "d.npz"] if mode in "ge" and key.startswith("--attn") else []
+            if mode == "e" and ("--attn" in key or key == "--dump-attn"):  # maps are of one text
+                base, more = base[:1], [*more, "-i", "the"]
             if mode == "s" and key in CHAT:  # these are for messages
                 base = [base[0], "--jsonl", "lines"]
             if mode == "l" and key in CHAT:  # with --lines these need --chat, and that a template
                 more += ["--chat"] if key != "--chat" else []
                 more += ["--chat-template", "form"] if key != "--chat-template" else []
-            more += ["-o", f"again.{mode}"] if mode in "ls" and key == "--resume" else []
+            more += ["-o", f"again.{mode}"] if mode in "lse" and key == "--resume" else []
+            if mode == "e" and key == "--resume":  # numbers alone do not say how far they are
+                base = [base[0], "--jsonl", "lines"]
             for name in names if mode != "b" or mode not in modes else [key]:
                 model = "experts" if key == "--dump-routing" else tiny_model
                 args = [model, *base, *more, name, *([value] if arg else [])]
@@ -1014,6 +1022,7 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
                 line = error_of(run_bin, *args, code=2)
                 if mode == "g":
                     owners = ["--jsonl", "--lines"] if "l" in modes else []
+                    owners += ["--embed"] if modes == "e" else []
                     owners += [MODES[m][0] for m in "crtnpbq" if m in modes]
                     assert (key in CHOOSE + INPUTS or line
                             == f"{name} needs {' or '.join(', '.join(owners).rsplit(', ', 1))}")
@@ -1026,7 +1035,9 @@ def test_every_mode_and_flag(run_bin: Path, tiny_model: Path, tmp_path: Path,
     assert {p.name for p in tmp_path.iterdir()} == {
         "text", "short", "lines", "talk", "tools", "form", "gbnf", "schema", "experts", "out",
         "out.run", "r.csv",
-        "again.l", "again.l.run", "again.s", "again.s.run", "a.csv", "b.csv", "c.npy", "d.csv",
+        "again.l", "again.l.run", "again.s", "again.s.run", "again.e", "again.e.run", "a.csv",
+        "b.csv",
+        "c.npy", "d.csv",
         "d.npz", "s.kv", "l.kv"}
 
 
@@ -1053,7 +1064,7 @@ def test_two_modes(run_bin: Path) -> None:
         want = f"{a[0]} and {b[0]} are two modes, choose one"
         assert error_of(run_bin, "M", *a, *b, code=2) == want
     for a, b in itertools.product(modes, INPUTS):  # two of these have an input
-        takes = a[0] in ("--score", "--chat")
+        takes = a[0] in ("--score", "--embed", "--chat")
         line = error_of(run_bin, "M", *a, b, "missing", code=1 if takes else 2)
         assert takes or line in [f"{a[0]} does not take {b}", f"{a[0]} needs -o"]
         assert error_of(run_bin, "M", b, "missing", *a, code=1 if takes else 2) == line
@@ -1069,7 +1080,7 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     rows = re.findall(r"^  (?:-\S+, )*(-[\w-]+)(?: [A-Z]\S*)? +\S.* \((-?[a-z0-9.]+)\)$",
                       text_of(run_bin, "--help").decode(), re.M)
     shown = dict(rows)
-    assert len(shown) == len(rows) == 21
+    assert len(shown) == len(rows) == 22
     assert {"--kv": "f16", "--predict": "-1", "--pp": "512", "--runs": "5", "--attn-reduce": "none",
             # llama.cpp's (common/common.h, common_params_sampling)
             "--temp": "0.8", "--top-k": "40", "--top-p": "0.95", "--min-p": "0.05",
@@ -1080,7 +1091,7 @@ def test_defaults_stand_in_the_help(run_bin: Path, long_model: Path, tmp_path: P
     want = text_of(*args), Path("a.jsonl").read_bytes()
     of_bench = ("--pp", "--tg", "--depth", "--runs")
     for flag, value in shown.items():
-        if flag not in (*of_bench, "--perplexity", "--first-line"):
+        if flag not in (*of_bench, "--perplexity", "--first-line", "--pooling"):
             assert (text_of(*args, flag, value), Path("a.jsonl").read_bytes()) == want, flag
     lines = [run_bin, long_model, "--lines", "text", "-s", "3", "-n", "3"]
     want_lines = text_of(*lines)

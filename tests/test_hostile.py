@@ -207,6 +207,8 @@ GEMMA4, GEMMA4_EXPERTS = (model(*f) for f in FAMILIES if f[0] == "gemma4")
 GPT_OSS = model(*next(f for f in FAMILIES if f[0] == "gpt-oss"))
 LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
 LFM2_MOE = model(*next(f for f in FAMILIES if f[0] == "lfm2moe"))
+BERT, MODERN = (model(*next(f for f in FAMILIES if f[0] == name))
+                for name in ("bert", "modern-bert"))
 TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
 DEEPSEEK, OLD_DEEPSEEK = (model(*f) for f in FAMILIES if f[0] == "deepseek2")
 LATENT = model(*next(f for f in FAMILIES if f[0] == "gpt" and "attention.kv_lora_rank" in f[1]))
@@ -610,6 +612,28 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                           "_shexp.weight: the architecture deepseek2 has no place for it"),
     "gate function 4": (latent("expert_gating_func", U32, 4),
                         "expert_gating_func: got 4, want 1 (softmax) or 2 (sigmoid)"),
+    # encoders
+    "pooling 4": (BERT.copy().set("bert.pooling_type", U32, 4),
+                  "key bert.pooling_type: got 4 (rank), want 0 to 3"),
+    "pooling 5": (BERT.copy().set("bert.pooling_type", U32, 5), "pooling_type: got 5, want 0 to 4"),
+    "causal bert": (BERT.copy().set("bert.attention.causal", BOOL, True),
+                    "key bert.attention.causal: got true, want false"),
+    "causal as a number": (BERT.copy().set("bert.attention.causal", U32, 0),
+                           "bert.attention.causal: got a value of type 4"),
+    "token types of another width": (BERT.copy().tensor("token_types.weight", 2, 3),
+                                     "token_types.weight: got shape (2, 3), want (2, 4)"),
+    "token types in three dimensions": (BERT.copy().tensor("token_types.weight", 2, 1, 4),
+                                        "tensor token_types.weight: got shape (2, 1, 4)"),
+    "no norm after attention": (BERT.copy().drop("blk.1.attn_output_norm.weight"),
+                                "tensor blk.1.post_attention_norm.weight: missing"),
+    "a norm under two names": (BERT.copy().tensor("blk.1.post_attention_norm.weight", 4),
+                               "tensor blk.1.post_attention_norm.bias: missing, want shape (4)"),
+    "positions of another number": (BERT.copy().tensor("position_embd.weight", 15, 4),
+                                    "position_embd.weight: got shape (15, 4), want (16, 4)"),
+    "no norm in layer 1": (MODERN.copy().drop("blk.1.attn_norm.weight"),
+                           "tensor blk.1.attn_norm.weight: missing"),
+    "a recurrent encoder": (LFM2.copy().set("lfm2.attention.causal", BOOL, False),
+                            "layer 0: got a recurrent layer, want attention in an encoder"),
     # recurrent layers
     "no taps": (LFM2.copy().drop(TAPS), "key lfm2.shortconv.l_cache: missing, want an integer"),
     "1 tap": (LFM2.copy().set(TAPS, U32, 1), "shortconv.l_cache: got 1, want 2 to 256"),
@@ -651,8 +675,8 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                             "blk.0.ffn_down.weight: missing, want shape (4, 4)"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
-    "a tokenizer of bert": (key("tokenizer.ggml.model", STR, "bert"),
-                            'tokenizer.ggml.model: got "bert" (WordPiece)'),
+    "a tokenizer of rwkv": (key("tokenizer.ggml.model", STR, "rwkv"),
+                            'tokenizer.ggml.model: got "rwkv" (RWKV)'),
     "no tokens": (SMALLEST.copy().drop(TOKENS), "tokenizer.ggml.tokens: missing"),
     "zero tokens": (SMALLEST.copy().array(TOKENS, STR, []), "tokenizer.ggml.tokens: got 0 items"),
     "tokens as numbers": (SMALLEST.copy().array(TOKENS, U32, [1] * 7),

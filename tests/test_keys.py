@@ -157,7 +157,7 @@ def test_granite_without_rope(rope: bool, run_bin: Path, tok: dict, tmp_path: Pa
 
 
 @pytest.mark.parametrize(
-    "key, kind, v", [("attention.causal", BOOL, False), ("rope.dimension_count_swa", U32, 3),
+    "key, kind, v", [("pooling_type", U32, 4), ("rope.dimension_count_swa", U32, 3),
                      ("attention.key_length_swa", U32, 0), ("attention.shared_kv_layers", U32, 99),
                      ("expert_count", U32, 2**31), ("nextn_predict_layers", U32, 1)])
 def test_refused(key: str, kind: int, v: object, run_bin: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-/* nfc.c - Unicode normal form C. Contracts are in nfc.h. */
+/* nfc.c - Unicode normal forms C and D. Contracts are in nfc.h. */
 #include "text/nfc.h"
 
 #include <stdlib.h>
@@ -38,6 +38,11 @@ typedef struct {
     uint32_t *cp;
     size_t n, cap;
 } Points;
+
+static int no_memory(Err *e)
+{
+    return err_set(e, EXIT_MEMORY, "out of memory while normalising the text");
+}
 
 static bool points_add(Points *p, uint32_t cp)
 {
@@ -135,8 +140,9 @@ static void compose_all(Points *p)
     p->n = n;
 }
 
-/* Bring one stretch of a text to normal form C. */
-static bool add_stretch(const char *text, size_t len, Points *points, Points *scratch, Buf *out)
+/* Bring one stretch of a text to normal form C, or without `composed` to D. */
+static bool add_stretch(const char *text, size_t len, bool composed, Points *points,
+                        Points *scratch, Buf *out)
 {
     const char *end = text + len;
     uint32_t cp;
@@ -154,7 +160,8 @@ static bool add_stretch(const char *text, size_t len, Points *points, Points *sc
             j++;
         sort_marks(points->cp + i, j - i, scratch->cp);
     }
-    compose_all(points);
+    if (composed)
+        compose_all(points);
     for (size_t i = 0; i < points->n; i++) {
         char c[4] = {(char)(points->cp[i] & 0xff)};
         buf_add(out, c, points->cp[i] & UTF8_INVALID ? 1 : utf8_encode(points->cp[i], c));
@@ -183,7 +190,7 @@ int nfc(const char *text, size_t len, Buf *out, Err *e)
             n = p < end ? utf8_decode(p, end, &cp) : 0;
         } while (n && ccc_or_attention(cp));
         buf_add(out, from, (size_t)(starter - from));
-        ok = add_stretch(starter, (size_t)(p - starter), &points, &scratch, out);
+        ok = add_stretch(starter, (size_t)(p - starter), true, &points, &scratch, out);
         from = starter = p;
         changed = true;
     }
@@ -192,5 +199,25 @@ int nfc(const char *text, size_t len, Buf *out, Err *e)
     ok = ok && !out->failed;
     free(points.cp);
     free(scratch.cp);
-    return !ok ? err_set(e, EXIT_MEMORY, "out of memory while normalising the text") : changed;
+    return !ok ? no_memory(e) : changed;
+}
+
+/* ASCII characters do not change, nor does what stands on one side of them move to the other. */
+int nfd(const char *text, size_t len, Buf *out, Err *e)
+{
+    Points points = {0}, scratch = {0};
+    bool ok = true;
+    for (size_t i = 0, to; i < len && ok; i = to) {
+        bool ascii = (unsigned char)text[i] < 0x80;
+        for (to = i; to < len && ((unsigned char)text[to] < 0x80) == ascii;)
+            to++;
+        if (ascii)
+            buf_add(out, text + i, to - i);
+        else
+            ok = add_stretch(text + i, to - i, false, &points, &scratch, out);
+    }
+    ok = ok && !out->failed;
+    free(points.cp);
+    free(scratch.cp);
+    return ok ? 0 : no_memory(e);
 }

@@ -22,7 +22,7 @@
 static const char categories[] =
     "Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cw Cf Cs Co Cn ";
 enum { CAT_BITS = 31, CAT_CS = 28, CAT_CN = 30 };
-enum { CAT_WORD = 32 }; // flag beside the number: \w matches it
+enum { CAT_WORD = 32, CAT_ALL = 63 }; // flag beside the number: \w matches it
 
 /* Category number, with CAT_WORD. */
 static uint8_t category(uint32_t cp)
@@ -32,7 +32,8 @@ static uint8_t category(uint32_t cp)
     if (cp > 0x10ffff)
         return CAT_CN;
     return unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK] * UNICODE_BLOCK
-                                 + cp % UNICODE_BLOCK];
+                                 + cp % UNICODE_BLOCK]
+         & CAT_ALL;
 }
 
 /* Superscripts and fractions of Latin-1. */

@@ -175,7 +175,7 @@ int pieces_init(Pieces *x, const Vocab *v, Err *e)
     *x = (Pieces){.vocab = v};
     memcpy(&x->seed, &now, sizeof x->seed);
     x->seed = (x->seed ^ (uintptr_t)x) * HASH_MIX;
-    if (build_slots(x, e) || (!v->by_score && build_merges(x, e)))
+    if (build_slots(x, e) || (!v->by_score && !v->wordpiece && build_merges(x, e)))
         return -1;
     for (int b = 0; b < 256; b++)
         x->bytes[b] = byte_token(x, b);

@@ -5,15 +5,19 @@
 #include "text/unicode_tables.h"
 
 /* General categories by their number in unicode_category. */
-enum { LU, LL, LT, LM, LO, ND = 8, ZS = 22, ZL, ZP, CC, CW, CATEGORY_BITS = 31 };
+enum { LU, LL, LT, LM, LO, ND = 8, ZS = 22, ZL, ZP, CC, CW, CATEGORY_BITS = 31, BERT_UNIT = 64 };
 
-static int category(uint32_t cp)
+static int table_entry(uint32_t cp)
 {
     return cp > 0x10ffff
              ? 28 // Cs
              : unicode_category_data[unicode_category_index[cp / UNICODE_BLOCK] * UNICODE_BLOCK
-                                     + cp % UNICODE_BLOCK]
-                   & CATEGORY_BITS;
+                                     + cp % UNICODE_BLOCK];
+}
+
+static int category(uint32_t cp)
+{
+    return table_entry(cp) & CATEGORY_BITS;
 }
 
 bool unicode_space(uint32_t cp)
@@ -49,7 +53,19 @@ bool unicode_lower_is(uint32_t cp)
     return category(cp) == LL;
 }
 
-/* False: that case has no row for it. */
+/* False: none of the rows is for it. */
+static bool mapped(uint32_t cp, const int32_t rows[][4], int n, uint32_t *out)
+{
+    for (int i = 0; i < n; i++) {
+        const int32_t *row = rows[i], c = (int32_t)cp;
+        if (c >= row[0] && c <= row[1] && (c - row[0]) % row[2] == 0) {
+            *out = (uint32_t)(c + row[3]);
+            return true;
+        }
+    }
+    return false;
+}
+
 static bool changed(uint32_t cp, LetterCase to, uint32_t out[3], int *n)
 {
     enum { N_SPECIAL = sizeof unicode_case_special / sizeof *unicode_case_special };
@@ -61,16 +77,9 @@ static bool changed(uint32_t cp, LetterCase to, uint32_t out[3], int *n)
             out[*n] = row[2 + *n];
         return true;
     }
-    for (int i = unicode_case_starts[to]; i < unicode_case_starts[to + 1]; i++) {
-        const int32_t *row = unicode_cases[i];
-        if ((int32_t)cp >= row[0] && (int32_t)cp <= row[1]
-            && ((int32_t)cp - row[0]) % row[2] == 0) {
-            out[0] = (uint32_t)((int32_t)cp + row[3]);
-            *n = 1;
-            return true;
-        }
-    }
-    return false;
+    *n = 1;
+    return mapped(cp, unicode_cases + unicode_case_starts[to],
+                  unicode_case_starts[to + 1] - unicode_case_starts[to], out);
 }
 
 int unicode_case(uint32_t cp, LetterCase to, uint32_t out[3])
@@ -84,4 +93,21 @@ int unicode_case(uint32_t cp, LetterCase to, uint32_t out[3])
         changed(cp, CASE_UPPER, out, &n);
     }
     return n;
+}
+
+BertClass unicode_bert(uint32_t cp)
+{
+    return (BertClass)(table_entry(cp) / BERT_UNIT);
+}
+
+bool unicode_bert_space(uint32_t cp)
+{
+    int c = category(cp);
+    return cp == ' ' || cp == '\t' || cp == '\n' || cp == '\r' || (c >= ZS && c <= ZP);
+}
+
+int unicode_bert_lower(uint32_t cp, uint32_t out[3])
+{
+    enum { N_NEWER = sizeof unicode_newer_lower / sizeof *unicode_newer_lower };
+    return mapped(cp, unicode_newer_lower, N_NEWER, out) ? 1 : unicode_case(cp, CASE_LOWER, out);
 }

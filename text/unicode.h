@@ -17,4 +17,12 @@ typedef enum { CASE_UPPER, CASE_LOWER, CASE_TITLE } LetterCase;
 /* The character in that case: how many characters it becomes, 1 to 3, in `out`. */
 int unicode_case(uint32_t cp, LetterCase to, uint32_t out[3]);
 
+/* What BERT's normaliser takes a character for. */
+typedef enum { BERT_PLAIN, BERT_DROPPED, BERT_ACCENT, BERT_PUNCTUATION } BertClass;
+BertClass unicode_bert(uint32_t cp);
+bool unicode_bert_space(uint32_t cp);
+
+/* unicode_case() to lower case, of all characters that Hugging Face's tokenizers knows. */
+int unicode_bert_lower(uint32_t cp, uint32_t out[3]);
+
 #endif

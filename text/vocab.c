@@ -84,14 +84,14 @@ static int mark_ids(const Vocab *v, const Gguf *g, const char *name, uint8_t **o
 static const struct {
     const char *name, *refused;
     bool pretokenized; // the flags are the pre-tokenizer's
-    bool by_score;
+    bool by_score, wordpiece;
     unsigned flags; // of PRE_
 } models[] = {
     {.name = "gpt2", .pretokenized = true},
     {.name = "llama", .by_score = true, .flags = PRE_ESCAPE | PRE_BOS},
     {.name = "gemma4", .flags = PRE_ESCAPE | PRE_BOS},
     {.name = "t5", .refused = "Unigram"},
-    {.name = "bert", .refused = "WordPiece"},
+    {.name = "bert", .wordpiece = true, .flags = PRE_ESCAPE | PRE_BOS},
     {.name = "rwkv", .refused = "RWKV"},
     {.name = "plamo2", .refused = "PLaMo 2"},
     {.name = "none", .refused = "no tokenizer"},
@@ -258,18 +258,21 @@ static int open_model(Vocab *v, const Gguf *g, const char *default_pre, unsigned
     char shown[80];
     int rc = gguf_str(g, "tokenizer.ggml.model", &model, e);
     if (rc <= 0)
-        return rc < 0 ? -1
-                      : err_set(e, EXIT_MODEL,
-                                "key tokenizer.ggml.model: missing, want gpt2, llama or gemma4");
+        return rc < 0
+                 ? -1
+                 : err_set(e, EXIT_MODEL,
+                           "key tokenizer.ggml.model: missing, want gpt2, llama, gemma4 or bert");
     size_t i = 0;
     while (i < COUNT(models) && !str_eq(model, models[i].name))
         i++;
     if (i == COUNT(models) || models[i].refused)
         return err_set(e, EXIT_MODEL,
-                       "key tokenizer.ggml.model: got \"%s\" (%s), want gpt2, llama or gemma4",
+                       "key tokenizer.ggml.model: got \"%s\" (%s), "
+                       "want gpt2, llama, gemma4 or bert",
                        str_escape(model, shown, sizeof shown),
                        i == COUNT(models) ? "unknown to us" : models[i].refused);
     v->by_score = models[i].by_score;
+    v->wordpiece = models[i].wordpiece;
     *flags = models[i].flags;
     if (models[i].pretokenized && open_pretokenizer(v, g, default_pre, flags, e))
         return -1;
@@ -307,7 +310,7 @@ static int open_lists(Vocab *v, const Gguf *g, const char *default_pre, unsigned
         return err_set(e, EXIT_MODEL,
                        "key tokenizer.ggml.scores: missing, want one for each of the %d tokens",
                        v->n);
-    if (!v->by_score && !v->merges)
+    if (!v->by_score && !v->wordpiece && !v->merges)
         return err_set(e, EXIT_MODEL, "key tokenizer.ggml.merges: missing, want the merge list");
     if (map && map->n > 0)
         return err_set(e, EXIT_MODEL,
@@ -316,10 +319,34 @@ static int open_lists(Vocab *v, const Gguf *g, const char *default_pre, unsigned
     return 0;
 }
 
-/* SentencePiece's own id for a special token, unless the types say that it is a plain one. */
+/* The id that a special token has where no key says it, unless the types say that it is a plain
+ * one. */
 static int usual_id(const Vocab *v, int id, TokenType type)
 {
-    return v->by_score && id < v->n && (!v->types || vocab_type(v, id) == type) ? id : -1;
+    return id < v->n && (!v->types || vocab_type(v, id) == type) ? id : -1;
+}
+
+/* SentencePiece's own ids, or those of BERT's vocabularies, whose keys have names of their own. */
+static int open_special(Vocab *v, const Gguf *g, Err *e)
+{
+    if (v->by_score) {
+        v->bos = usual_id(v, 1, TOKEN_CONTROL);
+        v->eos = usual_id(v, 2, TOKEN_CONTROL);
+        v->unknown = usual_id(v, 0, TOKEN_UNKNOWN);
+    }
+    if (v->wordpiece) {
+        v->unknown = usual_id(v, 100, v->types ? vocab_type(v, 100) : TOKEN_UNKNOWN);
+        v->bos = usual_id(v, 101, TOKEN_CONTROL);
+        v->eos = usual_id(v, 102, TOKEN_CONTROL);
+    }
+    return id_key(v, g, "tokenizer.ggml.bos_token_id", &v->bos, e)
+                || id_key(v, g, "tokenizer.ggml.eos_token_id", &v->eos, e)
+                || id_key(v, g, "tokenizer.ggml.unknown_token_id", &v->unknown, e)
+                || (v->wordpiece
+                    && (id_key(v, g, "tokenizer.ggml.cls_token_id", &v->bos, e)
+                        || id_key(v, g, "tokenizer.ggml.seperator_token_id", &v->eos, e)))
+             ? -1
+             : 0;
 }
 
 int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *e)
@@ -331,13 +358,17 @@ int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *
     v->nfc = flags & PRE_NFC;
     v->ignore_merges = flags & PRE_IGNORE_MERGES;
     v->adds_bos = flags & PRE_BOS;
-    v->space_prefix = v->by_score;
-    v->bos = usual_id(v, 1, TOKEN_CONTROL);
-    v->eos = usual_id(v, 2, TOKEN_CONTROL);
-    v->unknown = usual_id(v, 0, TOKEN_UNKNOWN);
-    if (id_key(v, g, "tokenizer.ggml.bos_token_id", &v->bos, e)
-        || id_key(v, g, "tokenizer.ggml.eos_token_id", &v->eos, e)
-        || id_key(v, g, "tokenizer.ggml.unknown_token_id", &v->unknown, e)
+    v->space_prefix = v->by_score || v->wordpiece;
+    v->lowercase = v->wordpiece;
+    v->adds_eos = v->wordpiece;
+    if (open_special(v, g, e)
+        || (v->wordpiece
+            && gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", &v->lowercase, e) < 0))
+        return -1;
+    v->strip_accents = v->lowercase;
+    if ((v->wordpiece
+         && (gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", &v->strip_accents, e) < 0
+             || gguf_bool(g, "tokenizer.ggml.add_sep_token", &v->adds_eos, e) < 0))
         || gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->adds_bos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_eos_token", &v->adds_eos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_space_prefix", &v->space_prefix, e) < 0

@@ -22,10 +22,11 @@ typedef enum {
 
 typedef struct {
     int n;
-    Str *pieces;                            // (n) views into the file
-    const GgufKey *types, *scores, *merges; // NULL if absent
-    bool byte_level;                        // else pieces are UTF-8 with SPACE_MARK for the space
-    bool by_score;                          // else by merge list
+    Str *pieces;                              // (n) views into the file
+    const GgufKey *types, *scores, *merges;   // NULL if absent
+    bool byte_level;                          // else pieces are UTF-8 with SPACE_MARK for the space
+    bool by_score;                            // else by merge list, unless they are
+    bool wordpiece, lowercase, strip_accents; // found by WordPiece: see wordpiece.h
     bool nfc, ignore_merges, space_prefix, remove_extra_spaces, adds_bos, adds_eos;
     Marking marking;
     bool marks_early; // a normalizer marks spaces, before the later pass of added.h; else after it
