@@ -63,7 +63,8 @@ def hard_texts():
     assigned = [c for c in range(0x110000) if not 0xD800 <= c < 0xE000]
     return [*t.TEXTS, *("".join(map(chr, rng.choices(assigned, k=40))) for _ in range(100)),
             *(" ".join(map(chr, assigned[i:i + 256])) for i in range(0, 0x20000, 256)),
-            "\u1c89 \ua7cb \U00010d50 \U00010d65 " + NEWER, "a" * 99, "a" * 100, "a" * 101, "é" * 100, "e\u0301" * 60, "中文字a中b", "don't [MASK] x",
+            "\u1c89 \ua7cb \U00010d50 \U00010d65 " + NEWER, "a" * 99, "a" * 100, "a" * 101,
+            "é" * 100, "e\u0301" * 60, "中文字a中b", "don't [MASK] x",
             "ΑΣ ΣΑΣ İ ẞ ǅ", "x" * 5000 + " y"]
 
 
