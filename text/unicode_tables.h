@@ -12,6 +12,7 @@
  * and title case change, title case where it is not upper case; unicode_case_starts:
  * where each of the three begins; unicode_case_special: {case, code point, up to
  * 3 characters} (Unicode 14.0.0).
+ * unicode_han: {first, last} of the code points of the script Han (Unicode 16.0).
  * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */
 #define UNICODE_BLOCK 128
 
@@ -3543,5 +3544,16 @@ static const uint32_t unicode_case_special[126][5] = {
     {2, 64259, 70, 102, 105}, {2, 64260, 70, 102, 108}, {2, 64261, 83, 116, 0},
     {2, 64262, 83, 116, 0}, {2, 64275, 1348, 1398, 0}, {2, 64276, 1348, 1381, 0},
     {2, 64277, 1348, 1387, 0}, {2, 64278, 1358, 1398, 0}, {2, 64279, 1348, 1389, 0},
+};
+
+static const uint32_t unicode_han[22][2] = {
+    {11904, 11929}, {11931, 12019}, {12032, 12245},
+    {12293, 12293}, {12295, 12295}, {12321, 12329},
+    {12344, 12347}, {13312, 19903}, {19968, 40959},
+    {63744, 64109}, {64112, 64217}, {94178, 94179},
+    {94192, 94193}, {131072, 173791}, {173824, 177977},
+    {177984, 178205}, {178208, 183969}, {183984, 191456},
+    {191472, 192093}, {194560, 195101}, {196608, 201546},
+    {201552, 205743},
 };
 
