@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from test_tokenizers import (FUZZ, KIMI, NAMES, TEXTS, TRINITY, differences, drive,  # noqa: F401
-                             encode)
+from test_tokenizers import (FAMILIES, FUZZ, KIMI, NAMES, TEXTS, TRINITY, differences,
+                             drive, encode, reference)  # noqa: F401
 from tokenizers import Regex, normalizers, pre_tokenizers
+
+from exporting import patterns, vocab
 
 Drive = Callable[..., list[Any]]
 BOS, IGNORE_MERGES, ESCAPE = 1, 2, 8  # flags of pretokenize.h
@@ -180,3 +182,56 @@ def test_rules(drive: Drive, table: dict[str, Rule]) -> None:  # noqa: F811
                                           hf.pre_tokenize_str(t))) for t in texts]
         differences(texts, drive(["--split", *rule["patterns"]], texts), ends)
     assert len(done) == 29
+
+
+# ---- the names that export.py writes -------------------------------------------------------------
+
+def exported_name(family: str) -> str:
+    """What export.py makes of a tokenizer.json with this family's parts."""
+    _, pre, nfc, ignore_merges = FAMILIES[family]
+    tok = json.loads(reference(({}, []), pre, nfc, ignore_merges).to_str())
+    cuts = tuple(vocab.pre_patterns(tok["pre_tokenizer"], [], Path("tokenizer.json")))
+    return patterns.pre_name(cuts, nfc, ignore_merges)
+
+
+def test_exported_names(drive: Drive) -> None:  # noqa: F811
+    """A published tokenizer.json gets a name whose rule is the family's own, ignore_merges with it,
+    wherever llama.cpp has one."""
+    names = {family: exported_name(family) for family in FAMILIES}
+    assert {f for f in names if names[f] == "default"} == {"ufakzeka", "youtu", "trinity"}
+    assert {names[f] for f in names} >= {name for name, _, _ in patterns.PRE_NAMES} - {"falcon"}
+    for family, name in names.items():
+        have, want = (drive(["--rule", n])[0] for n in (name, FAMILIES[family][0]))
+        if name == "default":
+            continue
+        assert have["patterns"] == want["patterns"], family
+        if family not in ("granite-embedding",):  # gpt-4o's pattern with ignore_merges
+            assert have["flags"] & IGNORE_MERGES == want["flags"] & IGNORE_MERGES, family
+    assert patterns.pre_name(("a",), False, False) == "default"
+
+
+def test_name_of_falcon() -> None:
+    steps = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation("contiguous"), pre_tokenizers.ByteLevel(add_prefix_space=False),
+         pre_tokenizers.Digits(individual_digits=False),
+         pre_tokenizers.Split(Regex("[0-9][0-9][0-9]"), "isolated")])
+    tok = json.loads(reference(({}, []), steps).to_str())
+    cuts = vocab.pre_patterns(tok["pre_tokenizer"], [], Path("tokenizer.json"))
+    assert patterns.pre_name(tuple(cuts), False, False) == "falcon"
+
+
+def test_line_breaks_in_patterns() -> None:
+    """Some files hold the characters CR and LF where others hold escapes."""
+    deepseek = tuple(p.replace(r"\r", "\r").replace(r"\n", "\n")
+                     for name, _, cuts in patterns.PRE_NAMES if name == "deepseek-v3" for p in cuts)
+    assert "\n" in deepseek[2] and patterns.pre_name(deepseek, False, False) == "deepseek-v3"
+
+
+@pytest.mark.parametrize("pattern", sorted(patterns.COVERING))
+def test_covering(pattern: str) -> None:
+    """Removing what lies between matches drops nothing: as if the pieces were isolated."""
+    split = pre_tokenizers.Split
+    ways = split(Regex(pattern), "isolated"), split(Regex(pattern), "removed", invert=True)
+    for text in TEXTS + FUZZ:
+        one, other = ([piece for piece, _ in way.pre_tokenize_str(text)] for way in ways)
+        assert one == other
