@@ -42,6 +42,10 @@ TEKKEN_SPLIT = cased("", DIGIT, r"[\r\n/]*")
 GPT4O_SPLIT = cased(ENGLISH + "?", r"\p{N}{1,3}", r"[\r\n/]*")
 KIMI_SPLIT = r"[\p{Han}]+|" + cased(ENGLISH + "?", r"\p{N}{1,3}", r"[\r\n]*", r"&&[^\p{Han}]")
 BLOOM_SPLIT = r" ?[^(\s|[.,!?…。，、।۔،])]+"
+UFAKZEKA_SPLIT = QWEN2_SPLIT.removeprefix(ENGLISH + "|")
+YOUTU_SCRIPTS = (
+    "[\uac00-\ud7a3\u3131-\u318e]+|[\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c"
+    "\u3001-\u303f\ufe30-\ufe4f]+|[\u3105-\u312f]+|[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
 CJK_SPLIT = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 DEEPSEEK3_SPLIT = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
                    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|"
@@ -83,6 +87,8 @@ PRE_NAMES: list[tuple[str, int, tuple[str, ...]]] = [
     ("minicpm5", IGNORE_MERGES, (r"\p{N}{1,3}", LLAMA3_SPLIT.replace("{1,3}", "+"))),
     ("jais-2", 0, (JAIS2_SPLIT,)), ("tiny_aya", NFC, (r"\d{1,3}(?=(?:\d{3})*\b)", GPT4O_SPLIT)),
     ("spark2_5", 0, (r"\p{N}{1,3}", CJK_SPLIT, SPARK_SPLIT, DIGIT)),
+    ("ufakzeka", 0, (UFAKZEKA_SPLIT,)),
+    ("youtu", IGNORE_MERGES, (YOUTU_SCRIPTS, cased(ENGLISH + "?", DIGIT, r"[\r\n/]*"))),
     ("laguna", 0, (LAGUNA_LINES, QWEN2_SPLIT)), ("bloom", 0, (BLOOM_SPLIT,)),
     ("viking", 0, (BLOOM_SPLIT, DIGIT)), ("superbpe", 0, (r"\p{N}+", r"(?=(\d{3})+(?!\d))")),
     ("falcon", 0, (PUNCTUATION, GPT2_SPLIT, "[0-9]+", "[0-9][0-9][0-9]")),
