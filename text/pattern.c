@@ -67,9 +67,9 @@ typedef struct {
     uint32_t ascii[4]; // membership below 128, negation applied; made by class_store()
     uint32_t cats;     // mask of categories
     bool word, not_word, negate;
+    int only1;       // 1 + a class, without one of its own, that members must be in, too; 0: none
     int cost;        // steps of a test, by the number of ranges
     size_t first, n; // ranges of Pretok.ranges, ascending and apart
-    int only1;       // 1 + a class, without one of its own, that members must be in, too; 0: none
 } Class;
 
 typedef struct {
@@ -160,11 +160,10 @@ static int node(Parser *s, NodeKind kind, int a, int b)
     return i;
 }
 
-/* Membership of a character of category `cat`, without the table for ASCII. */
-static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
+/* Membership of a character of category `cat` in a class, whatever narrows it; without the table
+ * for ASCII. */
+static inline bool class_alone_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
 {
-    if (c->only1 && !class_has(p, &p->classes[c->only1 - 1], cp, cat))
-        return c->negate;
     if ((c->cats >> (cat & 31) & 1) || (cat & CAT_WORD ? c->word : c->not_word))
         return !c->negate;
     if (c->n == 0)
@@ -176,6 +175,14 @@ static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
         n -= half;
     }
     return (r->lo <= cp && cp <= r->hi) != c->negate;
+}
+
+/* The same, and in the class that narrows it. */
+static inline bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
+{
+    if (c->only1 && !class_alone_has(p, &p->classes[c->only1 - 1], cp, cat))
+        return c->negate;
+    return class_alone_has(p, c, cp, cat);
 }
 
 static void class_add(Parser *s, Class *c, uint32_t lo, uint32_t hi)
