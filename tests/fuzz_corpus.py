@@ -251,7 +251,8 @@ PIECES = {"tokenizer.ggml.model": "bert",
           "tokenizer.ggml.seperator_token_id": 2}
 TEXT = "<|bos|>the <mask> hehaaaaa 12\u00e9\u1100\u1161 <|end|>\n  a"
 PATTERNS = [[], [r"\p{N}{1,3}"], [r"(?i:'s|'t)| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"],
-            [r"(a+)+b", r"(?=a)(?>a*?)|[^a-c\d]{2,}+"], [r"^\b.$|\Ba\z", r"\u0061|\n|\A(?:x|y)*"]]
+            [r"(a+)+b", r"(?=a)(?>a*?)|[^a-c\d]{2,}+"],
+            [r"[\p{L}&&[^\p{Han}]]+|\P{Han}"], [r"^\b.$|\Ba\z", r"\u0061|\n|\A(?:x|y)*"]]
 
 
 def tokenizers() -> Iterable[bytes]:
@@ -262,7 +263,8 @@ def tokenizers() -> Iterable[bytes]:
                  "tokenizer.ggml.token_type": [*spm["tokenizer.ggml.token_type"], *[6] * 256]}
     out = [(BYTE_LEVEL, TEXT), (SHORT, TEXT), (spm, "ab <s>ba"), (spm | bytes_too, TEXT)]
     out += [(SHORT | {"tokenizer.ggml.pre": rule}, TEXT)
-            for rule in ("llama-bpe", "qwen2", "smollm", "tekken", "deepseek-llm", "gpt-4o")]
+            for rule in ("llama-bpe", "qwen2", "smollm", "tekken", "deepseek-llm", "gpt-4o",
+                         "kimi-k2", "afmoe")]
     out += [(SHORT | {"tokenizer.attnc.pre_patterns": p}, TEXT) for p in PATTERNS]
     out += [(PIECES | keys, TEXT + " \u00e9\u4e2d\u0130 a\u0301" + "a" * 120)
             for keys in ({}, {"tokenizer.ggml.normalizer.lowercase": False},

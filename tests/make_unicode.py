@@ -82,6 +82,17 @@ def newer_lower():
     return case_runs({c: ord(to) for c, to in new.items()})
 
 
+def runs_of(members):
+    """Code points as rows first, last."""
+    runs = []
+    for c in sorted(members):
+        if runs and runs[-1][1] == c - 1:
+            runs[-1][1] = c
+        else:
+            runs.append([c, c])
+    return runs
+
+
 def nfc_data():
     nfc, nfd = normalizers.NFC().normalize_str, normalizers.NFD().normalize_str
     ccc, pairs, quick = [0] * 0x110000, [], [0] * 0x110000
@@ -188,6 +199,7 @@ def main():
           " * where each of the three begins; unicode_case_special: {case, code point, up to\n"
           f" * 3 characters}} (Unicode {unicodedata.unidata_version}); unicode_newer_lower: rows\n"
           " * for the lower case of characters that are newer.\n"
+          " * unicode_han: {first, last} of the code points of the script Han (Unicode 16.0).\n"
           " * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */\n"
           f"#define UNICODE_BLOCK {BLOCK}\n")
     for name, values in (("category", cat), ("ccc", attention)):
@@ -203,6 +215,7 @@ def main():
     array("uint16_t", "unicode_case_starts", starts)
     table("uint32_t", "unicode_case_special", special)
     table("int32_t", "unicode_newer_lower", newer_lower())
+    table("uint32_t", "unicode_han", runs_of(members(r"\p{Han}")))
 
 
 if __name__ == "__main__":

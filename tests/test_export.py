@@ -22,7 +22,7 @@ import torch
 
 import export
 import hf_models as hf
-from exporting import spec as M, vocab as voc
+from exporting import patterns as cuts, spec as M, vocab as voc
 from exporting.config import LIMITS, Config, ExportError
 from exporting.huggingface import FAMILIES
 
@@ -296,9 +296,10 @@ def test_gpt_keys_document(tmp_path: Path) -> None:
 
 def test_pre_tokenizers(folder: Path, tmp_path: Path) -> None:
     for pattern, normalizer, pre, patterns in (
-        (None, None, "gpt-2", [voc.GPT2_SPLIT]), (None, "nfc", "gpt-2", [voc.GPT2_SPLIT]),
-        ([voc.LLAMA3_SPLIT], None, "llama-bpe", [voc.LLAMA3_SPLIT]),
-        ([voc.QWEN2_SPLIT], "nfc", "qwen2", [voc.QWEN2_SPLIT]),
+        (None, None, "gpt-2", [cuts.GPT2_SPLIT]), (None, "nfc", "olmo", [cuts.GPT2_SPLIT]),
+        ([cuts.LLAMA3_SPLIT], None, "dbrx", [cuts.LLAMA3_SPLIT]),
+        ([cuts.QWEN2_SPLIT], "nfc", "qwen2", [cuts.QWEN2_SPLIT]),
+        ([cuts.GPT4O_SPLIT], None, "gpt-4o", [cuts.GPT4O_SPLIT]),
         ([r"\s+\S"], None, "default", [r"\s+\S"])):
         tok = hf.tokenizer_json(pattern=pattern, normalizer=normalizer)
         (folder / "tokenizer.json").write_text(json.dumps(tok))

@@ -483,7 +483,8 @@ def test_no_memory_for_other_models(faults: Faults) -> None:
 def test_no_memory_for_tokenizers(faults: Faults) -> None:
     """All that grows: compiled patterns, places to come back to, stretches of long texts, NFC."""
     ranges = "[" + "".join(chr(c) for c in range(0x4E00, 0x4F00, 2)) + "]"
-    patterns = ["(?:" + "c|" * 20 + ranges + ")+", r"(?:\w|\s)+?b", "(?=a(?!b(?>c+)))|x{2,30}"]
+    patterns = ["(?:" + "c|" * 20 + ranges + ")+", r"(?:\w|\s)+?b", "(?=a(?!b(?>c+)))|x{2,30}",
+                r"[\p{Han}b&&[^\p{^Han}c]]+"]
     powers = ["ab" * 2**i for i in range(1, 15)]  # so that few tokens come of a long text
     tokens, merges = ["a", "b", "ab", *powers], ["a b", *(f"{p} {p}" for p in ["ab", *powers[:-1]])]
     cut, whole = byte_level(), byte_level()

@@ -836,6 +836,8 @@ SLOW = {
     "ranges, counted": (patterns([RANGES + "{0,1000}x|."]), LAST),
     "ranges, repeated group": (patterns(["(?:" + RANGES + "|x){1000}y|."]), LAST),
     "ranges, negated": (patterns(["[^" + RANGES[1:] + "{0,1000}x|."] * 25), MISS),
+    "ranges, twice": (
+        patterns(["[^" + RANGES[1:640] + "&&[^" + RANGES[640:] + "]{0,1000}x|."] * 25), MISS),
     "nested look-aheads": (patterns(["(?=.{0,1000}" * 3 + "x" + ")" * 3 + "|."]), LAST),
     "literals": (patterns(["|".join("a" * 28 + str(i) for i in range(100))] * 20), "a" * SIZE),
     "long literals": (patterns(["|".join("a" * i + "q" for i in range(1, 85)) + "|."]), "a" * SIZE),

@@ -21,7 +21,7 @@ import torch
 import export
 import hf_models as hf
 from command import ids_of, logits_of, text_of
-from exporting import vocab as voc
+from exporting import patterns as cuts, vocab as voc
 
 TOLERANCE, DROP = 2e-4, 4e-4
 N_NEW = 32
@@ -263,7 +263,7 @@ def test_tokenizer_json(kind: str, run_bin: Path, tmp_path: Path) -> None:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True,
                   "use_regex": True}
     nfc = "nfc" if kind in ("gpt2-nfc", "qwen2") else None
-    pattern = ([voc.LLAMA3_SPLIT] if "llama3" in kind else [voc.QWEN2_SPLIT]
+    pattern = ([cuts.LLAMA3_SPLIT] if "llama3" in kind else [cuts.QWEN2_SPLIT]
                if kind == "qwen2" else None)
     tok = hf.tokenizer_json(400, pattern, nfc)
     tok["model"]["ignore_merges"] = kind == "llama3-ignore"

@@ -65,9 +65,10 @@ enum {
 
 /* A set of characters. */
 typedef struct {
-    uint32_t ascii[4]; // membership below 128, negation applied; made by class_finish()
+    uint32_t ascii[4]; // membership below 128, negation applied; made by class_store()
     uint32_t cats;     // mask of categories
     bool word, not_word, negate;
+    int only1;       // 1 + a class, without one of its own, that members must be in, too; 0: none
     int cost;        // steps of a test, by the number of ranges
     size_t first, n; // ranges of Pretok.ranges, ascending and apart
 } Class;
@@ -160,8 +161,9 @@ static int node(Parser *s, NodeKind kind, int a, int b)
     return i;
 }
 
-/* Membership of a character of category `cat`, without the table for ASCII. */
-static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
+/* Membership of a character of category `cat` in a class, whatever narrows it; without the table
+ * for ASCII. */
+static inline bool class_alone_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
 {
     if ((c->cats >> (cat & 31) & 1) || (cat & CAT_WORD ? c->word : c->not_word))
         return !c->negate;
@@ -174,6 +176,14 @@ static bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
         n -= half;
     }
     return (r->lo <= cp && cp <= r->hi) != c->negate;
+}
+
+/* The same, and in the class that narrows it. */
+static inline bool class_has(const Pretok *p, const Class *c, uint32_t cp, uint8_t cat)
+{
+    if (c->only1 && !class_alone_has(p, &p->classes[c->only1 - 1], cp, cat))
+        return c->negate;
+    return class_alone_has(p, c, cp, cat);
 }
 
 static void class_add(Parser *s, Class *c, uint32_t lo, uint32_t hi)
@@ -214,13 +224,10 @@ static int compare_ranges(const void *a, const void *b)
     return (x->lo > y->lo) - (x->lo < y->lo);
 }
 
-/* Add the class as a node. The ranges added since c->first must be its own. */
-static int class_finish(Parser *s, Class *c)
+/* Sort and join the ranges of the class, which must be the last ones that were added. */
+static void class_close(Parser *s, Class *c)
 {
-    Pretok *p = s->p;
-    if (s->problem)
-        return -1;
-    Range *r = c->n ? p->ranges + c->first : NULL;
+    Range *r = c->n ? s->p->ranges + c->first : NULL;
     size_t n = 0;
     if (c->n > 1)
         qsort(r, c->n, sizeof *r, compare_ranges);
@@ -231,17 +238,34 @@ static int class_finish(Parser *s, Class *c)
             r[n++] = r[i];
     }
     c->n = n;
-    p->n_ranges = c->first + n;
-    for (c->cost = 0; n; n /= 2)
+    s->p->n_ranges = c->first + n;
+}
+
+/* Add the class, whose ranges are closed, to the list: its place there, or -1. */
+static int class_store(Parser *s, Class *c)
+{
+    Pretok *p = s->p;
+    if (s->problem)
+        return -1;
+    c->cost = c->only1 ? p->classes[c->only1 - 1].cost + 1 : 0;
+    for (size_t n = c->n; n; n /= 2)
         c->cost++;
     memset(c->ascii, 0, sizeof c->ascii);
     for (uint32_t cp = 0; cp < 128; cp++)
         c->ascii[cp / 32] |= (uint32_t)class_has(p, c, cp, category(cp)) << (cp % 32);
     int i = grow(s, &p->classes, &p->n_classes, &p->cap_classes, sizeof *c);
-    if (i < 0)
-        return -1;
-    p->classes[i] = *c;
-    return node(s, NODE_CLASS, i, 0);
+    if (i >= 0)
+        p->classes[i] = *c;
+    return i;
+}
+
+/* Add the class as a node. The ranges added since c->first must be its own. */
+static int class_finish(Parser *s, Class *c)
+{
+    if (!s->problem && !c->only1) // else its ranges are closed
+        class_close(s, c);
+    int i = class_store(s, c);
+    return i < 0 ? -1 : node(s, NODE_CLASS, i, 0);
 }
 
 static bool eat(Parser *s, const char *text)
@@ -272,6 +296,19 @@ static bool parse_hex(Parser *s, int min, int max, uint32_t *cp)
         *cp = *cp * 16 + (uint32_t)v;
     }
     return n >= min && *cp <= 0x10ffff;
+}
+
+/* Add the characters of the script Han, or all others. */
+static void add_han(Parser *s, Class *c, bool negate)
+{
+    uint32_t from = 0;
+    for (size_t i = 0; i < sizeof unicode_han / sizeof *unicode_han; i++) {
+        uint32_t lo = unicode_han[i][0], hi = unicode_han[i][1];
+        class_add(s, c, negate ? from : lo, negate ? lo - 1 : hi);
+        from = hi + 1;
+    }
+    if (negate)
+        class_add(s, c, from, 0x10ffff);
 }
 
 /* What follows a backslash: either adds a named set to `c` and returns 1, or gives one character in
@@ -308,10 +345,15 @@ static int parse_escape(Parser *s, Class *c, uint32_t *cp)
         const char *name = s->at;
         while (s->at < s->end && *s->at != '}')
             s->at++;
-        uint32_t mask = category_mask(name, (size_t)(s->at - name));
-        if (!mask || !eat(s, "}"))
-            return fail(s, "a general category like L or Lu in \\p{...}");
-        c->cats |= negate ? all & ~mask : mask;
+        size_t len = (size_t)(s->at - name);
+        uint32_t mask = category_mask(name, len);
+        bool han = len == 3 && memcmp(name, "Han", 3) == 0;
+        if ((!mask && !han) || !eat(s, "}"))
+            return fail(s, "a general category like L or Lu, or Han, in \\p{...}");
+        if (han)
+            add_han(s, c, negate);
+        else
+            c->cats |= negate ? all & ~mask : mask;
         return 1;
     }
     }
@@ -320,6 +362,27 @@ static int parse_escape(Parser *s, Class *c, uint32_t *cp)
     else if ((letter >= '1' && letter <= '9') || ((letter | 32) >= 'a' && (letter | 32) <= 'z'))
         return fail(s, "an escape that we know");
     return 0;
+}
+
+static void parse_bracket(Parser *s, Class *c, int depth);
+
+/* After the && of [..&&[..]]: what has been added to `c` counts only where the inner class has it.
+ * Eats the inner bracket. */
+static void parse_only(Parser *s, Class *c)
+{
+    class_close(s, c);
+    Class only = {.first = s->p->n_ranges};
+    if (!eat(s, "[")) {
+        fail(s, "[ after &&");
+        return;
+    }
+    only.negate = eat(s, "^");
+    parse_bracket(s, &only, 1);
+    if (!s->problem)
+        class_close(s, &only);
+    c->only1 = class_store(s, &only) + 1;
+    if (!at(s, ']'))
+        fail(s, "a closing ] after &&[...]");
 }
 
 /* Inside [..], after the opening bracket; adds to `c` and eats the closing bracket. */
@@ -337,9 +400,13 @@ static void parse_bracket(Parser *s, Class *c, int depth)
                 fail(s, "no [^...] and no [:...:] inside [...]");
             else
                 parse_bracket(s, c, depth + 1);
-        } else if (at(s, '&') && s->at + 1 < s->end && s->at[1] == '&')
-            fail(s, "no && inside [...]");
-        else {
+        } else if (at(s, '&') && s->at + 1 < s->end && s->at[1] == '&') {
+            s->at += 2;
+            if (depth || first)
+                fail(s, "no && at the start of [...] or inside another one");
+            else
+                parse_only(s, c);
+        } else {
             int named = 0;
             if (eat(s, "\\"))
                 named = parse_escape(s, c, &lo);

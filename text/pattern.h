@@ -1,9 +1,10 @@
 /* pattern.h - regular expressions that cut a text into pieces.
  *
- * Patterns: literals, . [..] [^..] \p{..} \P{..} \s \S \d \D \w \W \r \n \t \uHHHH, groups (..)
- * (?:..) (?i:..) (?>..), look-ahead (?=..) (?!..), | ? * + {n} {n,} {n,m}, lazy and possessive
- * forms of ? * +, ^ $ \b \B \A \z, with the meaning they have in Oniguruma's Ruby syntax, which
- * Hugging Face uses. Anything else is refused.
+ * Patterns: literals, . [..] [^..] [..&&[..]] \p{..} \P{..} \s \S \d \D \w \W \r \n \t \uHHHH,
+ * groups (..) (?:..) (?i:..) (?>..), look-ahead (?=..) (?!..), | ? * + {n} {n,} {n,m}, lazy and
+ * possessive forms of ? * +, ^ $ \b \B \A \z, with the meaning they have in Oniguruma's Ruby
+ * syntax, which Hugging Face uses. \p{..} takes general categories and the script Han. Anything
+ * else is refused.
  */
 #ifndef PATTERN_H
 #define PATTERN_H

@@ -4,16 +4,17 @@
  */
 #include "text/pretokenize.h"
 
-/* The patterns are those of the models' tokenizer.json files, or where these are not at hand
- * llama.cpp's reading of them (src/llama-vocab.cpp, llm_tokenizer_bpe). NFC is set where the
- * models' tokenizer.json has it. */
+/* The patterns are those of the models' tokenizer.json files (kimi-k2: of tokenization_kimi.py), or
+ * where these are not at hand llama.cpp's reading of them (src/llama-vocab.cpp, llm_tokenizer_bpe).
+ * NFC is set where the models' tokenizer.json has it. Of llama.cpp's names "whitespace" alone is
+ * not here: its words are neither bytes nor marked, and encoders alone have it. */
 #define ENGLISH "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-#define WORD "[^\\r\\n\\p{L}\\p{N}]?\\p{L}+"
-#define UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
-#define LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define CASED(suffix)                                                                              \
-    "[^\\r\\n\\p{L}\\p{N}]?" UPPER "*" LOWER "+" suffix "|[^\\r\\n\\p{L}\\p{N}]?" UPPER "+" LOWER  \
-    "*" suffix
+#define BEFORE "[^\\r\\n\\p{L}\\p{N}]?" // a word
+#define WORD BEFORE "\\p{L}+"
+#define UPPER(but) "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}" but "]"
+#define LOWER(but) "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}" but "]"
+#define CASED(but, suffix)                                                                         \
+    BEFORE UPPER(but) "*" LOWER(but) "+" suffix "|" BEFORE UPPER(but) "+" LOWER(but) "*" suffix
 #define SYMBOLS " ?[^\\s\\p{L}\\p{N}]+"
 #define SPACES "\\s+(?!\\S)|\\s+"
 #define LINES "\\s*[\\r\\n]+|" SPACES
@@ -22,7 +23,7 @@
 #define GPT2 "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+|" SYMBOLS "|" SPACES
 #define LLAMA3 ENGLISH "|" WORD "|\\p{N}{1,3}|" SYMBOLS "[\\r\\n]*|" LINES
 #define QWEN2 ENGLISH "|" WORD "|\\p{N}|" SYMBOLS "[\\r\\n]*|" LINES
-#define GPT4O CASED(ENGLISH "?") "|\\p{N}{1,3}|" SYMBOLS "[\\r\\n/]*|" LINES
+#define GPT4O CASED("", ENGLISH "?") "|\\p{N}{1,3}|" SYMBOLS "[\\r\\n/]*|" LINES
 #define BLOOM " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 #define DEEPSEEK3(symbols_end, lines)                                                              \
     ASCII_PUNCT                                                                                    \
@@ -68,10 +69,9 @@ static const PreRule rules[] = {
     {"kormo megrez solar-open grok-2", 0, {QWEN2}},
     {"qwen35",
      PRE_NFC,
-     {ENGLISH
-      "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" LINES}},
+     {ENGLISH "|" BEFORE "[\\p{L}\\p{M}]+|\\p{N}| ?[^\\s\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" LINES}},
     {"ufakzeka", 0, {WORD "|\\p{N}|" SYMBOLS "[\\r\\n]*|" LINES}},
-    {"laguna", 0, {EVERY_LINE, QWEN2}},
+    {"laguna", 0, {"(?:\\r?\\n)+(?:[^\\r\\n]+|\\r(?!\\n))*", QWEN2}},
     {"seed-coder", 0, {ENGLISH "|" WORD "|\\p{N}{1}| ?[^\\s\\p{L}\\p{N}\\r\\n]+|" LINES}},
     {"bailingmoe bailingmoe2 llada-moe",
      0,
@@ -91,16 +91,20 @@ static const PreRule rules[] = {
               "[\\r\\n]*|\\s*[\\r\\n]+|\\s{512}(?!\\S)|\\s{256}(?!\\S)|"
               "\\s{128}(?!\\S)|\\s{64}(?!\\S)|\\s{32}(?!\\S)|\\s{16}(?!\\S)|\\s{8}(?!\\S)|\\s{4}(?!"
               "\\S)|\\s{1,2}(?!\\S)|\\s{1}"}},
-    {"gpt-4o llama4 kanana2 talkie minimax-m2", 0, {GPT4O}},
+    {"gpt-4o llama4 kanana2 talkie", 0, {GPT4O}},
+    {"minimax-m2", PRE_NFC, {GPT4O}},
+    {"kimi-k2",
+     0,
+     {"\\p{Han}+|" CASED("&&[^\\p{Han}]", ENGLISH "?") "|\\p{N}{1,3}|" SYMBOLS "[\\r\\n]*|" LINES}},
     {"granite-embed-multi-97m", PRE_IGNORE_MERGES, {GPT4O}},
-    {"tekken", PRE_BOS | PRE_IGNORE_MERGES, {CASED("") "|\\p{N}|" SYMBOLS "[\\r\\n/]*|" LINES}},
+    {"tekken", PRE_BOS | PRE_IGNORE_MERGES, {CASED("", "") "|\\p{N}|" SYMBOLS "[\\r\\n/]*|" LINES}},
     {"tiny_aya cohere2moe", PRE_NFC, {"\\d{1,3}(?=(?:\\d{3})*\\b)", GPT4O}},
     {"youtu",
      PRE_IGNORE_MERGES,
      {"[\uac00-\ud7a3\u3131-\u318e]+|["
       "\uff01\u2026\u201c\u201d\u2018\u2019\u2014\uff1a\uff1b\uff0c\u3001-\u303f\ufe30-\ufe4f]+|["
       "\u3105-\u312f]+|" CJK,
-      CASED(ENGLISH "?") "|\\p{N}|" SYMBOLS "[\\r\\n/]*|" LINES}},
+      CASED("", ENGLISH "?") "|\\p{N}|" SYMBOLS "[\\r\\n/]*|" LINES}},
     {"starcoder refact codeshell smollm exaone minerva-7b mellum2", 0, {"\\p{N}", GPT2}},
     {"command-r", PRE_NFC, {"\\p{N}", GPT2}},
     {"falcon", 0, {"[\\p{P}\\$\\+<=>\\^~\\|`]+", GPT2, "[0-9]+", "[0-9][0-9][0-9]"}},
@@ -111,7 +115,7 @@ static const PreRule rules[] = {
      0,
      {"[\\r\\n]", "\\s?[" CASED_LETTERS "]+",
       "\\s?[!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002]+", "\\s+$",
-      "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", "\\p{N}+"}},
+      "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+", "\\p{N}"}},
     {"deepseek-coder",
      0,
      {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+",
@@ -122,10 +126,10 @@ static const PreRule rules[] = {
     {"spark2_5", 0, {"\\p{N}{1,3}", CJK, DEEPSEEK3("", "[\\r\\n]|"), "\\p{N}"}},
     {"afmoe",
      0,
-     {"\\p{N}{1,3}(?=(?:\\p{N}{3})*(?!\\p{N}))",
-      "[\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\u3040-\u309f\u30a0-\u30ff\uff65-\uff9f\u2f00-"
-      "\u2fdf\u0e40-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff\uac00-"
-      "\ud7af\u1100-\u11ff]+",
+     {"\\p{Nd}+", "\\A\\p{Nd}{1,2}(?=(?:\\p{Nd}{3})+\\z)", "\\p{Nd}{3}",
+      "[\u4e00-\u9fff\u3040-\u309f\u30a0-\u30ff\u3400-\u4dbf\uf900-\ufaff\uff65-\uff9f\u2f00-"
+      "\u2fdf]+|[\u0e00-\u0e7f]+|[\u0e80-\u0eff]+|[\u1780-\u17ff]+|"
+      "[\u1000-\u109f\uaa60-\uaa7f\ua9e0-\ua9ff]+|[\uac00-\ud7af\u1100-\u11ff]+",
       DEEPSEEK3("[\\r\\n]*", "\\s*[\\r\\n]+|")}},
     {"superbpe", 0, {"\\p{N}+", "(?=(\\d{3})+(?!\\d))"}},
     {"chameleon",

@@ -14,6 +14,7 @@
  * where each of the three begins; unicode_case_special: {case, code point, up to
  * 3 characters} (Unicode 14.0.0); unicode_newer_lower: rows
  * for the lower case of characters that are newer.
+ * unicode_han: {first, last} of the code points of the script Han (Unicode 16.0).
  * The tables are in two stages: data[index[c / BLOCK] * BLOCK + c % BLOCK]. */
 #define UNICODE_BLOCK 128
 
@@ -3577,5 +3578,16 @@ static const int32_t unicode_newer_lower[8][4] = {
     {7305, 7305, 1, 1}, {42955, 42955, 1, -42343}, {42956, 42958, 2, 1},
     {42962, 42964, 2, 1}, {42970, 42970, 1, 1}, {42972, 42972, 1, -42561},
     {68944, 68965, 1, 32}, {93856, 93880, 1, 27},
+};
+
+static const uint32_t unicode_han[22][2] = {
+    {11904, 11929}, {11931, 12019}, {12032, 12245},
+    {12293, 12293}, {12295, 12295}, {12321, 12329},
+    {12344, 12347}, {13312, 19903}, {19968, 40959},
+    {63744, 64109}, {64112, 64217}, {94178, 94179},
+    {94192, 94193}, {131072, 173791}, {173824, 177977},
+    {177984, 178205}, {178208, 183969}, {183984, 191456},
+    {191472, 192093}, {194560, 195101}, {196608, 201546},
+    {201552, 205743},
 };
 
