@@ -88,8 +88,10 @@ class Recorder:
             for m in matrices(attention):
                 m.register_forward_pre_hook(lambda m, x, i=i: self.note(i, "heads", x[0]))
                 self.output(m, i, "attention")
-            for m in [*matrices(ffn), ffn]:  # the sum of experts is a result of no matrix
+            for m in matrices(ffn):
                 self.output(m, i, "ffn")
+            if hasattr(ffn, "experts"):  # their sum is the result of no matrix
+                self.output(ffn, i, "ffn")
             # Gemma 2 and 3, OLMo 2: norms between a sublayer and the residual stream
             if hasattr(layer, "post_feedforward_layernorm"):
                 self.output(layer.post_attention_layernorm, i, "attention")
