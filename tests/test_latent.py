@@ -22,6 +22,8 @@ import hf_models as hf
 from command import logits_of, run, text_of
 from exporting.config import ExportError
 from exporting.huggingface import hf_model
+from fuzz_corpus import FAMILIES, model
+from gguf_files import U32
 from test_session_files import MORE, continued
 
 # wide enough for every type of weights; widths that no vector divides
@@ -203,6 +205,31 @@ def test_absent_keys(model_of, run_bin: Path, tmp_path: Path) -> None:
         short = copied(path, tmp_path / name, {}, keys={"expert_gating_func": None})
         assert short.stat().st_size < path.stat().st_size
         assert np.array_equal(logits(run_bin, path, tmp_path), logits(run_bin, short, tmp_path))
+
+
+def test_equal_groups(run_bin: Path, tmp_path: Path) -> None:
+    """A router that likes all experts the same: the first ones of the first groups are taken."""
+    def chosen(**keys: int) -> list[int]:
+        m = model(*next(f for f in FAMILIES if f[0] == "deepseek2"))
+        for name, value in keys.items():
+            m.set(f"deepseek2.{name}", U32, value)
+        for name in ("ffn_gate_inp.weight", "exp_probs_b.bias"):
+            t = m.tensors[f"blk.1.{name}"]
+            t.data = bytes(len(t.data))
+        if bias is not None:
+            m.tensors["blk.1.exp_probs_b.bias"].data = np.array(bias, np.float32).tobytes()
+        (tmp_path / "m").write_bytes(m.build())
+        text_of(run_bin, tmp_path / "m", "-i", "ab", "-n", 0, "--dump-routing", tmp_path / "r.npz")
+        (found,) = {tuple(sorted(x)) for x in np.load(tmp_path / "r.npz")["experts"][0].tolist()}
+        return list(found)
+
+    bias = None
+    assert chosen() == [0, 1] and chosen(expert_group_used_count=2) == [0, 1]
+    bias = [0.0, 0.1, 0.1, 0.0]  # groups of the same worth, by one or both experts of theirs
+    assert chosen() == chosen(expert_gating_func=1) == [0, 1]
+    bias = [0.3, 0.0, 0.2, 0.2]
+    assert chosen() == [2, 3] and chosen(expert_gating_func=1) == [0, 1]
+    assert chosen(expert_group_used_count=2) == [0, 2]
 
 
 def test_sessions(model_of, run_bin: Path, tmp_path: Path) -> None:

@@ -90,6 +90,8 @@ class Recorder:
                 self.output(m, i, "attention")
             for m in matrices(ffn):
                 self.output(m, i, "ffn")
+            if hasattr(ffn, "experts"):  # their sum is the result of no matrix
+                self.output(ffn, i, "ffn")
             # Gemma 2 and 3, OLMo 2: norms between a sublayer and the residual stream
             if hasattr(layer, "post_feedforward_layernorm"):
                 self.output(layer.post_attention_layernorm, i, "attention")
@@ -169,6 +171,8 @@ def compare(got: Trace, want: Trace,
     c = model.config.get_text_config()
     head_dim = getattr(c, "head_dim", None) or c.hidden_size // c.num_attention_heads
     n = 1 + max(layer for layer, _ in got)
+    if getattr(c, "kv_lora_rank", None):  # latents are attended to: other vectors, same results
+        got = {at: x for at, x in got.items() if at[1] not in ("queries", "keys", "values")}
     order = [(-1, "embedded"), *((i, p) for i in range(n) for p in POINTS[1:8]), (-1, "logits")]
     return [(i, p, difference(p, got[i, p], want[i, p], head_dim), float(np.abs(want[i, p]).max()))
             for i, p in order if (i, p) in got and (i, p) in want]
