@@ -5,8 +5,8 @@
  *       h = norm(x)
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
  *           k and v go to the cache, queries far from the start are multiplied by [a factor]
- *       a = Wo attention(q)  [norm]
- *       or, in a recurrent layer,  a = Wo recurrence(W h)  [norm]        (recurrent.c)
+ *       a = Wo attention(q) [* sigmoid(W_gate h)]  [norm]
+ *       or, in a recurrent layer,  a = Wo recurrence(h)  [norm]          (recurrent.c)
  *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
  *       [x += norm(W act(W_gate x) * p)]    p is the layer's own part of the token's embedding
@@ -315,6 +315,20 @@ static void heat_queries(const Rows *r, float *q /* (n_heads, key_dim) */, int p
         q[j] *= factor;
 }
 
+/* Row i's queries and gates, from where Wq has put them, a head after another. */
+static void split_gates(const Rows *r, int i)
+{
+    Session *s = r->s;
+    size_t nq = q_width(r->lc), width = (size_t)r->lc->key_dim;
+    const float *both = s->q_and_gate + 2 * (size_t)i * nq;
+    float *q = s->q + (size_t)(r->from + i) * nq, *gate = s->attn_gate + (size_t)(r->from + i) * nq;
+    for (size_t j = 0; j < nq; j += width) {
+        memcpy(q + j, both + 2 * j, width * sizeof *q);
+        memcpy(gate + j, both + 2 * j + width, width * sizeof *q);
+    }
+    sigmoid(s->k, gate, nq);
+}
+
 static void prepare_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -323,6 +337,8 @@ static void prepare_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int i = from; i < to; i++) {
         int t = r->from + i;
+        if (r->c->attn_gate)
+            split_gates(r, i);
         prepare_heads(r, &r->l->q_norm, s->q + (size_t)t * nq, r->lc->n_heads, t);
         if (r->c->temperature != 0)
             heat_queries(r, s->q + (size_t)t * nq, s->pos[t]);
@@ -387,7 +403,7 @@ static void project(Rows *r)
     float *q = s->q + (size_t)r->from * nq;
     const float *h = normed(s, &l->attn_norm, residual(r), r->n);
     matmul(s,
-           (Product[]){{&l->wq, h, r->n, q, 0},
+           (Product[]){{&l->wq, h, r->n, r->c->attn_gate ? s->q_and_gate : q, 0},
                        {&l->wk, h, r->n, s->k_new, 0},
                        {&l->wv, h, r->n, s->v_new, 0}},
            !has_own                                          ? 1
@@ -407,10 +423,21 @@ static void project(Rows *r)
     threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }
 
+static void gate_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    const Session *s = r->s;
+    size_t n = heads_width(r->lc);
+    (void)thread;
+    for (size_t i = (size_t)from; i < (size_t)to; i++)
+        s->k->mul(s->heads + i * n, s->attn_gate + ((size_t)r->from + i) * n, n);
+}
+
 /* What attention, or a recurrent layer in its place, adds to the residual stream -> s->attn_out
  * (n, dim):
  *
  *   softmax(scale q.K^T + mask) V        (n, n_heads, value_dim), over every visible key
+ *   times the sigmoid of the gates       with Config.attn_gate
  *   Wo mixes the heads' results          (n, dim)
  */
 static void attend(Rows *r)
@@ -419,11 +446,11 @@ static void attend(Rows *r)
     const Layer *l = r->l;
     if (r->lc->mixer == MIX_ATTENTION) {
         attention(s, r->layer, r->from, r->n);
+        if (r->c->attn_gate)
+            threads_run(s->threads, r->n, ROW_GRAIN, gate_rows, r);
         call_hooks(r, HOOK_HEADS, s->heads, heads_width(r->lc));
     } else {
-        const float *h = normed(s, &l->attn_norm, residual(r), r->n);
-        matmul(s, &(Product){&l->mix_in, h, r->n, s->mix_in, 0}, 1);
-        recurrent(s, r->layer, r->from, r->n);
+        recurrent(s, r->layer, normed(s, &l->attn_norm, residual(r), r->n), r->from, r->n);
     }
     matmul(s, &(Product){&l->wo, s->heads, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on && !r->c->norm_residual)

@@ -18,11 +18,12 @@ from command import logits_of
 REFUSED = {"gpt2": "wants n_ctx in config.json", "gptneox": "wants rotary_pct in config.json",
            "mpt": "has no MptForCausalLM", "bloom": "takes the context for 48 tokens",
            "falcon": "takes the FFN for 4 dim wide", "phi2": "takes the FFN for 4 dim wide",
+           "granitehybrid-rope": "writes no rope beside Mamba",
            "gemma4-unified": "has no Gemma4UnifiedForCausalLM"}
 CASES: dict[tuple[str, str], hf.Case] = {}  # one of each class that it does convert, and
-for c in hf.CASES:  # each form of Gemma 4
+for c in hf.CASES:  # each form of Gemma 4 and Granite's hybrids
     if c.arch not in {"gpt", *REFUSED} and c.name not in REFUSED:
-        CASES.setdefault((c.cls, c.name if c.arch == "gemma4" else c.arch), c)
+        CASES.setdefault((c.cls, c.name if c.arch in ("gemma4", "granitehybrid") else c.arch), c)
 
 
 @pytest.fixture(scope="module")

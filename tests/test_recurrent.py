@@ -29,8 +29,17 @@ WIDE = hf.Case("wide", "Lfm2ForCausalLM",
                hf.base(hidden_size=256, num_hidden_layers=4, intermediate_size=256,
                        block_auto_adjust_ff_dim=False, tie_word_embeddings=True,
                        layer_types=["conv", "full_attention", "conv", "conv"]), "lfm2")
+# wide enough for every type of weights, as WIDE
+WIDE_DELTA = hf.Case("wide-delta", "Qwen3_5ForCausalLM",
+                     hf.base(hidden_size=256, num_hidden_layers=4, intermediate_size=256,
+                             head_dim=64, linear_num_key_heads=2, linear_num_value_heads=4,
+                             linear_key_head_dim=64, linear_value_head_dim=64,
+                             tie_word_embeddings=True), "qwen35", offset=1.0)
+WIDE_MAMBA = hf.Case("wide-mamba", "GraniteMoeHybridForCausalLM",
+                     hf.granite_hybrid(hidden_size=256, intermediate_size=256,
+                                       shared_intermediate_size=256, mamba_n_heads=8), "granite")
 torch.set_num_threads(1)  # these models are far too small to share
-CASES = {c.name: c for c in [*hf.CASES, WIDE]}
+CASES = {c.name: c for c in [*hf.CASES, WIDE, WIDE_DELTA, WIDE_MAMBA]}
 LONG = hf.PROMPT * 3  # past two positions where states are kept
 
 
@@ -61,7 +70,9 @@ def answers(exe: Path, model: Path, lines: list[dict], *args: object) -> list[di
 
 @pytest.mark.parametrize("name, quantized", [
     ("lfm2", ""), ("lfm2-taps", ""), ("lfm2-head-dim", ""), ("lfm2moe", ""), ("wide", "q8_0"),
-    ("wide", "q4_k_m")])
+    ("wide", "q4_k_m"), ("qwen35", ""), ("qwen35-widths", ""), ("qwen35moe", ""),
+    ("granitehybrid", ""), ("granitehybrid-experts", ""), ("wide-delta", "q4_k_m"),
+    ("wide-mamba", "q8_0")])
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
@@ -73,7 +84,7 @@ def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path
         assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2moe"])
+@pytest.mark.parametrize("name", ["lfm2", "lfm2moe", "qwen35", "granitehybrid"])
 def test_batches(name: str, model_of, run_bin: Path) -> None:
     """Lines take a common beginning over up to a state that was kept, and are as if alone."""
     path = model_of(name)
@@ -114,7 +125,7 @@ def test_score(model_of, run_bin: Path, tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2-taps"])
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-taps", "qwen35", "granitehybrid-experts"])
 def test_sessions(name: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """A session goes on in another process, at once or from where a state was kept."""
     for start in (LONG[:60], LONG):
@@ -203,6 +214,10 @@ def test_maps(model_of, run_bin: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "b.npz")["attn"][0], got["attn"][1])
     line = error_of(run_bin, path, *args, "--dump-attn", out, "--attn-layers", "1-2", code=2)
     assert "--attn-layers: layer 1 is a short convolution" in line
+    for name, said in (("qwen35", "gated delta net"), ("granitehybrid", "Mamba-2 layer")):
+        line = error_of(run_bin, model_of(name), *args, "--dump-attn", out, "--attn-layers", 1,
+                        code=2)
+        assert f"--attn-layers: layer 1 is a {said}, which has no map" in line
     stats = text_of(run_bin, path, *args, "--attn-stats", tmp_path / "s.csv")
     assert stats == b"" and len((tmp_path / "s.csv").read_text().splitlines()) == 1 + 2 * 4
 
@@ -239,3 +254,8 @@ def test_verbose(model_of, run_bin: Path) -> None:
     done = run(run_bin, model_of("lfm2"), "-i", "a", "-n", 1, "-v")
     assert re.search(rb"4 heads \(2 key/value\)", done.stderr)
     assert b"state 1.2 KB" in done.stderr  # 3 layers, 2 rows of 48
+    assert b"5 layers (3 short convolutions)," in done.stderr
+    for name, said in (("qwen35", "3 gated delta nets"), ("granitehybrid", "3 Mamba-2 layers")):
+        assert f" layers ({said})," in run(run_bin, model_of(name), "-i", "a", "-n", 0,
+                                           "-v").stderr.decode()
+        assert json.loads(text_of(run_bin, model_of(name), "--info", "--json"))["recurrent"] == said
