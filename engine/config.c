@@ -357,7 +357,7 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
                                           "rope.dimension_sections", NULL};
     for (int i = 0; refused[i] && !k->failed && !(i == 3 && f->has_sections); i++)
         if (key_present(k, refused[i]))
-            refuse(k, "key %s: this kind of rope scaling is not supported",
+            refuse(k, "key %s: ropes of this kind are not supported yet",
                    key_name(k, refused[i], key));
     c->ropes[1] = *r;
     c->ropes[1].dim = key_rope_dim(k, "rope.dimension_count_swa", windowed->key_dim,

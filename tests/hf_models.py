@@ -211,6 +211,22 @@ MAMBA_DROPS: dict[str, Any] = {
     "scores": dict(attention_multiplier=0.1), "logits": dict(logits_scaling=1.0)}
 
 
+def with_extra_layer(folder: Path) -> None:
+    """A layer that predicts one more token, as in Qwen3.5's folders; a text has no use for it."""
+    from safetensors.torch import load_file, save_file
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config, state = json.loads(path.read_text()), load_file(weights)
+    like = f"model.layers.{config['layer_types'].index('full_attention')}."
+    dim = config["hidden_size"]
+    state |= {name.replace(like, "mtp.layers.0."): t + 1 for name, t in state.items()
+              if name.startswith(like)}
+    state["mtp.fc.weight"] = torch.ones(dim, 2 * dim)
+    state |= {f"mtp.{name}.weight": torch.ones(dim)
+              for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    save_file(state, weights, {"format": "pt"})
+    path.write_text(json.dumps(config | {"mtp_num_hidden_layers": 1}))
+
+
 def published_layers(folder: Path) -> None:
     """Kinds of layers as folders on the Hub, and llama.cpp's converter, spell them."""
     path = folder / "config.json"
@@ -431,7 +447,7 @@ CASES = [
                            "linear_attention", "full_attention"],
               rope_parameters=rp(theta=100.0, partial_rotary_factor=0.5)), "qwen35",
          DELTA_DROPS | {"rope": dict(rope_parameters=rp(theta=100.0, partial_rotary_factor=0.25))},
-         offset=1.0),
+         offset=1.0, rewrite=with_extra_layer),
     Case("qwen35-interval", "Qwen3_5ForCausalLM",
          base(num_hidden_layers=4, head_dim=32, linear_num_key_heads=3, linear_num_value_heads=3,
               linear_key_head_dim=40, linear_value_head_dim=40, linear_conv_kernel_dim=2,
@@ -454,7 +470,8 @@ CASES = [
                         "experts": ("zero", r"\.experts\.down_proj"),
                         "shared expert": ("zero", r"shared_expert.down_proj"),
                         "gate of the shared expert": ("zero", r"shared_expert_gate"),
-                        "number": dict(num_experts_per_tok=2)}, offset=1.0),
+                        "number": dict(num_experts_per_tok=2)}, offset=1.0,
+         rewrite=with_extra_layer),
     Case("granitehybrid", "GraniteMoeHybridForCausalLM",
          granite_hybrid(), "granitehybrid", MAMBA_DROPS, rewrite=published_layers),
     Case("granitehybrid-experts", "GraniteMoeHybridForCausalLM",

@@ -18,10 +18,10 @@ from conversion.base import TextModel  # noqa: E402
 
 # It knows a tokenizer by a hash of what it makes of a text; ours are too small to be among them.
 TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
-ModelBase.no_mtp = True  # layers that predict further tokens, which these folders lack
 logging.disable(logging.CRITICAL)
 for folder in map(Path, sys.argv[2:]):
     config = ModelBase.load_hparams(folder, False)
+    ModelBase.no_mtp = "mtp_num_hidden_layers" not in config
     cls = get_model_class(get_model_architecture(config, ModelType.TEXT))
     cls.set_vocab = TextModel._set_vocab_gpt2
     with torch.inference_mode():

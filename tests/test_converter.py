@@ -38,13 +38,21 @@ def files(tok: dict, llama_converter: Path, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+def extra_layer(reader: gguf.GGUFReader) -> str:
+    """What the tensors of a layer that predicts one more token begin with; ours has none."""
+    arch = reader.fields["general.architecture"].contents()
+    n = reader.fields.get(f"{arch}.nextn_predict_layers")
+    return f"blk.{reader.fields[f'{arch}.block_count'].contents() - 1}." if n else "none"
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda c: c.name)
 def test_family(case: hf.Case, files: Path, run_bin: Path, tmp_path: Path) -> None:
     found, logits = [], []
     for path in (files / f"{case.name}.gguf", files / f"{case.name}.llama.gguf"):
         reader = gguf.GGUFReader(path)
         assert reader.fields["general.architecture"].contents() == case.arch
-        found.append({t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors})
+        found.append({t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors
+                      if not t.name.startswith(extra_layer(reader))})
         logits.append(logits_of(run_bin, path, tmp_path / "l.npy", "-i", hf.PROMPT, "-n", 0,
                                 "--exact", *(["-c", case.context] if case.context else []))[1])
     assert found[0] == found[1] and len(logits[0]) > 40
