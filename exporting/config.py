@@ -44,7 +44,7 @@ LIMITS = {  # key: its name in config.json, the most that config.c takes (it set
     "ssm.time_step_rank": ("linear_num_value_heads", 4096),
     "ssm.group_count": ("linear_num_key_heads", 4096),
     "ssm.state_size": ("linear_key_head_dim", 8192),
-    "ssm.inner_size": ("mamba_expand * hidden_size", 2**20),
+    "ssm.inner_size": ("width of recurrent layers", 2**20),
     "expert_count": ("num_experts", 4096), "expert_used_count": ("num_experts_per_tok", 4096),
     "expert_feed_forward_length": ("moe_intermediate_size", 2**20),
     "expert_shared_feed_forward_length": ("shared_expert_intermediate_size", 2**20),

@@ -224,6 +224,8 @@ def with_extra_layer(folder: Path) -> None:
     state |= {f"mtp.{name}.weight": torch.ones(dim)
               for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
     save_file(state, weights, {"format": "pt"})
+    if "num_experts" in config:  # which has no dense FFN
+        del config["intermediate_size"]
     path.write_text(json.dumps(config | {"mtp_num_hidden_layers": 1}))
 
 

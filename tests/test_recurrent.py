@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import export
 import hf_models as hf
@@ -248,6 +249,78 @@ def test_published_spelling(model_of, tmp_path: Path) -> None:
         (folder / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ExportError, match=want):
             hf_model(folder, None)
+
+
+def fields_and_tensors(path: Path) -> tuple[dict, dict]:
+    reader = gguf.GGUFReader(path)
+    return ({k: f.contents() for k, f in reader.fields.items() if "name" not in k},
+            {t.name: t.data.tobytes() for t in reader.tensors})
+
+
+@pytest.mark.parametrize("name", ["qwen35", "qwen35moe"])
+def test_published_qwen35(name: str, model_of, tmp_path: Path) -> None:
+    """A folder as on the Hub makes the same file as the flat one.
+
+    Its text configuration is nested, and images and layers that predict further tokens lie
+    beside it."""
+    path, folder = model_of(name), tmp_path / "hf"
+    flat = path.with_suffix(".hf")
+    shutil.copytree(flat, folder)
+    config = json.loads((flat / "config.json").read_text())
+    kind, tied = config["model_type"].removesuffix("_text"), config.pop("tie_word_embeddings")
+    config["rope_parameters"] |= {"mrope_section": [11, 11, 10], "mrope_interleaved": True}
+    (folder / "config.json").write_text(json.dumps(
+        {"model_type": kind, "architectures": [], "tie_word_embeddings": tied,
+         "text_config": config, "vision_config": {"hidden_size": 8}}))
+    state = load_file(flat / "model.safetensors")
+    assert any(k.startswith("mtp.layers.0.self_attn") for k in state)
+    state = {re.sub(r"^model\.", "model.language_model.", k): v
+             for k, v in state.items()}
+    state["model.visual.blocks.0.attn.qkv.weight"] = torch.ones(4, 4)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert export.main([str(folder), "-o", str(tmp_path / "m"), "--dtype", "f32"]) == 0
+    assert fields_and_tensors(tmp_path / "m") == fields_and_tensors(path)
+
+
+def test_keys(model_of) -> None:
+    """What llama.cpp reads of these families."""
+    qwen, _ = fields_and_tensors(model_of("qwen35-interval"))
+    assert qwen["qwen35.full_attention_interval"] == 4 and qwen["qwen35.rope.dimension_count"] == 8
+    assert qwen["qwen35.rope.dimension_sections"] == [11, 11, 10, 0]
+    other, _ = fields_and_tensors(model_of("qwen35"))
+    assert "qwen35.full_attention_interval" not in other
+    assert other["qwen35.attention.recurrent_layers"] == [True, True, False, True, False]
+    assert [other[f"qwen35.ssm.{k}"] for k in ("conv_kernel", "time_step_rank", "group_count",
+                                               "state_size", "inner_size")] == [4, 6, 2, 12, 72]
+    for name, rope in (("granitehybrid", False), ("granitehybrid-rope", True)):
+        granite, _ = fields_and_tensors(model_of(name))
+        assert granite["granitehybrid.attention.head_count_kv"] == [0, 0, 2, 0]
+        assert granite["granitehybrid.rope.scaling.finetuned"] is rope
+
+
+@pytest.mark.parametrize("name, change, why", [
+    ("qwen35", {"layer_types": ["linear_attention"] * 4}, "layer_types: got"),
+    ("qwen35", {"layer_types": ["linear_attention", "mamba"] * 2 + ["x"]}, "layer_types: got"),
+    ("qwen35", {"layer_types": 3}, "layer_types: got 3"),
+    ("qwen35", {"linear_num_value_heads": 5}, "linear_num_value_heads: got 5, want a multiple"),
+    ("qwen35", {"linear_conv_kernel_dim": 257}, "linear_conv_kernel_dim: got 257"),
+    ("qwen35", {"linear_key_head_dim": 2**31}, "linear_key_head_dim: got 2147483648"),
+    ("qwen35", {"linear_value_head_dim": 2**29}, "width of recurrent layers: got"),
+    ("granitehybrid", {"mamba_proj_bias": True}, "biases of its projections"),
+    ("granitehybrid", {"mamba_n_heads": 7}, "mamba_n_heads: got 7, want a divisor of 96"),
+    ("granitehybrid", {"mamba_n_groups": 4}, "a multiple of 4"),
+    ("granitehybrid", {"time_step_limit": [0.001, 0.1]}, "time_step_limit: got"),
+    ("granitehybrid", {"time_step_limit": "none"}, "time_step_limit: got"),
+    ("granitehybrid", {"mamba_d_state": 0}, "mamba_d_state: got 0"),
+    ("granitehybrid", {"mamba_d_state": 10**6}, "got 1000000, want 1 to 8192")])
+def test_configurations(name: str, change: dict, why: str, model_of, tmp_path: Path) -> None:
+    """What cannot be, or cannot be said, is refused in one line."""
+    folder = tmp_path / "hf"
+    shutil.copytree(model_of(name).with_suffix(".hf"), folder)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=why):
+        hf_model(folder, None)
 
 
 def test_verbose(model_of, run_bin: Path) -> None:

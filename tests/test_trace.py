@@ -26,14 +26,17 @@ def parting(name: str, drop: str | None, driver, folder: Path) -> tuple[int, str
     want = trace.theirs(case.dropped(model, case.drops[drop]) if drop else model, IDS)
     rows = trace.compare(got, want, model)
     n_layers = 1 + max(layer for layer, _ in got)
-    # Bloom shows no queries, keys and values; three of LFM2's layers have none, and no heads
-    assert len(rows) == 2 + n_layers * 7 - {"bloom": 3 * n_layers, "lfm2": 3 * 4}.get(name, 0)
+    # Bloom shows no queries, keys and values; three of these models' layers have none, and no heads
+    recurrent = dict.fromkeys(("lfm2", "qwen35", "granitehybrid"), 3 * 4)
+    assert len(rows) == 2 + n_layers * 7 - ({"bloom": 3 * n_layers} | recurrent).get(name, 0)
     return next(((layer, point) for layer, point, off, _ in rows if off > trace.LIMIT), None)
 
 
 @pytest.mark.parametrize("name, drop, want", [
     ("llama", None, None), ("gemma3", None, None), ("bloom", None, None), ("gptj", None, None),
     ("lfm2", None, None), ("lfm2", "convolution", (0, "attention")),
+    ("qwen35", None, None), ("qwen35", "beta", (0, "attention")),
+    ("granitehybrid", None, None), ("granitehybrid", "skip", (0, "attention")),
     ("llama", "theta", (0, "queries")), ("gemma3", "window", (0, "heads")),
     ("gemma3", "which layers", (5, "queries")), ("gpt2", "positions", (-1, "embedded")),
     ("gpt2", "activation", (0, "ffn")), ("gemma2", "final cap", (-1, "logits"))])
