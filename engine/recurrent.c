@@ -179,6 +179,13 @@ float softplus(float x)
     return x > 20 ? x : (float)log1p(exp(x));
 }
 
+/* Rows lie too far apart for the processor to see that the next one will be wanted. */
+static void prefetch(const float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i += 16)
+        __builtin_prefetch(x + i);
+}
+
 /* One strip of columns of one head's matrix through all rows of a part: it stays in the cache that
  * is next to the processor. */
 static void move_strip(const Rows *r, const Part *p, size_t head, size_t strip)
@@ -192,8 +199,14 @@ static void move_strip(const Rows *r, const Part *p, size_t head, size_t strip)
     const float *before = p->before + at;
     for (int t = p->from; t < p->to; t++, before = S) {
         StateRow row = state_row(r, t);
-        float v[STATE_COLS] = {0}, out[STATE_COLS];
-        memcpy(v, row.x + part.v + col, cols * sizeof *v);
+        float v[STATE_COLS], out[STATE_COLS];
+        if (t + 1 < p->to) {
+            prefetch(row.x + rec->conv_dim + part.q, (size_t)rec->key_dim);
+            prefetch(row.x + rec->conv_dim + part.k, (size_t)rec->key_dim);
+            prefetch(row.x + rec->conv_dim + part.v + col, cols);
+        }
+        for (size_t i = 0; i < STATE_COLS; i++)
+            v[i] = i < cols ? row.x[part.v + col + i] : 0;
         r->s->k->state_step(S, before, (size_t)rec->key_dim, row.x + part.q, row.x + part.k, v,
                             row.decay[head], row.rate[head], r->kind->corrects, out);
         memcpy(row.out + head * (size_t)rec->value_dim + col, out, cols * sizeof *out);
