@@ -88,7 +88,9 @@ def write_keys(w: gguf.GGUFWriter, arch: str, keys: Spec) -> None:
     own = {"use_parallel_residual": V.BOOL, "attention.layer_norm_rms_epsilon": V.FLOAT32,
            "attention.layer_norm_epsilon": V.FLOAT32, "leading_dense_block_count": V.UINT32,
            "interleave_moe_layer_step": V.UINT32, "expert_shared_count": V.UINT32,
-               "rope.scaling.yarn_log_multiplier": V.FLOAT32}
+           "rope.scaling.yarn_log_multiplier": V.FLOAT32,
+           "attention.recurrent_layers": V.BOOL, "full_attention_interval": V.UINT32,
+           "rope.dimension_sections": V.INT32, "rope.scaling.finetuned": V.BOOL}
     for key, value in keys.items():
         if value is None:
             continue

@@ -35,7 +35,8 @@ typedef enum { POOL_NONE, POOL_MEAN, POOL_CLS, POOL_LAST } Pooling;
 
 /* How a layer's rows learn of the rows before them: by attention to their keys and values, or by a
  * state that is handed from row to row (engine/recurrent.c). */
-typedef enum { MIX_ATTENTION, MIX_SHORT_CONV } Mixer;
+typedef enum { MIX_ATTENTION, MIX_SHORT_CONV, MIX_DELTA_NET, MIX_MAMBA, MIX_COUNT } Mixer;
+extern const char *const mixer_names[MIX_COUNT]; // of one layer: "short convolution"
 
 /* Whose keys and values a layer attends to: the rows' own text's, or another's (Session.memory). */
 typedef enum { KV_FROM_SELF, KV_FROM_MEMORY } KvSource;
@@ -88,10 +89,18 @@ typedef struct {
     int value_dim; // of a head's result after its value matrix
 } Latent;
 
+/* The state of a recurrent layer: the last inputs of a convolution and, but for MIX_SHORT_CONV, a
+ * matrix (key_dim, value_dim) for each head. */
+typedef struct {
+    int taps, conv_dim;       // rows that a result of the convolution is made of, and its width
+    int n_heads, n_key_heads; // several heads may share queries and keys
+    int key_dim, value_dim;
+} Recurrence;
+
 typedef struct {
     Mixer mixer;
     int n_heads, n_kv_heads; // 0 without attention, and so are the widths of a head
-    int conv_taps, conv_dim; // of MIX_SHORT_CONV: rows that a result is made of, and its width
+    Recurrence rec;          // without attention
     int hidden_dim;          // of the FFN; of a layer with experts: of the one that all rows share,
                              // 0 for none
     int expert_dim;          // of each expert, 0: a dense layer
@@ -113,6 +122,7 @@ typedef struct {
 typedef struct {
     char arch[64];
     int dim, n_layers, vocab_size, seq_len; // seq_len: the context the model was made for
+    int n_skipped;   // layers of the file after these, which predict further tokens and do not run
     bool encoder;    // each row sees later ones too: a text is one span of one forward()
     Pooling pooling; // POOL_NONE where the file does not say it
 
@@ -127,7 +137,9 @@ typedef struct {
     QkNorm qk_norm;          // of type `norm`
     bool qk_norm_after_rope; // and not before it
     Presence qk_norm_weight, qk_norm_bias;
-    bool value_norm; // each head's values are normalised, without a weight
+    bool value_norm;    // each head's values are normalised, without a weight
+    Presence conv_bias; // of the convolutions of MIX_MAMBA
+    bool attn_gate; // Wq makes of each head a query and a gate, whose sigmoid multiplies its result
 
     Presence qkv_bias, wo_bias, ffn_bias, output_bias;
     Presence output_weight; // where absent, the token embedding is the output's weight too
@@ -167,8 +179,8 @@ static inline bool has_own_kv(const Config *c, int layer)
     return l->mixer == MIX_ATTENTION && l->kv_source == KV_FROM_SELF && l->kv_layer == layer;
 }
 
-/* Widths of a layer's rows: queries, keys, values, the results before Wo (of the heads or of a
- * recurrent layer), and what a recurrent layer is given. */
+/* Widths of a layer's rows: queries, keys, values, and the results before Wo, of the heads or of a
+ * recurrent layer. */
 static inline size_t q_width(const LayerConfig *l)
 {
     return (size_t)l->n_heads * (size_t)l->key_dim;
@@ -183,8 +195,16 @@ static inline size_t v_width(const LayerConfig *l) // 0: there are no values bes
 }
 static inline size_t heads_width(const LayerConfig *l)
 {
-    return l->mixer == MIX_ATTENTION ? (size_t)l->n_heads * (size_t)l->value_dim
-                                     : (size_t)l->conv_dim;
+    return l->mixer == MIX_ATTENTION  ? (size_t)l->n_heads * (size_t)l->value_dim
+         : l->mixer == MIX_SHORT_CONV ? (size_t)l->rec.conv_dim
+                                      : (size_t)l->rec.n_heads * (size_t)l->rec.value_dim;
+}
+
+/* What a recurrent layer's products give: the convolution's input (of a short convolution three
+ * times as much), gates, and two numbers for each head. */
+static inline size_t conv_in_width(const LayerConfig *l)
+{
+    return (l->mixer == MIX_SHORT_CONV ? 3 : 1) * (size_t)l->rec.conv_dim;
 }
 /* What Wo reads, and of latent attention the wider of a row's queries before their key matrices and
  * its results after their value matrices. */
@@ -207,13 +227,32 @@ static inline size_t q_latent_width(const LayerConfig *l)
 }
 static inline size_t mix_in_width(const LayerConfig *l)
 {
-    return l->mixer == MIX_ATTENTION ? 0 : 3 * (size_t)l->conv_dim;
+    size_t heads = (size_t)l->rec.n_heads;
+    return conv_in_width(l) + heads * (size_t)l->rec.value_dim + 2 * heads;
 }
 
-/* Floats of the state that a layer hands from row to row, see recurrent.c. */
+/* n floats of scratch, rounded up so that what follows them begins where a vector does. */
+static inline size_t align16(size_t n)
+{
+    return (n + 15) & ~(size_t)15;
+}
+
+/* Floats of the state that a layer hands from row to row, see recurrent.c: (taps - 1, conv_dim)
+ * inputs of the convolution; from state_matrices() on (n_heads, state_strips(), key_dim,
+ * STATE_COLS): the heads' matrices in strips of columns, the last of which may be wider than what
+ * is left. */
+static inline size_t state_strips(const LayerConfig *l)
+{
+    return ((size_t)l->rec.value_dim + STATE_COLS - 1) / STATE_COLS;
+}
+static inline size_t state_matrices(const LayerConfig *l)
+{
+    return l->rec.taps ? align16((size_t)(l->rec.taps - 1) * (size_t)l->rec.conv_dim) : 0;
+}
 static inline size_t state_width(const LayerConfig *l)
 {
-    return l->mixer == MIX_ATTENTION ? 0 : (size_t)(l->conv_taps - 1) * (size_t)l->conv_dim;
+    return state_matrices(l)
+         + (size_t)l->rec.n_heads * state_strips(l) * (size_t)l->rec.key_dim * STATE_COLS;
 }
 
 /* The largest `width` of any layer. */
@@ -224,6 +263,10 @@ static inline size_t layers_max(const Config *c, size_t (*width)(const LayerConf
         max = width(&c->layers[i]) > max ? width(&c->layers[i]) : max;
     return max;
 }
+
+/* "2 short convolutions, 3 gated delta nets": a stack's recurrent layers, "" for none; returns out.
+ */
+const char *config_recurrent(const Config *c, char *out, size_t size);
 
 /* Read and check everything. The Config is freed with config_free(), also after an error. */
 int config_read(Config *c, const Gguf *g, Err *e);
@@ -263,12 +306,20 @@ typedef struct {
 typedef struct {
     Norm attn_norm;      // (dim)
     Linear wq, wk, wv;   // (n_heads * key_dim, dim), (n_kv_heads * key_dim, dim), (n_kv_heads *
-                         // value_dim, dim); no wk and wv without has_own_kv()
+                         // value_dim, dim); no wk and wv without has_own_kv(). With attn_gate wq
+                         // is (n_heads, 2, key_dim, dim): each head's query, then its gate
     Norm q_norm, k_norm; // (key_dim), (heads, key_dim) or (heads * key_dim) by Config.qk_norm
     const float *bias;   // (n_heads, 2 bias_reach + 1) by distance from -bias_reach on, or NULL
     const float *sinks;  // (n_heads) scores of no key, or NULL
-    Linear mix_in;       // (3 * conv_dim, dim) of a short convolution
-    const float *conv;   // (conv_taps, conv_dim) its weights, of the newest row last
+    /* Of a recurrent layer, N heads of V values. */
+    Linear conv_in;          // (conv_in_width(), dim)
+    const float *conv;       // (taps, conv_dim) weights of the convolution, of the newest row last
+    const float *conv_bias;  // (conv_dim) or NULL
+    Linear mix_gate;         // (N * V, dim), as the others from here on not of MIX_SHORT_CONV
+    Linear mix_beta, mix_dt; // (N, dim); beta of MIX_DELTA_NET only
+    const float *decay;      // (N) below 0: a state falls by exp(decay * dt)
+    const float *skip;       // (N) of MIX_MAMBA: how much of its input a head gives beside the rest
+    Norm mix_norm;           // (V), or of MIX_MAMBA (N * V)
     /* Of latent attention, which has no wk and wv. */
     Linear q_down;             // (q_rank, dim); with it wq is (n_heads * head_key_width(), q_rank)
     Norm q_latent_norm;        // (q_rank)
@@ -349,12 +400,6 @@ enum { KV_LAYOUT = 1 }; // of blocks in files: to be raised when keys and values
 enum { KV_GROUP = 32 }; // values of a key that share a scale in bytes: keys have outliers
 typedef enum { KV_F16, KV_F32, KV_Q8 } KvType;
 extern const char *const kv_names[]; // by KvType, NULL past the last
-
-/* n floats of scratch, rounded up so that what follows them begins where a vector does. */
-static inline size_t align16(size_t n)
-{
-    return (n + 15) & ~(size_t)15;
-}
 
 /* Blocks that n positions take, for any n from 0 to INT_MAX. */
 static inline int kv_blocks_of(int n)
@@ -613,7 +658,10 @@ struct Session {
     float *x, *xn;         // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
     float *q;              // (T, n_heads * key_dim)
     float *k_new, *v_new;  // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
-    float *mix_in;         // (R, mix_in_width()) what a recurrent layer is given
+    float *q_and_gate;     // (R, 2 * n_heads * key_dim) with attn_gate: what Wq gives
+    float *attn_gate;      // (T, n_heads * key_dim) and sigmoids of the gates
+    float *mix_in;         // (R, mix_in_width()) what a recurrent layer's products give
+    float *conv_out;       // (R, conv_dim) and its convolution
     float *heads;          // (R, heads_width()) attention's results, or a recurrent layer's
     float *q_latent;       // (R, q_rank)
     float *expanded;       // (R, expanded_width()) queries before their key matrices, results after
@@ -711,9 +759,9 @@ KeyRange visible(const LayerConfig *l, int pos, int n_keys);
  * kv_source and kv_layer say. */
 void attention(Session *s, int layer, int first, int n);
 
-/* A recurrent layer's results for rows first .. first + n - 1 of the running batch: s->mix_in ->
+/* A recurrent layer's results for rows first .. first + n - 1 of the running batch, h (n, dim) ->
  * s->heads (n, heads_width()). The states of their sequences move on. */
-void recurrent(Session *s, int layer, int first, int n);
+void recurrent(Session *s, int layer, const float *h, int first, int n);
 
 enum { MAP_ROWS = 64 };
 
@@ -738,6 +786,9 @@ void norm_rows(Session *s, const Norm *n, float *y, const float *x, int n_rows, 
  * but ACT_XIELU, for which there is the second function. */
 void activate_rows(Session *s, float *hidden, float *gate, int n_rows, int width);
 void xielu_rows(Session *s, const Xielu *a, float *hidden, int n_rows, int width);
+
+/* x = 1 / (1 + exp(-x)) */
+void sigmoid(const Kernels *k, float *x, size_t n);
 
 /* Choose the experts of a layer for n rows from what its router reads, h (n, dim) -> s->routing. */
 void experts_choose(Session *s, int layer, const float *h, int n);

@@ -24,7 +24,13 @@ typedef struct {
     const char *arch;
     Err *e;
     bool failed;
+    int n_skipped; // layers of the file that do not run, whose values arrays hold as well
 } Keys;
+
+const char *const mixer_names[MIX_COUNT] = {[MIX_ATTENTION] = "layer with attention",
+                                            [MIX_SHORT_CONV] = "short convolution",
+                                            [MIX_DELTA_NET] = "gated delta net",
+                                            [MIX_MAMBA] = "Mamba-2 layer"};
 
 static const char *key_name(const Keys *k, const char *name, char out[160])
 {
@@ -152,9 +158,10 @@ static double key_layer(Keys *k, const char *name, int i, int n_layers)
     const GgufKey *found = k->failed ? NULL : gguf_key(k->g, key_name(k, name, key));
     if (!found)
         return NAN;
-    if (found->type == GGUF_STRING || (found->is_array && found->n != (uint64_t)n_layers)) {
+    if (found->type == GGUF_STRING
+        || (found->is_array && found->n != (uint64_t)n_layers + (uint64_t)k->n_skipped)) {
         refuse(k, "key %s: got %llu items, want a number or an array of %d numbers", key,
-               (unsigned long long)found->n, n_layers);
+               (unsigned long long)found->n, n_layers + k->n_skipped);
         return NAN;
     }
     double v = gguf_number(found, found->is_array ? (uint64_t)i : 0);
@@ -260,6 +267,8 @@ static void from_keys(Config *c, Keys *k)
     c->qk_norm_weight = c->qk_norm == QK_NORM_NONE ? ABSENT : REQUIRED;
     c->qk_norm_bias = key_presence(k, "attention.qk_norm_bias", 0);
     c->value_norm = key_flag(k, "attention.value_norm", 0);
+    c->conv_bias = key_presence(k, "mamba.conv_bias", 0);
+    c->attn_gate = key_flag(k, "attention.output_gate", 0);
     c->out_scale = key_presence(k, "layer_output_scale", 0);
     c->qk_norm_after_rope = key_flag(k, "attention.qk_norm_after_rope", 0);
     c->qkv_bias = key_presence(k, "attention.bias", -1);
@@ -356,9 +365,9 @@ static void read_rope(Config *c, const Family *f, Keys *k, const HeadWidths *w,
     static const char *const refused[] = {"rope.scaling.yarn_ext_factor",
                                           "rope.scaling.yarn_attn_factor", "rope.scaling.alpha",
                                           "rope.dimension_sections", NULL};
-    for (int i = 0; refused[i] && !k->failed; i++)
+    for (int i = 0; refused[i] && !k->failed && !(i == 3 && f->has_sections); i++)
         if (key_present(k, refused[i]))
-            refuse(k, "key %s: this kind of rope scaling is not supported",
+            refuse(k, "key %s: ropes of this kind are not supported yet",
                    key_name(k, refused[i], key));
     c->ropes[1] = *r;
     c->ropes[1].dim = key_rope_dim(k, "rope.dimension_count_swa", windowed->key_dim,
@@ -384,9 +393,11 @@ static Latent read_latent(const Config *c, const Family *f, Keys *k, HeadWidths 
     if (!x.rank)
         return x;
     key_name(k, "attention.kv_lora_rank", key);
-    if (c->pos != POS_ROPE || c->qk_norm != QK_NORM_NONE || c->value_norm || c->clamp_qkv != 0)
-        refuse(k, "key %s: got %d without rope, or with norms or a clamp of heads, want none", key,
-               x.rank);
+    if (c->pos != POS_ROPE || c->qk_norm != QK_NORM_NONE || c->value_norm || c->clamp_qkv != 0
+        || c->attn_gate)
+        refuse(k,
+               "key %s: got %d without rope, or with norms, a clamp or gates of heads, want none",
+               key, x.rank);
     bool cached = f->all_keys || key_present(k, "attention.key_length_mla");
     int turning = c->ropes[0].dim;
     int head = cached ? key_int(k, "attention.key_length_mla", 1, MAX_HEAD_DIM, -1) : w->key_dim;
@@ -456,7 +467,7 @@ static bool values_are_keys(const Family *f, Keys *k, int i, int n_layers)
  * goes through softplus to be above 0. */
 static Xielu read_xielu(Keys *k, int i, int n_layers)
 {
-    Keys own = {k->g, "xielu", k->e, k->failed};
+    Keys own = {k->g, "xielu", k->e, k->failed, 0};
     double positive = key_layer(&own, "alpha_p", i, n_layers),
            negative = key_layer(&own, "alpha_n", i, n_layers),
            beta = key_layer(&own, "beta", i, n_layers), eps = key_layer(&own, "eps", i, n_layers);
@@ -469,31 +480,72 @@ static Xielu read_xielu(Keys *k, int i, int n_layers)
     return a;
 }
 
+/* The width of an FFN. Files whose layers all have experts need not have the key. */
+static int key_hidden_dim(Keys *k, const Family *f, int i, int n_layers)
+{
+    int least = f->experts != REQUIRED;
+    return key_layer_int(k, "feed_forward_length", i, n_layers, least, MAX_DIM * 4, least ? -1 : 0);
+}
+
+static Recurrence read_short_conv(const Config *c, Keys *k)
+{
+    return (Recurrence){.taps = key_int(k, "shortconv.l_cache", 2, MAX_TAPS, -1),
+                        .conv_dim = c->dim};
+}
+
+/* The heads of a gated delta net or of Mamba-2, in llama.cpp's names of Mamba's sizes: the
+ * convolution runs over all queries, keys and values. */
+static Recurrence read_matrices(Keys *k)
+{
+    Recurrence r = {.taps = key_int(k, "ssm.conv_kernel", 2, MAX_TAPS, -1),
+                    .n_heads = key_int(k, "ssm.time_step_rank", 1, MAX_HEADS, -1),
+                    .n_key_heads = key_int(k, "ssm.group_count", 1, MAX_HEADS, -1),
+                    .key_dim = key_int(k, "ssm.state_size", 1, MAX_HEAD_DIM, -1)};
+    int inner = key_int(k, "ssm.inner_size", 1, MAX_DIM * 4, -1);
+    if (r.n_heads % r.n_key_heads || inner % r.n_heads)
+        refuse(k,
+               "key %s.ssm.time_step_rank: got %d heads for %d values and %d key heads, want a "
+               "divisor of the first and a multiple of the second",
+               k->arch, r.n_heads, inner, r.n_key_heads);
+    r.value_dim = inner / r.n_heads;
+    r.conv_dim = inner + 2 * r.n_key_heads * r.key_dim;
+    return r;
+}
+
 /* A layer without heads, whose FFN is as in others. */
-static void read_recurrent(const Config *c, Mixer mixer, Keys *k, int i)
+static void read_recurrent(const Config *c, const Family *f, Mixer mixer, Keys *k, int i)
 {
     c->layers[i] = (LayerConfig){
         .mixer = mixer,
-        .hidden_dim = key_layer_int(k, "feed_forward_length", i, c->n_layers, 1, MAX_DIM * 4, -1),
-        .conv_taps = key_int(k, "shortconv.l_cache", 2, MAX_TAPS, -1),
-        .conv_dim = c->dim,
+        .hidden_dim = key_hidden_dim(k, f, i, c->n_layers),
+        .rec = mixer == MIX_SHORT_CONV ? read_short_conv(c, k) : read_matrices(k),
         .rope = -1,
     };
     if (c->act == ACT_XIELU)
         c->layers[i].xielu = read_xielu(k, i, c->n_layers);
 }
 
-/* What layer i is: the key shortconv.layers of the architecture gpt says it, or there is a
- * convention for layers without key/value heads. */
+/* What layer i is: the architecture gpt has a key for each kind of recurrent layers, others have
+ * one kind and a convention. */
 static Mixer read_mixer(const Config *c, const Family *f, Keys *k, int i)
 {
+    static const struct {
+        Mixer mixer;
+        const char *key;
+    } keys[] = {{MIX_SHORT_CONV, "shortconv.layers"},
+                {MIX_DELTA_NET, "delta_net.layers"},
+                {MIX_MAMBA, "mamba.layers"}};
     int n = c->n_layers;
-    if (f->all_keys)
-        return key_present(k, "shortconv.layers") && key_layer(k, "shortconv.layers", i, n) != 0
-                 ? MIX_SHORT_CONV
-                 : MIX_ATTENTION;
-    return f->headless && key_layer(k, "attention.head_count_kv", i, n) == 0 ? f->headless
-                                                                             : MIX_ATTENTION;
+    for (size_t j = 0; f->all_keys && j < sizeof keys / sizeof *keys; j++)
+        if (key_layer(k, keys[j].key, i, n) > 0)
+            return keys[j].mixer;
+    if (f->headless && key_layer(k, "attention.head_count_kv", i, n) == 0)
+        return f->headless;
+    if (!f->between)
+        return MIX_ATTENTION;
+    double named = key_layer(k, "attention.recurrent_layers", i, n);
+    int interval = key_int(k, "full_attention_interval", 1, MAX_LAYERS, 4);
+    return (isnan(named) ? (i + 1) % interval != 0 : named != 0) ? f->between : MIX_ATTENTION;
 }
 
 /* Per-layer numbers; heads of layers that see everything and of windowed ones. */
@@ -517,12 +569,12 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         if (mixer != MIX_ATTENTION && c->encoder)
             refuse(k, "layer %d: got a recurrent layer, want attention in an encoder", i);
         if (mixer != MIX_ATTENTION) {
-            read_recurrent(c, mixer, k, i);
+            read_recurrent(c, f, mixer, k, i);
             continue;
         }
         l->n_heads = key_layer_int(k, "attention.head_count", i, n, 1, MAX_HEADS, -1);
         l->n_kv_heads = key_layer_int(k, "attention.head_count_kv", i, n, 1, MAX_HEADS, l->n_heads);
-        l->hidden_dim = key_layer_int(k, "feed_forward_length", i, n, 1, MAX_DIM * 4, -1);
+        l->hidden_dim = key_hidden_dim(k, f, i, n);
         if (l->n_heads % l->n_kv_heads)
             refuse(k, "layer %d: got %d heads over %d key/value heads, want a multiple", i,
                    l->n_heads, l->n_kv_heads);
@@ -546,6 +598,10 @@ static void read_layers(Config *c, const Family *f, Keys *k, const HeadWidths *w
         l->values_are_keys = values_are_keys(f, k, i, n);
         if (l->values_are_keys && (l->values_in_keys || l->value_dim != l->key_dim))
             refuse(k, "layer %d: got keys as values of %d and %d, want one width", i, l->key_dim,
+                   l->value_dim);
+
+        if (c->attn_gate && l->key_dim != l->value_dim)
+            refuse(k, "layer %d: got gates of %d for values of %d, want one width", i, l->key_dim,
                    l->value_dim);
 
         bool roped = rope && !(f->no_rope_period && (i + 1) % f->no_rope_period == 0)
@@ -646,8 +702,11 @@ static void read_experts(Config *c, const Family *f, Keys *k)
     int step = key_int(k, "interleave_moe_layer_step", 1, n, 1);
     for (int i = 0; i < n && !k->failed; i++) {
         LayerConfig *l = &c->layers[i];
-        if (i < n_dense || (i + 1) % step || key_layer(k, "expert_layers", i, n) == 0)
+        if (i < n_dense || (i + 1) % step || key_layer(k, "expert_layers", i, n) == 0) {
+            if (!l->hidden_dim)
+                key_missing(k, key_name(k, "feed_forward_length", key), "an integer");
             continue;
+        }
         int whole = l->hidden_dim, usual = f->split_hidden ? whole / x->n_used : whole;
         l->expert_dim = key_layer_int(k, "expert_feed_forward_length", i, n, 1, MAX_DIM * 4, usual);
         if (x->beside)
@@ -675,7 +734,7 @@ static void refuse_keys(Keys *k)
         {"nextn_predict_layers", "layers that predict several tokens"},
     };
     for (size_t i = 0; i < sizeof without / sizeof *without; i++)
-        if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0))
+        if (key_int(k, without[i].name, 0, MAX_CONTEXT, 0) != k->n_skipped)
             refuse(k, "key %s.%s: %s are not supported yet", k->arch, without[i].name,
                    without[i].what);
 }
@@ -707,13 +766,16 @@ int config_read(Config *c, const Gguf *g, Err *e)
         return -1;
     *c = f->config;
     snprintf(c->arch, sizeof c->arch, "%s", f->name);
-    Keys k = {g, f->name, e, false};
+    Keys k = {g, f->name, e, false, 0};
 
     c->dim = key_int(&k, "embedding_length", 1, MAX_DIM, -1);
     c->n_layers = key_int(&k, "block_count", 1, MAX_LAYERS, -1);
     c->seq_len = key_int(&k, "context_length", 1, MAX_CONTEXT, -1);
     if (k.failed)
         return -1;
+    if (f->skips_extra && c->n_layers > 1)
+        k.n_skipped = c->n_skipped = key_int(&k, "nextn_predict_layers", 0, c->n_layers - 1, 0);
+    c->n_layers -= c->n_skipped;
     c->layers = mem_zalloc((size_t)c->n_layers, sizeof *c->layers);
     if (!c->layers)
         return err_set(e, EXIT_MEMORY, "out of memory for %d layers", c->n_layers);
@@ -772,6 +834,20 @@ int config_read(Config *c, const Gguf *g, Err *e)
                        "got a negative epsilon, soft cap, clamp or ALiBi bias, want none below 0");
     refuse_keys(&k);
     return k.failed ? -1 : 0;
+}
+
+const char *config_recurrent(const Config *c, char *out, size_t size)
+{
+    *out = '\0';
+    for (int kind = MIX_ATTENTION + 1; kind < MIX_COUNT; kind++) {
+        int n = 0;
+        for (int i = 0; i < c->n_layers; i++)
+            n += (int)c->layers[i].mixer == kind;
+        if (n)
+            snprintf(out + strlen(out), size - strlen(out), "%s%d %s%s", *out ? ", " : "", n,
+                     mixer_names[kind], n > 1 ? "s" : "");
+    }
+    return out;
 }
 
 void config_free(Config *c)

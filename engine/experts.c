@@ -90,15 +90,6 @@ static void softmax(const Kernels *k, float *p, size_t n)
         p[e] /= total;
 }
 
-static void sigmoid(const Kernels *k, float *p, size_t n)
-{
-    for (size_t e = 0; e < n; e++)
-        p[e] = -p[e];
-    k->exp_sum(p, n, 0);
-    for (size_t e = 0; e < n; e++)
-        p[e] = 1 / (1 + p[e]);
-}
-
 /* A row's logits p (n) -> its experts and their weights; p becomes the probabilities. A row with a
  * number that is not finite gets experts all the same, and weights that are NaN. */
 static void choose_for_row(const Rows *r, float *p, float *ranks, int *chosen, float *weights)

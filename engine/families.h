@@ -37,6 +37,10 @@ typedef struct {
     bool latent; // kv_lora_rank is a key of its files, and yarn's scales are DeepSeek's
 
     Mixer headless; // what layers are whose head_count_kv is 0; MIX_ATTENTION: there are none
+    Mixer between;  // and those that attention.recurrent_layers names or, without this key, all but
+                    // each full_attention_interval-th
+    bool skips_extra;  // nextn_predict_layers of the file's layers, its last, are left out
+    bool has_sections; // rope.dimension_sections is a key; all are one in a text
 
     Presence experts;       // OPTIONAL: the key expert_count decides
     bool gate_key;          // expert_gating_func is a key of its files

@@ -5,8 +5,8 @@
  *       h = norm(x)
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
  *           k and v go to the cache, queries far from the start are multiplied by [a factor]
- *       a = Wo attention(q)  [norm]
- *       or, in a recurrent layer,  a = Wo recurrence(W h)  [norm]        (recurrent.c)
+ *       a = Wo attention(q) [* sigmoid(W_gate h)]  [norm]
+ *       or, in a recurrent layer,  a = Wo recurrence(h)  [norm]          (recurrent.c)
  *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]
  *       parallel:    f = ffn(norm(x)) [norm];  x += a + f
  *       [x += norm(W act(W_gate x) * p)]    p is the layer's own part of the token's embedding
@@ -343,6 +343,20 @@ static void prepare_latent(const Rows *r, int i)
     rope_rotate(k + rank, angles, 1, turning, turning, r->c->rope_pairing);
 }
 
+/* Row i's queries and gates, from where Wq has put them, a head after another. */
+static void split_gates(const Rows *r, int i)
+{
+    Session *s = r->s;
+    size_t nq = q_width(r->lc), width = (size_t)r->lc->key_dim;
+    const float *both = s->q_and_gate + 2 * (size_t)i * nq;
+    float *q = s->q + (size_t)(r->from + i) * nq, *gate = s->attn_gate + (size_t)(r->from + i) * nq;
+    for (size_t j = 0; j < nq; j += width) {
+        memcpy(q + j, both + 2 * j, width * sizeof *q);
+        memcpy(gate + j, both + 2 * j + width, width * sizeof *q);
+    }
+    sigmoid(s->k, gate, nq);
+}
+
 static void prepare_rows(void *context, int from, int to, int thread)
 {
     const Rows *r = context;
@@ -351,6 +365,8 @@ static void prepare_rows(void *context, int from, int to, int thread)
     (void)thread;
     for (int i = from; i < to; i++) {
         int t = r->from + i;
+        if (r->c->attn_gate)
+            split_gates(r, i);
         if (r->lc->latent.rank)
             prepare_latent(r, i);
         else
@@ -471,7 +487,7 @@ static void project(Rows *r)
         project_latent(r, h, q);
     else
         matmul(s,
-               (Product[]){{&l->wq, h, r->n, q, 0},
+               (Product[]){{&l->wq, h, r->n, r->c->attn_gate ? s->q_and_gate : q, 0},
                            {&l->wk, h, r->n, s->k_new, 0},
                            {&l->wv, h, r->n, s->v_new, 0}},
                !has_own                                          ? 1
@@ -491,11 +507,22 @@ static void project(Rows *r)
     threads_run(s->threads, r->n, ROW_GRAIN, store_rows, r);
 }
 
+static void gate_rows(void *context, int from, int to, int thread)
+{
+    const Rows *r = context;
+    const Session *s = r->s;
+    size_t n = heads_width(r->lc);
+    (void)thread;
+    for (size_t i = (size_t)from; i < (size_t)to; i++)
+        s->k->mul(s->heads + i * n, s->attn_gate + ((size_t)r->from + i) * n, n);
+}
+
 /* What attention, or a recurrent layer in its place, adds to the residual stream -> s->attn_out
  * (n, dim):
  *
  *   softmax(scale q.K^T + mask) V        (n, n_heads, value_dim), over every visible key
  *   of latents: value_up times that      (n, n_heads, latent.value_dim), for each head
+ *   times the sigmoid of the gates       with Config.attn_gate
  *   Wo mixes the heads' results          (n, dim)
  */
 static void attend(Rows *r)
@@ -505,6 +532,8 @@ static void attend(Rows *r)
     float *results = s->heads;
     if (r->lc->mixer == MIX_ATTENTION) {
         attention(s, r->layer, r->from, r->n);
+        if (r->c->attn_gate)
+            threads_run(s->threads, r->n, ROW_GRAIN, gate_rows, r);
         if (r->lc->latent.rank) {
             multiply_heads(r, &l->value_up, s->heads, (size_t)r->lc->latent.rank, s->expanded,
                            (size_t)r->lc->latent.value_dim);
@@ -512,9 +541,7 @@ static void attend(Rows *r)
         }
         call_hooks(r, HOOK_HEADS, results, wo_width(r->lc));
     } else {
-        const float *h = normed(s, &l->attn_norm, residual(r), r->n);
-        matmul(s, &(Product){&l->mix_in, h, r->n, s->mix_in, 0}, 1);
-        recurrent(s, r->layer, r->from, r->n);
+        recurrent(s, r->layer, normed(s, &l->attn_norm, residual(r), r->n), r->from, r->n);
     }
     matmul(s, &(Product){&l->wo, results, r->n, s->attn_out, 0}, 1);
     if (l->attn_post_norm.on && !r->c->norm_residual)

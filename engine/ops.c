@@ -1,4 +1,4 @@
-/* ops.c - norms over rows, activations of FFNs, rotary positions. */
+/* ops.c - norms over rows, activations of FFNs, sigmoids, rotary positions. */
 #include <math.h>
 
 #include "model.h"
@@ -83,6 +83,15 @@ void xielu_rows(Session *s, const Xielu *a, float *hidden, int n_rows, int width
 {
     threads_run(s->threads, n_rows, ROW_GRAIN, xielu_range,
                 &(XieluJob){s, a, hidden, (size_t)width});
+}
+
+void sigmoid(const Kernels *k, float *x, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        x[i] = -x[i];
+    k->exp_sum(x, n, 0);
+    for (size_t i = 0; i < n; i++)
+        x[i] = 1 / (1 + x[i]);
 }
 
 /* The pair index whose wavelength makes `turns` turns within the original context (Peng et al.

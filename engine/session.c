@@ -24,6 +24,11 @@ static size_t head_count(const LayerConfig *l)
     return (size_t)l->n_heads;
 }
 
+static size_t conv_width(const LayerConfig *l)
+{
+    return (size_t)l->rec.conv_dim;
+}
+
 static size_t max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -83,7 +88,10 @@ static void plan(Session *s)
     s->q = arena_reserve(a, T * layers_max(c, q_width), f);
     s->k_new = arena_reserve(a, R * layers_max(c, k_width), f);
     s->v_new = arena_reserve(a, R * layers_max(c, v_width), f);
+    s->q_and_gate = arena_reserve(a, c->attn_gate * R * 2 * layers_max(c, q_width), f);
+    s->attn_gate = arena_reserve(a, c->attn_gate * T * layers_max(c, q_width), f);
     s->mix_in = arena_reserve(a, R * layers_max(c, mix_in_width), f);
+    s->conv_out = arena_reserve(a, R * layers_max(c, conv_width), f);
     s->heads = arena_reserve(a, R * layers_max(c, heads_width), f);
     s->q_latent = arena_reserve(a, R * layers_max(c, q_latent_width), f);
     s->expanded = arena_reserve(a, R * layers_max(c, expanded_width), f);

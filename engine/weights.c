@@ -237,7 +237,7 @@ static void bind_qkv(Binder *b, Layer *l, int i)
 {
     const Config *c = &b->s->config;
     const LayerConfig *lc = &c->layers[i];
-    size_t dim = (size_t)c->dim, nq = q_width(lc), nk = k_width(lc),
+    size_t dim = (size_t)c->dim, nq = (1 + c->attn_gate) * q_width(lc), nk = k_width(lc),
            nv = lc->values_are_keys ? 0 : v_width(lc);
     Presence own = has_own_kv(c, i) ? REQUIRED : OPTIONAL;
     char full[NAME_SIZE];
@@ -328,23 +328,74 @@ static void bind_latent(Binder *b, Layer *l, const LayerConfig *lc)
     l->key_up = turned_matrices(b, &keys);
 }
 
-/* A short convolution; its weights (conv_dim, conv_taps) are turned, so that those of a row are
- * neighbours. */
-static void bind_short_conv(Binder *b, Layer *l, const LayerConfig *lc)
+/* The weights of a convolution (width, taps) are turned, so that those of a row are neighbours. */
+static void bind_conv(Binder *b, Layer *l, const char *name, const Recurrence *r)
 {
-    size_t dim = (size_t)b->s->config.dim, width = (size_t)lc->conv_dim,
-           taps = (size_t)lc->conv_taps;
+    size_t width = (size_t)r->conv_dim, taps = (size_t)r->taps;
     char full[NAME_SIZE];
-    bind_linear(b, &l->mix_in, "shortconv.in_proj", mix_in_width(lc), dim, REQUIRED, ABSENT);
-    bind_linear(b, &l->wo, "shortconv.out_proj", dim, width, REQUIRED, ABSENT);
-    const GgufTensor *t = find(b, full_name(b, "shortconv.conv", "weight", full), width, taps,
-                               REQUIRED);
+    const GgufTensor *t = find(b, full_name(b, name, "weight", full), width, taps, REQUIRED);
     const float *w = t ? floats(b, t, width * taps) : NULL;
     float *turned = w ? own_floats(b, width * taps) : NULL;
     for (size_t i = 0; turned && i < width; i++)
         for (size_t j = 0; j < taps; j++)
             turned[j * width + i] = w[i * taps + j];
     l->conv = turned;
+}
+
+static void bind_short_conv(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    size_t dim = (size_t)b->s->config.dim;
+    bind_linear(b, &l->conv_in, "shortconv.in_proj", conv_in_width(lc), dim, REQUIRED, ABSENT);
+    bind_conv(b, l, "shortconv.conv", &lc->rec);
+    bind_linear(b, &l->wo, "shortconv.out_proj", dim, heads_width(lc), REQUIRED, ABSENT);
+}
+
+/* A number for each head, whose tensor has no suffix; Mamba's have a dimension of 1 beside. */
+static const float *bind_numbers(Binder *b, const char *name, const LayerConfig *lc)
+{
+    char full[NAME_SIZE];
+    size_t n = (size_t)lc->rec.n_heads;
+    bool across = lc->mixer == MIX_MAMBA && n > 1;
+    full_name(b, name, "", full)[strlen(full) - 1] = '\0';
+    const GgufTensor *t = find(b, full, n, across, REQUIRED);
+    return t ? floats(b, t, n) : NULL;
+}
+
+static void bind_delta_net(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    size_t dim = (size_t)b->s->config.dim, n = (size_t)lc->rec.n_heads, inner = heads_width(lc);
+    bind_linear(b, &l->conv_in, "attn_qkv", conv_in_width(lc), dim, REQUIRED, ABSENT);
+    bind_conv(b, l, "ssm_conv1d", &lc->rec);
+    bind_linear(b, &l->mix_gate, "attn_gate", inner, dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->mix_beta, "ssm_beta", n, dim, REQUIRED, ABSENT);
+    bind_linear(b, &l->mix_dt, "ssm_alpha", n, dim, REQUIRED, ABSENT);
+    l->mix_dt.b = bind_vector(b, "ssm_dt", "bias", n, REQUIRED);
+    l->decay = bind_numbers(b, "ssm_a", lc);
+    bind_norm(b, &l->mix_norm, "ssm_norm", (size_t)lc->rec.value_dim, REQUIRED);
+    bind_linear(b, &l->wo, "ssm_out", dim, inner, REQUIRED, ABSENT);
+}
+
+/* One matrix makes gates, the convolution's input and dt. */
+static void bind_mamba(Binder *b, Layer *l, const LayerConfig *lc)
+{
+    size_t dim = (size_t)b->s->config.dim, n = (size_t)lc->rec.n_heads, inner = heads_width(lc),
+           conv = conv_in_width(lc), groups = (size_t)lc->rec.n_key_heads;
+    char full[NAME_SIZE];
+    Tensor in = {0};
+    if (bind_matrix(b, &in, "ssm_in", inner + conv + n, dim, REQUIRED)) {
+        l->mix_gate.w = tensor_rows(&in, 0, inner);
+        l->conv_in.w = tensor_rows(&in, inner, conv);
+        l->mix_dt.w = tensor_rows(&in, inner + conv, n);
+    }
+    bind_conv(b, l, "ssm_conv1d", &lc->rec);
+    l->conv_bias = bind_vector(b, "ssm_conv1d", "bias", conv, b->s->config.conv_bias);
+    l->mix_dt.b = bind_vector(b, "ssm_dt", "bias", n, REQUIRED);
+    l->decay = bind_numbers(b, "ssm_a", lc);
+    l->skip = bind_numbers(b, "ssm_d", lc);
+    const GgufTensor *t = find(b, full_name(b, "ssm_norm", "weight", full), groups, inner / groups,
+                               REQUIRED);
+    l->mix_norm = (Norm){.on = t, .w = t ? floats(b, t, inner) : NULL};
+    bind_linear(b, &l->wo, "ssm_out", dim, inner, REQUIRED, ABSENT);
 }
 
 static void bind_ffn(Binder *b, Layer *l, size_t hidden)
@@ -481,10 +532,12 @@ static void bind_layer(Binder *b, int i)
               !c->pre_norm               ? ABSENT
               : c->plain_first && i == 0 ? OPTIONAL
                                          : REQUIRED);
-    if (lc->mixer == MIX_ATTENTION)
-        bind_attention(b, l, i);
-    else
-        bind_short_conv(b, l, lc);
+    switch (lc->mixer) {
+    case MIX_SHORT_CONV: bind_short_conv(b, l, lc); break;
+    case MIX_DELTA_NET: bind_delta_net(b, l, lc); break;
+    case MIX_MAMBA: bind_mamba(b, l, lc); break;
+    default: bind_attention(b, l, i);
+    }
     bind_norm(b, &l->attn_post_norm, name_of(b, "post_attention_norm", "attn_output_norm"), dim,
               c->post_norm ? REQUIRED : ABSENT);
     bind_norm(b, &l->ffn_norm,
@@ -579,6 +632,19 @@ int stack_bind(Model *m, Stack *s, const char *prefix, bool *used, Err *e)
     return b->failed ? -1 : 0;
 }
 
+/* The tensors of layers that do not run. */
+static void skip_layers(const Model *m, const Config *c, bool *used)
+{
+    char begin[24];
+    for (int layer = c->n_layers; layer < c->n_layers + c->n_skipped; layer++) {
+        size_t n = (size_t)snprintf(begin, sizeof begin, "blk.%d.", layer);
+        for (size_t i = 0; i < m->file.n_tensors; i++) {
+            Str name = m->file.tensors[i].name;
+            used[i] = used[i] || (name.len >= n && !memcmp(name.ptr, begin, n));
+        }
+    }
+}
+
 /* Every tensor must have been used; with this the parameters are counted. */
 static int check_used(Model *m, const bool *used, Err *e)
 {
@@ -623,6 +689,8 @@ int model_open(Model *m, const char *path, bool needs_tokenizer, Err *e)
     s->config = config;
     if (!rc && !(used = mem_zalloc(m->file.n_tensors, sizeof *used)))
         rc = err_set(e, EXIT_MEMORY, "out of memory for %zu tensors", m->file.n_tensors);
+    if (!rc)
+        skip_layers(m, &s->config, used);
     rc = rc || stack_bind(m, s, "", used, e) || check_used(m, used, e)
       || open_tokenizer(m, needs_tokenizer, e);
     free(used);

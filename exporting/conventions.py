@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Callable
 
 from exporting.config import short
-from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec,
-                            change_pairing, concat)
+from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, SSM, UNGATED, XIELU, Model, Recipe,
+                            Spec, change_pairing, concat)
 
 ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
 ROPE_SCALING = ("none", "linear", "yarn")
@@ -140,11 +140,31 @@ def latent_keys(s: Spec) -> Spec:
         "attention.value_length_mla", *YARN_BETAS)}
 
 
-def short_conv_keys(s: Spec) -> Spec:
-    """Layers without key/value heads are short convolutions."""
-    layers, heads = s["shortconv.layers"], s["attention.head_count_kv"]
-    return {"attention.head_count_kv": [0 if conv else heads for conv in layers],
-            "shortconv.l_cache": s["shortconv.l_cache"]}
+def headless(layers: str, *names: str) -> Callable[[Spec], Spec]:
+    """Keys where the recurrent layers are those without key/value heads."""
+    def keys(s: Spec) -> Spec:
+        heads = s["attention.head_count_kv"]
+        return {"attention.head_count_kv": [0 if yes else heads for yes in s[layers]]} | {
+            k: s[k] for k in names}
+    return keys
+
+
+short_conv_keys = headless("shortconv.layers", "shortconv.l_cache")
+SSM_KEYS = [f"ssm.{part}" for part in SSM]
+
+
+def qwen35_keys(s: Spec) -> Spec:
+    layers = s["delta_net.layers"]
+    interval = (n for n in range(1, len(layers) + 1) if layers == every(n, len(layers)))
+    return {k: s[k] for k in SSM_KEYS} | {
+        "attention.recurrent_layers": layers, "full_attention_interval": next(interval, None),
+        "rope.dimension_sections": [11, 11, 10, 0]}  # of all Qwen3.5; no matter in a text
+
+
+def granitehybrid_keys(s: Spec) -> Spec:
+    return granite_keys(s) | headless("mamba.layers", *SSM_KEYS)(s) | \
+        expert_keys("expert_shared_feed_forward_length")(s) | {
+        "rope.scaling.finetuned": s["position"] == "rope"}
 
 
 def lfm2moe_keys(s: Spec) -> Spec:
@@ -200,6 +220,9 @@ DEEPSEEK = {"expert_layers": leading_dense,
                                 "expert_group_count", "expert_group_used_count",
                                 "expert_weights_scale")}}
 LFM2_NORM = ((r"^output_norm\.", "token_embd_norm."),)
+QWEN35: dict[str, Any] = PARTIAL | {k: SET for k in SSM_KEYS} | {
+    "attention.qk_norm": "head", "attention.output_gate": True, "delta_net.layers": SET,
+    "ssm.inner_size": lambda s: (s["ssm.state_size"] or 0) * (s["ssm.time_step_rank"] or 0)}
 CONVENTIONS: dict[str, Convention] = {
     "llama": Convention(
         {"attention.bias": ANY, "attention.output_bias": ANY, "ffn.bias": ANY}
@@ -355,6 +378,18 @@ CONVENTIONS: dict[str, Convention] = {
         {"attention.bias": ANY, "attention.qk_norm": ("none", "head")} | PARTIAL | DEEPSEEK
         | {"expert_gating_func": 2, "expert_choice_bias": True}, keys=deepseek_keys,
         names=FFN_NORM),
+    "qwen35": Convention(QWEN35, keys=qwen35_keys, names=FFN_NORM),
+    "qwen35moe": Convention(
+        QWEN35 | {"expert_shared_gate": True, "expert_shared_feed_forward_length": SET}
+        | experts(True), names=FFN_NORM,
+        keys=lambda s: qwen35_keys(s) | expert_keys(
+            "expert_feed_forward_length", "expert_shared_feed_forward_length")(s)),
+    "granitehybrid": Convention(
+        {k: ANY for k in ("expert_shared_feed_forward_length", "mamba.conv_bias", *GRANITE)}
+        | {k: SET for k in SSM_KEYS} | experts(True, own_width=False, optional=True) | {
+            "mamba.layers": SET, "position": ("rope", "none"),
+            "ssm.inner_size": lambda s: 2 * s["embedding_length"]},
+        "interleaved", keys=granitehybrid_keys),
     "falcon": Convention(LAYERED | {
         "ffn.bias": False, "ffn.activation": "gelu", "residual": "parallel",
         "residual.shared_norm": ANY}, fused=("qkv",), square=True),
@@ -404,12 +439,14 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
     keys = {k: s[k] for k in (*SIZES, "context_limit")} | {norm: s["norm.epsilon"]}
     if s["position"] == "rope":
         keys |= {k: s[k] for k in ROPE_KEYS if not (k == "rope.scaling.type" and s[k] == "none")}
-        if s["rope.pairing"] != conv.pairing:
-            op = partial(change_pairing, dim=s["attention.key_length"],
-                         rot=s["rope.dimension_count"], to=conv.pairing)
-            for name in out:
-                if re.search(r"\.attn_[qk]\.|\.attn_[qk]_norm\.", name):
-                    out[name] = out[name].then(op)
+    # llama.cpp's converter turns Granite's rows where there is no rope, too
+    if s["rope.pairing"] != conv.pairing and (s["position"] == "rope" or s["mamba.layers"]):
+        width = s["attention.key_length"]
+        op = partial(change_pairing, dim=width, rot=s["rope.dimension_count"] or width,
+                     to=conv.pairing)
+        for name in out:
+            if re.search(r"\.attn_[qk]\.|\.attn_[qk]_norm\.", name):
+                out[name] = out[name].then(op)
     if s["tied"] and conv.tied == "copy":
         out["output.weight"] = out["token_embd.weight"]
     for i in range(s["block_count"]):

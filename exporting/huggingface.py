@@ -16,9 +16,10 @@ import gguf
 import torch
 
 from exporting.config import Config, ExportError, read_json, short
-from exporting.spec import (ALL_BIAS, LAYER_NORM, UNGATED, XIELU, Model, Recipe, Spec, alternate,
-                            check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors, half_rows,
-                            has_kv, latent_part, product, split_blocks, split_groups, split_rows)
+from exporting.spec import (ALL_BIAS, LAYER_NORM, SSM, UNGATED, XIELU, Model, Recipe, Spec,
+                            alternate, check_shapes, dims, from_mxfp4, gpt_spec, gpt_tensors,
+                            half_rows, has_kv, latent_part, product, split_blocks, split_groups,
+                            split_rows, tile_heads)
 from exporting.vocab import read_vocab
 from exporting.weights import BUFFERS, Tensors, adapter, folder_tensors, has_weights
 
@@ -46,7 +47,7 @@ def rope_spec(c: Config, dim: int, layer_type: str | None = None) -> Spec:
     if rot < 2 or rot % 2 or not 0 < base:
         raise ExportError(f"config.json: rope over {rot} of {dim} values per head with base "
                           f"{base}: want an even number")
-    if "mrope_section" in p.data:
+    if "mrope_section" in p.data and not str(c.get("model_type")).startswith("qwen3_5"):
         raise ExportError("config.json: rope with mrope_section (several "
                           "position axes) is not supported")
     if kind == "dynamic" and p.get("alpha") and str(c.get("model_type")).startswith("hunyuan"):
@@ -339,6 +340,41 @@ def glm4_moe(c: Config) -> Spec:
     return rope(c) | deepseek_experts(c) | {
         "attention.bias": c.flag("attention_bias"), "ffn.activation": c.activation(),
         "attention.qk_norm": "head" if c.flag("use_qk_norm") else "none"}
+
+
+def recurrent_layers(c: Config, types: Any, names: tuple[str, ...]) -> list[bool] | None:
+    """Which layers have one of these names; the others have full attention."""
+    n = c.int("num_hidden_layers")
+    full = {"full_attention", "attention"}
+    if not isinstance(types, list) or len(types) != n or \
+            any(not isinstance(t, str) or t not in {*names, *full} for t in types):
+        raise c.bad("layer_types", f"{n} of {names[0]} and full_attention")
+    layers = [t in names for t in types]
+    return layers if any(layers) else None
+
+
+def qwen3_5(c: Config) -> Spec:
+    bias, types, step = c.flag("attention_bias"), c.get("layer_types"), c.int(
+        "full_attention_interval", 4)
+    if types is None:
+        types = ["linear_attention" if (i + 1) % step else "full_attention"
+                 for i in range(c.int("num_hidden_layers"))]
+    layers = recurrent_layers(c, types, ("linear_attention",))
+    heads, keys = c.int("linear_num_value_heads"), c.int("linear_num_key_heads")
+    if heads % keys:
+        raise c.bad("linear_num_value_heads", f"a multiple of {keys}")
+    sizes = (c.int("linear_conv_kernel_dim"), heads, keys, c.int("linear_key_head_dim"),
+             heads * c.int("linear_value_head_dim"))
+    return rope(c) | {
+        "attention.qk_norm": "head", "attention.output_gate": True, "attention.bias": bias,
+        "attention.output_bias": bias, "ffn.activation": c.activation(),
+        "delta_net.layers": layers,
+        **({f"ssm.{part}": size for part, size in zip(SSM, sizes)} if layers else {})}
+
+
+def qwen3_5_moe(c: Config) -> Spec:
+    return qwen3_5(c) | experts(c, renormalised=True, expert_shared_gate=True,
+                                shared=c.int("shared_expert_intermediate_size"))
 
 
 def qwen3_moe(c: Config) -> Spec:
@@ -680,6 +716,30 @@ def granite(c: Config) -> Spec:
                        "residual_scale": c.num("residual_multiplier", 1.0)}
 
 
+def granite_hybrid(c: Config) -> Spec:
+    c.refuse("mamba_proj_bias", (None, False), "biases of its projections are not supported")
+    limit = c.get("time_step_limit")
+    if limit is not None and (not isinstance(limit, list) or len(limit) != 2 or limit[0] != 0
+                              or limit[1] not in (math.inf, {"__float__": "Infinity"})):
+        raise c.bad("time_step_limit", "no limits")
+    types = c.get("layer_types") or c.get("layers_block_type") or \
+        ["mamba"] * c.int("num_hidden_layers")
+    layers = recurrent_layers(c, types, ("mamba", "linear_attention"))
+    inner, heads, groups = (c.int("mamba_expand") * c.int("hidden_size"), c.int("mamba_n_heads"),
+                            c.int("mamba_n_groups"))
+    if layers and (inner % heads or heads % groups):
+        raise c.bad("mamba_n_heads", f"a divisor of {inner} and a multiple of {groups}")
+    sizes = (c.int("mamba_d_conv"), heads, groups, c.int("mamba_d_state"), inner)
+    shared = c.int("shared_intermediate_size")
+    ffn = experts(c, "intermediate_size", True, shared) if c.get("num_experts") else {
+        "feed_forward_length": shared}
+    return granite(c) | ffn | {
+        "ffn.bias": False, "position": "rope" if c.get("position_embedding_type") == "rope"
+        else "none", "mamba.layers": layers,
+        **({f"ssm.{part}": size for part, size in zip(SSM, sizes)}
+           | {"mamba.conv_bias": c.flag("mamba_conv_bias")} if layers else {})}
+
+
 def falcon(c: Config) -> Spec:
     c.refuse("alibi", (None, False),
              "Falcon's ALiBi (bfloat16 biases scaled by the head width) is not supported")
@@ -880,6 +940,11 @@ DENSE = tuple((f"model.layers.{{}}.mlp.{part}_proj", f"blk.{{}}.ffn_{part}")
 GRANITE_ROUTER = (("model.layers.{}.block_sparse_moe.router", "blk.{}.ffn_gate_inp"),
                   ("model.layers.{}.block_sparse_moe.experts.down_proj", "blk.{}.ffn_down_exps"))
 AFTER_ATTENTION = (("model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"),)
+QWEN3_5 = defaults(head_dim=256, num_key_value_heads=4, max_position_embeddings=32768,
+                   partial_rotary_factor=0.25, linear_conv_kernel_dim=4, linear_key_head_dim=128,
+                   linear_value_head_dim=128, linear_num_key_heads=16, linear_num_value_heads=32)
+# the dense FFN of a Granite without experts has the name of the shared one
+SHARED_MLP = (("model.layers.{}.shared_mlp.output_linear", "blk.{}.ffn_down_shexp"),)
 LFM2 = (("model.embedding_norm", "output_norm"),
         *((f"model.layers.{{}}.feed_forward.experts.{w}", f"blk.{{}}.ffn_{part}_exps")
           for w, part in (("w1", "gate"), ("w2", "down"), ("w3", "up"))))
@@ -1074,6 +1139,17 @@ FAMILIES: dict[str, Family] = {
         tie_word_embeddings=True, conv_L_cache=3, moe_intermediate_size=1792, num_dense_layers=2,
         num_experts=32, num_experts_per_tok=4, use_expert_bias=True, norm_topk_prob=True,
         routed_scaling_factor=1.0)),
+    "qwen3_5_text": Family("qwen35", qwen3_5, norm_offset=1, names=AFTER_ATTENTION,
+                           defaults=QWEN3_5),
+    "qwen3_5_moe_text": Family(
+        "qwen35moe", qwen3_5_moe, norm_offset=1, names=AFTER_ATTENTION, defaults=QWEN3_5 | dict(
+            num_key_value_heads=2, num_experts=256, num_experts_per_tok=8,
+            moe_intermediate_size=512, shared_expert_intermediate_size=512)),
+    "granitemoehybrid": Family(
+        "granitehybrid", granite_hybrid, names=(*GRANITE_ROUTER, *SHARED_MLP), defaults=defaults(
+            num_experts=8, num_experts_per_tok=2, shared_intermediate_size=1024, mamba_n_heads=128,
+            mamba_n_groups=1, mamba_d_state=256, mamba_d_conv=4, mamba_expand=2,
+            mamba_conv_bias=True)),
     "falcon": Family("falcon", falcon, qkv="groups",
                      names=(("transformer.h.{}.post_attention_layernorm", "blk.{}.ffn_norm"),),
                      defaults=defaults(hidden_act="gelu", norm_eps=1e-5, multi_query=True,
@@ -1095,7 +1171,7 @@ HEADS = re.compile(r"(^|\.)(cls|pooler|lm_head|predictions|vocab_\w+|head|decode
                    r"pre_classifier|qa_outputs|discriminator_predictions|generator_predictions|"
                    r"generator_lm_head)(\.|$)")
 OTHER_PARTS = re.compile(r"(^|\.)(vision_tower|multi_modal_projector|vision_model|audio_tower|"
-                         r"embed_vision|embed_audio|"
+                         r"embed_vision|embed_audio|visual|mtp|"
                          r"mtp_(block|emb_norm|hidden_norm|linear_proj))\.")  # mtp_: Ernie
 
 
@@ -1109,8 +1185,9 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
         notes.append(f"adapter_config.json is {what}: not applied to the folder's own weights")
     data = read_json(folder / "config.json")
     if isinstance(data.get("text_config"), dict):  # Gemma 3 with its image tower
-        data = {"tie_word_embeddings": True} | data["text_config"] | {
-            "_outer": data.get("model_type")}
+        tied = not str(data.get("model_type")).startswith("qwen3_5")  # where nothing says it
+        data = {"tie_word_embeddings": data.get("tie_word_embeddings", tied)} | \
+            data["text_config"] | {"_outer": data.get("model_type")}
         data.setdefault("model_type", str(data["_outer"]) + "_text")
     kind = data.get("model_type")
     kind = {"RefinedWebModel": "falcon", "RefinedWeb": "falcon",
@@ -1134,7 +1211,10 @@ def hf_model(folder: Path, tokenizer: Path | None) -> Model:
     recipes, unused = hf_recipes(family, spec, source)
     check_shapes(spec, recipes, source)
     vocab = read_vocab(tokenizer or folder, folder, spec["vocab_size"], c)
-    return Model(spec, recipes, source, vocab, family.arch, str(folder.resolve().name), unused,
+    arch = family.arch
+    if arch == "granitehybrid" and not spec["mamba.layers"]:  # Granite 4's without Mamba
+        arch = "granitemoe" if spec["expert_count"] else "granite"
+    return Model(spec, recipes, source, vocab, arch, str(folder.resolve().name), unused,
                  notes)
 
 
@@ -1149,6 +1229,21 @@ def read_xielu(spec: Spec, source: Tensors) -> None:
         if sorted(values) != list(range(spec["block_count"])):
             raise ExportError(f"tensors mlp.act_fn.{part}: want a number for each layer")
         spec[f"xielu.{part}"] = [values[i] for i in sorted(values)]
+
+
+def tile_values(spec: Spec, found: dict[str, Recipe]) -> None:
+    """Value heads of gated delta nets in llama.cpp's order, head i with key head i % keys."""
+    taps, heads, keys, width, inner = (spec[f"ssm.{part}"] for part in SSM)
+    of_values = {"attn_qkv.weight": 2 * keys * width, "ssm_conv1d.weight": 2 * keys * width,
+                 "attn_gate.weight": 0, "ssm_beta.weight": 0, "ssm_alpha.weight": 0,
+                 "ssm_dt.bias": 0, "ssm_a": 0}
+    for name in found:
+        part = name.split(".", 2)[-1]
+        if part in of_values and heads != keys:
+            found[name] = found[name].then(partial(
+                tile_heads, keys=keys, heads=heads, from_row=of_values[part]))
+        if part == "ssm_out.weight" and heads != keys:
+            found[name] = found[name].then(partial(tile_heads, keys=keys, heads=heads, dim=1))
 
 
 def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, Recipe], list[str]]:
@@ -1175,14 +1270,16 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
         name = re.sub(r"router\.scale$", "router.proj.scale", name)  # Gemma 4
         name = re.sub(r"router\.per_expert_scale$", "experts.down_proj.scale", name)
         name = re.sub(r"\.expert_bias$", ".expert_bias.bias", name)  # LFM2
-        stem, _, suffix = name.rpartition(".")
+        name = re.sub(r"\.dt_bias$", ".dt_proj.bias", name)  # of gated delta nets and Mamba
+        bare = re.search(r"\.(A_log|D)$", name) is not None
+        stem, _, suffix = (f"{name}." if bare else name).rpartition(".")
         stem = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.",
                       stem).replace("model.lm_head", "lm_head")
         bases = ("model.", "transformer.", "gpt_neox.")
         for spelling in (stem, stem.removeprefix("transformer."), *(base + stem for base in bases)):
             hit = table.get_name(spelling)
-            if hit and suffix in ("weight", "bias", "scale"):
-                return f"{hit}.{suffix}"
+            if hit and (bare or suffix in ("weight", "bias", "scale")):
+                return hit if bare else f"{hit}.{suffix}"
         return None
 
     for name in source.names():
@@ -1231,8 +1328,18 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
     for name, recipe in found.items():  # vectors that are matrices of one row there
         if re.search(r"exp_probs_b\.bias$|ffn_gate_inp_shexp\.weight$", name):
             found[name] = recipe.then(lambda t: t.squeeze(0))
-        if name.endswith("shortconv.conv.weight"):  # one input channel of each
+        if name.endswith(("shortconv.conv.weight", "ssm_conv1d.weight")):  # one input channel each
             found[name] = recipe.then(lambda t: t.squeeze(1))
+        if name.endswith(".ssm_a"):
+            found[name] = recipe.then(lambda t: -t.float().exp())
+    if spec["delta_net.layers"]:
+        tile_values(spec, found)
+    if spec["mamba.layers"]:
+        for name, shape in needed.items():  # the same numbers in a matrix
+            if name in found and name.endswith((".ssm_a", ".ssm_d", ".ssm_norm.weight")):
+                found[name] = found[name].then(partial(torch.reshape, shape=shape))
+    if family.arch == "granitehybrid" and not spec["expert_count"]:
+        found = {n.replace("_shexp.", "."): r for n, r in found.items()}
     if family.conv1d:
         for name, recipe in found.items():
             if re.search(r"(attn_qkv|attn_output|ffn_up|ffn_down)\.weight$", name):
@@ -1244,7 +1351,7 @@ def hf_recipes(family: Family, spec: Spec, source: Tensors) -> tuple[dict[str, R
             found["position_embd.weight"] = embd.then(lambda t: t[extra_rows:])
     if family.norm_offset:
         for name, recipe in found.items():
-            if name.endswith("norm.weight"):
+            if name.endswith("norm.weight") and "ssm_norm" not in name:
                 found[name] = recipe.then(lambda t: t.float() + family.norm_offset)
     if spec["norm.residual"]:  # the same norms in other places
         found = {n.replace("attn_norm", "post_attention_norm").replace("ffn_norm", "post_ffw_norm"):

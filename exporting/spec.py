@@ -26,6 +26,7 @@ Spec = dict[str, Any]
 U32, F32, BOOL, STR = V.UINT32, V.FLOAT32, V.BOOL, V.STRING
 REQUIRED = object()
 XIELU = ("alpha_p", "alpha_n", "beta", "eps")  # of each layer; keys without "gpt."
+SSM = ("conv_kernel", "time_step_rank", "group_count", "state_size", "inner_size")
 # key without "gpt.": type (a list value is an array of it), default
 GPT_KEYS: dict[str, tuple[V, Any]] = {
     "context_length": (U32, REQUIRED), "context_limit": (BOOL, None),
@@ -70,6 +71,9 @@ GPT_KEYS: dict[str, tuple[V, Any]] = {
     "layer_output_scale": (BOOL, None), "embedding_length_per_layer_input": (U32, None),
     "expert_beside_ffn": (BOOL, None),
     "shortconv.layers": (BOOL, None), "shortconv.l_cache": (U32, None),
+    "delta_net.layers": (BOOL, None), "mamba.layers": (BOOL, None),
+    "mamba.conv_bias": (BOOL, None), **{f"ssm.{part}": (U32, None) for part in SSM},
+    "attention.output_gate": (BOOL, None),
     "expert_gating_func": (U32, None),
     "expert_group_count": (U32, None), "expert_group_used_count": (U32, None),
     "expert_weights_scale": (F32, None),
@@ -122,9 +126,32 @@ def has_kv(s: Spec, layer: int) -> bool:
     return layer < s["block_count"] - (s["attention.shared_kv_layers"] or 0)
 
 
-def is_short_conv(s: Spec, layer: int) -> bool:
-    """Whether a layer is a short convolution instead of attention."""
-    return bool(s["shortconv.layers"]) and s["shortconv.layers"][layer]
+def mixer(s: Spec, layer: int) -> str:
+    """What a layer has instead of attention, "" for nothing."""
+    kinds = ("shortconv", "delta_net", "mamba")
+    return next((k for k in kinds if s[f"{k}.layers"] and s[f"{k}.layers"][layer]), "")
+
+
+def mixer_tensors(s: Spec, kind: str) -> dict[str, tuple[int, ...]]:
+    """The tensors of a recurrent layer, without "blk.N."."""
+    d = s["embedding_length"]
+    if kind == "shortconv":
+        return {"shortconv.in_proj.weight": (3 * d, d),
+                "shortconv.conv.weight": (d, s["shortconv.l_cache"]),
+                "shortconv.out_proj.weight": (d, d)}
+    taps, heads, groups, width, inner = (s[f"ssm.{part}"] for part in SSM)
+    conv = inner + 2 * groups * width
+    out: dict[str, tuple[int, ...]] = {
+        "ssm_conv1d.weight": (conv, taps), "ssm_dt.bias": (heads,), "ssm_out.weight": (d, inner)}
+    if kind == "delta_net":
+        return out | {
+            "attn_qkv.weight": (conv, d), "attn_gate.weight": (inner, d), "ssm_a": (heads,),
+            "ssm_alpha.weight": (heads, d), "ssm_beta.weight": (heads, d),
+            "ssm_norm.weight": (inner // heads,)}
+    if s["mamba.conv_bias"]:
+        out["ssm_conv1d.bias"] = (conv,)
+    return out | {"ssm_in.weight": (inner + conv + heads, d), "ssm_a": (heads, 1),
+                  "ssm_d": (heads, 1), "ssm_norm.weight": (groups, inner // groups)}
 
 
 def has_experts(s: Spec, layer: int) -> bool:
@@ -191,7 +218,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
     def heads(b: str, i: int) -> None:
         kd, vd = head_widths(s, i)
         kv = of_layer(s, "attention.head_count_kv", i)
-        linear(b + "attn_q", h * kd, d, s["attention.bias"])
+        gates = 2 if s["attention.output_gate"] else 1
+        linear(b + "attn_q", gates * h * kd, d, s["attention.bias"])
         if has_kv(s, i):
             linear(b + "attn_k", kv * kd, d, s["attention.bias"])
             if not (s["attention.values_in_keys"] or of_layer(s, "attention.keys_as_values", i)):
@@ -231,10 +259,8 @@ def gpt_tensors(s: Spec) -> dict[str, tuple[int, ...]]:
         beside = has_experts(s, i) and s["expert_beside_ffn"]
         if s["norm.pre"] and not (s["norm.plain_first"] and i == 0):
             norm(b + "attn_norm")
-        if is_short_conv(s, i):
-            linear(b + "shortconv.in_proj", 3 * d, d, False)
-            out[b + "shortconv.conv.weight"] = (d, s["shortconv.l_cache"])
-            linear(b + "shortconv.out_proj", d, d, False)
+        if kind := mixer(s, i):
+            out |= {b + name: shape for name, shape in mixer_tensors(s, kind).items()}
         else:
             attention(b, i)
         if s["norm.post"]:
@@ -318,6 +344,15 @@ def from_mxfp4(blocks: Tensor, scales: Tensor) -> Tensor:
 def half_rows(t: Tensor, which: int) -> Tensor:
     """Half `which` of the rows of a matrix or of each of several: of gate, then up."""
     return t.chunk(2, -2)[which]
+
+
+def tile_heads(t: Tensor, keys: int, heads: int, from_row: int = 0, dim: int = 0) -> Tensor:
+    """Value heads that share a key head, which were neighbours, apart by the number of key heads.
+
+    They are rows from `from_row` on, or what another dimension counts."""
+    before, own = t.split([from_row, t.shape[dim] - from_row], dim)
+    parts = own.unflatten(dim, (keys, heads // keys, -1)).transpose(dim, dim + 1)
+    return torch.cat([before, parts.flatten(dim, dim + 2)], dim)
 
 
 def split_groups(t: Tensor, kv: int, per_kv: int, dim: int, which: int) -> Tensor:

@@ -27,7 +27,7 @@ typedef enum {
 typedef struct {
     float positive, negative, beta, eps;
 } Xielu;
-enum { GEMM_ROWS = 32 };
+enum { GEMM_ROWS = 32, STATE_COLS = 32 };
 typedef enum { NORM_RMS, NORM_LAYER, NORM_COUNT } NormType;
 
 /* 32 activations as signed bytes: x = scale q, |q| <= 127. A NaN or infinity makes scale NaN. */
@@ -112,6 +112,12 @@ typedef struct {
     float (*online_softmax)(float *x, size_t n, float scale, float *max);
     /* x = exp(x - max), and exp(-inf) is 0; returns the sum. */
     float (*exp_sum)(float *x, size_t n, float max);
+    /* A recurrent layer's matrix S (key_dim, STATE_COLS) takes in a key (key_dim) and a value, and
+     * answers a query (key_dim): d = rate * v or, where it corrects, rate * (v - decay S^T k);
+     * S = decay S + k d^T; out = S^T q. v and out (STATE_COLS); `before` may be S. */
+    void (*state_step)(float *S, const float *before, size_t key_dim, const float *q,
+                       const float *k, const float *v, float decay, float rate, bool corrects,
+                       float *out);
     void (*f32_to_f16)(const float *src, uint16_t *dst, size_t n); // saturating
     void (*i8_to_f32)(const int8_t *src, float *dst, size_t n);
 } Kernels;

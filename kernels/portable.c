@@ -76,6 +76,26 @@ static void gemm(size_t rows, size_t cols, size_t n, const float *w, size_t ldw,
         }
 }
 
+static void state_step(float *S, const float *before, size_t key_dim, const float *q,
+                       const float *k, const float *v, float decay, float rate, bool corrects,
+                       float *out)
+{
+    float d[STATE_COLS] = {0}, sum[STATE_COLS] = {0};
+    for (size_t i = 0; corrects && i < key_dim; i++)
+        for (int j = 0; j < STATE_COLS; j++)
+            d[j] += before[i * STATE_COLS + (size_t)j] * k[i];
+    for (int j = 0; j < STATE_COLS; j++)
+        d[j] = rate * (v[j] - decay * d[j]);
+    for (size_t i = 0; i < key_dim; i++)
+        for (int j = 0; j < STATE_COLS; j++) {
+            float s = decay * before[i * STATE_COLS + (size_t)j] + k[i] * d[j];
+            S[i * STATE_COLS + (size_t)j] = s;
+            sum[j] += s * q[i];
+        }
+    for (int j = 0; j < STATE_COLS; j++)
+        out[j] = sum[j];
+}
+
 #define GEMM_ADD(name, type, value)                                                                \
     static void name(size_t rows, size_t n, size_t width, const float *a, size_t lda,              \
                      const type *b, size_t ldb, float *y, size_t ldy)                              \

@@ -96,9 +96,9 @@ static int leave_out_recurrent(Maps *m, const Config *c, Err *e)
             m->layers[n++] = layer;
         else if (m->o.layers)
             return err_set(e, EXIT_USAGE,
-                           "--attn-layers: layer %d is a short convolution, which has no map; "
+                           "--attn-layers: layer %d is a %s, which has no map; "
                            "without the flag all layers that have one are taken",
-                           layer);
+                           layer, mixer_names[c->layers[layer].mixer]);
     }
     m->n_layers = n;
     return n ? 0 : err_set(e, EXIT_USAGE, "attention maps: no layer of the model has any");

@@ -36,6 +36,7 @@ typedef struct {
     size_t n_of[TYPE_COUNT]; // tensors of each type, and their bytes
     double bytes_of[TYPE_COUNT];
     uint64_t vocab;
+    char recurrent[200]; // as config_recurrent() says it, "" for an architecture that does not run
 } Info;
 
 static Str text_key(const Gguf *g, const char *name)
@@ -66,6 +67,11 @@ static void collect(Info *x)
             x->bytes_of[t->type] += (double)t->size;
         }
     }
+    Config c;
+    Err e = {0};
+    if (!config_read(&c, g, &e))
+        config_recurrent(&c, x->recurrent, sizeof x->recurrent);
+    config_free(&c);
     x->vocab = tokens && tokens->is_array ? tokens->n : 0;
 }
 
@@ -130,6 +136,8 @@ static void info_json(const Info *x, Buf *out)
     for (int i = 0; i < N_SIZES; i++)
         if (size_key(x, i))
             json_int(json_key(&j, sizes[i].name), (int64_t)gguf_number(size_key(x, i), 0));
+    if (*x->recurrent)
+        json_string(json_key(&j, "recurrent"), (Str){x->recurrent, strlen(x->recurrent)});
     json_object(json_key(&j, "types"));
     for (uint32_t t = 0; t < TYPE_COUNT; t++)
         if (x->n_of[t])
@@ -185,6 +193,8 @@ static void info_text(const Info *x, Buf *out)
             snprintf(text, sizeof text, "%.0f", gguf_number(size_key(x, i), 0));
             add_line(out, sizes[i].name, text);
         }
+    if (*x->recurrent)
+        add_line(out, "recurrent", x->recurrent);
     add_text_key(x, out, "tokenizer", "tokenizer.ggml.model");
     add_text_key(x, out, "pre-tokenizer", "tokenizer.ggml.pre");
     snprintf(text, sizeof text, "%" PRIu64 " tokens", x->vocab);

@@ -90,12 +90,15 @@ int modes_open(Engine *x, const Options *o, bool needs_tokenizer, Err *e)
         heads = &c->layers[i];
     for (int i = 0; i < m->file.n_maps; i++)
         bytes += (double)m->file.maps[i].file.size;
+    char kinds[200];
+    bool recurrent = *config_recurrent(c, kinds, sizeof kinds);
     if (o->verbose)
         fprintf(stderr,
-                "model: %s, %.1f M parameters, %.1f MB, %d layers, dim %d, "
+                "model: %s, %.1f M parameters, %.1f MB, %d layers%s%s%s, dim %d, "
                 "%d heads (%d key/value), vocabulary %d, loaded in %.0f ms\n",
-                c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, c->dim,
-                heads->n_heads, heads->n_kv_heads, c->vocab_size, 1e3 * (clock_seconds() - begin));
+                c->arch, (double)m->n_params / 1e6, bytes / 1e6, c->n_layers, recurrent ? " (" : "",
+                kinds, recurrent ? ")" : "", c->dim, heads->n_heads, heads->n_kv_heads,
+                c->vocab_size, 1e3 * (clock_seconds() - begin));
     if (free_memory && bytes > (double)free_memory)
         fprintf(stderr,
                 "%s: %s: %.1f GB are more than the %.1f GB of memory that are free; it is read "

@@ -31,9 +31,19 @@ EXPERTS = ("*ffn_gate_inp.weight:3,4 *ffn_gate_exps.weight:3,4,4 *ffn_up_exps.we
            "*ffn_down_exps.weight:3,4,4 -*ffn_gate.weight -*ffn_up.weight -*ffn_down.weight")
 SHARED = "*ffn_gate_shexp.weight:2,4 *ffn_up_shexp.weight:2,4 *ffn_down_shexp.weight:4,2"
 # of the first layer in place of attention
+NO_ATTENTION = ("-blk.0.attn_q.weight -blk.0.attn_k.weight -blk.0.attn_v.weight "
+                "-blk.0.attn_output.weight")
 SHORT_CONV = ("blk.0.shortconv.in_proj.weight:12,4 blk.0.shortconv.conv.weight:4,3 "
-              "blk.0.shortconv.out_proj.weight:4,4 -blk.0.attn_q.weight -blk.0.attn_k.weight "
-              "-blk.0.attn_v.weight -blk.0.attn_output.weight")
+              f"blk.0.shortconv.out_proj.weight:4,4 {NO_ATTENTION}")
+SSM: Keys = {"ssm.conv_kernel": 3, "ssm.time_step_rank": 2, "ssm.group_count": 1,
+             "ssm.state_size": 2, "ssm.inner_size": 4}
+STATES = f"blk.0.ssm_conv1d.weight:8,3 blk.0.ssm_dt.bias:2 blk.0.ssm_out.weight:4,4 {NO_ATTENTION}"
+DELTA_NET = ("blk.0.attn_qkv.weight:8,4 blk.0.attn_gate.weight:4,4 blk.0.ssm_alpha.weight:2,4 "
+             f"blk.0.ssm_beta.weight:2,4 blk.0.ssm_a:2 blk.0.ssm_norm.weight:2 {STATES}")
+MAMBA = ("blk.0.ssm_in.weight:14,4 blk.0.ssm_conv1d.bias:8 blk.0.ssm_a:2,1 blk.0.ssm_d:2,1 "
+         f"blk.0.ssm_norm.weight:4 {STATES}")
+QWEN35 = ("blk.1.attn_q.weight:8,4 blk.1.attn_q_norm.weight:2 blk.1.attn_k_norm.weight:2 "
+          f"*post_attention_norm.weight:4 -*ffn_norm.weight {DELTA_NET}")
 XIELU: Keys = {"xielu.alpha_p": [0.1, 0.2], "xielu.alpha_n": [0.3, 0.4], "xielu.beta": [0.5, 0.5],
                "xielu.eps": -1e-6}
 YARN: Keys = {"rope.scaling.type": "yarn", "rope.scaling.factor": 4.0,
@@ -99,6 +109,18 @@ FAMILIES: list[tuple[str, Keys, str]] = [
     ("gpt", {"shortconv.layers": [True, False], "shortconv.l_cache": 3}, SHORT_CONV),
     ("gpt", {"shortconv.layers": [True, True], "shortconv.l_cache": 3},
      SHORT_CONV.replace("blk.0.", "*")),
+    ("qwen35", SSM | {"attention.recurrent_layers": [True, False, False],
+                      "nextn_predict_layers": 1, "block_count": 3,
+                      "rope.dimension_sections": [1, 0, 0, 0]},
+     f"{QWEN35} blk.2.nextn.eh_proj.weight:4,8 blk.2.attn_norm.weight:4"),
+    ("qwen35moe", SSM | {"full_attention_interval": 2, "expert_count": 3, "expert_used_count": 2,
+                         "expert_feed_forward_length": 4, "expert_shared_feed_forward_length": 2},
+     f"{QWEN35} {EXPERTS} {SHARED} *ffn_gate_inp_shexp.weight:4"),
+    ("granitehybrid", SSM | {"attention.head_count_kv": [0, 1], "logit_scale": 2.0,
+                             "rope.scaling.finetuned": False}, MAMBA),
+    ("gpt", SSM | {"delta_net.layers": [True, False], "attention.output_gate": True},
+     f"{DELTA_NET} blk.1.attn_q.weight:8,4"),
+    ("gpt", SSM | {"mamba.layers": [True, False], "mamba.conv_bias": True}, MAMBA),
     ("qwen2", {}, QKV), ("qwen3", {}, HEADS), ("gemma2", {}, POST),
     ("gemma3", {"attention.sliding_window": 3}, f"{HEADS} {POST}"),
     ("gemma4", {"attention.sliding_window": 3, "attention.sliding_window_pattern": [True, False],

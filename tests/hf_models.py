@@ -63,8 +63,11 @@ def randomise(model: torch.nn.Module, seed: int, offset: float = 0.0) -> None:
             if p.data_ptr() in done:
                 continue
             done.add(p.data_ptr())
-            if p.ndim == 1 and name.endswith(("weight", "scale")):
-                p.copy_(torch.rand(p.shape, generator=g) + 0.5 - offset)
+            if name.endswith("A_log"):  # strong decays make f32 and f64 differ
+                p.copy_(torch.randn(p.shape, generator=g) * 0.3 - 2)
+            elif p.ndim == 1 and name.endswith(("weight", "scale")):
+                own = 0 if "linear_attn.norm" in name else offset
+                p.copy_(torch.rand(p.shape, generator=g) + 0.5 - own)
             elif p.ndim == 1:
                 p.copy_(torch.randn(p.shape, generator=g) * 0.3)
             elif p.ndim == 3:  # experts
@@ -202,6 +205,57 @@ def latent_eps(model: torch.nn.Module) -> None:
     for layer in model.model.layers:
         for name in ("q_a_layernorm", "kv_a_layernorm"):
             getattr(layer.self_attn, name).variance_epsilon = model.config.rms_norm_eps
+
+
+def granite_hybrid(**kw: Any) -> dict[str, Any]:
+    """Granite 4; without experts its FFN has the width of the shared one."""
+    return base(num_hidden_layers=4, intermediate_size=80, shared_intermediate_size=80,
+                num_local_experts=0, num_experts_per_tok=0,
+                embedding_multiplier=3.0, logits_scaling=2.0, residual_multiplier=0.5,
+                attention_multiplier=0.4, mamba_n_heads=6, mamba_d_state=20, mamba_expand=2,
+                tie_word_embeddings=True,
+                layer_types=["mamba", "mamba", "attention", "mamba"]) | kw
+
+
+# what makes a gated delta net and a gated attention, and a Mamba
+DELTA_DROPS: dict[str, Any] = {
+    "convolution": ("zero", r"conv1d"), "decay": ("less", r"A_log"), "dt": ("zero", r"dt_bias"),
+    "beta": ("zero", r"in_proj_b"), "gate": ("zero", r"in_proj_z"),
+    "norm": ("one", r"linear_attn.norm"), "q norm": ("zero", r"q_norm"),
+    "k norm": ("zero", r"k_norm")}
+MAMBA_DROPS: dict[str, Any] = {
+    "convolution": ("zero", r"conv1d.weight"), "its bias": ("zero", r"conv1d.bias"),
+    "decay": ("less", r"A_log"), "dt": ("zero", r"dt_bias"), "skip": ("zero", r"mamba.D"),
+    "norm": ("one", r"mamba.norm"), "attention": ("zero", r"self_attn.o_proj"),
+    "embedding": dict(embedding_multiplier=1.0), "residual": dict(residual_multiplier=1.0),
+    "scores": dict(attention_multiplier=0.1), "logits": dict(logits_scaling=1.0)}
+
+
+def with_extra_layer(folder: Path) -> None:
+    """A layer that predicts one more token, as in Qwen3.5's folders; a text has no use for it."""
+    from safetensors.torch import load_file, save_file
+    path, weights = folder / "config.json", folder / "model.safetensors"
+    config, state = json.loads(path.read_text()), load_file(weights)
+    like = f"model.layers.{config['layer_types'].index('full_attention')}."
+    dim = config["hidden_size"]
+    state |= {name.replace(like, "mtp.layers.0."): t + 1 for name, t in state.items()
+              if name.startswith(like)}
+    state["mtp.fc.weight"] = torch.ones(dim, 2 * dim)
+    state |= {f"mtp.{name}.weight": torch.ones(dim)
+              for name in ("norm", "pre_fc_norm_embedding", "pre_fc_norm_hidden")}
+    save_file(state, weights, {"format": "pt"})
+    if "num_experts" in config:  # which has no dense FFN
+        del config["intermediate_size"]
+    path.write_text(json.dumps(config | {"mtp_num_hidden_layers": 1}))
+
+
+def published_layers(folder: Path) -> None:
+    """Kinds of layers as folders on the Hub, and llama.cpp's converter, spell them."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    config["layer_types"] = ["mamba" if kind == "linear_attention" else "attention"
+                             for kind in config["layer_types"]]
+    path.write_text(json.dumps(config))
 
 
 def plain_values(model: torch.nn.Module) -> None:
@@ -466,6 +520,56 @@ CASES = [
          base(head_dim=16, n_routed_experts=8, num_experts_per_tok=2, moe_intermediate_size=24,
               n_shared_experts=1, n_group=2, topk_group=1, first_k_dense_replace=0), "glm4moe",
          {"groups": dict(topk_group=2)}),
+    Case("qwen35", "Qwen3_5ForCausalLM",
+         base(num_hidden_layers=5, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=6,
+              linear_key_head_dim=12, linear_value_head_dim=12, tie_word_embeddings=True,
+              layer_types=["linear_attention", "linear_attention", "full_attention",
+                           "linear_attention", "full_attention"],
+              rope_parameters=rp(theta=100.0, partial_rotary_factor=0.5)), "qwen35",
+         DELTA_DROPS | {"rope": dict(rope_parameters=rp(theta=100.0, partial_rotary_factor=0.25))},
+         offset=1.0, rewrite=with_extra_layer),
+    Case("qwen35-interval", "Qwen3_5ForCausalLM",
+         base(num_hidden_layers=4, head_dim=32, linear_num_key_heads=3, linear_num_value_heads=3,
+              linear_key_head_dim=40, linear_value_head_dim=40, linear_conv_kernel_dim=2,
+              tie_word_embeddings=False), "qwen35",
+         {"convolution": ("zero", r"conv1d"), "attention": ("zero", r"self_attn.o_proj")},
+         offset=1.0, length=140),
+    Case("qwen35-widths", "Qwen3_5ForCausalLM",
+         base(num_hidden_layers=3, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+              linear_key_head_dim=8, linear_value_head_dim=50, tie_word_embeddings=False,
+              attention_bias=True,
+              layer_types=["linear_attention", "full_attention", "linear_attention"]), "gpt",
+         {"convolution": ("zero", r"conv1d"), "biases": ("zero", r"(q|k)_proj.bias")}, offset=1.0),
+    Case("qwen35moe", "Qwen3_5MoeForCausalLM",
+         base(num_hidden_layers=4, head_dim=16, linear_num_key_heads=2, linear_num_value_heads=4,
+              linear_key_head_dim=12, linear_value_head_dim=12, num_experts=7,
+              num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=40,
+              tie_word_embeddings=False,
+              rope_parameters=rp(theta=100.0, partial_rotary_factor=0.5)), "qwen35moe",
+         DELTA_DROPS | {"router": ("zero", r"mlp.gate.weight"),
+                        "experts": ("zero", r"\.experts\.down_proj"),
+                        "shared expert": ("zero", r"shared_expert.down_proj"),
+                        "gate of the shared expert": ("zero", r"shared_expert_gate"),
+                        "number": dict(num_experts_per_tok=2)}, offset=1.0,
+         rewrite=with_extra_layer),
+    Case("granitehybrid", "GraniteMoeHybridForCausalLM",
+         granite_hybrid(), "granitehybrid", MAMBA_DROPS, rewrite=published_layers),
+    Case("granitehybrid-experts", "GraniteMoeHybridForCausalLM",
+         granite_hybrid(num_local_experts=5, num_experts_per_tok=2, mamba_n_groups=3,
+                        mamba_conv_bias=False, shared_intermediate_size=40), "granitehybrid",
+         {"router": ("zero", r"router"), "experts": ("zero", r"\.experts\.down_proj"),
+          "shared expert": ("zero", r"shared_mlp.output"), "number": dict(num_experts_per_tok=1),
+          "convolution": ("zero", r"conv1d.weight")}, rewrite=published_layers),
+    Case("granitehybrid-rope", "GraniteMoeHybridForCausalLM",
+         granite_hybrid(position_embedding_type="rope", rope_parameters=rp(theta=100.0)),
+         "granitehybrid", {"rope": dict(position_embedding_type=None)}),
+    Case("granitehybrid-attention", "GraniteMoeHybridForCausalLM",
+         granite_hybrid(layer_types=["full_attention"] * 4, position_embedding_type="rope",
+                        rope_parameters=rp(theta=100.0)),
+         "granite", {"rope": dict(position_embedding_type=None)}, rewrite=published_layers),
+    Case("granitehybrid-wide", "GraniteMoeHybridForCausalLM",
+         granite_hybrid(mamba_expand=3, mamba_n_heads=4, mamba_d_conv=3), "gpt",
+         {"convolution": ("zero", r"conv1d.weight")}),
     Case("gpt-oss", "GptOssForCausalLM",
          base(num_hidden_layers=4, num_local_experts=6, num_experts_per_tok=3, head_dim=20,
               sliding_window=9, max_position_embeddings=256, rope_parameters={

@@ -21,6 +21,7 @@ TextModel.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
 logging.disable(logging.CRITICAL)
 for folder in map(Path, sys.argv[2:]):
     config = ModelBase.load_hparams(folder, False)
+    ModelBase.no_mtp = "mtp_num_hidden_layers" not in config
     cls = get_model_class(get_model_architecture(config, ModelType.TEXT))
     cls.set_vocab = TextModel._set_vocab_gpt2
     with torch.inference_mode():

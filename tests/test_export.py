@@ -208,6 +208,9 @@ def test_defaults_are_transformers(kind: str) -> None:
         sizes = {"n_embd": 64, "n_layer": 7, "n_head": 4, "vocab_size": 99, "n_positions": 64}
     elif kind == "gpt_neo":
         sizes |= {"attention_types": [[["global", "local"], 3], [["local"], 1]]}
+    elif kind == "granitemoehybrid":
+        sizes |= {"num_attention_heads": 4, "mamba_n_heads": 8, "layer_types":
+                  ["linear_attention"] * 6 + ["full_attention"]}
     elif kind == "opt":
         sizes |= {"ffn_dim": sizes.pop("intermediate_size")}
     elif kind == "bloom":
@@ -220,7 +223,8 @@ def test_defaults_are_transformers(kind: str) -> None:
                 "gemma"):
         sizes["num_key_value_heads"] = 2
     elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
-                  "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe"):
+                  "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe", "qwen3_5_text",
+                  "qwen3_5_moe_text"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
@@ -1007,10 +1011,12 @@ def test_limits_agree_with_config_c() -> None:
     text = (ROOT / "engine/config.c").read_text()
     names = {"MAX_DIM": ("embedding_length",), "MAX_LAYERS": ("block_count",),
              "MAX_CONTEXT": ("context_length",),
-             "MAX_HEADS": ("attention.head_count", "attention.head_count_kv"),
-             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length"), "MAX_REACH": (),
+             "MAX_HEADS": ("attention.head_count", "attention.head_count_kv", "ssm.group_count",
+                           "ssm.time_step_rank"),
+             "MAX_HEAD_DIM": ("attention.key_length", "attention.value_length", "ssm.state_size"),
+             "MAX_REACH": (),
              "MAX_EXPERTS": ("expert_count", "expert_used_count"),
-             "MAX_TAPS": ("shortconv.l_cache",)}
+             "MAX_TAPS": ("shortconv.l_cache", "ssm.conv_kernel")}
     stated = {name: eval(value)
               for name, value in re.findall(r"^    (MAX_\w+) = (.*?),?(?: //.*)?$", text, re.M)}
     assert stated.keys() == names.keys()

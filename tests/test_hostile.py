@@ -209,6 +209,10 @@ LFM2 = model(*next(f for f in FAMILIES if f[0] == "lfm2"))
 LFM2_MOE = model(*next(f for f in FAMILIES if f[0] == "lfm2moe"))
 BERT, MODERN = (model(*next(f for f in FAMILIES if f[0] == name))
                 for name in ("bert", "modern-bert"))
+QWEN35, QWEN35_MOE, HYBRID = (model(*next(f for f in FAMILIES if f[0] == name))
+                              for name in ("qwen35", "qwen35moe", "granitehybrid"))
+GATED, MAMBA = (model(*next(f for f in FAMILIES if name in f[1]))
+                for name in ("attention.output_gate", "mamba.layers"))
 TAPS, CONV = "lfm2.shortconv.l_cache", "blk.0.shortconv.conv.weight"
 DEEPSEEK, OLD_DEEPSEEK = (model(*f) for f in FAMILIES if f[0] == "deepseek2")
 LATENT = model(*next(f for f in FAMILIES if f[0] == "gpt" and "attention.kv_lora_rank" in f[1]))
@@ -573,7 +577,9 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
     "3 rotated values": (latent("rope.dimension_count", U32, 3), "got 3, want an even number"),
     "shared latents": (latent("attention.shared_kv_layers", U32, 1),
                        "layer 0: got shared keys with latent attention, want its own"),
-    "clamped latents": (latent("attention.clamp_kqv", F32, 1.0), "or with norms or a clamp"),
+    "clamped latents": (latent("attention.clamp_kqv", F32, 1.0), "or with norms, a clamp or gates"),
+    "gated latents": (LATENT.copy().set("gpt.attention.output_gate", BOOL, True),
+                      "or with norms, a clamp or gates"),
     "latents without rope": (LATENT.copy().set("gpt.position", STR, "none"),
                              "kv_lora_rank: got 3 without rope"),
     "normed heads of latents": (LATENT.copy().set("gpt.attention.qk_norm", STR, "head"),
@@ -673,6 +679,76 @@ LIES: dict[str, tuple[Image | bytes, str]] = {
                                  "exp_probs_b.bias: got shape (2), want (3)"),
     "dense layers of two": (LFM2_MOE.copy().set("lfm2moe.leading_dense_block_count", U32, 1),
                             "blk.0.ffn_down.weight: missing, want shape (4, 4)"),
+    **{f"{name} of {value}": (QWEN35.copy().set(f"qwen35.ssm.{name}", U32, value),
+                              f"ssm.{name}: got {value}, want {least} to {most}")
+       for name, least, most in (("conv_kernel", 2, 256), ("time_step_rank", 1, 4096),
+                                 ("group_count", 1, 4096), ("state_size", 1, 8192),
+                                 ("inner_size", 1, 2**20))
+       for value in (least - 1, most + 1, 2**31)},
+    **{f"no {name}": (QWEN35.copy().drop(f"qwen35.ssm.{name}"), f"ssm.{name}: missing")
+       for name in ("conv_kernel", "time_step_rank", "group_count", "state_size", "inner_size")},
+    "states of text": (HYBRID.copy().set("granitehybrid.ssm.state_size", STR, "2"),
+                       "ssm.state_size: got a value of type 8"),
+    "heads that do not divide": (QWEN35.copy().set("qwen35.ssm.time_step_rank", U32, 3),
+                                 "got 3 heads for 4 values and 1 key heads, want a divisor"),
+    "key heads that do not divide": (QWEN35.copy().set("qwen35.ssm.group_count", U32, 4),
+                                     "got 2 heads for 4 values and 4 key heads"),
+    "wider states": (QWEN35.copy().set("qwen35.ssm.state_size", U32, 3),
+                     "blk.0.attn_qkv.weight: got shape (8, 4), want (10, 4)"),
+    "the widest states": (
+        QWEN35.copy().set("qwen35.ssm.state_size", U32, 8192)
+        .set("qwen35.ssm.time_step_rank", U32, 4096).set("qwen35.ssm.group_count", U32, 4096)
+        .set("qwen35.ssm.inner_size", U32, 2**20),
+        "blk.0.attn_qkv.weight: got shape (8, 4), want (68157440, 4)"),
+    "an interval of 0": (QWEN35_MOE.copy().set("qwen35moe.full_attention_interval", U32, 0),
+                         "full_attention_interval: got 0, want 1 to 4096"),
+    "an interval of 2^31": (QWEN35_MOE.copy().set("qwen35moe.full_attention_interval", U32, 2**31),
+                            "full_attention_interval: got 2147483648"),
+    "an interval of 4": (QWEN35_MOE.copy().drop("qwen35moe.full_attention_interval"),
+                         "blk.1.attn_qkv.weight: missing, want shape (8, 4)"),
+    "two kinds for three layers": (
+        QWEN35.copy().array("qwen35.attention.recurrent_layers", BOOL, [True, False]),
+        "recurrent_layers: got 2 items, want a number or an array of 3"),
+    "only extra layers": (QWEN35.copy().set("qwen35.nextn_predict_layers", U32, 3),
+                          "nextn_predict_layers: got 3, want 0 to 2"),
+    "extra layers 2^31": (QWEN35.copy().set("qwen35.nextn_predict_layers", U32, 2**31),
+                          "nextn_predict_layers: got 2147483648"),
+    "extra layers unannounced": (QWEN35.copy().drop("qwen35.nextn_predict_layers"),
+                                 "blk.2.attn_q.weight: missing, want shape (8, 4)"),
+    "a layer after the extra ones": (
+        QWEN35.copy().tensor("blk.3.attn_norm.weight", 4),
+        "blk.3.attn_norm.weight: the architecture qwen35 has no place for it"),
+    "sections elsewhere": (HYBRID.copy().array("granitehybrid.rope.dimension_sections", I32, [1]),
+                           "rope.dimension_sections: ropes of this kind are not supported yet"),
+    "no gates of heads": (QWEN35.copy().tensor("blk.1.attn_q.weight", 4, 4),
+                          "blk.1.attn_q.weight: got shape (4, 4), want (8, 4)"),
+    "gates wider than values": (GATED.copy().set("gpt.attention.key_length", U32, 4),
+                                "layer 1: got gates of 4 for values of 2, want one width"),
+    **{f"no {name}": (QWEN35.copy().drop(f"blk.0.{name}"), f"blk.0.{name}: missing, want shape")
+       for name in ("attn_qkv.weight", "attn_gate.weight", "ssm_conv1d.weight", "ssm_dt.bias",
+                    "ssm_a", "ssm_alpha.weight", "ssm_beta.weight", "ssm_norm.weight",
+                    "ssm_out.weight")},
+    **{f"{name} of a wrong size": (QWEN35.copy().tensor(f"blk.0.{name}", *shape),
+                                   f"blk.0.{name}: got shape {shape}")
+       for name, shape in (("ssm_conv1d.weight", (3, 8)), ("ssm_a", (2, 2)),
+                           ("ssm_dt.bias", (2, 2)), ("ssm_alpha.weight", (3, 4)),
+                           ("ssm_norm.weight", (2, 2)), ("ssm_out.weight", (4, 8)))},
+    "decays with a suffix": (QWEN35.copy().drop("blk.0.ssm_a").tensor("blk.0.ssm_a.weight", 2),
+                             "blk.0.ssm_a: missing, want shape (2)"),
+    "a convolution's bias": (QWEN35.copy().tensor("blk.0.ssm_conv1d.bias", 8),
+                             "ssm_conv1d.bias: the architecture qwen35 has no place for it"),
+    **{f"no {name} of Mamba": (HYBRID.copy().drop(f"blk.0.{name}"), f"blk.0.{name}: missing, want")
+       for name in ("ssm_in.weight", "ssm_a", "ssm_d", "ssm_dt.bias", "ssm_norm.weight")},
+    "Mamba's inputs without dt": (HYBRID.copy().tensor("blk.0.ssm_in.weight", 12, 4),
+                                  "ssm_in.weight: got shape (12, 4), want (14, 4)"),
+    "Mamba's decays as a vector": (HYBRID.copy().tensor("blk.0.ssm_a", 2),
+                                   "blk.0.ssm_a: got shape (2), want (2, 1)"),
+    "Mamba's norm by groups of 1": (HYBRID.copy().tensor("blk.0.ssm_norm.weight", 2, 2),
+                                    "ssm_norm.weight: got shape (2, 2), want (1, 4)"),
+    "no bias that is announced": (MAMBA.copy().drop("blk.0.ssm_conv1d.bias"),
+                                  "blk.0.ssm_conv1d.bias: missing, want shape (8)"),
+    "a bias unannounced": (MAMBA.copy().drop("gpt.mamba.conv_bias"),
+                           "blk.0.ssm_conv1d.bias: the architecture gpt has no place for it"),
     # tokenizer
     "no tokenizer": (SMALLEST.copy().drop("tokenizer.ggml.model"), "tokenizer.ggml.model: missing"),
     "a tokenizer of rwkv": (key("tokenizer.ggml.model", STR, "rwkv"),

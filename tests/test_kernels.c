@@ -456,11 +456,50 @@ static void test_gemm_add(const Kernels *k)
 
 static const Xielu xielu = {0.8f, 0.7f, 0.5f, -0.25f};
 
+/* A step of a state: what the portable table gives, in place too, and the formula. */
+static void test_state_step(const Kernels *k, size_t key_dim)
+{
+    size_t size = key_dim * STATE_COLS;
+    float *before = floats(size), *q = floats(key_dim), *key = floats(key_dim),
+          *v = floats(STATE_COLS), *S = malloc(size * sizeof *S), out[STATE_COLS],
+          again[STATE_COLS];
+    for (int corrects = 0; corrects < 2; corrects++) {
+        k->state_step(S, before, key_dim, q, key, v, 0.75f, 0.5f, corrects, out);
+        for (size_t j = 0; j < STATE_COLS; j++) {
+            double had = 0, want = 0, sizes = 1;
+            for (size_t i = 0; i < key_dim; i++)
+                had += corrects * 0.75 * (double)before[i * STATE_COLS + j] * (double)key[i];
+            for (size_t i = 0; i < key_dim; i++) {
+                double s = 0.75 * (double)before[i * STATE_COLS + j]
+                         + (double)key[i] * 0.5 * ((double)v[j] - had);
+                want += s * (double)q[i];
+                sizes += fabs(s * (double)q[i]);
+                CHECK(fabs(s - (double)S[i * STATE_COLS + j]) < 1e-5 * (1 + fabs(s) + fabs(had)),
+                      "%s state_step: a state", k->name);
+            }
+            CHECK(fabs(want - (double)out[j]) < 1e-5 * (sizes + fabs(had) * (double)key_dim),
+                  "%s state_step of %zu: got %g, want %g", k->name, key_dim, out[j], want);
+        }
+        float *in_place = malloc(size * sizeof *S);
+        memcpy(in_place, before, size * sizeof *S);
+        k->state_step(in_place, in_place, key_dim, q, key, v, 0.75f, 0.5f, corrects, again);
+        CHECK(!memcmp(in_place, S, size * sizeof *S) && !memcmp(out, again, sizeof out),
+              "%s state_step in place", k->name);
+        free(in_place);
+    }
+    free(before);
+    free(q);
+    free(key);
+    free(v);
+    free(S);
+}
+
 /* The kernels that every table compiles from the same source: same bits as the portable ones. */
 static void test_same_bits(const Kernels *k)
 {
     const Kernels *ref = kernels_at(0);
     for (size_t n = 1; n < 200; n += 7) {
+        test_state_step(k, n);
         float *x = floats(n), *w = floats(n), *b = floats(n), *y = malloc(n * sizeof *y),
               *z = malloc(n * sizeof *z);
         uint16_t *hy = malloc(n * 2), *hz = malloc(n * 2);

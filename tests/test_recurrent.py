@@ -14,6 +14,7 @@ import gguf
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import export
 import hf_models as hf
@@ -29,8 +30,17 @@ WIDE = hf.Case("wide", "Lfm2ForCausalLM",
                hf.base(hidden_size=256, num_hidden_layers=4, intermediate_size=256,
                        block_auto_adjust_ff_dim=False, tie_word_embeddings=True,
                        layer_types=["conv", "full_attention", "conv", "conv"]), "lfm2")
+# wide enough for every type of weights, as WIDE
+WIDE_DELTA = hf.Case("wide-delta", "Qwen3_5ForCausalLM",
+                     hf.base(hidden_size=256, num_hidden_layers=4, intermediate_size=256,
+                             head_dim=64, linear_num_key_heads=2, linear_num_value_heads=4,
+                             linear_key_head_dim=64, linear_value_head_dim=64,
+                             tie_word_embeddings=True), "qwen35", offset=1.0)
+WIDE_MAMBA = hf.Case("wide-mamba", "GraniteMoeHybridForCausalLM",
+                     hf.granite_hybrid(hidden_size=256, intermediate_size=256,
+                                       shared_intermediate_size=256, mamba_n_heads=8), "granite")
 torch.set_num_threads(1)  # these models are far too small to share
-CASES = {c.name: c for c in [*hf.CASES, WIDE]}
+CASES = {c.name: c for c in [*hf.CASES, WIDE, WIDE_DELTA, WIDE_MAMBA]}
 LONG = hf.PROMPT * 3  # past two positions where states are kept
 
 
@@ -61,7 +71,9 @@ def answers(exe: Path, model: Path, lines: list[dict], *args: object) -> list[di
 
 @pytest.mark.parametrize("name, quantized", [
     ("lfm2", ""), ("lfm2-taps", ""), ("lfm2-head-dim", ""), ("lfm2moe", ""), ("wide", "q8_0"),
-    ("wide", "q4_k_m")])
+    ("wide", "q4_k_m"), ("qwen35", ""), ("qwen35-widths", ""), ("qwen35moe", ""),
+    ("granitehybrid", ""), ("granitehybrid-experts", ""), ("wide-delta", "q4_k_m"),
+    ("wide-mamba", "q8_0")])
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
@@ -73,7 +85,7 @@ def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path
         assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2moe"])
+@pytest.mark.parametrize("name", ["lfm2", "lfm2moe", "qwen35", "granitehybrid"])
 def test_batches(name: str, model_of, run_bin: Path) -> None:
     """Lines take a common beginning over up to a state that was kept, and are as if alone."""
     path = model_of(name)
@@ -114,7 +126,7 @@ def test_score(model_of, run_bin: Path, tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-@pytest.mark.parametrize("name", ["lfm2", "lfm2-taps"])
+@pytest.mark.parametrize("name", ["lfm2", "lfm2-taps", "qwen35", "granitehybrid-experts"])
 def test_sessions(name: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """A session goes on in another process, at once or from where a state was kept."""
     for start in (LONG[:60], LONG):
@@ -203,6 +215,10 @@ def test_maps(model_of, run_bin: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "b.npz")["attn"][0], got["attn"][1])
     line = error_of(run_bin, path, *args, "--dump-attn", out, "--attn-layers", "1-2", code=2)
     assert "--attn-layers: layer 1 is a short convolution" in line
+    for name, said in (("qwen35", "gated delta net"), ("granitehybrid", "Mamba-2 layer")):
+        line = error_of(run_bin, model_of(name), *args, "--dump-attn", out, "--attn-layers", 1,
+                        code=2)
+        assert f"--attn-layers: layer 1 is a {said}, which has no map" in line
     stats = text_of(run_bin, path, *args, "--attn-stats", tmp_path / "s.csv")
     assert stats == b"" and len((tmp_path / "s.csv").read_text().splitlines()) == 1 + 2 * 4
 
@@ -235,7 +251,84 @@ def test_published_spelling(model_of, tmp_path: Path) -> None:
             hf_model(folder, None)
 
 
+def fields_and_tensors(path: Path) -> tuple[dict, dict]:
+    reader = gguf.GGUFReader(path)
+    return ({k: f.contents() for k, f in reader.fields.items() if "name" not in k},
+            {t.name: t.data.tobytes() for t in reader.tensors})
+
+
+@pytest.mark.parametrize("name", ["qwen35", "qwen35moe"])
+def test_published_qwen35(name: str, model_of, tmp_path: Path) -> None:
+    """A folder as on the Hub makes the same file as the flat one.
+
+    Its text configuration is nested, and images and layers that predict further tokens lie
+    beside it."""
+    path, folder = model_of(name), tmp_path / "hf"
+    flat = path.with_suffix(".hf")
+    shutil.copytree(flat, folder)
+    config = json.loads((flat / "config.json").read_text())
+    kind, tied = config["model_type"].removesuffix("_text"), config.pop("tie_word_embeddings")
+    config["rope_parameters"] |= {"mrope_section": [11, 11, 10], "mrope_interleaved": True}
+    (folder / "config.json").write_text(json.dumps(
+        {"model_type": kind, "architectures": [], "tie_word_embeddings": tied,
+         "text_config": config, "vision_config": {"hidden_size": 8}}))
+    state = load_file(flat / "model.safetensors")
+    assert any(k.startswith("mtp.layers.0.self_attn") for k in state)
+    state = {re.sub(r"^model\.", "model.language_model.", k): v
+             for k, v in state.items()}
+    state["model.visual.blocks.0.attn.qkv.weight"] = torch.ones(4, 4)
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    assert export.main([str(folder), "-o", str(tmp_path / "m"), "--dtype", "f32"]) == 0
+    assert fields_and_tensors(tmp_path / "m") == fields_and_tensors(path)
+
+
+def test_keys(model_of) -> None:
+    """What llama.cpp reads of these families."""
+    qwen, _ = fields_and_tensors(model_of("qwen35-interval"))
+    assert qwen["qwen35.full_attention_interval"] == 4 and qwen["qwen35.rope.dimension_count"] == 8
+    assert qwen["qwen35.rope.dimension_sections"] == [11, 11, 10, 0]
+    other, _ = fields_and_tensors(model_of("qwen35"))
+    assert "qwen35.full_attention_interval" not in other
+    assert other["qwen35.attention.recurrent_layers"] == [True, True, False, True, False]
+    assert [other[f"qwen35.ssm.{k}"] for k in ("conv_kernel", "time_step_rank", "group_count",
+                                               "state_size", "inner_size")] == [4, 6, 2, 12, 72]
+    for name, rope in (("granitehybrid", False), ("granitehybrid-rope", True)):
+        granite, _ = fields_and_tensors(model_of(name))
+        assert granite["granitehybrid.attention.head_count_kv"] == [0, 0, 2, 0]
+        assert granite["granitehybrid.rope.scaling.finetuned"] is rope
+
+
+@pytest.mark.parametrize("name, change, why", [
+    ("qwen35", {"layer_types": ["linear_attention"] * 4}, "layer_types: got"),
+    ("qwen35", {"layer_types": ["linear_attention", "mamba"] * 2 + ["x"]}, "layer_types: got"),
+    ("qwen35", {"layer_types": 3}, "layer_types: got 3"),
+    ("qwen35", {"linear_num_value_heads": 5}, "linear_num_value_heads: got 5, want a multiple"),
+    ("qwen35", {"linear_conv_kernel_dim": 257}, "linear_conv_kernel_dim: got 257"),
+    ("qwen35", {"linear_key_head_dim": 2**31}, "linear_key_head_dim: got 2147483648"),
+    ("qwen35", {"linear_value_head_dim": 2**29}, "width of recurrent layers: got"),
+    ("granitehybrid", {"mamba_proj_bias": True}, "biases of its projections"),
+    ("granitehybrid", {"mamba_n_heads": 7}, "mamba_n_heads: got 7, want a divisor of 96"),
+    ("granitehybrid", {"mamba_n_groups": 4}, "a multiple of 4"),
+    ("granitehybrid", {"time_step_limit": [0.001, 0.1]}, "time_step_limit: got"),
+    ("granitehybrid", {"time_step_limit": "none"}, "time_step_limit: got"),
+    ("granitehybrid", {"mamba_d_state": 0}, "mamba_d_state: got 0"),
+    ("granitehybrid", {"mamba_d_state": 10**6}, "got 1000000, want 1 to 8192")])
+def test_configurations(name: str, change: dict, why: str, model_of, tmp_path: Path) -> None:
+    """What cannot be, or cannot be said, is refused in one line."""
+    folder = tmp_path / "hf"
+    shutil.copytree(model_of(name).with_suffix(".hf"), folder)
+    config = json.loads((folder / "config.json").read_text()) | change
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match=why):
+        hf_model(folder, None)
+
+
 def test_verbose(model_of, run_bin: Path) -> None:
     done = run(run_bin, model_of("lfm2"), "-i", "a", "-n", 1, "-v")
     assert re.search(rb"4 heads \(2 key/value\)", done.stderr)
     assert b"state 1.2 KB" in done.stderr  # 3 layers, 2 rows of 48
+    assert b"5 layers (3 short convolutions)," in done.stderr
+    for name, said in (("qwen35", "3 gated delta nets"), ("granitehybrid", "3 Mamba-2 layers")):
+        assert f" layers ({said})," in run(run_bin, model_of(name), "-i", "a", "-n", 0,
+                                           "-v").stderr.decode()
+        assert json.loads(text_of(run_bin, model_of(name), "--info", "--json"))["recurrent"] == said

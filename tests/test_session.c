@@ -29,16 +29,22 @@ typedef struct {
     const char *name, *position;
     int heads, kv_heads, window; // window: of the first layer
     bool parallel;
-    int taps; // of a short convolution in place of the first layer's attention; 0: none
+    Mixer mixer; // of the first layer
 } Variant;
 
 static const Variant variants[] = {
-    {"rope, grouped heads", "rope", 4, 2, 0, false, 0},
-    {"rope, window 70, one key head", "rope", 3, 1, 70, true, 0},
-    {"alibi", "alibi", 3, 3, 0, false, 0},
-    {"learned, window 5", "learned", 4, 4, 5, false, 0},
+    {"rope, grouped heads", "rope", 4, 2, 0, false, MIX_ATTENTION},
+    {"rope, window 70, one key head", "rope", 3, 1, 70, true, MIX_ATTENTION},
+    {"alibi", "alibi", 3, 3, 0, false, MIX_ATTENTION},
+    {"learned, window 5", "learned", 4, 4, 5, false, MIX_ATTENTION},
 };
-static const Variant recurrent_variant = {"short convolution", "rope", 4, 2, 0, false, 4};
+static const Variant recurrent_variants[] = {
+    {"short convolution", "rope", 4, 2, 0, false, MIX_SHORT_CONV},
+    {"gated delta net", "rope", 4, 2, 0, false, MIX_DELTA_NET},
+    {"Mamba-2", "rope", 4, 2, 0, false, MIX_MAMBA},
+};
+enum { TAPS = 4, STATES = 8, GROUPS = 2, STATE_DIM = 8, INNER = 64 }; // of the last two
+enum { CONV = INNER + 2 * GROUPS * STATE_DIM };
 
 /* ---- the file -------------------------------------------------------------------------------- */
 
@@ -52,8 +58,8 @@ static float random_float(void) // -1 .. 1
 
 /* Keys and tensors of a file; names and values lie in `pool`. */
 typedef struct {
-    GgufKey keys[48];
-    GgufTensor tensors[3 + 8 * LAYERS];
+    GgufKey keys[64];
+    GgufTensor tensors[3 + 12 * LAYERS];
     size_t n_keys, n_tensors, used;
     char pool[4096];
     Buf data;
@@ -98,6 +104,8 @@ static void add_tensor(Parts *p, const char *name, int rows, int cols, float siz
                                               .size = n * sizeof(float)};
     for (size_t i = 0; i < n; i++) {
         float v = rows ? size * random_float() : 1 + size * random_float();
+        if (strstr(name, "ssm_a")) // states must not grow
+            v = -0.1f * fabsf(v);
         buf_add(&p->data, &v, sizeof v);
     }
     CHECK(p->data.len % 32 == 0, "%s: the next tensor would need padding", name);
@@ -116,6 +124,12 @@ static void add_keys(Parts *p, const Variant *v)
                  {"gpt.attention.head_count_kv", v->kv_heads},
                  {"gpt.attention.key_length", KEY},
                  {"gpt.attention.value_length", VALUE},
+                 {"gpt.shortconv.l_cache", TAPS},
+                 {"gpt.ssm.conv_kernel", TAPS},
+                 {"gpt.ssm.time_step_rank", STATES},
+                 {"gpt.ssm.group_count", GROUPS},
+                 {"gpt.ssm.state_size", STATE_DIM},
+                 {"gpt.ssm.inner_size", INNER},
                  {"gpt.attention.sliding_window", v->window}}; // 0 is none
     const struct {
         const char *name;
@@ -151,10 +165,11 @@ static void add_keys(Parts *p, const Variant *v)
     add_key(p, "gpt.attention.max_alibi_bias", GGUF_F32, 0, &(float){8}, 4);
     add_key(p, "gpt.attention.sliding_window_pattern", GGUF_BOOL, LAYERS, (bool[LAYERS]){true},
             LAYERS);
-    if (v->taps) {
-        add_key(p, "gpt.shortconv.layers", GGUF_BOOL, LAYERS, (bool[LAYERS]){true}, LAYERS);
-        add_key(p, "gpt.shortconv.l_cache", GGUF_U32, 0, &v->taps, 4);
-    }
+    static const char *const kinds[] = {[MIX_SHORT_CONV] = "gpt.shortconv.layers",
+                                        [MIX_DELTA_NET] = "gpt.delta_net.layers",
+                                        [MIX_MAMBA] = "gpt.mamba.layers"};
+    if (v->mixer)
+        add_key(p, kinds[v->mixer], GGUF_BOOL, LAYERS, (bool[LAYERS]){true}, LAYERS);
     char tokens[VOCAB][8 + 3];
     for (int i = 0; i < VOCAB; i++) {
         memcpy(tokens[i], &(uint64_t){3}, 8);
@@ -176,26 +191,44 @@ static void write_model(const Variant *v, const char *path)
     add_tensor(&p, "output_norm.weight", 0, DIM, 0.3f);
     if (!strcmp(v->position, "learned"))
         add_tensor(&p, "position_embd.weight", CONTEXT, DIM, 1);
+    enum { ANY = -1 };
     for (int i = 0; i < LAYERS; i++) {
         const struct {
             const char *name;
-            int rows, cols, recurrent; // 1: of a short convolution only, 0: of attention only
-        } parts[] = {{"attn_norm", 0, DIM, -1},
-                     {"attn_q", v->heads * KEY, DIM, 0},
-                     {"attn_k", v->kv_heads * KEY, DIM, 0},
-                     {"attn_v", v->kv_heads * VALUE, DIM, 0},
-                     {"attn_output", DIM, v->heads * VALUE, 0},
-                     {"shortconv.in_proj", 3 * DIM, DIM, 1},
-                     {"shortconv.conv", DIM, v->taps, 1},
-                     {"shortconv.out_proj", DIM, DIM, 1},
-                     {"ffn_norm", 0, DIM, -1},
-                     {"ffn_up", HIDDEN, DIM, -1},
-                     {"ffn_down", DIM, HIDDEN, -1}};
+            int rows, cols, mixer; // of layers of one kind only, or of ANY
+        } parts[] = {{"attn_norm.weight", 0, DIM, ANY},
+                     {"attn_q.weight", v->heads * KEY, DIM, MIX_ATTENTION},
+                     {"attn_k.weight", v->kv_heads * KEY, DIM, MIX_ATTENTION},
+                     {"attn_v.weight", v->kv_heads * VALUE, DIM, MIX_ATTENTION},
+                     {"attn_output.weight", DIM, v->heads * VALUE, MIX_ATTENTION},
+                     {"shortconv.in_proj.weight", 3 * DIM, DIM, MIX_SHORT_CONV},
+                     {"shortconv.conv.weight", DIM, TAPS, MIX_SHORT_CONV},
+                     {"shortconv.out_proj.weight", DIM, DIM, MIX_SHORT_CONV},
+                     {"attn_qkv.weight", CONV, DIM, MIX_DELTA_NET},
+                     {"attn_gate.weight", INNER, DIM, MIX_DELTA_NET},
+                     {"ssm_alpha.weight", STATES, DIM, MIX_DELTA_NET},
+                     {"ssm_beta.weight", STATES, DIM, MIX_DELTA_NET},
+                     {"ssm_conv1d.weight", CONV, TAPS, MIX_DELTA_NET},
+                     {"ssm_dt.bias", 0, STATES, MIX_DELTA_NET},
+                     {"ssm_a", 0, STATES, MIX_DELTA_NET},
+                     {"ssm_norm.weight", 0, INNER / STATES, MIX_DELTA_NET},
+                     {"ssm_out.weight", DIM, INNER, MIX_DELTA_NET},
+                     {"ssm_in.weight", INNER + CONV + STATES, DIM, MIX_MAMBA},
+                     {"ssm_conv1d.weight", CONV, TAPS, MIX_MAMBA},
+                     {"ssm_dt.bias", 0, STATES, MIX_MAMBA},
+                     {"ssm_a", STATES, 1, MIX_MAMBA},
+                     {"ssm_d", STATES, 1, MIX_MAMBA},
+                     {"ssm_norm.weight", GROUPS, INNER / GROUPS, MIX_MAMBA},
+                     {"ssm_out.weight", DIM, INNER, MIX_MAMBA},
+                     {"ffn_norm.weight", 0, DIM, ANY},
+                     {"ffn_up.weight", HIDDEN, DIM, ANY},
+                     {"ffn_down.weight", DIM, HIDDEN, ANY}};
+        int mixer = i == 0 ? (int)v->mixer : MIX_ATTENTION;
         for (size_t j = 0; j < sizeof parts / sizeof *parts; j++) {
-            if (parts[j].recurrent == !(v->taps && i == 0))
+            if (parts[j].mixer != ANY && parts[j].mixer != mixer)
                 continue;
             char name[64];
-            snprintf(name, sizeof name, "blk.%d.%s.weight", i, parts[j].name);
+            snprintf(name, sizeof name, "blk.%d.%s", i, parts[j].name);
             add_tensor(&p, name, parts[j].rows, parts[j].cols, 0.5f);
         }
     }
@@ -1080,16 +1113,16 @@ static void test_few_rows(void)
     }
 }
 
-static void test_recurrent(void)
+static void test_recurrent(const Variant *v)
 {
     char path[] = "/tmp/test_session.XXXXXX";
     Err e = {0};
     int fd = mkstemp(path);
-    write_model(&recurrent_variant, path);
+    write_model(v, path);
     CHECK(!model_open(&model, path, true, &e), "%s", e.text);
     kernels = only ? only : kernels_at(0);
     kv_type = KV_F16;
-    snprintf(label, sizeof label, "%s, %s", recurrent_variant.name, kernels->name);
+    snprintf(label, sizeof label, "%s, %s", v->name, kernels->name);
     Session s;
     open_session(&s, 1, 1);
     run(&s, 0, text, TEXT, TEXT, want);
@@ -1119,7 +1152,8 @@ int main(int argc, char **argv)
         if (argc < 3 || i / 2 == atoi(argv[2]))
             test_variant(i);
     if (argc < 3 || !atoi(argv[2]))
-        test_recurrent();
+        for (size_t i = 0; i < sizeof recurrent_variants / sizeof *recurrent_variants; i++)
+            test_recurrent(&recurrent_variants[i]);
     free(want);
     return check_done("test_session");
 }

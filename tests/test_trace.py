@@ -26,9 +26,10 @@ def parting(name: str, drop: str | None, driver, folder: Path) -> tuple[int, str
     want = trace.theirs(case.dropped(model, case.drops[drop]) if drop else model, IDS)
     rows = trace.compare(got, want, model)
     n_layers = 1 + max(layer for layer, _ in got)
-    # Bloom shows no queries, keys and values, and latent attention other ones; three of LFM2's
-    # layers have none, and no heads
-    less = {"bloom": 3 * n_layers, "deepseek2-yarn": 3 * n_layers, "lfm2": 3 * 4}
+    # Bloom shows no queries, keys and values, and latent attention other ones; three of the recurrent
+    # models' layers have none, and no heads
+    recurrent = dict.fromkeys(("lfm2", "qwen35", "granitehybrid"), 3 * 4)
+    less = {"bloom": 3 * n_layers, "deepseek2-yarn": 3 * n_layers} | recurrent
     assert len(rows) == 2 + n_layers * 7 - less.get(name, 0)
     return next(((layer, point) for layer, point, off, _ in rows if off > trace.LIMIT), None)
 
@@ -37,6 +38,8 @@ def parting(name: str, drop: str | None, driver, folder: Path) -> tuple[int, str
     ("llama", None, None), ("gemma3", None, None), ("bloom", None, None), ("gptj", None, None),
     ("lfm2", None, None), ("lfm2", "convolution", (0, "attention")),
     ("deepseek2-yarn", None, None), ("deepseek2-yarn", "scale of scores", (0, "heads")),
+    ("qwen35", None, None), ("qwen35", "beta", (0, "attention")),
+    ("granitehybrid", None, None), ("granitehybrid", "skip", (0, "attention")),
     ("llama", "theta", (0, "queries")), ("gemma3", "window", (0, "heads")),
     ("gemma3", "which layers", (5, "queries")), ("gpt2", "positions", (-1, "embedded")),
     ("gpt2", "activation", (0, "ffn")), ("gemma2", "final cap", (-1, "logits"))])

@@ -63,8 +63,10 @@ def sublayers(layer: torch.nn.Module) -> tuple[torch.nn.Module, torch.nn.Module]
     """Attention, or a recurrence in its place, and FFN, by their names in the families."""
     names = dict(layer.named_children())
     attention = next(m for n, m in names.items() if n in ("self_attn", "attn", "attention",
-                                                          "self_attention", "conv"))
-    return attention, next(m for n, m in names.items() if n in ("mlp", "ffn", "feed_forward"))
+                                                          "self_attention", "conv", "linear_attn",
+                                                          "mamba"))
+    return attention, next(m for n, m in names.items() if n in ("mlp", "ffn", "feed_forward",
+                                                                "shared_mlp"))
 
 
 def matrices(module: torch.nn.Module) -> list[torch.nn.Module]:
