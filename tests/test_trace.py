@@ -26,8 +26,8 @@ def parting(name: str, drop: str | None, driver, folder: Path) -> tuple[int, str
     want = trace.theirs(case.dropped(model, case.drops[drop]) if drop else model, IDS)
     rows = trace.compare(got, want, model)
     n_layers = 1 + max(layer for layer, _ in got)
-    # Bloom shows no queries, keys and values, and latent attention other ones; three of the recurrent
-    # models' layers have none, and no heads
+    # Bloom shows no queries, keys and values, and latent attention other ones; three layers of the
+    # recurrent models have none, and no heads
     recurrent = dict.fromkeys(("lfm2", "qwen35", "granitehybrid"), 3 * 4)
     less = {"bloom": 3 * n_layers, "deepseek2-yarn": 3 * n_layers} | recurrent
     assert len(rows) == 2 + n_layers * 7 - less.get(name, 0)
