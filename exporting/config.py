@@ -1,7 +1,7 @@
 """Reading a checkpoint's JSON files, config.json above all, by the spellings of all families.
 
 Whatever is wrong with the input is an ExportError. What a configuration means for the model is
-not known here, but in huggingface.py and checkpoints.py."""
+not known here, but in decoders.py, encoders.py and checkpoints.py."""
 from __future__ import annotations
 
 import json

@@ -24,7 +24,7 @@ import export
 import hf_models as hf
 from exporting import patterns as cuts, spec as M, vocab as voc
 from exporting.config import LIMITS, Config, ExportError
-from exporting.huggingface import FAMILIES
+from exporting.families import FAMILIES
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(1)
@@ -211,6 +211,10 @@ def test_defaults_are_transformers(kind: str) -> None:
     elif kind == "granitemoehybrid":
         sizes |= {"num_attention_heads": 4, "mamba_n_heads": 8, "layer_types":
                   ["linear_attention"] * 6 + ["full_attention"]}
+    elif kind == "electra":
+        sizes |= {"embedding_size": 64}
+    elif kind == "deepseek_v2":
+        sizes |= {"num_experts_per_tok": 3}
     elif kind == "opt":
         sizes |= {"ffn_dim": sizes.pop("intermediate_size")}
     elif kind == "bloom":
@@ -224,7 +228,7 @@ def test_defaults_are_transformers(kind: str) -> None:
         sizes["num_key_value_heads"] = 2
     elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
                   "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe", "qwen3_5_text",
-                  "qwen3_5_moe_text"):
+                  "qwen3_5_moe_text", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "glm4_moe"):
         sizes["num_key_value_heads"] = 4
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
@@ -471,7 +475,7 @@ def test_tokenizers_refused(folder: Path, tmp_path: Path, capsys: pytest.Capture
           "model": tok["model"] | {"vocab": tok["model"]["vocab"] | {"\u00c2\u00bd": 1000}}},
          "inside characters"),
         ({"post_processor": post}, "template"),
-        ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
+        ({"post_processor": {"type": "Processing"}}, "Processing"),
         ({"added_tokens": [{"id": 299, "content": "x", "special": False, "lstrip": True}]},
          "lstrip"),
         ({"added_tokens": [{"id": 300, "content": "x"}]}, "301 tokens"),
