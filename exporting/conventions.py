@@ -137,7 +137,7 @@ def latent_keys(s: Spec) -> Spec:
                 (root - 1) / math.log(s["rope.scaling.factor"])}
     return yarn | deepseek_keys(s) | {k: s[k] for k in (
         "attention.kv_lora_rank", "attention.q_lora_rank", "attention.key_length_mla",
-        "attention.value_length_mla", *YARN_BETAS)}
+        "attention.value_length_mla")}
 
 
 def headless(layers: str, *names: str) -> Callable[[Spec], Spec]:
@@ -372,8 +372,7 @@ CONVENTIONS: dict[str, Convention] = {
          "attention.scale": latent_scale, "rope.pairing": "interleaved",
          "rope.dimension_count":
              lambda s: s["attention.key_length"] - s["attention.kv_lora_rank"],
-         "rope.scaling.attn_factor": latent_yarn} | DEEPSEEK | {k: ANY for k in YARN_BETAS},
-        "interleaved", latent=True, keys=latent_keys),
+         "rope.scaling.attn_factor": latent_yarn} | DEEPSEEK, "interleaved", latent=True, keys=latent_keys),
     "glm4moe": Convention(
         {"attention.bias": ANY, "attention.qk_norm": ("none", "head")} | PARTIAL | DEEPSEEK
         | {"expert_gating_func": 2, "expert_choice_bias": True}, keys=deepseek_keys,

@@ -187,8 +187,8 @@ def gemma4_base(**kw: Any) -> dict[str, Any]:
                 layer_types=["sliding_attention", "full_attention"] * 3) | kw
 
 
-DEEPSEEK_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 6.0,
-                 "beta_slow": 4.0, "mscale": 0.707, "mscale_all_dim": 0.707,
+DEEPSEEK_YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 32,
+                 "beta_slow": 1, "mscale": 0.707, "mscale_all_dim": 0.707,
                  "original_max_position_embeddings": 64}
 
 
@@ -481,12 +481,14 @@ CASES = [
           "groups": dict(topk_method="greedy"), "groups used": dict(topk_group=3),
           "scale": dict(routed_scaling_factor=1.0),
           "rope scaling": dict(rope_parameters=rp(theta=500.0)),
-          "betas": dict(rope_parameters={**DEEPSEEK_YARN, "beta_fast": 32, "beta_slow": 1}),
           "scale of scores": dict(rope_parameters={**DEEPSEEK_YARN, "mscale_all_dim": 0})},
          length=60, seed=2),
     Case("deepseek2-mscale", "DeepseekV2ForCausalLM", deepseek_base(
              attention_bias=True, rope_parameters={**DEEPSEEK_YARN, "mscale": 1.0}), "gpt",
          {"mscale": dict(rope_parameters=DEEPSEEK_YARN), "bias": BIAS}, length=60, seed=1),
+    Case("deepseek2-betas", "DeepseekV2ForCausalLM", deepseek_base(
+             rope_parameters={**DEEPSEEK_YARN, "beta_fast": 6, "beta_slow": 4}), "gpt",
+         {"betas": dict(rope_parameters=DEEPSEEK_YARN)}),
     Case("deepseek3", "DeepseekV3ForCausalLM", deepseek_base(
              n_group=4, topk_group=2, norm_topk_prob=True, rope_parameters={
                  **DEEPSEEK_YARN, "mscale": 1.0, "mscale_all_dim": 1.0}), "deepseek2",
