@@ -33,8 +33,9 @@ static void finish(const StateRow *row)
     const Kernels *k = row->s->k;
     size_t width = (size_t)r->value_dim, all = (size_t)r->n_heads * width,
            group = all / (size_t)r->n_key_heads;
-    for (size_t i = 0; i < all; i++)
-        row->out[i] += row->l->skip[i / width] * row->x[i];
+    for (size_t h = 0, i = 0; i < all; h++)
+        for (size_t end = i + width; i < end; i++)
+            row->out[i] += row->l->skip[h] * row->x[i];
     k->act[ACT_SILU](row->gate, all);
     k->mul(row->out, row->gate, all);
     for (size_t i = 0; i < all; i += group)
