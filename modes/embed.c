@@ -267,6 +267,7 @@ static void free_line(Requests *q, Request *base)
 
 /* ---- the mode -------------------------------------------------------------------------------- */
 
+/* Objects; where there are none, put() is in the place of write(). */
 static const RequestKind objects = {.size = sizeof(Embedded),
                                     .read = read_request,
                                     .is_own = is_own,
@@ -274,14 +275,6 @@ static const RequestKind objects = {.size = sizeof(Embedded),
                                     .text_done = text_done,
                                     .pass = pass,
                                     .write = write_line,
-                                    .free = free_line};
-static const RequestKind numbers = {.size = sizeof(Embedded),
-                                    .read = read_request,
-                                    .is_own = is_own,
-                                    .start = start,
-                                    .text_done = text_done,
-                                    .pass = pass,
-                                    .put = put,
                                     .free = free_line};
 
 /* What the flags and the file say of texts and their vectors. */
@@ -386,7 +379,9 @@ int embed_mode(const Options *o, Err *e)
     x.is_npy = len > 4 && !strcmp(o->output + len - 4, ".npy");
     if (o->resume && (x.is_npy || !o->jsonl))
         return err_set(e, EXIT_USAGE, "--resume: want --jsonl and an -o that is not .npy");
-    int rc = requests_open(q, o, o->jsonl && !x.is_npy ? &objects : &numbers, &seed, e);
+    RequestKind kind = objects;
+    kind.put = o->jsonl && !x.is_npy ? NULL : put;
+    int rc = requests_open(q, o, &kind, &seed, e);
     if (!rc) {
         choose(&x);
         rc = open_text(&x) || open_session(&x) || open_output(&x) || requests_begin(q);
