@@ -220,8 +220,11 @@ def test_defaults_are_transformers(kind: str) -> None:
                 "gemma"):
         sizes["num_key_value_heads"] = 2
     elif kind in ("starcoder2", "mixtral", "qwen3_moe", "qwen2_moe", "ernie4_5_moe", "exaone4",
-                  "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe"):
+                  "seed_oss", "ministral3", "gpt_oss", "lfm2", "lfm2_moe", "deepseek_v3",
+                  "glm4_moe_lite", "glm4_moe"):
         sizes["num_key_value_heads"] = 4
+    elif kind == "deepseek_v2":
+        sizes["num_experts_per_tok"] = 6  # it has no default
     full = json.loads(json.dumps(cls(**sizes).to_dict()))
     family = FAMILIES[kind]
 
