@@ -63,9 +63,7 @@ typedef enum { GATE_SOFTMAX, GATE_SIGMOID } Gate;
 
 /* Experts of the layers that have them: a router chooses some for each row (engine/experts.c). */
 typedef struct {
-    int n, n_used;               // 0: all layers are dense
-    int n_groups, n_groups_used; // of experts that follow one another: only those of the best
-                                 // groups are chosen from
+    int n, n_used; // 0: all layers are dense
     Gate gate;
     bool renormalise;     // the weights of the chosen are divided by their sum
     float sum_extra;      // and this is added to the sum first
@@ -75,6 +73,8 @@ typedef struct {
     bool beside;          // the dense FFN of such a layer stays, see Layer.dense_post_norm
     float logit_scale;    // multiplies the router's logits
     float weight_scale;   // multiplies the weights of the chosen in the end
+    int n_groups;         // of experts that follow one another: only those of the best
+    int n_groups_used;    // n_groups_used groups are chosen from
 } Experts;
 
 /* Latent attention (DeepSeek-V2): what all heads' keys and values are made of is one vector a row,
@@ -320,19 +320,12 @@ typedef struct {
     const float *decay;      // (N) below 0: a state falls by exp(decay * dt)
     const float *skip;       // (N) of MIX_MAMBA: how much of its input a head gives beside the rest
     Norm mix_norm;           // (V), or of MIX_MAMBA (N * V)
-    /* Of latent attention, which has no wk and wv. */
-    Linear q_down;             // (q_rank, dim); with it wq is (n_heads * head_key_width(), q_rank)
-    Norm q_latent_norm;        // (q_rank)
-    Linear kv_down;            // (rank + rotated part, dim)
-    Norm kv_latent_norm;       // (rank)
-    Tensor key_up, value_up;   // (n_heads, rank, latent.key_dim), (n_heads, latent.value_dim,
-                               // rank)
-    Linear wo;                 // (dim, wo_width())
-    Norm attn_post_norm;       // (dim)
-    Norm ffn_norm;             // (dim); off with a shared norm
-    Linear w_gate, w_up;       // (hidden_dim, dim): the FFN, or the expert that all rows share
-    Linear w_down;             // (dim, hidden_dim)
-    Linear router;             // (n_experts, dim)
+    Linear wo;               // (dim, wo_width())
+    Norm attn_post_norm;     // (dim)
+    Norm ffn_norm;           // (dim); off with a shared norm
+    Linear w_gate, w_up;     // (hidden_dim, dim): the FFN, or the expert that all rows share
+    Linear w_down;           // (dim, hidden_dim)
+    Linear router;           // (n_experts, dim)
     const float *choice_bias;  // (n_experts) or NULL
     Linear shared_gate;        // (1, dim) or absent
     Tensor gate_exps, up_exps; // (n_experts, expert_dim, dim); without up_exps those of gate_exps
@@ -348,6 +341,12 @@ typedef struct {
     Linear per_layer_gate, per_layer_proj; // (P, dim), (dim, P)
     Norm per_layer_post_norm;              // (dim)
     const float *out_scale;                // (1) or NULL
+    /* Of latent attention, which has no wk and wv; with q_down wq is (n_heads * head_key_width(),
+     * q_rank), and wo (dim, wo_width()). */
+    Linear q_down, kv_down;             // (q_rank, dim), (rank + rotated part, dim)
+    Norm q_latent_norm, kv_latent_norm; // (q_rank), (rank)
+    Tensor key_up, value_up;            // (n_heads, rank, latent.key_dim), (n_heads,
+                                        // latent.value_dim, rank)
 } Layer;
 
 /* Embeddings, layers and output: a decoder or, when there are encoders, an encoder. */
@@ -652,29 +651,24 @@ struct Session {
     int n_hooks;
 
     /* Activations of one forward(): T = max_batch rows, R = max_rows at a time. */
-    int *pos;              // (T) position of each row
-    int *span_of;          // (T) and its span, an index into `spans`
-    SpanRows *spans;       // (n_seqs) the batch's spans
-    float *x, *xn;         // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
-    float *q;              // (T, n_heads * key_dim)
-    float *k_new, *v_new;  // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
-    float *q_and_gate;     // (R, 2 * n_heads * key_dim) with attn_gate: what Wq gives
-    float *attn_gate;      // (T, n_heads * key_dim) and sigmoids of the gates
-    float *mix_in;         // (R, mix_in_width()) what a recurrent layer's products give
-    float *conv_out;       // (R, conv_dim) and its convolution
-    float *heads;          // (R, heads_width()) attention's results, or a recurrent layer's
-    float *q_latent;       // (R, q_rank)
-    float *expanded;       // (R, expanded_width()) queries before their key matrices, results after
-                           // their value matrices
-    Linear *head_matrices; // (max_heads) of latent attention
-    Product *head_products; // (max_heads)
-    float *attn_out;        // (R, dim)
-    float *hidden, *gate;   // (R, hidden_dim or per_layer_dim)
-    float *per_layer;       // (T, n_layers, per_layer_dim) what each layer gets of a row's token
-    Routing routing;        // of the last layer with experts
-    PackedBlock *x8;        // (packed_size / 32) matmul's inputs as bytes
-    uint16_t *x16;          // (packed_size) the same in bf16
-    size_t packed_size; // R or max_logits rows of the widest input, or R * n_used of an expert's
+    int *pos;             // (T) position of each row
+    int *span_of;         // (T) and its span, an index into `spans`
+    SpanRows *spans;      // (n_seqs) the batch's spans
+    float *x, *xn;        // (T, dim) residual stream; (R or max_logits, dim) its normalised copy
+    float *q;             // (T, n_heads * key_dim)
+    float *k_new, *v_new; // (R, n_kv_heads * key_dim), (R, n_kv_heads * value_dim)
+    float *q_and_gate;    // (R, 2 * n_heads * key_dim) with attn_gate: what Wq gives
+    float *attn_gate;     // (T, n_heads * key_dim) and sigmoids of the gates
+    float *mix_in;        // (R, mix_in_width()) what a recurrent layer's products give
+    float *conv_out;      // (R, conv_dim) and its convolution
+    float *heads;         // (R, heads_width()) attention's results, or a recurrent layer's
+    float *attn_out;      // (R, dim)
+    float *hidden, *gate; // (R, hidden_dim or per_layer_dim)
+    float *per_layer;     // (T, n_layers, per_layer_dim) what each layer gets of a row's token
+    Routing routing;      // of the last layer with experts
+    PackedBlock *x8;      // (packed_size / 32) matmul's inputs as bytes
+    uint16_t *x16;        // (packed_size) the same in bf16
+    size_t packed_size;   // R or max_logits rows of the widest input, or R * n_used of an expert's
     float *softmax;  // (T, max_heads, 2) each row's largest score and sum of exp(score - largest);
                      // NULL without keep_softmax
     float *logits;   // (max_logits, vocab_size): of the rows that wanted them, in batch order
@@ -686,6 +680,13 @@ struct Session {
     float *alibi_slopes; // (n_layers, max_heads)
     float *partial; // (partial_floats) attention's results per split of the keys, see attention.c
     size_t partial_floats;
+
+    /* Of latent attention: what queries are made of, (R, q_rank); queries before their key matrices
+     * and results after their value matrices, (R, expanded_width()); these matrices of a layer and
+     * the products with them, (max_heads). */
+    float *q_latent, *expanded;
+    Linear *head_matrices;
+    Product *head_products;
 
     int n_rows;         // of the forward() that is running
     int n_spans;        // and its spans

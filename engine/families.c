@@ -154,7 +154,7 @@ static const Family families[] = {
     {.name = "deepseek2", .config = {PRE_NORM, .gated = true, .experts.choice_bias = OPTIONAL,
                                      ROPE(ROPE_INTERLEAVED)},
      .latent = true, .experts = OPTIONAL, .gate_key = true, .gate_by_bias = true,
-     .shared_count = true},
+     .shared_count = true, .skips_extra = true},
     {.name = "glm4moe", .config = {PRE_NORM, .qkv_bias = OPTIONAL, .qk_norm = QK_NORM_HEAD,
                                    .qk_norm_weight = OPTIONAL, .gated = true,
                                    .experts.choice_bias = REQUIRED, ROPE(ROPE_HALF)},

@@ -5,6 +5,7 @@
  *       h = norm(x)
  *       q, k, v = W h + b  [clamp] [norm of q and k] [rotate q and k] [norm of them here]
  *           k and v go to the cache, queries far from the start are multiplied by [a factor]
+ *           or of latents, see project_latent()
  *       a = Wo attention(q) [* sigmoid(W_gate h)]  [norm]
  *       or, in a recurrent layer,  a = Wo recurrence(h)  [norm]          (recurrent.c)
  *       sequential:  x += a [norm of x];  f = ffn(norm(x)) [norm];  x += f [norm of x]

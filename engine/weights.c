@@ -3,8 +3,8 @@
  * stack_bind() and bind_layer() are the binding table: name, field, shape, and whether the tensor
  * must be there. Matrices are views into the map in their own type; vectors (norms and biases) are
  * float, converted where the file has another type. A fused tensor (QKV, gate and up) becomes views
- * of its parts. A tensor that no field claims is an error: it would be a part of the model that we
- * leave out.
+ * of its parts; the key matrices in older files of latent attention are copied, turned. A tensor
+ * that no field claims is an error: it would be a part of the model that we leave out.
  */
 #include <assert.h>
 #include <stdarg.h>

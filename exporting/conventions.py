@@ -372,7 +372,8 @@ CONVENTIONS: dict[str, Convention] = {
          "attention.scale": latent_scale, "rope.pairing": "interleaved",
          "rope.dimension_count":
              lambda s: s["attention.key_length"] - s["attention.kv_lora_rank"],
-         "rope.scaling.attn_factor": latent_yarn} | DEEPSEEK, "interleaved", latent=True, keys=latent_keys),
+         "rope.scaling.attn_factor": latent_yarn}
+        | DEEPSEEK, "interleaved", latent=True, keys=latent_keys),
     "glm4moe": Convention(
         {"attention.bias": ANY, "attention.qk_norm": ("none", "head")} | PARTIAL | DEEPSEEK
         | {"expert_gating_func": 2, "expert_choice_bias": True}, keys=deepseek_keys,
