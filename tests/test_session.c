@@ -1043,7 +1043,7 @@ static void test_variant(int number)
 }
 
 /* test_session [TABLE [HALF]]: where time is short, one kernel table with one cache type a variant,
- * and half of the variants, 0 or 1. */
+ * and half of the variants, 0 or 1, with one of the recurrent ones. */
 /* ---- recurrent layers ------------------------------------------------------------------------ */
 
 static int end_at_layer(void *context, const HookRows *rows)
@@ -1151,8 +1151,8 @@ int main(int argc, char **argv)
     for (int i = 0; i < (int)(sizeof variants / sizeof *variants); i++)
         if (argc < 3 || i / 2 == atoi(argv[2]))
             test_variant(i);
-    if (argc < 3 || !atoi(argv[2]))
-        for (size_t i = 0; i < sizeof recurrent_variants / sizeof *recurrent_variants; i++)
+    for (int i = 0; i < (int)(sizeof recurrent_variants / sizeof *recurrent_variants); i++)
+        if (argc < 3 || i == atoi(argv[2]))
             test_recurrent(&recurrent_variants[i]);
     free(want);
     return check_done("test_session");
