@@ -101,7 +101,8 @@ FAMILIES: list[tuple[str, Keys, str]] = [
         "attention.head_count_kv": 2, "attention.key_length": 3, "attention.value_length": 2,
         "attention.kv_lora_rank": 3, "attention.q_lora_rank": 3, "rope.dimension_count": 2,
         "nextn_predict_layers": 1, "block_count": 3},
-     f"{LATENT} blk.2.nextn.eh_proj.weight:4,8 blk.2.attn_norm.weight:4 -*attn_q.weight -*attn_k_b.weight -*attn_v_b.weight *attn_q_a.weight:3,4 "
+     f"{LATENT} blk.2.nextn.eh_proj.weight:4,8 blk.2.attn_norm.weight:4 -*attn_q.weight "
+     "-*attn_k_b.weight -*attn_v_b.weight *attn_q_a.weight:3,4 "
      "*attn_q_a_norm.weight:3 *attn_q_b.weight:6,3 *attn_kv_b.weight:6,3"),
     ("gpt", LATENT_KEYS | GROUPS | {"expert_feed_forward_length": 4, "expert_gating_func": 2,
                                     "expert_choice_bias": True, "attention.sinks": True},
