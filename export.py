@@ -151,10 +151,11 @@ def own_type(model: Model) -> str:
 def tensor_type(name: str, shape: tuple[int, ...], dtype: str) -> Q:
     """Matrices take the type that was asked for.
 
-    Norms, biases, routers and position tables stay f32; widths that are no multiple of the block
-    fall back to f16."""
-    if len(shape) == 1 or name.endswith("bias") or "norm" in name or \
-            name.startswith(("position_embd", "token_types")) or "ffn_gate_inp" in name:
+    Norms, biases, routers, position tables and what a recurrent mixer keeps beside its matrices
+    stay f32, as llama.cpp needs them; widths that are no multiple of the block fall back to f16."""
+    if len(shape) == 1 or not name.endswith(".weight") or "norm" in name or any(
+            part in name for part in ("position_embd", "token_types", "ffn_gate_inp",
+                                      "ssm_conv1d", "shortconv.conv")):
         return Q.F32
     return Q.F16 if dtype == "q8_0" and shape[-1] % 32 else DTYPES[dtype][0]
 

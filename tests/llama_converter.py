@@ -1,7 +1,8 @@
 """llama.cpp's own converter over Hugging Face folders, in a process of its own: it needs the gguf
 package that belongs to it.
 
-    llama_converter.py SOURCES FOLDER...    writes FOLDER.llama.gguf beside each, in f32"""
+    llama_converter.py SOURCES FOLDER...    writes FOLDER.llama.gguf in f32 and
+                                             FOLDER.llama-f16.gguf beside each"""
 from __future__ import annotations
 
 import logging
@@ -24,5 +25,7 @@ for folder in map(Path, sys.argv[2:]):
     ModelBase.no_mtp = "mtp_num_hidden_layers" not in config
     cls = get_model_class(get_model_architecture(config, ModelType.TEXT))
     cls.set_vocab = TextModel._set_vocab_gpt2
-    with torch.inference_mode():
-        cls(folder, gguf.LlamaFileType.ALL_F32, folder.with_suffix(".llama.gguf")).write()
+    for kind, suffix in ((gguf.LlamaFileType.ALL_F32, ".llama.gguf"),
+                         (gguf.LlamaFileType.MOSTLY_F16, ".llama-f16.gguf")):
+        with torch.inference_mode():
+            cls(folder, kind, folder.with_suffix(suffix)).write()

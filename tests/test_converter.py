@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import export
 import gguf
 import numpy as np
 import pytest
@@ -45,14 +46,23 @@ def extra_layer(reader: gguf.GGUFReader) -> str:
     return f"blk.{reader.fields[f'{arch}.block_count'].contents() - 1}." if n else "none"
 
 
+def tensors(reader: gguf.GGUFReader) -> dict[str, tuple[gguf.GGMLQuantizationType, bytes]]:
+    return {t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors
+            if not t.name.startswith(extra_layer(reader))}
+
+
 @pytest.mark.parametrize("case", CASES.values(), ids=lambda c: c.name)
 def test_family(case: hf.Case, files: Path, run_bin: Path, tmp_path: Path) -> None:
     found, logits = [], []
+    half = files / f"{case.name}-f16.gguf"
+    assert export.main([str(files / f"{case.name}.hf"), "-o", str(half), "--dtype", "f16"]) == 0
+    got, want = (tensors(gguf.GGUFReader(path))
+                 for path in (half, files / f"{case.name}.llama-f16.gguf"))
+    assert {n: (got[n][0], want[n][0]) for n in want if got[n] != want[n]} == {}
     for path in (files / f"{case.name}.gguf", files / f"{case.name}.llama.gguf"):
         reader = gguf.GGUFReader(path)
         assert reader.fields["general.architecture"].contents() == case.arch
-        found.append({t.name: (t.tensor_type, t.data.tobytes()) for t in reader.tensors
-                      if not t.name.startswith(extra_layer(reader))})
+        found.append(tensors(reader))
         logits.append(logits_of(run_bin, path, tmp_path / "l.npy", "-i", hf.PROMPT, "-n", 0,
                                 "--exact", *(["-c", case.context] if case.context else []))[1])
     assert found[0] == found[1] and len(logits[0]) > 40

@@ -308,11 +308,13 @@ def test_policy_of_mxfp4(run_bin: Path, tmp_path: Path) -> None:
                  "ffn_up_shexp"):
         m.tensors[f"blk.0.{part}.weight"] = tensor(
             rng.standard_normal((3, 2, 64)).astype(np.float32))
+    for part in ("ssm_conv1d", "shortconv.conv"):
+        m.tensors[f"blk.0.{part}.weight"] = tensor(np.ones((64, 4), np.float32))
     m.tensors["blk.0.ffn_up_exps.bias"] = tensor(np.ones((3, 64), np.float32))
     source = write(tmp_path / "m", m)
     got = types(quantize(run_bin, source, "mxfp4"))
     kept = {name for name in got if name.endswith(".bias") or any(
-        part in name for part in ("_norm", "position_embd", "token_types", "ffn_gate_inp"))}
+        part in name for part in ("_norm", "position_embd", "token_types", "ffn_gate_inp", "conv"))}
     assert got == {name: "F32" if name in kept else "MXFP4" if "_exps." in name else "Q8_0"
                    for name in got}
     got = types(quantize(run_bin, source, "q4_k", "--quantize-type", "attn_q=mxfp4"))
