@@ -2,14 +2,14 @@
  * and the writing of it.
  *
  * Policy. Matrices named *.weight are changed; vectors, norms, tables of positions and token
- * types, routers of experts and convolutions stay as they are. The matrix that makes the logits (output, or
- * token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give more bits to
- * fused queries, keys and values and to ffn_down, that of experts too, in the layers of has_more(),
- * and Q6_K to the values of attention in all layers. mxfp4 is for the matrices of experts, the
- * others get Q8_0. Rows that are no multiple of 256 values cannot have a K type and get the next
- * larger type of 32, rows that are no multiple of 32 get F16. These are llama.cpp's choices, so
- * that a type's name means the same in both, but for the values: it leaves some of them as small as
- * the rest, and nowhere does a bit buy as much (examples/heads.md, section 3).
+ * types, routers of experts and convolutions stay as they are. The matrix that makes the logits
+ * (output, or token_embd where there is none) gets Q6_K at least. The mixes *_k_m and *_k_s give
+ * more bits to fused queries, keys and values and to ffn_down, that of experts too, in the layers
+ * of has_more(), and Q6_K to the values of attention in all layers. mxfp4 is for the matrices of
+ * experts, the others get Q8_0. Rows that are no multiple of 256 values cannot have a K type and
+ * get the next larger type of 32, rows that are no multiple of 32 get F16. These are llama.cpp's
+ * choices, so that a type's name means the same in both, but for the values: it leaves some of them
+ * as small as the rest, and nowhere does a bit buy as much (examples/heads.md, section 3).
  *
  * A tensor is a sequence of blocks, whatever its shape, and is converted in pieces of PIECE values:
  * the bytes do not depend on the threads, and little of a file is in memory at a time.
@@ -181,9 +181,9 @@ static int layer_of(Str name)
 
 static bool is_matrix(const GgufTensor *t)
 {
-    static const char *const kept[] = {"_norm.",       "position_embd",  "token_types",
-                                       "ffn_gate_inp", "ssm_conv1d",     "shortconv.conv.",
-                                       "per_layer_model_proj"};
+    static const char *const kept[] = {
+        "_norm.",     "position_embd",   "token_types",         "ffn_gate_inp",
+        "ssm_conv1d", "shortconv.conv.", "per_layer_model_proj"};
     size_t rows = count_of(t) / width_of(t);
     for (size_t i = 0; i < sizeof kept / sizeof *kept; i++)
         if (has_part(t->name, (Str){kept[i], strlen(kept[i])}, false))
