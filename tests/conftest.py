@@ -55,6 +55,29 @@ def table(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+@pytest.fixture(scope="module")
+def model_of(request: pytest.FixtureRequest, run_bin: Path, tok: dict,
+             tmp_path_factory: pytest.TempPathFactory):
+    """model_of(name, quantized): the file of a case of the module's CASES (by name), in f32 or as
+    --quantize makes it. The folder of a transformers model lies beside it."""
+    import hf_models as hf
+    from command import text_of
+    folder = tmp_path_factory.mktemp("models")
+
+    def build(name: str, quantized: str = "") -> Path:
+        path = folder / f"{name}.gguf"
+        if not path.exists():
+            hf.exported_case(request.module.CASES[name], tok, path)
+        if not quantized:
+            return path
+        small = folder / f"{name}-{quantized}.gguf"
+        if not small.exists():
+            text_of(run_bin, path, "--quantize", quantized, "-o", small)
+        return small
+
+    return build
+
+
 @pytest.fixture(scope="session")
 def driver():
     """driver(name) -> path of a test program from tests/NAME.c."""

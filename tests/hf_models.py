@@ -1417,6 +1417,13 @@ def exported_gpt(spec: dict[str, Any], tensors: dict[str, Tensor], tok: dict[str
     return path
 
 
+def exported_case(case: Case | GptCase, tok: dict[str, Any], path: Path) -> Path:
+    """A case's file, in f32."""
+    if isinstance(case, GptCase):
+        return exported_gpt(*case.build(), tok, path)
+    return exported(case.build(), tok, path)
+
+
 def sentencepiece(folder: Path, kind: str = "bpe", **kw: Any) -> Path:
     import sentencepiece as spm
     text = folder / "text.txt"

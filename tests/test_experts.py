@@ -20,6 +20,7 @@ import export
 import hf_models as hf
 from command import error_of, logits_of, run, text_of
 from gguf_files import U32, smallest, smallest_experts
+from passes import check_neighbours, check_passes
 
 # wide enough for every type of weights
 WIDE = hf.Case("wide", "Qwen3MoeForCausalLM",
@@ -29,44 +30,14 @@ torch.set_num_threads(1)  # these models are far too small to share
 CASES = {c.name: c for c in [*hf.CASES, *hf.GPT_CASES, WIDE]}
 
 
-@pytest.fixture(scope="module")
-def model_of(run_bin: Path, tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """model_of(name, quantized): a case's file, in f32 or as --quantize makes it."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def build(name: str, quantized: str = "") -> Path:
-        path, case = folder / f"{name}.gguf", CASES[name]
-        if not path.exists():
-            (hf.exported_gpt(*case.build(), tok, path) if isinstance(case, hf.GptCase)
-             else hf.exported(case.build(), tok, path))
-        if not quantized:
-            return path
-        small = folder / f"{name}-{quantized}.gguf"
-        if not small.exists():
-            text_of(run_bin, path, "--quantize", quantized, "-o", small)
-        return small
-
-    return build
-
-
 @pytest.mark.parametrize("name, quantized", [
     ("mixtral", ""), ("qwen3moe", ""), ("experts", ""), ("experts-ungated", ""), ("wide", ""),
     ("wide", "f16"), ("wide", "bf16"), ("wide", "q8_0"), ("wide", "q4_k_m"), ("wide", "q4_0")])
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
-    args = ["-i", hf.PROMPT, "-n", 12, "--temp", 0, "--ignore-eos"]
-    text, want = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-t", 1)
-    assert len(want) > 64
-    for batch, threads in ((1, 1), (7, 2), (32, 1), (64, 2), (512, 2)):
-        other, got = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-b", batch, "-t", threads)
-        assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
-    lines = b"".join(json.dumps({"prompt": hf.PROMPT[:n] + str(n)}).encode() + b"\n"
-                     for n in (40, 3, 70, 22, 9))
-    texts = [text_of(run_bin, path, "--jsonl", "-", "-n", 12, "-s", 5, "--ignore-eos",
-                     "--logprobs", 2, "--parallel", n, "-t", t, stdin=lines)
-             for n, t in ((1, 1), (2, 2), (5, 1), (5, 2))]
-    assert len(set(texts)) == 1 and texts[0].count(b"\n") == 5
+    check_passes(run_bin, path, tmp_path, hf.PROMPT, 64)
+    check_neighbours(run_bin, path, hf.PROMPT)
 
 
 def test_same_bytes_with_every_table(table: str, model_of, run_bin: Path, tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from safetensors.torch import load_file, save_file
 
 import export
 import hf_models as hf
-from command import logits_of, run, text_of
+from command import logits_of, text_of
+from passes import check_neighbours, check_passes
 
-CASES = {c.name: c for c in hf.CASES}
 # rows of the table are 320 values: blocks of all types, and no multiple of the piece that is read
 WIDE = hf.Case("wide", hf.G4,
                hf.gemma4_base(num_hidden_layers=5, hidden_size=256, head_dim=64,
@@ -27,21 +27,8 @@ WIDE = hf.Case("wide", hf.G4,
                               moe_intermediate_size=256, layer_types=[
                                   "sliding_attention", "sliding_attention", "sliding_attention",
                                   "full_attention", "full_attention"]), "gemma4")
+CASES = {c.name: c for c in [*hf.CASES, WIDE]}
 torch.set_num_threads(1)  # these models are far too small to share
-
-
-@pytest.fixture(scope="module")
-def model_of(tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """model_of(name): a case's file in f32, beside its folder."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def build(name: str) -> Path:
-        path = folder / f"{name}.gguf"
-        if not path.exists():
-            hf.exported((WIDE if name == "wide" else CASES[name]).build(), tok, path)
-        return path
-
-    return build
 
 
 @pytest.mark.parametrize("name, quantized", [
@@ -49,22 +36,9 @@ def model_of(tok: dict, tmp_path_factory: pytest.TempPathFactory):
     ("wide", "q8_0"), ("wide", "q4_k_m")])
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
-    path = model_of(name)
-    if quantized:
-        text_of(run_bin, path, "--quantize", quantized, "-o", tmp_path / "m")
-        path = tmp_path / "m"
-    args = ["-i", hf.PROMPT, "-n", 12, "--temp", 0, "--ignore-eos"]
-    text, want = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-t", 1)
-    assert len(want) > 64
-    for batch, threads in ((1, 1), (7, 2), (32, 1), (64, 2), (512, 2)):
-        other, got = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-b", batch, "-t", threads)
-        assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
-    lines = b"".join(json.dumps({"prompt": hf.PROMPT[:n] + str(n)}).encode() + b"\n"
-                     for n in (40, 3, 70, 22, 9))
-    texts = [text_of(run_bin, path, "--jsonl", "-", "-n", 12, "-s", 5, "--ignore-eos",
-                     "--logprobs", 2, "--parallel", n, "-t", t, stdin=lines)
-             for n, t in ((1, 1), (2, 2), (5, 1), (5, 2))]
-    assert len(set(texts)) == 1 and texts[0].count(b"\n") == 5
+    path = model_of(name, quantized)
+    check_passes(run_bin, path, tmp_path, hf.PROMPT, 64)
+    check_neighbours(run_bin, path, hf.PROMPT)
 
 
 @pytest.mark.parametrize("kind", ["q8_0", "q4_k", "q5_0", "bf16"])

@@ -24,6 +24,7 @@ from exporting.config import ExportError
 from exporting.huggingface import hf_model
 from fuzz_corpus import FAMILIES, model
 from gguf_files import U32
+from passes import check_neighbours, check_passes
 from test_session_files import MORE, continued
 
 # wide enough for every type of weights; widths that no vector divides
@@ -36,25 +37,6 @@ ODD = hf.Case("odd", "DeepseekV3ForCausalLM", hf.deepseek_base(
 torch.set_num_threads(1)  # these models are far too small to share
 CASES = {c.name: c for c in [*hf.CASES, *hf.GPT_CASES, WIDE, ODD]}
 EXACT = ["--exact", "--kv", "f32"]
-
-
-@pytest.fixture(scope="module")
-def model_of(run_bin: Path, tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """model_of(name, quantized): a case's file, in f32 or as --quantize makes it."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def build(name: str, quantized: str = "") -> Path:
-        path = folder / f"{name}.gguf"
-        if not path.exists():
-            hf.exported(CASES[name].build(), tok, path)
-        if not quantized:
-            return path
-        small = folder / f"{name}-{quantized}.gguf"
-        if not small.exists():
-            text_of(run_bin, path, "--quantize", quantized, "-o", small)
-        return small
-
-    return build
 
 
 def copied(path: Path, out: Path, tensors: dict[str, np.ndarray], drop: tuple[str, ...] = (),
@@ -116,20 +98,9 @@ def logits(exe: Path, model: Path, folder: Path, *args: object) -> np.ndarray:
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
-    args = ["-i", hf.PROMPT, "-n", 12, "--temp", 0, "--ignore-eos"]
     for kv in ("f16", "q8") if name == "odd" else ("f16",):
-        text, want = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-t", 1, "--kv", kv)
-        assert len(want) > 64
-        for batch, threads in ((1, 1), (7, 2), (32, 1), (64, 2), (512, 2)):
-            other, got = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-b", batch, "-t",
-                                   threads, "--kv", kv)
-            assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
-    lines = b"".join(json.dumps({"prompt": hf.PROMPT[:n] + str(n)}).encode() + b"\n"
-                     for n in (40, 3, 70, 22, 9))
-    texts = [text_of(run_bin, path, "--jsonl", "-", "-n", 12, "-s", 5, "--ignore-eos",
-                     "--logprobs", 2, "--parallel", n, "-t", t, stdin=lines)
-             for n, t in ((1, 1), (2, 2), (5, 1), (5, 2))]
-    assert len(set(texts)) == 1 and texts[0].count(b"\n") == 5
+        check_passes(run_bin, path, tmp_path, hf.PROMPT, 64, "--kv", kv)
+    check_neighbours(run_bin, path, hf.PROMPT)
 
 
 def test_same_bytes_with_every_table(table: str, model_of, run_bin: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from exporting.config import ExportError
 from exporting.huggingface import hf_model
 from fuzz_corpus import FAMILIES, SHORT_CONV, model
 from command import error_of, ids_of, logits_of, run, text_of
+from passes import check_passes
 from test_chat import Terminal
 from test_session_files import MORE, continued
 
@@ -44,25 +45,6 @@ CASES = {c.name: c for c in [*hf.CASES, WIDE, WIDE_DELTA, WIDE_MAMBA]}
 LONG = hf.PROMPT * 3  # past two positions where states are kept
 
 
-@pytest.fixture(scope="module")
-def model_of(run_bin: Path, tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """model_of(name, quantized): a case's file, in f32 or as --quantize makes it."""
-    folder = tmp_path_factory.mktemp("models")
-
-    def build(name: str, quantized: str = "") -> Path:
-        path = folder / f"{name}.gguf"
-        if not path.exists():
-            hf.exported(CASES[name].build(), tok, path)
-        if not quantized:
-            return path
-        small = folder / f"{name}-{quantized}.gguf"
-        if not small.exists():
-            text_of(run_bin, path, "--quantize", quantized, "-o", small)
-        return small
-
-    return build
-
-
 def answers(exe: Path, model: Path, lines: list[dict], *args: object) -> list[dict]:
     text = "".join(json.dumps(x) + "\n" for x in lines).encode()
     return [json.loads(line) for line in text_of(exe, model, "--jsonl", "-", *args,
@@ -77,12 +59,7 @@ def answers(exe: Path, model: Path, lines: list[dict], *args: object) -> list[di
 def test_same_bytes(name: str, quantized: str, model_of, run_bin: Path, tmp_path: Path) -> None:
     """Chunks, threads and neighbours change no bit of a logit or a text."""
     path = model_of(name, quantized)
-    args = ["-i", LONG, "-n", 12, "--temp", 0, "--ignore-eos"]
-    text, want = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-t", 1)
-    assert len(want) > 192
-    for batch, threads in ((1, 1), (7, 2), (32, 1), (64, 2), (512, 2)):
-        other, got = logits_of(run_bin, path, tmp_path / "l.npy", *args, "-b", batch, "-t", threads)
-        assert other == text and got.tobytes() == want.tobytes(), (batch, threads)
+    check_passes(run_bin, path, tmp_path, LONG, 192)
 
 
 @pytest.mark.parametrize("name", ["lfm2", "lfm2moe", "qwen35", "granitehybrid"])

@@ -74,21 +74,6 @@ def test_types_and_kernels(exact: list[str], kv: str, cpu: str, run_bin: Path,
 CASES = {c.name: c for c in [*hf.CASES, *hf.GPT_CASES]}
 
 
-@pytest.fixture(scope="module")
-def model_of(tok: dict, tmp_path_factory: pytest.TempPathFactory):
-    """model_of(name): the file of a case of hf_models.py."""
-    folder, made = tmp_path_factory.mktemp("models"), {}
-
-    def build(name: str) -> Path:
-        if name not in made:
-            case, path = CASES[name], folder / f"{name}.gguf"
-            made[name] = (hf.exported_gpt(*case.build(), tok, path)
-                          if isinstance(case, hf.GptCase) else hf.exported(case.build(), tok, path))
-        return made[name]
-
-    return build
-
-
 @pytest.mark.parametrize("name", ["llama", "gemma3", "bloom", "mistral-window", "phi2",
                                   "values-in-keys", "shared-kv", "learned-offset", "relative",
                                   "mqa-odd-widths"])
