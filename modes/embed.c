@@ -388,7 +388,7 @@ int embed_mode(const Options *o, Err *e)
     }
     if (!rc)
         requests_run(q);
-    rc = rc || q->rc || finish_maps(&x);
+    rc = rc || q->rc || stop_signal || finish_maps(&x) ? -1 : 0;
     rc = close_output(&x, rc);
     if (!rc && o->verbose)
         tell_speed(q);

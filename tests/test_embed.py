@@ -6,6 +6,9 @@ import csv
 import json
 import re
 import shutil
+import signal
+import subprocess
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -228,6 +231,23 @@ def test_jsonl(built, run_bin: Path, tmp_path: Path) -> None:
         out.write_bytes(b"".join(whole.splitlines(True)[:kept]))
         run(run_bin, b.path, "--embed", "--jsonl", source, "-o", out, "--resume")
         assert out.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name, flags", [("v.npy", []), ("v.txt", []), ("v.json", ["--json"])])
+def test_a_signal_leaves_the_old_file(name: str, flags: list[str], built, run_bin: Path,
+                                      tmp_path: Path) -> None:
+    """Vectors of some of the texts do not take the place of those that were there."""
+    path = tmp_path / name
+    path.write_bytes(b"old")
+    with subprocess.Popen([run_bin, built("bert").path, "--embed", "--lines", "-", "-o", path,
+                           *flags], stdin=subprocess.PIPE, stderr=subprocess.PIPE) as p:
+        p.stdin.write(b"a text\nanother\n")
+        p.stdin.flush()
+        time.sleep(0.5)
+        assert p.poll() is None
+        p.send_signal(signal.SIGINT)
+        assert p.wait(60) == -signal.SIGINT and p.stderr.read() == b""
+    assert path.read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_truncate(built, run_bin: Path) -> None:
