@@ -144,7 +144,8 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
 
 def own_type(model: Model) -> str:
     """The checkpoint's own number type, which loses nothing."""
-    kind = model.source.meta(model.recipes["blk.0.attn_q.weight"].sources[0]).dtype
+    matrix = model.recipes.get("blk.0.attn_q.weight") or model.recipes["token_embd.weight"]
+    kind = model.source.meta(matrix.sources[0]).dtype
     return {torch.float16: "f16", torch.bfloat16: "bf16"}.get(kind, "f32")
 
 

@@ -272,6 +272,16 @@ def test_own_type_is_kept(tmp_path: Path, tok: dict[str, Any]) -> None:
     assert (values(t) == model.model.layers[0].mlp.up_proj.weight.float().detach().numpy()).all()
 
 
+@pytest.mark.parametrize("name", ["lfm2", "qwen35", "granitehybrid", "deepseek3"])
+def test_own_type_without_queries(name: str, tmp_path: Path, tok: dict[str, Any]) -> None:
+    """Layer 0 is recurrent, or makes its queries of latents."""
+    model = case(name).build().to(torch.bfloat16)
+    got = run(hf.save(model, tok, tmp_path / "hf"), tmp_path / "a.bin")
+    t = got["tensors"]["token_embd.weight"]
+    assert t.tensor_type.name == "BF16"
+    assert (values(t) == model.get_input_embeddings().weight.float().detach().numpy()).all()
+
+
 def test_llama_keys_and_permutation(llama: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file
     got, state = run(llama, tmp_path / "a.bin"), load_file(llama / "model.safetensors")
