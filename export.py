@@ -112,8 +112,8 @@ def write_vocab(w: gguf.GGUFWriter, v: Vocab) -> None:
         w.add_bool("tokenizer.attnc.ignore_merges", v.ignore_merges)
     elif v.model == "bert":
         w.add_tokenizer_pre("default")
-        w.add_key_value("tokenizer.ggml.normalizer.lowercase", v.lowercase, V.BOOL)
-        w.add_key_value("tokenizer.ggml.normalizer.strip_accents", v.strip_accents, V.BOOL)
+        w.add_bool("tokenizer.ggml.normalizer.lowercase", v.lowercase)
+        w.add_bool("tokenizer.ggml.normalizer.strip_accents", v.strip_accents)
     else:
         w.add_tokenizer_pre("gemma4" if v.model == "gemma4" else "default")
         w.add_token_scores(v.scores)

@@ -332,7 +332,7 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
     Encoder c = {.vocab = v,
                  .added = &t->tables->added,
                  .pieces = &t->tables->pieces,
-                 .bpe = bpe_open(&t->tables->pieces, len, out, e),
+                 .bpe = v->wordpiece ? NULL : bpe_open(&t->tables->pieces, len, out, e),
                  .out = out,
                  .len = len,
                  .search_steps = search_budget(len),
@@ -341,7 +341,7 @@ int tokenizer_encode_parts(const Tokenizer *t, const char *text, size_t len, con
                  .continues = flags & ENCODE_CONTINUE,
                  .e = e};
     bool adds_bos = flags & ENCODE_BOS && v->adds_bos;
-    int rc = c.bpe ? 0 : -1;
+    int rc = c.bpe || v->wordpiece ? 0 : -1;
     if (!rc && adds_bos)
         rc = tokens_add(out, v->bos, e);
     c.begin = out->n;

@@ -11,8 +11,8 @@ from functools import partial
 from typing import Any, Callable
 
 from exporting.config import short
-from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, SSM, UNGATED, XIELU, Model, Recipe,
-                            Spec, change_pairing, concat)
+from exporting.spec import (ALL_BIAS, GPT_KEYS, LAYER_NORM, POST_RESIDUAL, SSM, UNGATED, XIELU,
+                            Model, Recipe, Spec, change_pairing, concat)
 
 ANY, SET = object(), object()  # the tensors or a key say it; and it must not be None
 ROPE_SCALING = ("none", "linear", "yarn")
@@ -101,9 +101,7 @@ def leading_dense(s: Spec) -> list[bool] | None:
 
 
 def leading_dense_key(s: Spec) -> Spec:
-    layers = [bool(s["expert_count"])] * s["block_count"]
-    return {"leading_dense_block_count":
-            [*(s["expert_layers"] or layers), True].index(True)}
+    return {"leading_dense_block_count": (s["expert_layers"] or [True]).index(True)}
 
 
 def latent_scale(s: Spec) -> float | None:
@@ -135,17 +133,17 @@ def latent_keys(s: Spec) -> Spec:
         root = math.sqrt(scale * math.sqrt(s["attention.key_length_mla"]))
         yarn = {"rope.scaling.attn_factor": None, "rope.scaling.yarn_log_multiplier":
                 (root - 1) / math.log(s["rope.scaling.factor"])}
-    return yarn | deepseek_keys(s) | {k: s[k] for k in (
+    return yarn | deepseek_keys(s) | keys_of(
         "attention.kv_lora_rank", "attention.q_lora_rank", "attention.key_length_mla",
-        "attention.value_length_mla")}
+        "attention.value_length_mla")(s)
 
 
 def headless(layers: str, *names: str) -> Callable[[Spec], Spec]:
     """Keys where the recurrent layers are those without key/value heads."""
     def keys(s: Spec) -> Spec:
         heads = s["attention.head_count_kv"]
-        return {"attention.head_count_kv": [0 if yes else heads for yes in s[layers]]} | {
-            k: s[k] for k in names}
+        return {"attention.head_count_kv": [0 if yes else heads for yes in s[layers]]} | \
+            keys_of(*names)(s)
     return keys
 
 
@@ -156,7 +154,7 @@ SSM_KEYS = [f"ssm.{part}" for part in SSM]
 def qwen35_keys(s: Spec) -> Spec:
     layers = s["delta_net.layers"]
     interval = (n for n in range(1, len(layers) + 1) if layers == every(n, len(layers)))
-    return {k: s[k] for k in SSM_KEYS} | {
+    return keys_of(*SSM_KEYS)(s) | {
         "attention.recurrent_layers": layers, "full_attention_interval": next(interval, None),
         "rope.dimension_sections": [11, 11, 10, 0]}  # of all Qwen3.5; no matter in a text
 
@@ -169,14 +167,14 @@ def granitehybrid_keys(s: Spec) -> Spec:
 
 def lfm2moe_keys(s: Spec) -> Spec:
     return short_conv_keys(s) | expert_keys("expert_feed_forward_length", "expert_gating_func")(s) \
-        | {"leading_dense_block_count": (s["expert_layers"] or [True]).index(True)}
+        | leading_dense_key(s)
 
 
 def ernie_keys(s: Spec) -> Spec:
     shared, width = s["expert_shared_feed_forward_length"], s["expert_feed_forward_length"]
     return expert_keys("expert_feed_forward_length", "expert_shared_feed_forward_length")(s) | {
-        "leading_dense_block_count": (s["expert_layers"] or [True]).index(True),
-        "interleave_moe_layer_step": 1, "expert_shared_count": (shared or 0) // width}
+        "interleave_moe_layer_step": 1, "expert_shared_count": (shared or 0) // width} | \
+        leading_dense_key(s)
 
 
 def gemma4_sharing(s: Spec) -> int | None:
@@ -187,22 +185,18 @@ def gemma4_sharing(s: Spec) -> int | None:
 
 
 def gemma4_keys(s: Spec) -> Spec:
-    names = ("attention.key_length_swa", "attention.value_length_swa", "rope.dimension_count_swa",
-             "rope.freq_base_swa", "attention.sliding_window_pattern")
     # llama.cpp wants the first two, and caps at 30 where the last one is absent
     usual = {"attention.shared_kv_layers": 0, "embedding_length_per_layer_input": 0,
              "final_logit_softcapping": 0.0}
-    return window_keys(s) | {k: s[k] for k in names} | {k: s[k] or v for k, v in usual.items()} | \
+    return {k: s[k] or v for k, v in usual.items()} | keys_of(
+        *WINDOW, "attention.key_length_swa", "attention.value_length_swa",
+        "rope.dimension_count_swa", "rope.freq_base_swa")(s) | \
         expert_keys("expert_feed_forward_length")(s)
 
 
-def encoder_keys(s: Spec) -> Spec:
-    return {k: s[k] for k in ("attention.causal", "pooling_type")}
-
-
+POOLING = ("attention.causal", "pooling_type")
 ENCODER = {"norm.type": "layer", "norm.bias": True, "norm.embedding": True, "token_types": ANY,
            "attention.causal": False, "pooling_type": ANY, "tied": True}
-POST_RESIDUAL = {"norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False}
 POST_NAMES = ((r"post_attention_norm", "attn_output_norm"), (r"post_ffw_norm", "layer_output_norm"))
 GEMMA_IMPLIES = {"embedding_scale": lambda s: s["embedding_length"] ** 0.5,
                  "ffn.activation": "gelu_tanh"}
@@ -242,27 +236,25 @@ CONVENTIONS: dict[str, Convention] = {
         "norm.post": True, "attention.scale": gemma_scale(46), "attention.sliding_window": ANY,
         "attention.sliding_window_pattern": lambda s: every(2, s["block_count"]),
         "attn_logit_softcapping": SET, "final_logit_softcapping": SET}, tied="must",
-        keys=lambda s: window_keys(s) | {
-            k: s[k] for k in ("attn_logit_softcapping", "final_logit_softcapping")}),
+        keys=keys_of(WINDOW[0], "attn_logit_softcapping", "final_logit_softcapping")),
     "gemma3": Convention(GEMMA_IMPLIES | {
         "norm.post": True, "attention.qk_norm": "head", "attention.scale": gemma_scale(62),
         "attention.sliding_window": ANY,
         "attention.sliding_window_pattern": lambda s: every(6, s["block_count"]),
         "rope.freq_base_swa": ANY, "final_logit_softcapping": ANY},
-        keys=lambda s: window_keys(s) | {
-            k: s[k] for k in ("rope.freq_base_swa", "final_logit_softcapping")}),
+        keys=keys_of(WINDOW[0], "rope.freq_base_swa", "final_logit_softcapping")),
     "bert": Convention(ENCODER | POST_RESIDUAL | ALL_BIAS | UNGATED | {
-        "position": "learned", "ffn.activation": "gelu"}, square=True, keys=encoder_keys,
+        "position": "learned", "ffn.activation": "gelu"}, square=True, keys=keys_of(*POOLING),
         names=POST_NAMES),
     "nomic-bert": Convention(ENCODER | POST_RESIDUAL, fused=("qkv",), square=True,
-                             keys=encoder_keys, names=POST_NAMES),
+                             keys=keys_of(*POOLING), names=POST_NAMES),
     "modern-bert": Convention(ENCODER | {
         "ffn.activation": "gelu", "norm.bias": False, "norm.plain_first": True,
         "attention.sliding_window": SET, "rope.freq_base_swa": ANY,
         "attention.sliding_window_pattern": lambda s: [i % 3 > 0
                                                        for i in range(s["block_count"])]},
-        fused=("qkv", "gate_up"), square=True, keys=lambda s: encoder_keys(s) | {
-            k: s[k] for k in ("attention.sliding_window", "rope.freq_base_swa")}),
+        fused=("qkv", "gate_up"), square=True,
+        keys=keys_of(*POOLING, WINDOW[0], "rope.freq_base_swa")),
     "gemma4": Convention(GEMMA_IMPLIES | experts(True, optional=True, own_width=True) | {
         "norm.post": True, "attention.qk_norm": "head", "attention.value_norm": True,
         "attention.scale": 1.0, "attention.keys_as_values": ANY, "layer_output_scale": True,
@@ -431,6 +423,12 @@ def misfit(conv: Convention, s: Spec) -> str | None:
     return next((name for name in s["rope_factors"] if name not in conv.factors), None)
 
 
+# tensors that are one in files: their names, its name, and the dimension along which they lie
+FUSED = {"qkv": (("attn_q", "attn_k", "attn_v"), "attn_qkv", 0),
+         "gate_up": (("ffn_gate", "ffn_up"), "ffn_up", 0),
+         "gate_up_exps": (("ffn_gate_exps", "ffn_up_exps"), "ffn_gate_up_exps", 1)}
+
+
 def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe]]:
     """Keys (without the architecture's prefix) and recipes in llama.cpp's convention."""
     s, out = model.spec, dict(model.recipes)
@@ -452,15 +450,10 @@ def conventional(model: Model, conv: Convention) -> tuple[Spec, dict[str, Recipe
     for i in range(s["block_count"]):
         b = f"blk.{i}."
         for suffix in ("weight", "bias"):
-            if "qkv" in conv.fused and f"{b}attn_q.{suffix}" in out:
-                parts = [out.pop(f"{b}attn_{p}.{suffix}") for p in "qkv"]
-                out[f"{b}attn_qkv.{suffix}"] = concat(parts)
-            if "gate_up" in conv.fused and f"{b}ffn_gate.{suffix}" in out:
-                parts = [out.pop(f"{b}ffn_gate.{suffix}"), out[f"{b}ffn_up.{suffix}"]]
-                out[f"{b}ffn_up.{suffix}"] = concat(parts)
-            if "gate_up_exps" in conv.fused and f"{b}ffn_gate_exps.{suffix}" in out:
-                parts = [out.pop(f"{b}ffn_{part}_exps.{suffix}") for part in ("gate", "up")]
-                out[f"{b}ffn_gate_up_exps.{suffix}"] = concat(parts, 1)
+            for parts, whole, dim in (FUSED[what] for what in conv.fused):
+                if f"{b}{parts[0]}.{suffix}" in out:
+                    out[f"{b}{whole}.{suffix}"] = concat(
+                        [out.pop(f"{b}{part}.{suffix}") for part in parts], dim)
     if model.arch == "falcon" and not s["residual.shared_norm"]:
         out = {re.sub(r"ffn_norm\b", "attn_norm", re.sub(r"attn_norm\b", "attn_norm_2", n)): r
                for n, r in out.items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from exporting.config import Config, ExportError, read_json, short
 from exporting.parts import local_base, mha, rope
-from exporting.spec import ALL_BIAS, LAYER_NORM, UNGATED, Spec
+from exporting.spec import ALL_BIAS, LAYER_NORM, POST_RESIDUAL, UNGATED, Spec
 
 POOLING = {"mean": 1, "cls": 2, "lasttoken": 3}  # pooling_type
 
@@ -52,9 +52,7 @@ def encoder(c: Config) -> Spec:
 
 def bert(c: Config) -> Spec:
     c.refuse("embedding_size", (None, c.get("hidden_size")), "embeddings of another width")
-    return encoder(c) | UNGATED | ALL_BIAS | {
-        "norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False,
-        "position": "learned"}
+    return encoder(c) | UNGATED | ALL_BIAS | POST_RESIDUAL | {"position": "learned"}
 
 
 def roberta(c: Config) -> Spec:
@@ -76,8 +74,7 @@ def nomic_bert(c: Config) -> Spec:
         raise c.bad("rotary_emb_fraction", "1")
     if c.get("hidden_act") == "swiglu":  # in its first folders
         c = Config(c.data | {"hidden_act": "silu"}, c.defaults)
-    return rope(c) | encoder(c) | {
-        "norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False}
+    return rope(c) | encoder(c) | POST_RESIDUAL
 
 
 def modern_bert(c: Config) -> Spec:

@@ -94,16 +94,18 @@ def read_xielu(spec: Spec, source: Tensors) -> None:
 
 def tile_values(spec: Spec, found: dict[str, Recipe]) -> None:
     """Value heads of gated delta nets in llama.cpp's order, head i with key head i % keys."""
-    taps, heads, keys, width, inner = (spec[f"ssm.{part}"] for part in SSM)
+    _, heads, keys, width, _ = (spec[f"ssm.{part}"] for part in SSM)
+    if heads == keys:
+        return
     of_values = {"attn_qkv.weight": 2 * keys * width, "ssm_conv1d.weight": 2 * keys * width,
                  "attn_gate.weight": 0, "ssm_beta.weight": 0, "ssm_alpha.weight": 0,
                  "ssm_dt.bias": 0, "ssm_a": 0}
     for name in found:
         part = name.split(".", 2)[-1]
-        if part in of_values and heads != keys:
+        if part in of_values:
             found[name] = found[name].then(partial(
                 tile_heads, keys=keys, heads=heads, from_row=of_values[part]))
-        if part == "ssm_out.weight" and heads != keys:
+        if part == "ssm_out.weight":
             found[name] = found[name].then(partial(tile_heads, keys=keys, heads=heads, dim=1))
 
 

@@ -453,3 +453,4 @@ def dims(c: Config) -> Spec:
 LAYER_NORM = {"norm.type": "layer", "norm.bias": True}
 UNGATED = {"ffn.gated": False, "ffn.bias": True}
 ALL_BIAS = {"attention.bias": True, "attention.output_bias": True}
+POST_RESIDUAL = {"norm.pre": False, "norm.post": True, "norm.residual": True, "norm.final": False}

@@ -71,8 +71,7 @@ static int blocks_needed(const Stream *s)
 /* Keep the first n positions of a slot, or as many as the cache can. */
 static void slot_keep(Parallel *p, int slot, size_t n)
 {
-    size_t kept = (size_t)cache_truncate(&p->session->cache, slot, (int)n);
-    p->slots[slot].held.n = kept < p->slots[slot].held.n ? kept : p->slots[slot].held.n;
+    p->slots[slot].held.n = (size_t)cache_truncate(&p->session->cache, slot, (int)n);
 }
 
 /* Drop what free slots hold, the longest unused first, but for slot `keep`, until there are `need`

@@ -208,10 +208,8 @@ static int load_session(Run *r, TokenList *text, Err *e)
 /* The session's keys and values; the text's last token is run in any case, for its logits. */
 static void take_over(Run *r)
 {
-    Cache *c = &r->session.cache;
     session_file_attach(&r->loaded, &r->session);
-    cache_truncate(c, 0, r->n_prompt - 1);
-    r->n_run = r->n_loaded = c->seqs[0].n_pos;
+    r->n_run = r->n_loaded = cache_truncate(&r->session.cache, 0, r->n_prompt - 1);
 }
 
 /* Everything between the parsed options and the first token. */

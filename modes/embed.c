@@ -56,11 +56,6 @@ static bool is_own(Str name)
     return requests_is_one_of(name, own, sizeof own / sizeof *own);
 }
 
-static unsigned encode_flags(const Options *o)
-{
-    return (o->no_bos ? 0 : ENCODE_BOS) | ENCODE_EOS;
-}
-
 /* A text is at least one token, and at most as many as a pass has room for. */
 static int check_length(const Requests *q, TokenList *ids, Err *e)
 {
@@ -80,13 +75,6 @@ static int check_length(const Requests *q, TokenList *ids, Err *e)
     return 0;
 }
 
-static int encode(const Requests *q, Str text, Embedded *r, Err *e)
-{
-    unsigned flags = encode_flags(q->o) | (q->o->special_files ? ENCODE_SPECIAL : 0);
-    return tokenizer_encode(q->engine.model.tokenizer, text.ptr ? text.ptr : "", text.len, flags,
-                            &r->ids, e);
-}
-
 static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
 {
     Embedded *r = text_of(base);
@@ -100,7 +88,11 @@ static int read_request(Requests *q, JsonDoc *d, Request *base, Err *e)
     if (ids)
         rc = requests_read_ids(q, d, ids, "ids", &r->ids, e);
     else
-        rc = encode(q, text ? text->string : d ? d->nodes[0].string : base->json, r, e);
+        rc = requests_encode(q,
+                             text ? text->string
+                             : d  ? d->nodes[0].string
+                                  : base->json,
+                             &r->ids, e);
     return rc || check_length(q, &r->ids, e) ? -1 : 0;
 }
 
@@ -111,10 +103,7 @@ static int read_prompt(Requests *q)
     Request *r = requests_new(q, 0, (Str){"", 0});
     if (!r)
         return err_set(q->e, EXIT_MEMORY, "out of memory for the text");
-    int rc = prompt_read(q->o, &p, q->e)
-          || tokenizer_encode_parts(q->engine.model.tokenizer, p.text.ptr ? p.text.ptr : "",
-                                    p.text.len, p.parts, p.n, encode_flags(q->o), &text_of(r)->ids,
-                                    q->e)
+    int rc = prompt_encode(q->o, q->engine.model.tokenizer, &p, &text_of(r)->ids, q->e)
           || check_length(q, &text_of(r)->ids, q->e);
     prompt_free(&p);
     requests_add(q, r);
@@ -136,12 +125,6 @@ static bool start(Requests *q, Request *base)
     q->n_running++;
     base->state = RUNNING;
     return true;
-}
-
-static void text_done(Requests *q, ParallelText *text)
-{
-    (void)q;
-    (void)text;
 }
 
 /* Divide a vector by its length, as torch.nn.functional.normalize does. */
@@ -183,10 +166,7 @@ static int pass(Requests *q)
     EmbedRun *x = run_of(q);
     if (forward(&q->session, &(Batch){x->spans, q->n_running}, q->e) < 0)
         return -1;
-    const TokenList *ids = &x->texts[0]->ids;
-    for (size_t i = 0; x->maps && i < ids->n; i++) // the line is gone when the maps are written
-        if (tokens_add(&x->ids, ids->ids[i], q->e))
-            return -1;
+    TokenList *ids = &x->texts[0]->ids;
     if (x->maps && maps_live(x->maps) && maps_live_rows(x->maps, ids->ids, (int)ids->n, q->e))
         return -1;
     const float *h = output_hidden(&q->session);
@@ -198,6 +178,10 @@ static int pass(Requests *q)
         q->n_tokens += r->ids.n;
         r->base.state = DONE;
         cache_truncate(&q->session.cache, i, 0);
+    }
+    if (x->maps) { // the line is gone when the maps are written
+        x->ids = *ids;
+        *ids = (TokenList){0};
     }
     q->n_running = x->n_rows = 0;
     return 0;
@@ -272,7 +256,6 @@ static const RequestKind objects = {.size = sizeof(Embedded),
                                     .read = read_request,
                                     .is_own = is_own,
                                     .start = start,
-                                    .text_done = text_done,
                                     .pass = pass,
                                     .write = write_line,
                                     .free = free_line};
@@ -299,7 +282,8 @@ static int open_session(EmbedRun *x)
     int n_text = q->first ? (int)text_of(q->first)->ids.n : q->seq_len;
     p.max_rows = q->o->batch;
     p.max_batch = !q->first && q->o->batch > n_text ? q->o->batch : n_text;
-    modes_sizes(&p, x->maps ? n_text : q->seq_len, p.max_batch, 1);
+    p.seq_len = x->maps ? n_text : q->seq_len;
+    p.max_logits = 1;
     p.n_seqs = q->first ? 1 : 1 + (p.max_batch - 1) / ROWS_PER_TEXT;
     p.n_blocks = p.n_seqs + kv_blocks_of(p.max_batch);
     p.keep_softmax = x->maps && maps_live(x->maps);
@@ -337,9 +321,11 @@ static int finish_maps(EmbedRun *x)
     const TokenList *ids = &x->ids;
     SessionParams p = q->engine.params;
     p.seq_len = (int)ids->n;
-    return !x->maps ? 0
-         : (maps_wants_replay(x->maps) && maps_replay(x->maps, p, ids->ids, (int)ids->n, q->e))
-                   || maps_finish(x->maps, ids->ids, (int)ids->n, q->e)
+    if (!x->maps)
+        return 0;
+    session_free(&q->session); // the maps have one of their own
+    return (maps_wants_replay(x->maps) && maps_replay(x->maps, p, ids->ids, (int)ids->n, q->e))
+                || maps_finish(x->maps, ids->ids, (int)ids->n, q->e)
              ? -1
              : 0;
 }

@@ -42,6 +42,12 @@ int modes_threads(const Options *o)
     return n > 0 && n <= 1024 ? n : cpu_threads();
 }
 
+unsigned modes_encode_flags(const Options *o)
+{
+    return (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0)
+         | (o->mode == MODE_EMBED ? ENCODE_EOS : 0);
+}
+
 void modes_note_context(const Options *o, const Config *c, int seq_len)
 {
     if (seq_len > c->seq_len && (o->verbose || isatty(STDERR_FILENO)))

@@ -65,6 +65,9 @@ SamplerParams modes_sampler_params(const Options *o);
 /* What the flags say of how a text is generated. */
 StreamParams modes_stream_params(const Options *o, const Engine *x, int seq_len);
 
+/* How a whole text is tokenized: for its vector the end-of-text token belongs to it. */
+unsigned modes_encode_flags(const Options *o);
+
 /* --logit-bias names tokens that there are. */
 int modes_check_biases(const Options *o, const Config *c, Err *e);
 

@@ -129,10 +129,11 @@ static int print_score(const Options *o, const Score *s, Err *e)
 static int read_text(const Options *o, Score *s, const char *name, Err *e)
 {
     Buf text = {0};
-    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
     int rc = file_read(o->perplexity, &stop_signal, &text, e);
     const char *bytes = text.ptr ? text.ptr : "";
-    if (!rc && (rc = tokenizer_encode(s->tokenizer, bytes, text.len, flags, &s->ids, e)))
+    if (!rc
+        && (rc = tokenizer_encode(s->tokenizer, bytes, text.len, modes_encode_flags(o), &s->ids,
+                                  e)))
         err_prefix(e, e->code == EXIT_MODEL ? o->model : name);
     buf_free(&text);
     return rc;

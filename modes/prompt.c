@@ -60,7 +60,7 @@ int prompt_encode(const Options *o, const Tokenizer *t, Prompt *p, TokenList *id
     if (prompt_read(o, p, e))
         return -1;
     const char *text = p->text.ptr ? p->text.ptr : "";
-    unsigned flags = o->load_session ? ENCODE_CONTINUE : o->no_bos ? 0 : ENCODE_BOS;
+    unsigned flags = o->load_session ? ENCODE_CONTINUE : modes_encode_flags(o);
     int rc = tokenizer_encode_parts(t, text, p->text.len, p->parts, p->n, flags, ids, e);
     if (rc && e->code == EXIT_MODEL)
         err_prefix(e, o->model); // its tables are built, and so checked, on first use

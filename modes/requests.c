@@ -39,10 +39,8 @@ int requests_read_ids(const Requests *q, const JsonDoc *d, const JsonNode *list,
 
 int requests_encode(const Requests *q, Str text, TokenList *out, Err *e)
 {
-    const Options *o = q->o;
-    unsigned flags = (o->no_bos ? 0 : ENCODE_BOS) | (o->special_files ? ENCODE_SPECIAL : 0);
-    return tokenizer_encode(q->engine.model.tokenizer, text.ptr ? text.ptr : "", text.len, flags,
-                            out, e);
+    return tokenizer_encode(q->engine.model.tokenizer, text.ptr ? text.ptr : "", text.len,
+                            modes_encode_flags(q->o), out, e);
 }
 
 /* ---- the queue ------------------------------------------------------------------------------- */
@@ -175,7 +173,6 @@ static int write_request(Requests *q, const Request *r)
     carry_through(q, r, &j);
     json_end(&j);
     buf_text(&out, "\n");
-    q->n_done++;
     q->n_failed += r->err.code != 0;
     int rc = out.failed ? err_set(q->e, EXIT_MEMORY, "out of memory for line %d", r->line)
            : fwrite(out.ptr, 1, out.len, q->out) != out.len || fflush(q->out)
@@ -188,12 +185,11 @@ static int write_request(Requests *q, const Request *r)
 static int put_request(Requests *q, const Request *r)
 {
     char name[32];
-    q->n_done++;
     if (!r->err.code)
         return q->kind->put(q, r);
     *q->e = r->err;
     snprintf(name, sizeof name, "line %d", r->line);
-    return r->line ? err_prefix(q->e, name) : -1;
+    return err_prefix(q->e, name);
 }
 
 /* Write what is done: the first lines or, unordered, any. */
@@ -209,6 +205,7 @@ static int write_done(Requests *q)
         }
         if (q->waiting == r)
             q->waiting = r->next;
+        q->n_done++;
         if (q->kind->put ? put_request(q, r) : write_request(q, r))
             return -1;
         *at = r->next;

@@ -47,7 +47,7 @@ typedef struct {
 
     /* Let the texts of a line in and set its state. False: it has to wait. */
     bool (*start)(Requests *q, Request *r);
-    void (*text_done)(Requests *q, ParallelText *text);
+    void (*text_done)(Requests *q, ParallelText *text); // with the pool
 
     /* Run what start() let in, q->n_running texts. NULL: these are in the pool, whose step it is.
      */

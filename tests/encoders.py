@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
 import hf_models
 
@@ -14,17 +15,22 @@ SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 N_VOCAB = 400
 
 
-def tokenizer_json(n_vocab: int = N_VOCAB) -> dict[str, Any]:
-    """BERT's, trained on hf_models.TEXT."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+def wordpiece(corpus: list[str], lowercase: bool = True, strip_accents: bool | None = None,
+              **trainer: Any) -> Tokenizer:
+    """BERT's tokenizer, trained on a corpus."""
     tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tok.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tok.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
     tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tok.train_from_iterator([hf_models.TEXT], trainers.WordPieceTrainer(
-        vocab_size=n_vocab, special_tokens=SPECIAL, show_progress=False))
+    tok.train_from_iterator(corpus, trainers.WordPieceTrainer(
+        special_tokens=SPECIAL, show_progress=False, **trainer))
     ids = [(name, tok.token_to_id(name)) for name in ("[CLS]", "[SEP]")]
     tok.post_processor = processors.TemplateProcessing("[CLS] $A [SEP]", special_tokens=ids)
-    return json.loads(tok.to_str())
+    return tok
+
+
+def tokenizer_json(n_vocab: int = N_VOCAB) -> dict[str, Any]:
+    """BERT's, trained on hf_models.TEXT."""
+    return json.loads(wordpiece([hf_models.TEXT], vocab_size=n_vocab).to_str())
 
 
 @dataclass

@@ -2,14 +2,13 @@
 import random
 
 import pytest
-from tokenizers import (Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
-                        trainers)
+from tokenizers import Tokenizer, decoders
 
 import gguf_files
 import test_tokenizers as t
+from encoders import SPECIAL, wordpiece
 from test_tokenizers import drive  # noqa: F401: a fixture
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 # (lower case, strip accents): None is what BertNormalizer takes where it is not said
 NEWER = "\u1c8a\u0264\U00010d70\U00010d85"  # whose capitals this Python does not know
 KINDS = {"uncased": (True, None), "cased": (False, None), "accents": (True, False),
@@ -17,17 +16,10 @@ KINDS = {"uncased": (True, None), "cased": (False, None), "accents": (True, Fals
 
 
 def train(lowercase, strip_accents):
-    tok = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    tok.normalizer = normalizers.BertNormalizer(lowercase=lowercase,
-                                                strip_accents=strip_accents)
-    tok.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tok.decoder = decoders.WordPiece()
     # with U+2581 in it files would not say which pieces begin words
     corpus = [x.replace("\u2581", "") for x in t.corpus()] + [" ".join(NEWER)] * 99
-    tok.train_from_iterator(corpus, trainers.WordPieceTrainer(
-        vocab_size=6000, show_progress=False, special_tokens=SPECIAL, limit_alphabet=1500))
-    tok.post_processor = processors.TemplateProcessing(
-        "[CLS] $A [SEP]", special_tokens=[(n, tok.token_to_id(n)) for n in ("[CLS]", "[SEP]")])
+    tok = wordpiece(corpus, lowercase, strip_accents, vocab_size=6000, limit_alphabet=1500)
+    tok.decoder = decoders.WordPiece()
     return tok
 
 

@@ -400,8 +400,7 @@ static void parse_bracket(Parser *s, Class *c, int depth)
                 fail(s, "no [^...] and no [:...:] inside [...]");
             else
                 parse_bracket(s, c, depth + 1);
-        } else if (at(s, '&') && s->at + 1 < s->end && s->at[1] == '&') {
-            s->at += 2;
+        } else if (eat(s, "&&")) {
             if (depth || first)
                 fail(s, "no && at the start of [...] or inside another one");
             else

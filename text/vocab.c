@@ -335,7 +335,7 @@ static int open_special(Vocab *v, const Gguf *g, Err *e)
         v->unknown = usual_id(v, 0, TOKEN_UNKNOWN);
     }
     if (v->wordpiece) {
-        v->unknown = usual_id(v, 100, v->types ? vocab_type(v, 100) : TOKEN_UNKNOWN);
+        v->unknown = 100 < v->n ? 100 : -1;
         v->bos = usual_id(v, 101, TOKEN_CONTROL);
         v->eos = usual_id(v, 102, TOKEN_CONTROL);
     }
@@ -349,6 +349,19 @@ static int open_special(Vocab *v, const Gguf *g, Err *e)
              : 0;
 }
 
+/* What BERT's normalizer does, and its [SEP]. */
+static int open_wordpiece(Vocab *v, const Gguf *g, Err *e)
+{
+    v->space_prefix = v->lowercase = v->adds_eos = true;
+    if (gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", &v->lowercase, e) < 0)
+        return -1;
+    v->strip_accents = v->lowercase;
+    return gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", &v->strip_accents, e) < 0
+                || gguf_bool(g, "tokenizer.ggml.add_sep_token", &v->adds_eos, e) < 0
+             ? -1
+             : 0;
+}
+
 int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *e)
 {
     unsigned flags = 0;
@@ -358,17 +371,8 @@ int vocab_open(Vocab *v, const Gguf *g, const TokenizerDefaults *defaults, Err *
     v->nfc = flags & PRE_NFC;
     v->ignore_merges = flags & PRE_IGNORE_MERGES;
     v->adds_bos = flags & PRE_BOS;
-    v->space_prefix = v->by_score || v->wordpiece;
-    v->lowercase = v->wordpiece;
-    v->adds_eos = v->wordpiece;
-    if (open_special(v, g, e)
-        || (v->wordpiece
-            && gguf_bool(g, "tokenizer.ggml.normalizer.lowercase", &v->lowercase, e) < 0))
-        return -1;
-    v->strip_accents = v->lowercase;
-    if ((v->wordpiece
-         && (gguf_bool(g, "tokenizer.ggml.normalizer.strip_accents", &v->strip_accents, e) < 0
-             || gguf_bool(g, "tokenizer.ggml.add_sep_token", &v->adds_eos, e) < 0))
+    v->space_prefix = v->by_score;
+    if (open_special(v, g, e) || (v->wordpiece && open_wordpiece(v, g, e))
         || gguf_bool(g, "tokenizer.ggml.add_bos_token", &v->adds_bos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_eos_token", &v->adds_eos, e) < 0
         || gguf_bool(g, "tokenizer.ggml.add_space_prefix", &v->space_prefix, e) < 0
